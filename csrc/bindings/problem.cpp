@@ -1,0 +1,123 @@
+#include <sstream>
+
+#include "bindings/bindings.h"
+#include "problem/conv_problem.h"
+#include "problem/pool_problem.h"
+
+namespace py = pybind11;
+
+namespace fastconv {
+namespace {
+
+std::string repr(const ConvProblem& o) {
+  std::ostringstream out;
+  out << "ConvProblem(n" << o.N << "c" << o.C << "h" << o.H << "w" << o.W << "k" << o.K << "r"
+      << o.R << "s" << o.S << " stride " << o.stride_h << "x" << o.stride_w << " pad " << o.pad_h
+      << "x" << o.pad_w << " dilation " << o.dilation_h << "x" << o.dilation_w << " groups "
+      << o.groups << ")";
+  return out.str();
+}
+
+std::string repr(const PoolProblem& o) {
+  std::ostringstream out;
+  out << "PoolProblem(n" << o.N << "c" << o.C << "h" << o.H << "w" << o.W << "r" << o.R << "s"
+      << o.S << " stride " << o.stride_h << "x" << o.stride_w << " pad " << o.pad_h << "x"
+      << o.pad_w << " dilation " << o.dilation_h << "x" << o.dilation_w
+      << (o.ceil_mode ? " ceil_mode" : "") << ")";
+  return out.str();
+}
+
+}  // namespace
+
+void bind_problem(py::module_& m) {
+  using namespace py::literals;
+  m.def("conv_out_size", &conv_out_size, "size"_a, "kernel"_a, "stride"_a, "pad"_a, "dilation"_a);
+  m.def("pool_out_size", &pool_out_size, "size"_a, "kernel"_a, "stride"_a, "pad"_a, "dilation"_a,
+        "ceil_mode"_a);
+
+  py::enum_<ConvOp>(m, "ConvOp")
+      .value("fprop", ConvOp::fprop)
+      .value("dgrad", ConvOp::dgrad)
+      .value("wgrad", ConvOp::wgrad);
+
+  py::class_<ConvProblem>(m, "ConvProblem",
+                          "Sizes of a 2-D convolution: x (N,C,H,W), w (K,C/groups,R,S), y "
+                          "(N,K,P,Q). Sizes in elements; RuntimeError where a product of sizes "
+                          "does not fit into 64 bits, ValueError where a size makes no sense.")
+      .def(py::init([](int64_t N, int64_t C, int64_t H, int64_t W, int64_t K, int64_t R, int64_t S,
+                       int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
+                       int64_t dilation_h, int64_t dilation_w, int64_t groups) {
+             const ConvProblem problem{N,     C,     H,     W,          K,          R,     S, stride_h,
+                                       stride_w, pad_h, pad_w, dilation_h, dilation_w, groups};
+             problem.validate();
+             return problem;
+           }),
+           py::kw_only(), "N"_a, "C"_a, "H"_a, "W"_a, "K"_a, "R"_a, "S"_a, "stride_h"_a = 1,
+           "stride_w"_a = 1, "pad_h"_a = 0, "pad_w"_a = 0, "dilation_h"_a = 1, "dilation_w"_a = 1,
+           "groups"_a = 1)
+      .def_readonly("N", &ConvProblem::N)
+      .def_readonly("C", &ConvProblem::C)
+      .def_readonly("H", &ConvProblem::H)
+      .def_readonly("W", &ConvProblem::W)
+      .def_readonly("K", &ConvProblem::K)
+      .def_readonly("R", &ConvProblem::R)
+      .def_readonly("S", &ConvProblem::S)
+      .def_readonly("stride_h", &ConvProblem::stride_h)
+      .def_readonly("stride_w", &ConvProblem::stride_w)
+      .def_readonly("pad_h", &ConvProblem::pad_h)
+      .def_readonly("pad_w", &ConvProblem::pad_w)
+      .def_readonly("dilation_h", &ConvProblem::dilation_h)
+      .def_readonly("dilation_w", &ConvProblem::dilation_w)
+      .def_readonly("groups", &ConvProblem::groups)
+      .def_property_readonly("P", &ConvProblem::P)
+      .def_property_readonly("Q", &ConvProblem::Q)
+      .def("out_size", [](const ConvProblem& o) { return py::make_tuple(o.N, o.K, o.P(), o.Q()); },
+           "The shape (N, K, P, Q) of y.")
+      .def("gemm_shape",
+           [](const ConvProblem& o, ConvOp op) {
+             const GemmShape shape = o.gemm_shape(op);
+             return py::make_tuple(shape.gemm_m, shape.gemm_n, shape.gemm_k);
+           },
+           "op"_a, "(gemm_m, gemm_n, gemm_k) of the implicit GEMM of one group.")
+      .def("flops", &ConvProblem::flops, "op"_a,
+           "Two per multiply-add of the definition, padding included.")
+      .def("bytes", &ConvProblem::bytes, "op"_a, "element_size"_a,
+           "Bytes of x, w and y together: the least memory traffic of a pass.")
+      .def("__repr__", [](const ConvProblem& o) { return repr(o); });
+
+  py::class_<PoolProblem>(m, "PoolProblem",
+                          "Sizes of a 2-D pooling: x (N,C,H,W), y (N,C,P,Q), window R x S.")
+      .def(py::init([](int64_t N, int64_t C, int64_t H, int64_t W, int64_t R, int64_t S,
+                       int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
+                       int64_t dilation_h, int64_t dilation_w, bool ceil_mode) {
+             const PoolProblem problem{N,     C,     H,          W,          R,        S, stride_h, stride_w,
+                                       pad_h, pad_w, dilation_h, dilation_w, ceil_mode};
+             problem.validate();
+             return problem;
+           }),
+           py::kw_only(), "N"_a, "C"_a, "H"_a, "W"_a, "R"_a, "S"_a, "stride_h"_a = 1,
+           "stride_w"_a = 1, "pad_h"_a = 0, "pad_w"_a = 0, "dilation_h"_a = 1, "dilation_w"_a = 1,
+           "ceil_mode"_a = false)
+      .def_readonly("N", &PoolProblem::N)
+      .def_readonly("C", &PoolProblem::C)
+      .def_readonly("H", &PoolProblem::H)
+      .def_readonly("W", &PoolProblem::W)
+      .def_readonly("R", &PoolProblem::R)
+      .def_readonly("S", &PoolProblem::S)
+      .def_readonly("stride_h", &PoolProblem::stride_h)
+      .def_readonly("stride_w", &PoolProblem::stride_w)
+      .def_readonly("pad_h", &PoolProblem::pad_h)
+      .def_readonly("pad_w", &PoolProblem::pad_w)
+      .def_readonly("dilation_h", &PoolProblem::dilation_h)
+      .def_readonly("dilation_w", &PoolProblem::dilation_w)
+      .def_readonly("ceil_mode", &PoolProblem::ceil_mode)
+      .def_property_readonly("P", &PoolProblem::P)
+      .def_property_readonly("Q", &PoolProblem::Q)
+      .def("out_size", [](const PoolProblem& o) { return py::make_tuple(o.N, o.C, o.P(), o.Q()); },
+           "The shape (N, C, P, Q) of y.")
+      .def("flops", &PoolProblem::flops, "One per window element.")
+      .def("bytes", &PoolProblem::bytes, "element_size"_a, "Bytes of x and y together.")
+      .def("__repr__", [](const PoolProblem& o) { return repr(o); });
+}
+
+}  // namespace fastconv

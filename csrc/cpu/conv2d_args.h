@@ -1,0 +1,19 @@
+// One call of a CPU convolution kernel. fprop writes y; dgrad reads y as dy and writes x as dx;
+// wgrad reads y as dy and writes w as dw.
+#pragma once
+
+#include "cpu/epilogue_args.h"
+#include "cpu/tensor.h"
+#include "problem/conv_problem.h"
+
+namespace fastconv {
+
+struct ConvArgs {
+  ConvProblem problem;
+  DType dtype = DType::float32;
+  TensorView x, w, y;
+  Epilogue epilogue;  // fprop only
+  int num_threads = 1;
+};
+
+}  // namespace fastconv

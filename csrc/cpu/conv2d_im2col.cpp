@@ -1,0 +1,287 @@
+// Convolution as a matrix product over gathered pixels, one tile of pixels at a time.
+//
+//   fprop, dgrad   c[filter][pixel] += a[k][filter] * b[k][pixel]     k = (tap, channel)
+//                  a = the filters, packed once a call; b = the tile's gathered pixels
+//   wgrad          c[filter][k]     += a[pixel][filter] * b[pixel][k]
+//                  a = dy, b = gathered x, both packed for each chunk of pixels
+//
+//        b   kPixelTile pixels             The workspace never grows with the image: packed filters
+//          +--------------+                take at most kWeightBytes (more filters go in several
+//     a    | kDepth k     |                rounds), a thread's tiles a few hundred KiB.
+//   +----+ +--------------+
+//   |    | | c stays in L2|  -> epilogue   Bound: FLOPs, once gemm_m is above about 64; below that the
+//   +----+ +--------------+                packing.
+#include "cpu/epilogue.h"
+#include "cpu/im2col.h"
+#include "cpu/kernels.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+namespace {
+
+constexpr int64_t kDepth = 256;        // gemm_k of one chunk
+constexpr int64_t kPixelTile = 96;     // columns of c; times 4 bytes no multiple of 512 (L1 sets)
+constexpr int64_t kFilterTile = 264;   // rows of c, a multiple of every kMicroM
+constexpr int64_t kMinFilterTile = 48; // smaller tiles spend more on packing than threads gain
+constexpr int64_t kWeightBytes = 32 << 20;
+
+constexpr int64_t kWgradFilterTile = 132;
+constexpr int64_t kWgradColumnTile = 288;
+constexpr int64_t kWgradTasks = 16;  // enough tasks to split the pixels for; fixed: it sets the sums
+
+static int64_t round_up(int64_t value, int64_t multiple) { return div_up(value, multiple) * multiple; }
+
+template <typename T>
+const T* advance(const void* data, int64_t elements) {
+  return data == nullptr ? nullptr : static_cast<const T*>(data) + elements;
+}
+
+// ---- fprop and dgrad -------------------------------------------------------------------------
+
+// What one group's rows of c become: output channels from first_channel on.
+struct GatherOutput {
+  TensorView out;
+  int64_t first_channel;
+  const Epilogue* epilogue;
+};
+
+// Stores c[row][pixel] through the epilogue, along whichever of pixels and channels is adjacent.
+template <typename T>
+void store_tile(const Gather& g, const GatherOutput& o, int64_t row, int64_t row_end, int64_t pixel,
+                int64_t pixel_end, accumulator_t<T>* c) {
+  const TensorView& residual = o.epilogue->residual;
+  const int64_t first = o.first_channel + row, rows = row_end - row;
+  const T* const bias = advance<T>(o.epilogue->bias, first);
+  const bool channels_adjacent = o.out.strides.c == 1 && rows > 1;
+  for (int64_t i = pixel; i < pixel_end;) {
+    const PixelRun run = pixel_run(g, i, pixel_end);
+    const int64_t h = g.h.first + run.u * g.h.step;
+    if (channels_adjacent) {
+      for (int64_t v = 0; v < run.count; ++v) {
+        const int64_t w = g.w.first + (run.v + v) * g.w.step;
+        accumulator_t<T> z[kFilterTile];
+        for (int64_t m = 0; m < rows; ++m) z[m] = c[m * kPixelTile + (i - pixel) + v];
+        store_epilogue<T>(z, rows, *o.epilogue, bias, 1,
+                          residual.data ? residual.at<T>(run.n, first, h, w) : nullptr,
+                          residual.strides.c, o.out.at<T>(run.n, first, h, w), 1);
+      }
+    } else {
+      const int64_t w = g.w.first + run.v * g.w.step;
+      for (int64_t m = 0; m < rows; ++m) {
+        store_epilogue<T>(c + m * kPixelTile + (i - pixel), run.count, *o.epilogue,
+                          bias == nullptr ? nullptr : bias + m, 0,
+                          residual.data ? residual.at<T>(run.n, first + m, h, w) : nullptr,
+                          residual.strides.w * g.w.step, o.out.at<T>(run.n, first + m, h, w),
+                          o.out.strides.w * g.w.step);
+      }
+    }
+    i += run.count;
+  }
+}
+
+template <typename T>
+void gather_gemm(const Gather& g, const GatherWeights& weights, const GatherOutput& output,
+                 int64_t images, int64_t rows, int num_threads) {
+  using A = accumulator_t<T>;
+  const int64_t gemm_k = g.gemm_k(), pixels = images * g.pixels_per_image();
+  const int64_t pixel_tiles = div_up(pixels, kPixelTile);
+
+  const int64_t panel_elements = max64(1, gemm_k) * kMicroM;
+  const int64_t panels = div_up(rows, kMicroM);
+  const int64_t round_panels =
+      max64(1, min64(panels, kWeightBytes / (panel_elements * static_cast<int64_t>(sizeof(A)))));
+  A* const packed =
+      static_cast<A*>(scratch(ScratchSlot::kShared, round_panels * panel_elements * sizeof(A)));
+
+  for (int64_t first_panel = 0; first_panel < panels; first_panel += round_panels) {
+    const int64_t round_begin = first_panel * kMicroM;
+    const int64_t round_end = min64(rows, (first_panel + round_panels) * kMicroM);
+    const int64_t round_rows = round_end - round_begin;
+    parallel_for(div_up(round_rows, kMicroM), num_threads, [&](int64_t panel) {
+      pack_weight_panel<T>(g, weights, round_begin + panel * kMicroM, round_end,
+                           packed + panel * panel_elements);
+    });
+
+    // Few pixel tiles: split the filters so that every thread has work. The sums do not change.
+    int64_t row_tile = min64(kFilterTile, round_up(round_rows, kMicroM));
+    while (pixel_tiles * div_up(round_rows, row_tile) < 2 * num_threads &&
+           row_tile >= 2 * kMinFilterTile) {
+      row_tile = round_up(row_tile / 2, kMicroM);
+    }
+    const int64_t row_tiles = div_up(round_rows, row_tile);
+
+    parallel_for(pixel_tiles * row_tiles, num_threads, [&](int64_t task) {
+      const int64_t pixel = task / row_tiles * kPixelTile;
+      const int64_t pixel_end = min64(pixels, pixel + kPixelTile);
+      const int64_t row = round_begin + task % row_tiles * row_tile;
+      const int64_t row_end = min64(round_end, row + row_tile);
+      const int64_t columns = round_up(pixel_end - pixel, kMicroN<A>);
+      A* const b = static_cast<A*>(
+          scratch(ScratchSlot::kTask, (kDepth + kFilterTile) * kPixelTile * sizeof(A)));
+      A* const c = b + kDepth * kPixelTile;
+      for (int64_t i = 0; i < round_up(row_end - row, kMicroM) * kPixelTile; ++i) c[i] = A(0);
+      for (int64_t k = 0; k < gemm_k; k += kDepth) {
+        const int64_t k_end = min64(gemm_k, k + kDepth);
+        pack_pixels_as_columns<T, kPixelTile>(g, pixel, pixel_end, k, k_end, b, kPixelTile,
+                                              columns);
+        const A* const a =
+            packed + (row - round_begin) / kMicroM * panel_elements + k * kMicroM;
+        block_gemm<A>(row_end - row, columns, k_end - k,
+                      {a, panel_elements, kMicroM, b, kPixelTile, c, kPixelTile});
+      }
+      store_tile<T>(g, output, row, row_end, pixel, pixel_end, c);
+    });
+  }
+}
+
+template <typename T>
+TensorView channel_offset(const TensorView& tensor, int64_t channels) {
+  return {static_cast<T*>(tensor.data) + channels * tensor.strides.c, tensor.strides};
+}
+template <typename T>
+TensorView filter_offset(const TensorView& w, int64_t filters) {
+  return {static_cast<T*>(w.data) + filters * w.strides.n, w.strides};
+}
+
+template <typename T>
+void fprop(const ConvArgs& args) {
+  const ConvProblem& o = args.problem;
+  const int64_t Cg = o.channels_per_group(), Kg = o.filters_per_group();
+  for (int64_t group = 0; group < o.groups; ++group) {
+    const Gather g = {fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h),
+                      fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w), Cg,
+                      channel_offset<T>(args.x, group * Cg)};
+    const TensorView w = filter_offset<T>(args.w, group * Kg);
+    gather_gemm<T>(g, {w, w.strides.n, w.strides.c}, {args.y, group * Kg, &args.epilogue}, o.N, Kg,
+                   args.num_threads);
+  }
+}
+
+template <typename T>
+void dgrad(const ConvArgs& args) {
+  const ConvProblem& o = args.problem;
+  const int64_t Cg = o.channels_per_group(), Kg = o.filters_per_group();
+  const Epilogue store_only;
+  for (int64_t group = 0; group < o.groups; ++group) {
+    const TensorView w = filter_offset<T>(args.w, group * Kg);
+    for (int64_t residue_h = 0; residue_h < min64(o.stride_h, o.H); ++residue_h) {
+      for (int64_t residue_w = 0; residue_w < min64(o.stride_w, o.W); ++residue_w) {
+        const Gather g = {
+            dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, residue_h),
+            dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, residue_w), Kg,
+            channel_offset<T>(args.y, group * Kg)};
+        gather_gemm<T>(g, {w, w.strides.c, w.strides.n}, {args.x, group * Cg, &store_only}, o.N, Cg,
+                       args.num_threads);
+      }
+    }
+  }
+}
+
+// ---- wgrad -----------------------------------------------------------------------------------
+
+// dw is computed in tiles; the pixels of a tile are divided among `slices` tasks where tiles are few.
+struct WgradGrid {
+  int64_t gemm_n, rows, pixels, chunks;
+  int64_t row_tiles, column_tiles, slices;
+  int64_t tiles() const { return row_tiles * column_tiles; }
+};
+constexpr int64_t kWgradTile = kWgradFilterTile * kWgradColumnTile;
+
+static WgradGrid wgrad_grid(int64_t rows, int64_t gemm_n, int64_t pixels) {
+  WgradGrid grid = {gemm_n, rows, pixels, div_up(pixels, kDepth), div_up(rows, kWgradFilterTile),
+                    div_up(gemm_n, kWgradColumnTile), 1};
+  grid.slices = min64(grid.chunks, div_up(kWgradTasks, grid.tiles()));
+  return grid;
+}
+
+// c += dy x over the pixels of one slice.
+template <typename T>
+void wgrad_tile(const Gather& x, const Gather& dy, const WgradGrid& grid, int64_t tile,
+                int64_t slice, accumulator_t<T>* c) {
+  using A = accumulator_t<T>;
+  const int64_t row = tile / grid.column_tiles * kWgradFilterTile;
+  const int64_t row_end = min64(grid.rows, row + kWgradFilterTile);
+  const int64_t column = tile % grid.column_tiles * kWgradColumnTile;
+  const int64_t column_end = min64(grid.gemm_n, column + kWgradColumnTile);
+  const int64_t rows = round_up(row_end - row, kMicroM);
+  const int64_t columns = round_up(column_end - column, kMicroN<A>);
+  A* const a = static_cast<A*>(scratch(
+      ScratchSlot::kTask,
+      kDepth * (kWgradFilterTile + kWgradColumnTile) * sizeof(A)));
+  A* const b = a + kDepth * kWgradFilterTile;
+  for (int64_t chunk = slice * grid.chunks / grid.slices;
+       chunk < (slice + 1) * grid.chunks / grid.slices; ++chunk) {
+    const int64_t pixel = chunk * kDepth, pixel_end = min64(grid.pixels, pixel + kDepth);
+    pack_pixels_as_rows<T, kDepth>(dy, pixel, pixel_end, row, row_end, a, kWgradFilterTile, rows);
+    pack_pixels_as_rows<T, kDepth>(x, pixel, pixel_end, column, column_end, b, kWgradColumnTile,
+                                   columns);
+    block_gemm<A>(rows, columns, pixel_end - pixel,
+                  {a, kMicroM, kWgradFilterTile, b, kWgradColumnTile, c, kWgradColumnTile});
+  }
+}
+
+// dw tile = the sum of its slices' tiles, in their order.
+template <typename T>
+void store_wgrad_tile(const Gather& x, const TensorView& dw, const WgradGrid& grid, int64_t tile,
+                      const accumulator_t<T>* slices_of_tile) {
+  const int64_t row = tile / grid.column_tiles * kWgradFilterTile;
+  const int64_t column = tile % grid.column_tiles * kWgradColumnTile;
+  for (int64_t m = 0; m < min64(kWgradFilterTile, grid.rows - row); ++m) {
+    for (int64_t i = 0; i < min64(kWgradColumnTile, grid.gemm_n - column); ++i) {
+      accumulator_t<T> sum = 0;
+      for (int64_t slice = 0; slice < grid.slices; ++slice) {
+        sum += slices_of_tile[slice * kWgradTile + m * kWgradColumnTile + i];
+      }
+      const int64_t tap = (column + i) / x.channels;
+      *dw.at<T>(row + m, (column + i) % x.channels, tap / x.w.taps, tap % x.w.taps) =
+          from_accumulator<T>(sum);
+    }
+  }
+}
+
+template <typename T>
+void wgrad_group(const ConvArgs& args, int64_t group) {
+  using A = accumulator_t<T>;
+  const ConvProblem& o = args.problem;
+  const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
+  const Gather x = {fprop_axis(o.H, P, o.R, o.stride_h, o.pad_h, o.dilation_h),
+                    fprop_axis(o.W, Q, o.S, o.stride_w, o.pad_w, o.dilation_w), Cg,
+                    channel_offset<T>(args.x, group * Cg)};
+  const Gather dy = {fprop_axis(P, P, 1, 1, 0, 1), fprop_axis(Q, Q, 1, 1, 0, 1), Kg,
+                     channel_offset<T>(args.y, group * Kg)};
+  const TensorView dw = filter_offset<T>(args.w, group * Kg);
+  const WgradGrid grid = wgrad_grid(Kg, x.gemm_k(), o.N * P * Q);
+
+  if (grid.slices == 1) {
+    parallel_for(grid.tiles(), args.num_threads, [&](int64_t tile) {
+      A* const c = static_cast<A*>(scratch(ScratchSlot::kTile, kWgradTile * sizeof(A)));
+      for (int64_t i = 0; i < kWgradTile; ++i) c[i] = A(0);
+      wgrad_tile<T>(x, dy, grid, tile, 0, c);
+      store_wgrad_tile<T>(x, dw, grid, tile, c);
+    });
+    return;
+  }
+  // Fewer than 2 * kWgradTasks tiles of sums: a few MiB.
+  A* const sums = static_cast<A*>(
+      scratch(ScratchSlot::kShared, grid.tiles() * grid.slices * kWgradTile * sizeof(A)));
+  parallel_for(grid.tiles() * grid.slices, args.num_threads, [&](int64_t task) {
+    A* const c = sums + task * kWgradTile;
+    for (int64_t i = 0; i < kWgradTile; ++i) c[i] = A(0);
+    wgrad_tile<T>(x, dy, grid, task / grid.slices, task % grid.slices, c);
+  });
+  parallel_for(grid.tiles(), args.num_threads, [&](int64_t tile) {
+    store_wgrad_tile<T>(x, dw, grid, tile, sums + tile * grid.slices * kWgradTile);
+  });
+}
+
+}  // namespace
+
+void conv2d_im2col(ConvOp op, const ConvArgs& args) {
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    if (op == ConvOp::fprop) return fprop<T>(args);
+    if (op == ConvOp::dgrad) return dgrad<T>(args);
+    for (int64_t group = 0; group < args.problem.groups; ++group) wgrad_group<T>(args, group);
+  });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

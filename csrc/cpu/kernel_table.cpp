@@ -1,0 +1,26 @@
+// The table of one instruction set's kernels; compiled once for each.
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+
+#define FASTCONV_STRING_OF(name) #name
+#define FASTCONV_STRING(name) FASTCONV_STRING_OF(name)
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+void conv2d_direct(ConvOp op, const ConvArgs& args);
+void conv2d_im2col(ConvOp op, const ConvArgs& args);
+void conv2d_depthwise(ConvOp op, const ConvArgs& args);
+void epilogue_backward(const EpilogueBackwardArgs& args);
+void activation_forward(const ActivationArgs& args);
+
+extern const CpuKernels kernel_table;
+const CpuKernels kernel_table = {
+    .instruction_set = FASTCONV_STRING(FASTCONV_ISA),
+    .conv2d_direct = conv2d_direct,
+    .conv2d_im2col = conv2d_im2col,
+    .conv2d_depthwise = conv2d_depthwise,
+    .epilogue_backward = epilogue_backward,
+    .activation_forward = activation_forward,
+};
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

@@ -1,0 +1,140 @@
+#include "cpu/parallel.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace fastconv {
+namespace {
+
+// One parallel region. Lives on the caller's stack; the pool counts who still looks at it.
+struct Region {
+  int64_t tasks;
+  TaskFunction function;
+  void* context;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+  std::mutex error_mutex;
+
+  void work() {
+    for (int64_t t; !failed && (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+      try {
+        function(context, t);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(error_mutex);
+        if (!error) error = std::current_exception();
+        failed = true;
+      }
+    }
+  }
+};
+
+class ThreadPool {
+ public:
+  void run(Region& region, int helpers) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (threads_ < helpers) {
+      std::thread(&ThreadPool::serve, this).detach();
+      ++threads_;
+    }
+    region_ = &region;
+    wanted_ = helpers;
+    ++generation_;
+    lock.unlock();
+    start_.notify_all();
+    region.work();
+    lock.lock();
+    wanted_ = 0;  // a helper that has not woken yet is no longer needed
+    done_.wait(lock, [this] { return active_ == 0; });
+    region_ = nullptr;
+  }
+
+  std::mutex owner;  // held by the caller whose region is running
+
+ private:
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (uint64_t seen = 0;;) {
+      start_.wait(lock, [&] { return wanted_ > 0 && generation_ != seen; });
+      seen = generation_;
+      --wanted_;
+      ++active_;
+      Region* region = region_;
+      lock.unlock();
+      region->work();
+      lock.lock();
+      if (--active_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable start_, done_;
+  Region* region_ = nullptr;
+  int wanted_ = 0, active_ = 0, threads_ = 0;
+  uint64_t generation_ = 0;
+};
+
+// Never destroyed: its threads are detached and may still wait when the process exits. After a fork
+// the child has none of them, so it starts over with an empty pool.
+std::atomic<ThreadPool*> pool{nullptr};
+
+ThreadPool& the_pool() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    pool = new ThreadPool;
+    pthread_atfork(nullptr, nullptr, [] { pool = new ThreadPool; });
+  });
+  return *pool;
+}
+
+struct ScratchBlock {
+  void* data = nullptr;
+  int64_t bytes = 0;
+  ~ScratchBlock() { std::free(data); }
+};
+
+constexpr int64_t kScratchAlignment = 64;
+constexpr int kScratchSlots = 3;
+
+}  // namespace
+
+void run_tasks(int64_t tasks, int num_threads, TaskFunction function, void* context) {
+  Region region{tasks, function, context};
+  const int helpers = static_cast<int>(tasks < num_threads ? tasks : num_threads) - 1;
+  if (helpers <= 0) {
+    region.work();
+  } else {
+    ThreadPool& threads = the_pool();
+    std::unique_lock<std::mutex> owner(threads.owner, std::try_to_lock);
+    if (owner.owns_lock()) {
+      threads.run(region, helpers);
+    } else {
+      region.work();
+    }
+  }
+  if (region.error) std::rethrow_exception(region.error);
+}
+
+void* scratch(ScratchSlot slot, int64_t bytes) {
+  thread_local ScratchBlock blocks[kScratchSlots];
+  ScratchBlock& block = blocks[static_cast<int>(slot)];
+  if (block.bytes < bytes) {
+    std::free(block.data);
+    block = {};
+    const int64_t rounded = (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
+    block.data = std::aligned_alloc(kScratchAlignment, static_cast<size_t>(rounded));
+    if (block.data == nullptr) throw std::bad_alloc();
+    block.bytes = rounded;
+  }
+  return block.data;
+}
+
+}  // namespace fastconv
