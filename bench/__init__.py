@@ -1,0 +1,1 @@
+"""`fastconv bench` and `fastconv demo`: verify, then time; train on real images and compare."""

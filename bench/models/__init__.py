@@ -1,0 +1,1 @@
+"""Plain networks of torch's own layers, randomly initialised; fastconv.convert swaps the layers."""

@@ -1,0 +1,149 @@
+"""One case from inputs to rows: verify, then time against every baseline."""
+
+from contextlib import ExitStack, nullcontext
+
+import torch
+
+import fastconv
+
+from ..backends import BACKENDS
+from ..dispatch import recording
+from .cases import DTYPES
+from .operators import make_call, make_inputs, ours, theirs
+from .record import Row
+from .timing import Side, time_cpu
+from .timing_cuda import input_sets, time_cuda
+from .verify import exact_result, judge
+
+OURS = "fastconv"
+
+
+def _cudnn(allow_tf32):
+    return lambda: torch.backends.cudnn.flags(
+        enabled=True, benchmark=True, deterministic=False, allow_tf32=allow_tf32
+    )
+
+
+def baselines(case, device):
+    """[(name, settings)]; fastconv's accuracy is held against the first."""
+    if device == "cpu":
+        return [("torch", nullcontext)]
+    if not case.op.startswith("conv2d"):
+        return [("ATen", nullcontext)]
+    if case.dtype == "float32":
+        # torch's default lets cuDNN round float32 inputs to TF32's 10 bits: another precision,
+        # hence another baseline.
+        return [("cuDNN", _cudnn(False)), ("cuDNN TF32", _cudnn(True))]
+    return [("cuDNN", _cudnn(True))]
+
+
+def _settings(settings, backend):
+    """A context: a baseline's settings and the named backend of fastconv."""
+
+    def enter():
+        stack = ExitStack()
+        stack.enter_context(settings())
+        if backend is not None:
+            stack.enter_context(fastconv.backend(backend))
+        return stack
+
+    return enter
+
+
+def _plan(decisions, pass_):
+    """(backend, algorithm) of recorded decisions, None where not known."""
+    if not decisions:
+        return None, None
+    decision = decisions[0]
+    explain = getattr(BACKENDS.get(decision.backend), "explain_conv2d", None)
+    if explain is None or decision.operator != "conv2d":
+        return decision.backend, None
+    plans = explain(decision.problem, decision.channels_last)
+    algorithm = getattr(plans.get(pass_), "algorithm", None)
+    return decision.backend, getattr(algorithm, "name", algorithm)
+
+
+def _verify(case, inputs, settings, baseline_settings, row):
+    """Runs both sides once and writes the verdict into the row.
+
+    Returns (fastconv may be timed, torch may be timed).
+    """
+    try:
+        with baseline_settings():
+            torch_result = make_call(theirs(case), inputs)()
+    except RuntimeError as error:  # a dtype that torch has no kernel for, say
+        row.status, row.reason = "no baseline", str(error).splitlines()[0]
+        return False, False
+    try:
+        with settings(), recording() as decisions:
+            result = make_call(ours(case), inputs)()
+        row.backend, row.algorithm = _plan(decisions, case.pass_)
+    except NotImplementedError as error:
+        row.status, row.reason = "no kernel", str(error).splitlines()[0]
+        return False, True
+    except Exception as error:  # whatever a kernel's caller may see is one row's failure
+        row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
+        return False, True
+    verdict = judge(result, torch_result, exact_result(case, inputs))
+    row.error, row.baseline_error = verdict.error, verdict.torch_error
+    if verdict.wrong is not None:
+        row.status, row.reason = "wrong", verdict.wrong
+        return False, True
+    return True, True
+
+
+def _rates(row, case, us):
+    element_size = DTYPES[case.dtype].itemsize
+    row.tflops = case.shape.flops() / us / 1e6
+    row.gbs = case.shape.bytes(element_size) / us / 1e3
+
+
+def measure(case, device, seconds, backend=None):
+    """The rows of a case, one a baseline.
+
+    Args:
+        device: "cpu" or "cuda"; on a GPU the current stream must not be the default one.
+        seconds: measuring time for each side.
+        backend: a backend of fastconv, None for its own choice.
+    """
+    shape = case.shape
+    row = Row(
+        case.op, case.pass_, case.family, shape.model, shape.name, shape.problem, case.layout,
+        case.dtype,
+    )  # fmt: skip
+    references = baselines(case, device)
+    settings = _settings(references[0][1], backend)
+    try:
+        sets = 1
+        if device == "cuda":
+            sets = input_sets(shape.bytes(DTYPES[case.dtype].itemsize), device)
+            row.input_sets = sets
+        inputs = [make_inputs(case, device, seed) for seed in range(sets)]
+        time_ours, time_torch = _verify(case, inputs[0], settings, references[0][1], row)
+        if not time_torch:
+            return [row]
+        sides = []
+        for name, context in [(OURS, settings)] * time_ours + references:
+            function = ours(case) if name == OURS else theirs(case)
+            with context():
+                sides.append(Side(name, [make_call(function, i) for i in inputs], context))
+        timings = (time_cuda if device == "cuda" else time_cpu)(sides, seconds)
+    except torch.OutOfMemoryError as error:
+        row.status, row.reason = "no memory", str(error).splitlines()[0]
+        return [row]
+    return [_against(row, case, name, timings) for name, _ in references]
+
+
+def _against(row, case, name, timings):
+    """A copy of the row with the times of fastconv, where it was timed, and of one baseline."""
+    row = Row(**vars(row))
+    own, baseline = timings.get(OURS), timings[name]
+    row.baseline, row.timer, row.note = name, baseline.method, baseline.note
+    row.baseline_us, row.baseline_eager_us = baseline.median_us, baseline.eager_us
+    row.baseline_p20_us, row.baseline_p80_us = baseline.p20_us, baseline.p80_us
+    if own is not None:
+        row.us, row.p20_us, row.p80_us = own.median_us, own.p20_us, own.p80_us
+        row.eager_us = own.eager_us
+        row.x_baseline = baseline.median_us / own.median_us
+        _rates(row, case, own.median_us)
+    return row

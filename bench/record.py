@@ -1,0 +1,128 @@
+"""One row of results, where it was measured, and both as CSV and JSON."""
+
+import csv
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+
+@dataclass
+class Row:
+    """A case against one baseline. Times in microseconds; None where there is no number."""
+
+    op: str
+    pass_: str
+    family: str
+    model: str
+    layer: str
+    problem: str
+    layout: str
+    dtype: str
+    backend: str | None = None
+    algorithm: str | None = None
+    status: str = "ok"  # or "wrong", "failed", "no kernel", "no baseline", "no memory"
+    reason: str | None = None
+    us: float | None = None
+    p20_us: float | None = None
+    p80_us: float | None = None
+    eager_us: float | None = None
+    tflops: float | None = None
+    gbs: float | None = None
+    baseline: str | None = None
+    baseline_us: float | None = None
+    baseline_p20_us: float | None = None
+    baseline_p80_us: float | None = None
+    baseline_eager_us: float | None = None
+    x_baseline: float | None = None  # baseline_us / us: above 1 fastconv is the faster one
+    timer: str | None = None
+    input_sets: int | None = None  # rotated through, to find inputs cold in L2 (GPU only)
+    error: float | None = None  # largest elementwise error over the largest exact value
+    baseline_error: float | None = None
+    note: str = ""
+
+    @property
+    def is_failure(self):
+        return self.status in ("wrong", "failed")
+
+
+def _processor():
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments):
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _commit():
+    """The commit of a checkout, "+" after it where files differ from it; None where this file is
+    not a tracked one: an installed package may lie inside somebody else's repository."""
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return (_git("rev-parse", "--short=12", "HEAD") or "") + ("+" if _git("status", "-s") else "")
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def environment(device):
+    """Where and with what a run is made: strings and numbers, the same for all its rows."""
+    values = {
+        "device": _processor() if device == "cpu" else torch.cuda.get_device_name(),
+        "threads": torch.get_num_threads(),
+        "fastconv": _version("fastconv"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if device == "cuda":
+        values |= {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "triton": _version("triton"),
+        }
+    return values
+
+
+def _as_dict(row):
+    values = {name.rstrip("_"): value for name, value in asdict(row).items()}
+    return {
+        name: float(f"{value:.5g}") if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+
+
+def write_json(path, rows, where):
+    """{"environment": {...}, "rows": [{...}, ...]}"""
+    record = {"environment": where, "rows": [_as_dict(row) for row in rows]}
+    Path(path).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def write_csv(path, rows, where):
+    """One line a row, the environment repeated on each, so that files can be joined."""
+    records = [_as_dict(row) | where for row in rows]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)

@@ -1,0 +1,93 @@
+"""The `fastconv` command: bench, demo, info. Also `python -m fastconv`."""
+
+import argparse
+import importlib.util
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, requires
+
+from .bench.options import add_bench_options, add_demo_options
+
+# What a command needs beyond a plain install: module -> name of its package.
+NEEDS = {
+    "bench": {"rich": "rich"},
+    "demo": {"rich": "rich", "sklearn": "scikit-learn"},
+}
+
+
+def _is_missing(module):
+    # None in sys.modules is how an import is blocked.
+    if module in sys.modules:
+        return sys.modules[module] is None
+    return importlib.util.find_spec(module) is None
+
+
+def _requirement(package, extra):
+    """"rich>=13", as the package's metadata has it for the extra."""
+    try:
+        lines = requires("fastconv") or []
+    except PackageNotFoundError:
+        lines = []
+    for line in lines:
+        requirement, _, marker = (part.strip() for part in line.partition(";"))
+        if requirement.startswith(package) and extra in marker:
+            return requirement
+    return package
+
+
+def _missing_extra(command):
+    """One line that names what a command lacks and how to install it, or None."""
+    missing = [name for module, name in NEEDS.get(command, {}).items() if _is_missing(module)]
+    if not missing:
+        return None
+    install = shlex.join(["pip", "install", *(_requirement(name, command) for name in missing)])
+    return f"fastconv {command} needs {' and '.join(missing)}: {install}"
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="fastconv", description="Hand-written convolution and pooling kernels for PyTorch."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    bench = commands.add_parser(
+        "bench",
+        help="verify, then time fastconv against torch",
+        description="Verifies every kernel against float64, then times it in turns with torch's: "
+        "convolutions, conv+bias+ReLU and pools of known networks, each pass apart. Exit status 1 "
+        "where a result is wrong; a wrong result gets no number.",
+    )
+    add_bench_options(bench)
+    demo = commands.add_parser(
+        "demo",
+        help="train on handwritten digits and compare with torch",
+        description="Trains a small network on scikit-learn's 1,797 handwritten digits twice, with "
+        "torch's layers and with fastconv's, then compares a ResNet-18 forward and backward. Exit "
+        "status 0 where all agrees, 1 where not.",
+    )
+    add_demo_options(demo)
+    commands.add_parser("info", help="what this installation can do, and why not more")
+    return parser
+
+
+def main(argv=None):
+    """Runs one command; argv defaults to the process's. Returns the exit status."""
+    options = _parser().parse_args(argv)
+    if message := _missing_extra(options.command):
+        print(message, file=sys.stderr)
+        return 2
+    if options.command == "bench":
+        from .bench.run import run
+
+        return run(options)
+    if options.command == "demo":
+        from .bench.demo import run
+
+        return run(options)
+    from . import info
+
+    print(info())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
