@@ -1,0 +1,49 @@
+"""fastconv: hand-written convolution and pooling kernels behind torch's own interfaces.
+
+    model = fastconv.convert(model)          # swap the layers of an existing network
+    layer = fastconv.Conv2d(3, 64, 7)        # or use them as torch.nn's
+    y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
+"""
+
+from importlib.metadata import version as _version
+
+from . import functional, nn
+from .convert import LayerReport, convert
+from .dispatch import backend
+from .explain import Explanation, explain
+from .functional import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    conv2d,
+    max_pool2d,
+)
+from .info import info
+from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
+from .problem import ConvProblem, PoolProblem
+
+__version__ = _version("fastconv")
+
+__all__ = [
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool2d",
+    "Conv2d",
+    "ConvProblem",
+    "ConvReLU2d",
+    "Explanation",
+    "LayerReport",
+    "MaxPool2d",
+    "PoolProblem",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "avg_pool2d",
+    "backend",
+    "conv2d",
+    "convert",
+    "explain",
+    "functional",
+    "info",
+    "max_pool2d",
+    "nn",
+]

@@ -10,6 +10,9 @@ namespace fastconv {
 namespace {
 
 void run(ConvAlgorithm algorithm, ConvOp op, const ConvArgs& args) {
+  if (const std::string reason = unsupported_reason(algorithm, op, args.problem); !reason.empty()) {
+    throw std::invalid_argument(reason);
+  }
   switch (algorithm) {
     case ConvAlgorithm::reference:
       return conv2d_reference(op, args);
@@ -44,6 +47,7 @@ void bind_conv2d(py::module_& m) {
       .value("hardswish", Activation::hardswish);
 
   py::class_<ConvPlan>(m, "ConvPlan", "The algorithm chosen for a problem, and why.")
+      .def(py::init<ConvAlgorithm, std::string>(), "algorithm"_a, "reason"_a)
       .def_readonly("algorithm", &ConvPlan::algorithm)
       .def_readonly("reason", &ConvPlan::reason);
   m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a, "channels_last"_a);

@@ -1,0 +1,183 @@
+"""Derivatives of the convolution operators.
+
+fprop, dgrad and wgrad are each bilinear, and each one's derivatives are the other two:
+    y = fprop(x, w)       dx = dgrad(dy, w)      dw = wgrad(dy, x)
+so three differentiable callables that call each other give every order of derivative, forward mode
+and vmap. The epilogue's activation is fused into fprop where its backward needs only y (relu,
+relu6); other activations differentiate through activation_forward, which keeps its input.
+"""
+
+import torch
+
+from ..ops import conv2d as ops
+from ..problem import suggests_channels_last
+from .epilogue import bias_grad, epilogue_backward, per_channel
+from .folding import fold, unfold
+from .function import differentiable, save
+
+def _sum(*terms):
+    """The sum of the terms that are not None; None if all are."""
+    terms = [term for term in terms if term is not None]
+    return sum(terms[1:], terms[0]) if terms else None
+
+
+# ---- fprop ---------------------------------------------------------------------------------------
+
+
+def _fprop_setup(ctx, inputs, output):
+    x, w, b, residual, *ctx.geometry, ctx.activation, ctx.backend = inputs
+    ctx.has_bias, ctx.has_residual = b is not None, residual is not None
+    save(ctx, x, w, output if ctx.activation != "none" else None)
+
+
+def _fprop_backward(ctx, dy):
+    x, w, y = ctx.saved_tensors
+    dx = dw = db = dz = None
+    if dy is not None:
+        need_x, need_w, need_b, need_residual = ctx.needs_input_grad[:4]
+        dz = dy
+        if ctx.activation != "none":
+            dz, db = epilogue_backward(dy, y, ctx.activation, ctx.backend)
+        elif need_b:
+            db = bias_grad(dz, ctx.backend)
+        if need_x:
+            dx = dgrad(dz, w, x.shape, suggests_channels_last(x), *ctx.geometry, ctx.backend)
+        if need_w:
+            dw = wgrad(dz, x, w.shape, suggests_channels_last(w), *ctx.geometry, ctx.backend)
+        db = db if need_b else None
+        dz = dz if need_residual else None
+    return dx, dw, db, dz, None, None, None, None, None, None
+
+
+def _fprop_jvp(ctx, x_t, w_t, b_t, residual_t, *_):
+    x, w, y = ctx.saved_tensors
+    tail = (*ctx.geometry, "none", ctx.backend)
+    tangent = _sum(
+        None if x_t is None else fprop(x_t, w, b_t, residual_t, *tail),
+        None if w_t is None else fprop(x, w_t, None if x_t is not None else b_t,
+                                       None if x_t is not None else residual_t, *tail),
+    )
+    if tangent is None:
+        tangent = torch.zeros_like(y if y is not None else fprop(x, w, None, None, *tail))
+        tangent = _sum(tangent, None if b_t is None else per_channel(b_t), residual_t)
+    if ctx.activation != "none":
+        tangent, _ = epilogue_backward(tangent, y, ctx.activation, ctx.backend)
+    return tangent
+
+
+def _fprop_vmap(info, in_dims, x, w, b, residual, stride, padding, dilation, groups, *tail):
+    size = info.batch_size
+    x_dim, w_dim, b_dim, residual_dim = in_dims[:4]
+    geometry = (stride, padding, dilation)
+    if w_dim is None and b_dim is None:
+        y = fprop(fold(x, x_dim, size, 0), w, b, fold(residual, residual_dim, size, 0),
+                  *geometry, groups, *tail)
+        return unfold(y, size, 0), 0
+    y = fprop(fold(x, x_dim, size, 1), fold(w, w_dim, size, 0), fold(b, b_dim, size, 0),
+              fold(residual, residual_dim, size, 1), *geometry, groups * size, *tail)
+    return unfold(y, size, 1), 1
+
+
+fprop = differentiable(
+    ops.conv2d_fprop,
+    setup_context=_fprop_setup,
+    backward=_fprop_backward,
+    jvp=_fprop_jvp,
+    vmap=_fprop_vmap,
+)
+
+
+# ---- dgrad ---------------------------------------------------------------------------------------
+
+
+def _dgrad_setup(ctx, inputs, output):
+    dy, w, ctx.x_size, ctx.channels_last, *ctx.geometry, ctx.backend = inputs
+    save(ctx, dy, w)
+
+
+def _dgrad_backward(ctx, ddx):
+    dy, w = ctx.saved_tensors
+    d_dy = dw = None
+    if ddx is not None and ctx.needs_input_grad[0]:
+        d_dy = fprop(ddx, w, None, None, *ctx.geometry, "none", ctx.backend)
+    if ddx is not None and ctx.needs_input_grad[1]:
+        dw = wgrad(dy, ddx, w.shape, suggests_channels_last(w), *ctx.geometry, ctx.backend)
+    return d_dy, dw, None, None, None, None, None, None, None
+
+
+def _dgrad_jvp(ctx, dy_t, w_t, *_):
+    dy, w = ctx.saved_tensors
+    tail = (ctx.x_size, ctx.channels_last, *ctx.geometry, ctx.backend)
+    return _sum(
+        None if dy_t is None else dgrad(dy_t, w, *tail),
+        None if w_t is None else dgrad(dy, w_t, *tail),
+    )
+
+
+def _dgrad_vmap(info, in_dims, dy, w, x_size, channels_last, stride, padding, dilation, groups,
+                backend):
+    size = info.batch_size
+    N, C, H, W = x_size
+    geometry = (stride, padding, dilation)
+    if in_dims[1] is None:
+        dx = dgrad(fold(dy, in_dims[0], size, 0), w, (N * size, C, H, W), channels_last,
+                   *geometry, groups, backend)
+        return unfold(dx, size, 0), 0
+    dx = dgrad(fold(dy, in_dims[0], size, 1), fold(w, in_dims[1], size, 0),
+               (N, C * size, H, W), channels_last, *geometry, groups * size, backend)
+    return unfold(dx, size, 1), 1
+
+
+dgrad = differentiable(
+    ops.conv2d_dgrad,
+    setup_context=_dgrad_setup,
+    backward=_dgrad_backward,
+    jvp=_dgrad_jvp,
+    vmap=_dgrad_vmap,
+)
+
+
+# ---- wgrad ---------------------------------------------------------------------------------------
+
+
+def _wgrad_setup(ctx, inputs, output):
+    dy, x, ctx.w_size, ctx.channels_last, *ctx.geometry, ctx.backend = inputs
+    save(ctx, dy, x)
+
+
+def _wgrad_backward(ctx, ddw):
+    dy, x = ctx.saved_tensors
+    d_dy = dx = None
+    if ddw is not None and ctx.needs_input_grad[0]:
+        d_dy = fprop(x, ddw, None, None, *ctx.geometry, "none", ctx.backend)
+    if ddw is not None and ctx.needs_input_grad[1]:
+        dx = dgrad(dy, ddw, x.shape, suggests_channels_last(x), *ctx.geometry, ctx.backend)
+    return d_dy, dx, None, None, None, None, None, None, None
+
+
+def _wgrad_jvp(ctx, dy_t, x_t, *_):
+    dy, x = ctx.saved_tensors
+    tail = (ctx.w_size, ctx.channels_last, *ctx.geometry, ctx.backend)
+    return _sum(
+        None if dy_t is None else wgrad(dy_t, x, *tail),
+        None if x_t is None else wgrad(dy, x_t, *tail),
+    )
+
+
+def _wgrad_vmap(info, in_dims, dy, x, w_size, channels_last, stride, padding, dilation, groups,
+                backend):
+    size = info.batch_size
+    K, Cg, R, S = w_size
+    dw = wgrad(fold(dy, in_dims[0], size, 1), fold(x, in_dims[1], size, 1),
+               (K * size, Cg, R, S), channels_last, stride, padding, dilation, groups * size,
+               backend)
+    return unfold(dw, size, 0), 0
+
+
+wgrad = differentiable(
+    ops.conv2d_wgrad,
+    setup_context=_wgrad_setup,
+    backward=_wgrad_backward,
+    jvp=_wgrad_jvp,
+    vmap=_wgrad_vmap,
+)

@@ -1,0 +1,5 @@
+"""Pooling on the CPU."""
+
+
+class CpuPool2d:
+    """Pooling methods of the CPU backends."""

@@ -1,0 +1,40 @@
+"""From tensors to addresses: the last check before native code reads memory."""
+
+import torch
+
+from .._native import core
+
+DTYPES = {
+    torch.float64: core.DType.float64,
+    torch.float32: core.DType.float32,
+    torch.float16: core.DType.float16,
+    torch.bfloat16: core.DType.bfloat16,
+}
+NO_STRIDES = (0, 0, 0, 0)
+
+
+def readable(tensor):
+    """The tensor, with lazy negation and lazy zeros made real, if every element lies in its storage.
+
+    RuntimeError otherwise: a storage can be resized under a tensor, and kernels follow strides."""
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    if tensor._is_zerotensor():
+        tensor = torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    last = tensor.storage_offset()
+    for size, stride in zip(tensor.shape, tensor.stride()):
+        if size == 0:
+            return tensor
+        last += (size - 1) * stride
+    needed = (last + 1) * tensor.element_size()
+    if needed > tensor.untyped_storage().nbytes():
+        raise RuntimeError(
+            f"a tensor of size {list(tensor.shape)} and strides {list(tensor.stride())} reaches "
+            f"byte {needed} of a storage of {tensor.untyped_storage().nbytes()} bytes"
+        )
+    return tensor
+
+
+def location(tensor):
+    """(address, strides in elements) of a 4-D tensor; (0, zeros) for None."""
+    return (0, NO_STRIDES) if tensor is None else (tensor.data_ptr(), tensor.stride())

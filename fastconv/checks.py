@@ -1,0 +1,125 @@
+"""Arguments as torch reads them, and errors of the classes torch raises, each naming the argument,
+what was got and what was expected."""
+
+import numbers
+
+import torch
+
+
+def tensor(name, value, function):
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{function}(): {name} must be a Tensor, got {type(value).__name__}")
+    return value
+
+
+def _integer(value):
+    """value as an int (symbolic ones pass), or None if it is not one. A bool is not one."""
+    if isinstance(value, torch.Tensor):
+        is_index = value.numel() == 1 and not value.is_floating_point() and not value.is_complex()
+        return int(value) if is_index and value.dtype != torch.bool else None
+    if isinstance(value, (numbers.Integral, torch.SymInt)) and not isinstance(value, bool):
+        return value
+    return None
+
+
+def integers(name, value, function):
+    """An int, or a list or tuple of ints, as a tuple. TypeError for anything else."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    result = tuple(_integer(item) for item in values)
+    if None in result:
+        raise TypeError(
+            f"{function}(): {name} must be an int or a tuple of ints, got {value!r} "
+            f"({type(value).__name__})"
+        )
+    for item in result:
+        if not isinstance(item, torch.SymInt) and abs(item) >= 2**63:
+            raise ValueError(f"{function}(): {name}={item} does not fit into 64 bits")
+    return result
+
+
+def pair(name, value, function):
+    """An int or 1 or 2 ints as (vertical, horizontal). RuntimeError for another number of them."""
+    values = integers(name, value, function)
+    if len(values) not in (1, 2):
+        raise RuntimeError(
+            f"{function}(): expected {name} to be a single integer value or a list of 2 values to "
+            f"match the convolution dimensions, but got {name}={list(values)}"
+        )
+    return values * 2 if len(values) == 1 else values
+
+
+def same_padding(kernel_size, dilation):
+    """Padding of padding="same" for stride 1: ((top, left), (extra bottom, extra right)).
+
+    total = dilation * (kernel - 1); where it is odd the extra row goes to the bottom or right."""
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel_size)]
+    return tuple(t // 2 for t in totals), tuple(t % 2 for t in totals)
+
+
+def conv2d_operands(x, w, b, groups):
+    """Ranks, dtypes and sizes of conv2d's tensors, in torch's words. RuntimeError if they disagree."""
+    if w.dim() != 4:
+        raise RuntimeError(
+            f"conv2d(): expected a 4-dimensional weight (K, C/groups, R, S), but got weight of size "
+            f"{list(w.shape)}. Expected {w.dim()}-dimensional input for {w.dim()}-dimensional weight"
+        )
+    if x.dim() not in (3, 4):
+        raise RuntimeError(
+            "Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: "
+            f"{list(x.shape)}"
+        )
+    for name, other in (("weight", w), ("bias", b)):
+        if other is not None and other.dtype != x.dtype:
+            raise RuntimeError(
+                f"conv2d(): Input type ({x.dtype}) and {name} type ({other.dtype}) should be the "
+                "same"
+            )
+    if groups <= 0:
+        raise RuntimeError(f"conv2d(): non-positive groups is not supported, got groups={groups}")
+    if w.shape[0] < groups:
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, but "
+            f"got weight of size {list(w.shape)} instead"
+        )
+    if w.shape[0] % groups != 0:
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
+            f"but got weight of size {list(w.shape)} instead"
+        )
+    channels = x.shape[-3]
+    if channels != w.shape[1] * groups:
+        raise RuntimeError(
+            f"Given groups={groups}, weight of size {list(w.shape)}, expected input{list(x.shape)} "
+            f"to have {w.shape[1] * groups} channels, but got {channels} channels instead"
+        )
+    if b is not None and (b.dim() != 1 or b.shape[0] != w.shape[0]):
+        raise RuntimeError(
+            f"Given weight of size {list(w.shape)}, expected bias to be 1-dimensional with "
+            f"{w.shape[0]} elements, but got bias of size {list(b.shape)} instead"
+        )
+
+
+def conv2d_geometry(stride, padding, dilation):
+    for name, values in (("stride", stride), ("dilation", dilation)):
+        if any(value <= 0 for value in values):
+            raise RuntimeError(
+                f"conv2d(): non-positive {name} is not supported; {name} should be greater than "
+                f"zero, got {name}={list(values)}"
+            )
+    if any(value < 0 for value in padding):
+        raise RuntimeError(
+            f"conv2d(): negative padding is not supported, got padding={list(padding)}"
+        )
+
+
+def conv2d_reach(x_size, w_size, padding, dilation):
+    """RuntimeError unless the dilated kernel fits into the padded input."""
+    padded = [size + 2 * pad for size, pad in zip(x_size[-2:], padding)]
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, w_size[2:])]
+    if any(k <= 0 for k in w_size[2:]):
+        raise RuntimeError(f"conv2d(): weight of size {list(w_size)} has an empty kernel")
+    if any(p < r for p, r in zip(padded, reach)):
+        raise RuntimeError(
+            f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). Kernel size: "
+            f"({reach[0]} x {reach[1]}). Kernel size can't be greater than actual input size"
+        )

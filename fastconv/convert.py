@@ -1,0 +1,102 @@
+"""fastconv.convert: an existing model's layers become fastconv's."""
+
+import copy
+from dataclasses import dataclass
+
+import torch.nn as nn
+
+from . import nn as fast
+
+CONVERTED_TYPES = {
+    nn.Conv2d: fast.Conv2d,
+    nn.MaxPool2d: fast.MaxPool2d,
+    nn.AvgPool2d: fast.AvgPool2d,
+    nn.AdaptiveAvgPool2d: fast.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d: fast.AdaptiveMaxPool2d,
+}
+# What a reader of the report expects to find there: everything that convolves or pools.
+_RELATED_TYPES = (
+    nn.modules.conv._ConvNd,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._LPPoolNd,
+    nn.modules.pooling._MaxUnpoolNd,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One convolution or pooling layer of a model: its name, type, and why it was left, if it was."""
+
+    name: str
+    type: str
+    converted: bool
+    reason: str
+
+    def __str__(self):
+        return f"{self.name or '(model)'}: {self.type} -> {self.reason}"
+
+
+def convert(model, inplace=False, report=False):
+    """Swaps every supported layer (Conv2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d) of a model for fastconv's.
+
+    Parameters and buffers stay the same objects, so an optimizer made before goes on working; hooks,
+    training mode, dtypes and devices stay too.
+
+    Args:
+        model: any torch.nn.Module.
+        inplace: False: the model is left alone and a copy of its module structure is returned, which
+            *shares* its parameters, buffers and hooks. True: the model's own layers change class.
+        report: also return a list of LayerReport, one for each convolution or pooling layer.
+
+    Returns:
+        The converted model, or (model, list of LayerReport).
+
+    Raises:
+        TypeError: model is not a torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert(): model must be a torch.nn.Module, got {type(model).__name__}")
+    if not inplace:
+        model = _copy_structure(model)
+    reports = []
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind in CONVERTED_TYPES:
+            module.__class__ = CONVERTED_TYPES[kind]
+            reports.append(LayerReport(name, kind.__name__, True, f"fastconv.{kind.__name__}"))
+        elif isinstance(module, _RELATED_TYPES):
+            reports.append(LayerReport(name, kind.__name__, *_why_left(module)))
+    return (model, reports) if report else model
+
+
+def _why_left(module):
+    kind = type(module)
+    if kind.__module__ == fast.__name__:
+        return True, "fastconv's already"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return False, "left: not initialised yet; run the model once, then convert"
+    if hasattr(module, "parametrizations"):
+        return False, "left: parametrised; convert before torch.nn.utils.parametrize"
+    base = next((base for base in CONVERTED_TYPES if isinstance(module, base)), None)
+    if base is not None:
+        return False, f"left: a subclass of {base.__name__} may compute something else"
+    return False, "left: fastconv has no kernel for it"
+
+
+def _copy_structure(model):
+    """A deep copy of the modules that shares tensors and hook functions with the original."""
+    memo = {}
+    for module in model.modules():
+        for shared in (*module._parameters.values(), *module._buffers.values()):
+            if shared is not None:
+                memo[id(shared)] = shared
+        for attribute, hooks in vars(module).items():
+            if attribute.endswith("_hooks") and isinstance(hooks, dict):
+                memo.update({id(hook): hook for hook in hooks.values()})
+    return copy.deepcopy(model, memo)

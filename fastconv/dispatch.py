@@ -1,0 +1,165 @@
+"""Which backend runs a call, and why.
+
+A backend is named "cpu", "reference", ... or "cpu:direct" where one algorithm is wanted. Named, it
+runs the call or raises the reason. Unnamed, the device decides; a call no kernel supports goes to
+ATen and its reason is counted (`fastconv.info()`) and shown (`fastconv.explain`), or raised where
+FASTCONV_STRICT=1.
+"""
+
+import contextlib
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+
+from .backends import BACKENDS
+from .problem import suggests_channels_last
+
+# Reason -> number of calls that went to ATen for it.
+fallbacks = Counter()
+
+_CANDIDATES = {"cpu": ("cpu",), "meta": ("cpu",), "cuda": ("cuda", "triton")}
+
+
+@dataclass
+class Decision:
+    """One dispatched call: what was asked for and who runs it (None: ATen)."""
+
+    operator: str
+    call: tuple  # the operator's sizes, as in the backends' supports()
+    dtype: torch.dtype
+    device: str
+    backend: str | None
+    rejected: dict = field(default_factory=dict)  # backend name -> reason
+    channels_last: bool = False
+
+
+class _State:
+    """Process-wide, like torch.backends flags: a `with` in one thread is seen by the others."""
+
+    backend = None  # set by the `backend` context manager
+    recorder = None  # list that receives Decisions while `explain` runs
+
+
+_state = _State()
+
+
+@contextlib.contextmanager
+def backend(name):
+    """Names the backend of every call inside the `with` block that does not name its own.
+
+    Args:
+        name: "cpu", "reference", "cpu:im2col", ... or None for the automatic choice.
+    Raises:
+        ValueError: there is no backend of that name.
+    """
+    get_backend(name)
+    before, _state.backend = _state.backend, name
+    try:
+        yield
+    finally:
+        _state.backend = before
+
+
+def get_backend(name):
+    """The backend object of a name, None for None. ValueError for an unknown name."""
+    if name is None:
+        return None
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {name!r}")
+    return BACKENDS[name]
+
+
+@contextlib.contextmanager
+def recording():
+    """Collects the Decision of every call inside the `with` block."""
+    before, _state.recorder = _state.recorder, []
+    try:
+        yield _state.recorder
+    finally:
+        _state.recorder = before
+
+
+_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+# torch.autograd.grad(is_grads_batched=True) batches tensors without telling autograd.Functions.
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def runs_eagerly(*args):
+    """Whether a call may touch memory now: nobody is tracing, no dispatch mode is watching, and the
+    tensors are real ones. Otherwise it must go through torch.library, where fakes stand ready."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+        return False
+    return all(
+        type(arg) in _PLAIN_TYPES and not arg.is_meta and not _is_legacy_batched(arg)
+        for arg in args
+        if isinstance(arg, torch.Tensor)
+    )
+
+
+def _foreign_tensor(tensors):
+    """Why ATen must see these tensors itself, or None: their class or layout redefines what a
+    convolution of them means."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.layout != torch.strided:
+            return f"layout {tensor.layout}: kernels take strided tensors"
+        if tensor.device != tensors[0].device:
+            return f"tensors on different devices: {tensors[0].device} and {tensor.device}"
+        kind = type(tensor)
+        if kind in _PLAIN_TYPES or torch.compiler.is_compiling():
+            continue
+        if kind.__module__.startswith("torch._subclasses.") or kind is torch.nn.Buffer:
+            continue
+        return f"tensor subclass {kind.__module__}.{kind.__qualname__} defines its own operations"
+    return None
+
+
+def select(operator, tensors, call, requested):
+    """The name of the backend for a call, or None for ATen.
+
+    Args:
+        operator: "conv2d", "max_pool2d", ...
+        tensors: the tensor arguments (None allowed); the first decides device and dtype.
+        call: the operator's sizes, a tuple that the backends' supports() understands.
+        requested: the name given by the caller, or None.
+    Raises:
+        ValueError: unknown name. NotImplementedError: the named backend cannot run the call, or
+            none can and FASTCONV_STRICT=1.
+    """
+    requested = requested if requested is not None else _state.backend
+    get_backend(requested)
+    x = tensors[0]
+    device = x.device.type
+    rejected = {}
+    foreign = _foreign_tensor(tensors)
+    names = (requested,) if requested is not None else _CANDIDATES.get(device, ())
+    chosen = None
+    for name in names:
+        reason = foreign
+        if reason is None and name in BACKENDS:
+            reason = BACKENDS[name].supports(operator, call, x.dtype, device)
+        elif reason is None:
+            reason = f"backend {name} is not in this build"
+        if reason is None:
+            chosen = name
+            break
+        rejected[name] = reason
+    if not names:
+        rejected["auto"] = f"no backend for device {device}"
+    if chosen is None:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
+        if requested is not None or os.environ.get("FASTCONV_STRICT") == "1":
+            raise NotImplementedError(f"fastconv.{operator}: no kernel for this call: {reasons}")
+        if not torch.compiler.is_compiling():
+            fallbacks[reasons] += 1
+    if _state.recorder is not None:
+        channels_last = x.dim() == 4 and suggests_channels_last(x)
+        _state.recorder.append(
+            Decision(operator, call, x.dtype, str(x.device), chosen, rejected, channels_last)
+        )
+    return chosen

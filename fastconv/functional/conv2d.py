@@ -1,0 +1,157 @@
+"""fastconv.conv2d: arguments checked and normalised, a backend chosen, the call differentiated."""
+
+import torch
+import torch.nn.functional as F
+
+from .. import checks
+from ..autograd.conv2d import fprop
+from ..autograd.epilogue import PIECEWISE_LINEAR, activation_forward
+from ..dispatch import runs_eagerly, select
+from ..problem import conv_out_size
+
+_TORCH_ACTIVATIONS = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "hardswish": F.hardswish,
+}
+
+
+def conv2d(
+    input,
+    weight,
+    bias=None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    *,
+    activation=None,
+    residual=None,
+    backend=None,
+):
+    """2-D convolution with an optional fused epilogue: activation(conv + bias + residual).
+
+    Equivalent to torch.nn.functional.conv2d followed by the additions and the activation, with the
+    same dtypes, memory formats, autocast rules and derivatives of every order.
+
+    Args:
+        input: (N, C, H, W) or unbatched (C, H, W).
+        weight: (K, C/groups, R, S), same dtype.
+        bias: (K) or None.
+        stride, dilation: positive int or (vertical, horizontal), in pixels.
+        padding: int or pair, in pixels on each side, or "valid" (0) or "same" (output size = input
+            size; stride 1 only; an odd pixel goes to the bottom or right).
+        groups: C and K are divided into this many independent groups.
+        activation: None, "relu", "relu6", "silu", "gelu" (exact, by erf) or "hardswish".
+        residual: same shape as the result, added before the activation; or None.
+        backend: None for the automatic choice, or a name (see fastconv.backend); a named backend
+            never falls back.
+
+    Returns:
+        (N, K, P, Q), or (K, P, Q) unbatched, with
+        P = floor((H + 2*padding - dilation*(R-1) - 1) / stride) + 1 (torch.nn.Conv2d), Q alike.
+        channels_last if input or weight is, as torch decides it. float16 and bfloat16 are summed
+        in float32.
+
+    Raises:
+        TypeError, RuntimeError, ValueError: as torch.nn.functional.conv2d for the same arguments.
+        ValueError: unknown activation or backend.
+        NotImplementedError: the named backend has no kernel for this call.
+    """
+    for name, value in (("input", input), ("weight", weight), ("bias", bias), ("residual", residual)):
+        if value is not None or name in ("input", "weight"):
+            checks.tensor(name, value, "conv2d")
+    if activation is not None and activation not in _TORCH_ACTIVATIONS:
+        raise ValueError(
+            f"conv2d(): activation must be None or one of {sorted(_TORCH_ACTIVATIONS)}, got "
+            f"{activation!r}"
+        )
+    x, w, b, residual = _autocast(input, weight, bias, residual)
+    (groups,) = checks.integers("groups", groups, "conv2d")
+    checks.conv2d_operands(x, w, b, groups)
+    stride = checks.pair("stride", stride, "conv2d")
+    dilation = checks.pair("dilation", dilation, "conv2d")
+    extra = (0, 0)
+    if isinstance(padding, str):
+        padding, extra = _named_padding(padding, stride, w.shape[2:], dilation)
+    else:
+        padding = checks.pair("padding", padding, "conv2d")
+    checks.conv2d_geometry(stride, padding, dilation)
+    if extra != (0, 0):
+        x = F.pad(x, (0, extra[1], 0, extra[0]))
+    checks.conv2d_reach(x.shape, w.shape, padding, dilation)
+    _check_residual(residual, x, w, stride, padding, dilation)
+
+    batched = x.dim() == 4
+    x4, residual4 = x, residual
+    if not batched:
+        x4 = x.unsqueeze(0)
+        residual4 = None if residual is None else residual.unsqueeze(0)
+    call = (tuple(x4.shape), tuple(w.shape), stride, padding, dilation, groups)
+    chosen = select("conv2d", (x4, w, b, residual4), call, backend)
+    if chosen is None:
+        y = F.conv2d(x, w, b, stride, padding, dilation, groups)
+        y = y if residual is None else y + residual
+        return y if activation is None else _TORCH_ACTIVATIONS[activation](y)
+    # A smooth activation's backward needs its input, so it is fused only where nobody differentiates.
+    fused = activation is None or activation in PIECEWISE_LINEAR or _is_inference(x, w, b, residual)
+    epilogue = activation if activation is not None and fused else "none"
+    y = fprop(x4, w, b, residual4, stride, padding, dilation, groups, epilogue, chosen)
+    if not fused:
+        y = activation_forward(y, activation, chosen)
+    return y if batched else y.squeeze(0)
+
+
+def _named_padding(padding, stride, kernel_size, dilation):
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding != "same":
+        raise RuntimeError(
+            f"conv2d(): Invalid padding string: {padding!r}, should be 'valid' or 'same'"
+        )
+    if stride != (1, 1):
+        raise RuntimeError("conv2d(): padding='same' is not supported for strided convolutions")
+    return checks.same_padding(kernel_size, dilation)
+
+
+def _autocast(*tensors):
+    """Under autocast convolutions run in its dtype; float64 and integers are left alone."""
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        t.to(dtype)
+        if t is not None and t.is_floating_point() and t.dtype != torch.float64
+        else t
+        for t in tensors
+    )
+
+
+def _check_residual(residual, x, w, stride, padding, dilation):
+    if residual is None:
+        return
+    P, Q = (
+        conv_out_size(x.shape[i - 2], w.shape[i - 2], stride[i], padding[i], dilation[i])
+        for i in range(2)
+    )
+    size = (*x.shape[:-3], w.shape[0], P, Q)
+    if tuple(residual.shape) != size or residual.dtype != x.dtype:
+        raise RuntimeError(
+            f"conv2d(): expected residual of size {list(size)} and type {x.dtype}, but got size "
+            f"{list(residual.shape)} and type {residual.dtype}"
+        )
+
+
+def _is_inference(*tensors):
+    if torch.compiler.is_compiling() or not runs_eagerly(*tensors):
+        return not torch.is_grad_enabled()
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if torch.autograd.forward_ad._current_level >= 0:
+        return False
+    return not torch.is_grad_enabled() or not any(
+        t is not None and t.requires_grad for t in tensors
+    )

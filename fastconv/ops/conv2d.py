@@ -1,0 +1,118 @@
+"""The convolution operators: fprop (with its epilogue), dgrad, wgrad, and the epilogue's backward.
+
+Sizes: x (N,C,H,W), w (K,C/groups,R,S), b (K), y and residual (N,K,P,Q), gradients like what they
+are gradients of. Ops are functional: they return new tensors and change none.
+"""
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from ..backends import BACKENDS
+from ..problem import conv_out_size, memory_format, suggests_channels_last
+from .library import define_op
+
+_GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+
+
+def _run_fprop(x, w, b, residual, stride, padding, dilation, groups, activation, backend):
+    return BACKENDS[backend].conv2d_fprop(
+        x, w, b, residual, tuple(stride), tuple(padding), tuple(dilation), groups, activation
+    )
+
+
+def _fake_fprop(x, w, b, residual, stride, padding, dilation, groups, activation, backend):
+    P, Q = (
+        conv_out_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i])
+        for i in range(2)
+    )
+    channels_last = suggests_channels_last(x) or suggests_channels_last(w)
+    return torch.empty(
+        (x.shape[0], w.shape[0], P, Q),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=memory_format(channels_last),
+    )
+
+
+def _run_dgrad(dy, w, x_size, channels_last, stride, padding, dilation, groups, backend):
+    return BACKENDS[backend].conv2d_dgrad(
+        dy, w, x_size, channels_last, tuple(stride), tuple(padding), tuple(dilation), groups
+    )
+
+
+def _run_wgrad(dy, x, w_size, channels_last, stride, padding, dilation, groups, backend):
+    return BACKENDS[backend].conv2d_wgrad(
+        dy, x, w_size, channels_last, tuple(stride), tuple(padding), tuple(dilation), groups
+    )
+
+
+def _fake_gradient(dy, other, size, channels_last, stride, padding, dilation, groups, backend):
+    return torch.empty(
+        size, dtype=dy.dtype, device=dy.device, memory_format=memory_format(channels_last)
+    )
+
+
+def _like(tensor):
+    return torch.empty(
+        tensor.shape,
+        dtype=tensor.dtype,
+        device=tensor.device,
+        memory_format=memory_format(suggests_channels_last(tensor)),
+    )
+
+
+conv2d_fprop = define_op(
+    f"conv2d_fprop(Tensor x, Tensor w, Tensor? b, Tensor? residual, {_GEOMETRY}, str activation, "
+    "str backend) -> Tensor",
+    _run_fprop,
+    _fake_fprop,
+)
+conv2d_dgrad = define_op(
+    f"conv2d_dgrad(Tensor dy, Tensor w, SymInt[] x_size, bool channels_last, {_GEOMETRY}, "
+    "str backend) -> Tensor",
+    _run_dgrad,
+    _fake_gradient,
+)
+conv2d_wgrad = define_op(
+    f"conv2d_wgrad(Tensor dy, Tensor x, SymInt[] w_size, bool channels_last, {_GEOMETRY}, "
+    "str backend) -> Tensor",
+    _run_wgrad,
+    _fake_gradient,
+)
+epilogue_backward = define_op(
+    "epilogue_backward(Tensor dy, Tensor saved, str activation, str backend) -> (Tensor, Tensor)",
+    lambda dy, saved, activation, backend: BACKENDS[backend].epilogue_backward(
+        dy, saved, activation
+    ),
+    lambda dy, saved, activation, backend: (_like(saved), dy.new_empty(dy.shape[1])),
+)
+bias_grad = define_op(
+    "bias_grad(Tensor dy, str backend) -> Tensor",
+    lambda dy, backend: BACKENDS[backend].bias_grad(dy),
+    lambda dy, backend: dy.new_empty(dy.shape[1]),
+)
+activation_forward = define_op(
+    "activation_forward(Tensor z, str activation, str backend) -> Tensor",
+    lambda z, activation, backend: BACKENDS[backend].activation_forward(z, activation),
+    lambda z, activation, backend: _like(z),
+)
+
+
+def _flops(y_size, w_size):
+    N, K, P, Q = y_size
+    return 2 * N * K * P * Q * w_size[1] * w_size[2] * w_size[3]
+
+
+@register_flop_formula(conv2d_fprop.overload.overloadpacket)
+def _flops_fprop(x_size, w_size, *args, out_shape=None, **kwargs):
+    return _flops(out_shape, w_size)
+
+
+@register_flop_formula(conv2d_dgrad.overload.overloadpacket)
+def _flops_dgrad(dy_size, w_size, *args, out_shape=None, **kwargs):
+    return _flops(dy_size, w_size)
+
+
+@register_flop_formula(conv2d_wgrad.overload.overloadpacket)
+def _flops_wgrad(dy_size, x_size, *args, out_shape=None, **kwargs):
+    return _flops(dy_size, out_shape)

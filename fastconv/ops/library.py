@@ -1,0 +1,27 @@
+"""How an operator is entered into torch.library: schema, implementation, fake. No autograd here."""
+
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import torch
+
+_library = torch.library.Library("fastconv", "DEF")
+
+
+@dataclass(frozen=True)
+class Op:
+    """run works on real tensors; overload is what compilers and fake tensors see."""
+
+    name: str
+    run: Callable
+    overload: Any
+
+
+def define_op(schema, run, fake):
+    """Defines fastconv::<name> from a schema string "name(...) -> ..." and returns its Op."""
+    name = schema[: schema.index("(")]
+    _library.define(schema)
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, run, key)
+    torch.library.register_fake(f"fastconv::{name}", fake, lib=_library)
+    return Op(name, run, getattr(torch.ops.fastconv, name).default)

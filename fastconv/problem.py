@@ -1,0 +1,51 @@
+"""What follows from sizes and strides alone, also where they are symbolic (torch.compile, export).
+
+ConvProblem and PoolProblem are the native core's. The output-size formulas have a twin here because
+symbolic sizes cannot be handed to C++; tests/test_problem.py holds the twins equal.
+"""
+
+import torch
+
+from ._native import core
+
+ConvProblem = core.ConvProblem
+PoolProblem = core.PoolProblem
+ConvOp = core.ConvOp
+
+
+def conv_out_size(size, kernel, stride, pad, dilation):
+    """Output positions along one axis, as in torch.nn.Conv2d; not clamped at 0."""
+    return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def pool_out_size(size, kernel, stride, pad, dilation, ceil_mode):
+    """Output positions along one axis, as in torch.nn.MaxPool2d; not clamped at 0."""
+    slack = size + 2 * pad - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return slack // stride + 1
+    out = (slack + stride - 1) // stride + 1
+    # A window that would start in the padding on the far side is dropped.
+    return out - 1 if (out - 1) * stride >= size + pad else out
+
+
+def suggests_channels_last(tensor):
+    """Whether a 4-D tensor's strides are those of channels_last, as torch decides it.
+
+    Strides must not decrease in the order C, W, H, N. Where one size of 1 makes both readings
+    possible the answer is no. The rule of c10::is_channels_last_strides_2d, over symbolic sizes.
+    """
+    sizes, strides = tensor.shape, tensor.stride()
+    if strides[1] == 0:
+        return False
+    least = 0
+    for axis in (1, 3, 2, 0):
+        if sizes[axis] == 0 or strides[axis] < least:
+            return False
+        if axis == 0 and least == strides[1]:
+            return False
+        least = strides[axis] * (sizes[axis] if sizes[axis] > 1 else 1)
+    return True
+
+
+def memory_format(channels_last):
+    return torch.channels_last if channels_last else torch.contiguous_format
