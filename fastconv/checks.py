@@ -14,6 +14,8 @@ def tensor(name, value, function):
 
 def _integer(value):
     """value as an int (symbolic ones pass), or None if it is not one. A bool is not one."""
+    if type(value) is int:
+        return value
     if isinstance(value, torch.Tensor):
         is_index = value.numel() == 1 and not value.is_floating_point() and not value.is_complex()
         return int(value) if is_index and value.dtype != torch.bool else None

@@ -100,6 +100,20 @@ def runs_eagerly(*args):
     )
 
 
+def is_inference(*args):
+    """Whether nobody differentiates or transforms a call with these arguments."""
+    if torch.compiler.is_compiling():
+        return not torch.is_grad_enabled()
+    if torch.is_grad_enabled() and any(
+        isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args
+    ):
+        return False
+    return (
+        not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
 def _foreign_tensor(tensors):
     """Why ATen must see these tensors itself, or None: their class or layout redefines what a
     convolution of them means."""

@@ -1,8 +1,8 @@
 // The blocked matrix product behind the im2col convolutions:
 //   c[row][column] += sum over k of a[k][row] * b[k][column]
-// The sums of a kMicroM x kMicroN tile of c stay in registers for one chunk of gemm_k. They start
-// from zero and are added to c at the end, so the rounding error grows with the chunk, not with
-// gemm_k. An element of c is the same sequence of operations in every blocking: results depend
+// The sums of a kMicroM x kMicroN tile of c stay in registers for kSumLength terms. They start from
+// zero and are then added to c: the rounding error of a sum grows with its length, so short sums of
+// sums are several times more accurate than one long sum, for a few percent of the time. An element of c is the same sequence of operations in every blocking: results depend
 // neither on tiles nor on threads.
 #pragma once
 
@@ -13,6 +13,7 @@ namespace fastconv::cpu::FASTCONV_ISA {
 // 12x2, 6x2 and 4x2 vectors of sums: what 32, 16 and 16 vector registers hold beside the operands.
 constexpr int kMicroM = kVectorBytes == 64 ? 12 : (kVectorBytes == 32 ? 6 : 4);
 constexpr int kMicroVectors = 2;
+constexpr int64_t kSumLength = 64;
 template <typename A>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
 template <typename A>
@@ -68,8 +69,12 @@ template <typename A>
 static void block_gemm(int64_t rows, int64_t columns, int64_t gemm_k, const GemmOperands<A>& o) {
   for (int64_t j = 0; j < columns; j += kMicroN<A>) {
     for (int64_t i = 0; i < rows; i += kMicroM) {
-      micro_gemm<A>(gemm_k, o.a + i / kMicroM * o.a_panel_step, o.a_step, o.b + j, o.b_step,
-                    o.c + i * o.c_step + j, o.c_step);
+      const A* const a = o.a + i / kMicroM * o.a_panel_step;
+      A* const c = o.c + i * o.c_step + j;
+      for (int64_t k = 0; k < gemm_k; k += kSumLength) {
+        micro_gemm<A>(min64(kSumLength, gemm_k - k), a + k * o.a_step, o.a_step,
+                      o.b + k * o.b_step + j, o.b_step, c, o.c_step);
+      }
     }
   }
 }

@@ -40,10 +40,11 @@ def _fprop_backward(ctx, dy):
             dz, db = epilogue_backward(dy, y, ctx.activation, ctx.backend)
         elif need_b:
             db = bias_grad(dz, ctx.backend)
+        channels_last = suggests_channels_last(x) or suggests_channels_last(w)
         if need_x:
-            dx = dgrad(dz, w, x.shape, suggests_channels_last(x), *ctx.geometry, ctx.backend)
+            dx = dgrad(dz, w, x.shape, channels_last, *ctx.geometry, ctx.backend)
         if need_w:
-            dw = wgrad(dz, x, w.shape, suggests_channels_last(w), *ctx.geometry, ctx.backend)
+            dw = wgrad(dz, x, w.shape, channels_last, *ctx.geometry, ctx.backend)
         db = db if need_b else None
         dz = dz if need_residual else None
     return dx, dw, db, dz, None, None, None, None, None, None

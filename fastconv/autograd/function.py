@@ -1,9 +1,11 @@
 """One derivative formula, two users: the autograd.Function that eager code runs (with forward-mode
 AD, and without torch.library's overhead), and the torch.library op that compilers see."""
 
+import inspect
+
 import torch
 
-from ..dispatch import runs_eagerly
+from ..dispatch import is_inference, runs_eagerly
 
 
 def differentiable(op, *, setup_context, backward, jvp, vmap):
@@ -31,8 +33,13 @@ def differentiable(op, *, setup_context, backward, jvp, vmap):
     torch.library.register_autograd(op.overload._name, backward, setup_context=setup_context)
     torch.library.register_vmap(op.overload._name, vmap)
 
+    # Function.apply asks for it in every call, and inspecting takes longer than a small convolution.
+    function.forward.__signature__ = inspect.signature(op.run)
+
     def call(*args):
-        return function.apply(*args) if runs_eagerly(*args) else op.overload(*args)
+        if not runs_eagerly(*args):
+            return op.overload(*args)
+        return op.run(*args) if is_inference(*args) else function.apply(*args)
 
     call.__name__ = op.name
     return call

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from .. import checks
 from ..autograd.conv2d import fprop
 from ..autograd.epilogue import PIECEWISE_LINEAR, activation_forward
-from ..dispatch import runs_eagerly, select
+from ..dispatch import is_inference, select
 from ..problem import conv_out_size
 
 _TORCH_ACTIVATIONS = {
@@ -96,7 +96,11 @@ def conv2d(
         y = y if residual is None else y + residual
         return y if activation is None else _TORCH_ACTIVATIONS[activation](y)
     # A smooth activation's backward needs its input, so it is fused only where nobody differentiates.
-    fused = activation is None or activation in PIECEWISE_LINEAR or _is_inference(x, w, b, residual)
+    fused = (
+        activation is None
+        or activation in PIECEWISE_LINEAR
+        or is_inference(x, w, b, residual)
+    )
     epilogue = activation if activation is not None and fused else "none"
     y = fprop(x4, w, b, residual4, stride, padding, dilation, groups, epilogue, chosen)
     if not fused:
@@ -143,15 +147,3 @@ def _check_residual(residual, x, w, stride, padding, dilation):
             f"conv2d(): expected residual of size {list(size)} and type {x.dtype}, but got size "
             f"{list(residual.shape)} and type {residual.dtype}"
         )
-
-
-def _is_inference(*tensors):
-    if torch.compiler.is_compiling() or not runs_eagerly(*tensors):
-        return not torch.is_grad_enabled()
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    if torch.autograd.forward_ad._current_level >= 0:
-        return False
-    return not torch.is_grad_enabled() or not any(
-        t is not None and t.requires_grad for t in tensors
-    )

@@ -1,0 +1,39 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+if not list((ROOT / "fastconv").glob("_core*")):
+    # `python -m pytest` puts the source tree first; test the installed package instead.
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--exhaustive", action="store_true", help="wider sweeps, many minutes")
+
+
+@pytest.fixture
+def exhaustive(request):
+    return request.config.getoption("--exhaustive")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads():
+    """threads(n) sets torch's number of threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def strict(monkeypatch):
+    """No call of the test may fall back to ATen."""
+    monkeypatch.setitem(os.environ, "FASTCONV_STRICT", "1")

@@ -1,0 +1,150 @@
+"""Every CPU convolution kernel on every named problem: exact on integers, no worse than torch on
+random numbers, for every dtype, layout and pass."""
+
+import pytest
+import torch
+from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, conv_passes
+from problems import CONVS, EMPTY_BATCH, integers, normals
+
+from fastconv.backends import BACKENDS
+from fastconv.backends.memory import DTYPES
+
+ALGORITHMS = ["reference", "cpu:direct", "cpu:im2col", "cpu:depthwise", "cpu"]
+LAYOUTS = [False, True]
+
+
+def passes(backend, problem, x, w, dy, channels_last):
+    """(y, dx, dw) of a backend's kernels, called as autograd calls them."""
+    stride, pad, dilation, groups = problem.geometry
+    geometry = (stride, pad, dilation, groups)
+    kernels = BACKENDS[backend]
+    return (
+        kernels.conv2d_fprop(x, w, None, None, *geometry, "none"),
+        kernels.conv2d_dgrad(dy, w, x.shape, channels_last, *geometry),
+        kernels.conv2d_wgrad(dy, x, w.shape, channels_last, *geometry),
+    )
+
+
+def runnable(backend, problem):
+    if backend == "cpu:depthwise" and problem.groups != problem.C:
+        pytest.skip("depthwise takes one channel per group")
+
+
+@pytest.mark.parametrize("channels_last", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("problem", CONVS, ids=str)
+@pytest.mark.parametrize("backend", ALGORITHMS)
+def test_integers_exactly(backend, problem, channels_last):
+    runnable(backend, problem)
+    for dtype in DTYPES:
+        x = integers(problem.x_size, dtype, 1, channels_last)
+        w = integers(problem.w_size, dtype, 1, channels_last)
+        y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
+        dy = integers(y.shape, dtype, 1, channels_last)
+        expected = conv_passes(problem, x.double(), w.double(), dy.double())
+        got = passes(backend, problem, x, w, dy, channels_last)
+        for name, a, e in zip(("y", "dx", "dw"), got, expected):
+            # Partial sums up to 2**8 are exact in float32; the results of bfloat16 round as torch's.
+            assert_exact(a, e, f"{name} {dtype}")
+
+
+@pytest.mark.parametrize("channels_last", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", list(DTYPES), ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("backend", ALGORITHMS)
+def test_random_no_worse_than_torch(backend, dtype, channels_last):
+    for problem in CONVS:
+        if backend == "cpu:depthwise" and problem.groups != problem.C:
+            continue
+        x = normals(problem.x_size, dtype, channels_last)
+        w = normals(problem.w_size, dtype, channels_last)
+        y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
+        dy = normals(y.shape, dtype, channels_last)
+        exact = conv_passes(problem, x.double(), w.double(), dy.double())
+        torchs = conv_passes(problem, x, w, dy)
+        got = passes(backend, problem, x, w, dy, channels_last)
+        magnitudes = conv_magnitudes(problem, x, w, dy)
+        for name, *tensors in zip(("y", "dx", "dw"), got, torchs, exact, magnitudes):
+            assert_no_worse_than_torch(*tensors, f"{problem} {name}")
+
+
+@pytest.mark.parametrize("backend", ALGORITHMS[:3])
+def test_any_strides(backend):
+    """Slices, offsets, expanded and transposed tensors are read where they lie."""
+    problem = CONVS[4]
+    stride, pad, dilation, groups = problem.geometry
+    big_x = integers((4, 9, 11, 20), torch.float32)
+    big_w = integers((8, 9, 4, 5), torch.float32)
+    views = {
+        "slice": (big_x[1:3, 2:6, 1:10, 3:12], big_w[1:7, 1:5, 1:4, 1:4]),
+        "step": (big_x[::2, 1:9:2, 2:11, ::2][..., :9], big_w[:6, :8:2, :3, ::2]),
+        "expanded": (big_x[:1, :1, :9, :9].expand(2, 4, 9, 9), big_w[:1, :4, :3, :3].expand(6, 4, 3, 3)),
+        "transposed": (big_x[:2, :4, :9, :9].transpose(2, 3), big_w[:6, :4, :3, :3].transpose(2, 3)),
+    }
+    for name, (x, w) in views.items():
+        y = torch.nn.functional.conv2d(x.double(), w.double(), None, stride, pad, dilation, groups)
+        dy = integers((*y.shape[:3], 2 * y.shape[3]), torch.float32)[..., ::2]
+        expected = conv_passes(problem, x.double(), w.double(), dy.double())
+        for what, a, e in zip(("y", "dx", "dw"), passes(backend, problem, x, w, dy, False), expected):
+            assert_exact(a, e, f"{name} {what}")
+
+
+@pytest.mark.parametrize("backend", ALGORITHMS)
+def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
+    """Outputs are allocated inside a larger buffer of NaN; none is left, and none beside is lost."""
+    guard = 64
+    buffers = []
+
+    def poisoned_empty(size, dtype=None, memory_format=torch.contiguous_format):
+        count = torch.Size(size).numel()
+        buffer = torch.full((count + 2 * guard,), float("nan"), dtype=dtype)
+        buffers.append((buffer, count))
+        plain = buffer[guard : guard + count]
+        if memory_format == torch.channels_last:
+            n, c, h, w = size
+            return plain.view(n, h, w, c).permute(0, 3, 1, 2)
+        return plain.view(size)
+
+    problem = next(p for p in CONVS if p.why == ("depthwise multiplier" if "depth" in backend else "strided"))
+    for channels_last in LAYOUTS:
+        x, w = (integers(s, torch.float32, 2, channels_last) for s in (problem.x_size, problem.w_size))
+        dy = torch.nn.functional.conv2d(x, w, None, *problem.geometry)
+        with monkeypatch.context() as patch:
+            patch.setattr("fastconv.backends.cpu.torch.empty", poisoned_empty)
+            passes(backend, problem, x, w, dy, channels_last)
+    assert len(buffers) == 6
+    for buffer, count in buffers:
+        assert not buffer[guard : guard + count].isnan().any()
+        assert buffer[:guard].isnan().all() and buffer[guard + count :].isnan().all()
+
+
+@pytest.mark.parametrize("backend", ALGORITHMS)
+def test_bitwise_equal_over_threads_and_runs(backend, threads):
+    for problem in CONVS:
+        if backend == "cpu:depthwise" and problem.groups != problem.C:
+            continue
+        x, w = normals(problem.x_size, torch.float32), normals(problem.w_size, torch.float32)
+        dy = torch.randn_like(torch.nn.functional.conv2d(x, w, None, *problem.geometry))
+        results = []
+        for count in (1, 2, 2, 5):
+            threads(count)
+            results.append(passes(backend, problem, x, w, dy, False))
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other)), str(problem)
+
+
+def test_empty_batch():
+    x, w = torch.zeros(EMPTY_BATCH.x_size), torch.ones(EMPTY_BATCH.w_size)
+    dy = torch.zeros(0, EMPTY_BATCH.K, 9, 9)
+    y, dx, dw = passes("cpu", EMPTY_BATCH, x, w, dy, False)
+    assert y.shape == dy.shape and dx.shape == x.shape
+    assert torch.equal(dw, torch.zeros_like(w))
+
+
+def test_im2col_stays_within_its_workspace_and_bounds_gemm_k():
+    """A sum longer than the workspace holds is refused by name and planned as direct."""
+    x, w = torch.ones(1, 2**18 + 8, 1, 1), torch.ones(3, 2**18 + 8, 1, 1)
+    geometry = ((1, 1), (0, 0), (1, 1), 1)
+    assert "gemm_k" in BACKENDS["cpu:im2col"].supports(
+        "conv2d", (tuple(x.shape), tuple(w.shape), *geometry), x.dtype, "cpu"
+    )
+    y = BACKENDS["cpu"].conv2d_fprop(x, w, None, None, *geometry, "none")
+    assert torch.equal(y, torch.full((1, 3, 1, 1), float(2**18 + 8)))
