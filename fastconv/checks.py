@@ -58,8 +58,8 @@ def same_padding(kernel_size, dilation):
     return tuple(t // 2 for t in totals), tuple(t % 2 for t in totals)
 
 
-def conv2d_operands(x, w, b, groups):
-    """Ranks, dtypes and sizes of conv2d's tensors, in torch's words. RuntimeError if they disagree."""
+def conv2d_ranks_and_dtypes(x, w, b):
+    """RuntimeError unless input and weight have the ranks of conv2d and all dtypes agree."""
     if w.dim() != 4:
         raise RuntimeError(
             f"conv2d(): expected a 4-dimensional weight (K, C/groups, R, S), but got weight of size "
@@ -76,8 +76,10 @@ def conv2d_operands(x, w, b, groups):
                 f"conv2d(): Input type ({x.dtype}) and {name} type ({other.dtype}) should be the "
                 "same"
             )
-    if groups <= 0:
-        raise RuntimeError(f"conv2d(): non-positive groups is not supported, got groups={groups}")
+
+
+def conv2d_channels(x, w, b, groups):
+    """RuntimeError unless channels, filters, groups and bias fit together."""
     if w.shape[0] < groups:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, but "
@@ -101,8 +103,9 @@ def conv2d_operands(x, w, b, groups):
         )
 
 
-def conv2d_geometry(stride, padding, dilation):
-    for name, values in (("stride", stride), ("dilation", dilation)):
+def conv2d_geometry(stride, padding, dilation, groups):
+    """RuntimeError unless stride, dilation and groups are positive and padding is not negative."""
+    for name, values in (("stride", stride), ("dilation", dilation), ("groups", (groups,))):
         if any(value <= 0 for value in values):
             raise RuntimeError(
                 f"conv2d(): non-positive {name} is not supported; {name} should be greater than "

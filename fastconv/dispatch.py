@@ -91,7 +91,7 @@ def runs_eagerly(*args):
     tensors are real ones. Otherwise it must go through torch.library, where fakes stand ready."""
     if torch.compiler.is_compiling():
         return False
-    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+    if torch._C._len_torch_dispatch_stack():
         return False
     return all(
         type(arg) in _PLAIN_TYPES and not arg.is_meta and not _is_legacy_batched(arg)
@@ -116,7 +116,9 @@ def is_inference(*args):
 
 def _foreign_tensor(tensors):
     """Why ATen must see these tensors itself, or None: their class or layout redefines what a
-    convolution of them means."""
+    convolution of them means, or torch.jit.trace and the ONNX exporter behind it are looking on."""
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace records ATen's operators"
     for tensor in tensors:
         if tensor is None:
             continue

@@ -93,12 +93,12 @@ def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
     guard = 64
     buffers = []
 
-    def poisoned_empty(size, dtype=None, memory_format=torch.contiguous_format):
+    def poisoned_empty(size, like, channels_last):
         count = torch.Size(size).numel()
-        buffer = torch.full((count + 2 * guard,), float("nan"), dtype=dtype)
+        buffer = torch.full((count + 2 * guard,), float("nan"), dtype=like.dtype)
         buffers.append((buffer, count))
         plain = buffer[guard : guard + count]
-        if memory_format == torch.channels_last:
+        if channels_last:
             n, c, h, w = size
             return plain.view(n, h, w, c).permute(0, 3, 1, 2)
         return plain.view(size)
@@ -108,7 +108,7 @@ def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
         x, w = (integers(s, torch.float32, 2, channels_last) for s in (problem.x_size, problem.w_size))
         dy = torch.nn.functional.conv2d(x, w, None, *problem.geometry)
         with monkeypatch.context() as patch:
-            patch.setattr("fastconv.backends.cpu.torch.empty", poisoned_empty)
+            patch.setattr("fastconv.backends.cpu.empty", poisoned_empty)
             passes(backend, problem, x, w, dy, channels_last)
     assert len(buffers) == 6
     for buffer, count in buffers:

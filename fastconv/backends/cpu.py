@@ -9,9 +9,9 @@ import functools
 import torch
 
 from .._native import core
-from ..problem import ConvOp, ConvProblem, memory_format, suggests_channels_last
+from ..problem import ConvOp, ConvProblem, suggests_channels_last
 from .cpu_pool2d import CpuPool2d
-from .memory import DTYPES, location, readable
+from .memory import DTYPES, check_operand, empty, location, readable
 
 ACTIVATIONS = {name: getattr(core.Activation, name) for name in core.Activation.__members__}
 
@@ -76,17 +76,19 @@ class CpuBackend(CpuPool2d):
 
     def conv2d_fprop(self, x, w, b, residual, stride, padding, dilation, groups, activation):
         problem = conv_problem(x.shape, w.shape, stride, padding, dilation, groups)
+        y_size = problem.out_size()
+        check_operand("w", w, w.shape, x)
+        if b is not None:
+            check_operand("b", b, (problem.K,), x)
+            b = readable(b).contiguous()
+        if residual is not None:
+            check_operand("residual", residual, y_size, x)
+            residual = readable(residual)
         channels_last = suggests_channels_last(x)
-        y = torch.empty(
-            problem.out_size(),
-            dtype=x.dtype,
-            memory_format=memory_format(channels_last or suggests_channels_last(w)),
-        )
+        y = empty(y_size, x, channels_last or suggests_channels_last(w))
         if y.numel() == 0:
             return y
         x, w = readable(x), readable(w)
-        b = None if b is None else readable(b).contiguous()
-        residual = None if residual is None else readable(residual)
         core.conv2d_fprop(
             self._plan(ConvOp.fprop, problem, channels_last).algorithm,
             problem,
@@ -103,7 +105,9 @@ class CpuBackend(CpuPool2d):
 
     def conv2d_dgrad(self, dy, w, x_size, channels_last, stride, padding, dilation, groups):
         problem = conv_problem(tuple(x_size), w.shape, stride, padding, dilation, groups)
-        dx = torch.empty(x_size, dtype=dy.dtype, memory_format=memory_format(channels_last))
+        check_operand("dy", dy, problem.out_size(), dy)
+        check_operand("w", w, w.shape, dy)
+        dx = empty(x_size, dy, channels_last)
         if dx.numel() == 0 or dy.numel() == 0:
             return dx.zero_()
         dy, w = readable(dy), readable(w)
@@ -120,7 +124,9 @@ class CpuBackend(CpuPool2d):
 
     def conv2d_wgrad(self, dy, x, w_size, channels_last, stride, padding, dilation, groups):
         problem = conv_problem(x.shape, tuple(w_size), stride, padding, dilation, groups)
-        dw = torch.empty(w_size, dtype=dy.dtype, memory_format=memory_format(channels_last))
+        check_operand("dy", dy, problem.out_size(), dy)
+        check_operand("x", x, x.shape, dy)
+        dw = empty(w_size, dy, channels_last)
         if dw.numel() == 0 or dy.numel() == 0:
             return dw.zero_()
         dy, x = readable(dy), readable(x)
@@ -136,45 +142,39 @@ class CpuBackend(CpuPool2d):
         return dw
 
     def epilogue_backward(self, dy, saved, activation):
-        dz = torch.empty(dy.shape, dtype=dy.dtype, memory_format=memory_format(
-            suggests_channels_last(saved)))
-        db = torch.empty(dy.shape[1], dtype=dy.dtype)
-        self._epilogue_backward(dy, saved, activation, dz, db)
-        return dz, db
+        check_operand("saved", saved, dy.shape, dy)
+        dz = empty(dy.shape, dy, suggests_channels_last(saved))
+        return dz, self._bias_grad(dy, readable(saved), activation, dz)
 
     def bias_grad(self, dy):
-        db = torch.empty(dy.shape[1], dtype=dy.dtype)
-        self._epilogue_backward(dy, None, "none", None, db)
-        return db
+        return self._bias_grad(dy, None, "none", None)
 
-    def _epilogue_backward(self, dy, saved, activation, dz, db):
+    def _bias_grad(self, dy, saved, activation, dz):
+        if dy.dim() != 4:
+            raise RuntimeError(f"expected dy with 4 dimensions, got size {list(dy.shape)}")
+        db = torch.empty(dy.shape[1], dtype=dy.dtype)
         if dy.numel() == 0:
-            db.zero_()
-            return
-        dy = readable(dy)
-        saved = None if saved is None else readable(saved)
+            return db.zero_()
         core.epilogue_backward(
             tuple(dy.shape),
             DTYPES[dy.dtype],
             ACTIVATIONS[activation],
-            *location(dy),
+            *location(readable(dy)),
             *location(saved),
             *location(dz),
             db.data_ptr(),
             torch.get_num_threads(),
         )
+        return db
 
     def activation_forward(self, z, activation):
-        y = torch.empty(
-            z.shape, dtype=z.dtype, memory_format=memory_format(suggests_channels_last(z))
-        )
+        y = empty(z.shape, z, suggests_channels_last(z))
         if y.numel() > 0:
-            z = readable(z)
             core.activation_forward(
                 tuple(z.shape),
                 DTYPES[z.dtype],
                 ACTIVATIONS[activation],
-                *location(z),
+                *location(readable(z)),
                 *location(y),
                 torch.get_num_threads(),
             )

@@ -3,6 +3,7 @@
 import torch
 
 from .._native import core
+from ..problem import memory_format
 
 DTYPES = {
     torch.float64: core.DType.float64,
@@ -11,6 +12,22 @@ DTYPES = {
     torch.bfloat16: core.DType.bfloat16,
 }
 NO_STRIDES = (0, 0, 0, 0)
+
+
+def check_operand(name, tensor, size, like):
+    """RuntimeError unless a tensor has this size and the dtype and device of `like`."""
+    if tensor.shape != size or tensor.dtype != like.dtype or tensor.device != like.device:
+        raise RuntimeError(
+            f"expected {name} of size {list(size)}, {like.dtype} on {like.device}, got size "
+            f"{list(tensor.shape)}, {tensor.dtype} on {tensor.device}"
+        )
+
+
+def empty(size, like, channels_last):
+    """A 4-D tensor, not initialised, of the dtype and device of `like`."""
+    return torch.empty(
+        size, dtype=like.dtype, device=like.device, memory_format=memory_format(channels_last)
+    )
 
 
 def readable(tensor):

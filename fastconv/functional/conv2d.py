@@ -70,7 +70,7 @@ def conv2d(
         )
     x, w, b, residual = _autocast(input, weight, bias, residual)
     (groups,) = checks.integers("groups", groups, "conv2d")
-    checks.conv2d_operands(x, w, b, groups)
+    checks.conv2d_ranks_and_dtypes(x, w, b)
     stride = checks.pair("stride", stride, "conv2d")
     dilation = checks.pair("dilation", dilation, "conv2d")
     extra = (0, 0)
@@ -78,7 +78,8 @@ def conv2d(
         padding, extra = _named_padding(padding, stride, w.shape[2:], dilation)
     else:
         padding = checks.pair("padding", padding, "conv2d")
-    checks.conv2d_geometry(stride, padding, dilation)
+    checks.conv2d_geometry(stride, padding, dilation, groups)
+    checks.conv2d_channels(x, w, b, groups)
     if extra != (0, 0):
         x = F.pad(x, (0, extra[1], 0, extra[0]))
     checks.conv2d_reach(x.shape, w.shape, padding, dilation)

@@ -6,6 +6,9 @@ from typing import Any, Callable
 import torch
 
 _library = torch.library.Library("fastconv", "DEF")
+# The memory format of a result follows from the strides of the arguments, so Inductor must not hand
+# over other strides than the fakes saw.
+_TAGS = (getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order),)
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Op:
 def define_op(schema, run, fake):
     """Defines fastconv::<name> from a schema string "name(...) -> ..." and returns its Op."""
     name = schema[: schema.index("(")]
-    _library.define(schema)
+    _library.define(schema, tags=_TAGS)
     for key in ("CPU", "CUDA"):
         _library.impl(name, run, key)
     torch.library.register_fake(f"fastconv::{name}", fake, lib=_library)
