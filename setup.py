@@ -36,6 +36,8 @@ KERNELS = [
     "conv2d_direct.cpp",
     "conv2d_im2col.cpp",
     "kernel_table.cpp",
+    "pool2d_avg.cpp",
+    "pool2d_max.cpp",
 ]
 INSTRUCTION_SETS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):

@@ -20,5 +20,6 @@ inline TensorView view(Address address, const StrideTuple& s) {
 
 void bind_problem(pybind11::module_& m);
 void bind_conv2d(pybind11::module_& m);
+void bind_pool2d(pybind11::module_& m);
 
 }  // namespace fastconv

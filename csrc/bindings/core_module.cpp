@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("instruction_set", [] { return cpu_kernels().instruction_set; });
   bind_problem(m);
   bind_conv2d(m);
+  bind_pool2d(m);
 }

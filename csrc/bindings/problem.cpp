@@ -27,6 +27,13 @@ std::string repr(const PoolProblem& o) {
   return out.str();
 }
 
+std::string repr(const AdaptivePoolProblem& o) {
+  std::ostringstream out;
+  out << "AdaptivePoolProblem(n" << o.N << "c" << o.C << "h" << o.H << "w" << o.W << "p" << o.P
+      << "q" << o.Q << ")";
+  return out.str();
+}
+
 }  // namespace
 
 void bind_problem(py::module_& m) {
@@ -118,6 +125,25 @@ void bind_problem(py::module_& m) {
       .def("flops", &PoolProblem::flops, "One per window element.")
       .def("bytes", &PoolProblem::bytes, "element_size"_a, "Bytes of x and y together.")
       .def("__repr__", [](const PoolProblem& o) { return repr(o); });
+
+  py::class_<AdaptivePoolProblem>(m, "AdaptivePoolProblem",
+                                  "Sizes of an adaptive 2-D pooling: x (N,C,H,W), y (N,C,P,Q).")
+      .def(py::init([](int64_t N, int64_t C, int64_t H, int64_t W, int64_t P, int64_t Q) {
+             const AdaptivePoolProblem problem{N, C, H, W, P, Q};
+             problem.validate();
+             return problem;
+           }),
+           py::kw_only(), "N"_a, "C"_a, "H"_a, "W"_a, "P"_a, "Q"_a)
+      .def_readonly("N", &AdaptivePoolProblem::N)
+      .def_readonly("C", &AdaptivePoolProblem::C)
+      .def_readonly("H", &AdaptivePoolProblem::H)
+      .def_readonly("W", &AdaptivePoolProblem::W)
+      .def_readonly("P", &AdaptivePoolProblem::P)
+      .def_readonly("Q", &AdaptivePoolProblem::Q)
+      .def("out_size",
+           [](const AdaptivePoolProblem& o) { return py::make_tuple(o.N, o.C, o.P, o.Q); },
+           "The shape (N, C, P, Q) of y.")
+      .def("__repr__", [](const AdaptivePoolProblem& o) { return repr(o); });
 }
 
 }  // namespace fastconv

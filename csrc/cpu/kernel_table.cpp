@@ -12,6 +12,10 @@ void conv2d_im2col(ConvOp op, const ConvArgs& args);
 void conv2d_depthwise(ConvOp op, const ConvArgs& args);
 void epilogue_backward(const EpilogueBackwardArgs& args);
 void activation_forward(const ActivationArgs& args);
+void pool2d_max_fwd(const PoolArgs& args);
+void pool2d_max_bwd(const PoolArgs& args);
+void pool2d_avg_fwd(const PoolArgs& args);
+void pool2d_avg_bwd(const PoolArgs& args);
 
 extern const CpuKernels kernel_table;
 const CpuKernels kernel_table = {
@@ -21,6 +25,10 @@ const CpuKernels kernel_table = {
     .conv2d_depthwise = conv2d_depthwise,
     .epilogue_backward = epilogue_backward,
     .activation_forward = activation_forward,
+    .pool2d_max_fwd = pool2d_max_fwd,
+    .pool2d_max_bwd = pool2d_max_bwd,
+    .pool2d_avg_fwd = pool2d_avg_fwd,
+    .pool2d_avg_bwd = pool2d_avg_bwd,
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

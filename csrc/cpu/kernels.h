@@ -3,6 +3,8 @@
 
 #include "cpu/conv2d_args.h"
 #include "cpu/epilogue_args.h"
+#include "cpu/pool2d_args.h"
+#include "problem/pool_problem.h"
 
 namespace fastconv {
 
@@ -33,6 +35,10 @@ struct CpuKernels {
   void (*conv2d_depthwise)(ConvOp, const ConvArgs&);
   void (*epilogue_backward)(const EpilogueBackwardArgs&);
   void (*activation_forward)(const ActivationArgs&);
+  void (*pool2d_max_fwd)(const PoolArgs&);
+  void (*pool2d_max_bwd)(const PoolArgs&);
+  void (*pool2d_avg_fwd)(const PoolArgs&);
+  void (*pool2d_avg_bwd)(const PoolArgs&);
 };
 
 // The kernels of the best instruction set that this processor and FASTCONV_ISA allow.
@@ -40,5 +46,9 @@ const CpuKernels& cpu_kernels();
 
 // The oracle: plain loops, sums in double. One version, for every processor.
 void conv2d_reference(ConvOp op, const ConvArgs& args);
+void pool2d_reference(PoolOp op, const PoolProblem& problem, const PoolArgs& args,
+                      bool count_include_pad);
+void pool2d_reference(PoolOp op, const AdaptivePoolProblem& problem, const PoolArgs& args,
+                      bool count_include_pad);
 
 }  // namespace fastconv

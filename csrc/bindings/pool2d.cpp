@@ -1,0 +1,100 @@
+#include <stdexcept>
+#include <string>
+
+#include "bindings/bindings.h"
+#include "cpu/kernels.h"
+#include "cpu/pool2d_windows.h"
+
+namespace py = pybind11;
+
+namespace fastconv {
+namespace {
+
+enum class PoolAlgorithm { reference, vectorised };
+
+void run_vectorised(PoolOp op, const PoolArgs& args) {
+  const CpuKernels& kernels = cpu_kernels();
+  switch (op) {
+    case PoolOp::max_fwd:
+      return kernels.pool2d_max_fwd(args);
+    case PoolOp::max_bwd:
+      return kernels.pool2d_max_bwd(args);
+    case PoolOp::avg_fwd:
+      return kernels.pool2d_avg_fwd(args);
+    case PoolOp::avg_bwd:
+      return kernels.pool2d_avg_bwd(args);
+  }
+  throw std::invalid_argument("unknown PoolOp " + std::to_string(static_cast<int>(op)));
+}
+
+template <typename Problem>
+void run(PoolAlgorithm algorithm, PoolOp op, const Problem& problem, PoolArgs args,
+         bool count_include_pad) {
+  args.N = problem.N;
+  args.C = problem.C;
+  switch (algorithm) {
+    case PoolAlgorithm::reference:
+      return pool2d_reference(op, problem, args, count_include_pad);
+    case PoolAlgorithm::vectorised: {
+      const bool bwd = op == PoolOp::max_bwd || op == PoolOp::avg_bwd;
+      const PoolWindows windows(problem, args.x.strides, count_include_pad, bwd);
+      args.h = windows.h();
+      args.w = windows.w();
+      return run_vectorised(op, args);
+    }
+  }
+  throw std::invalid_argument("unknown PoolAlgorithm " +
+                              std::to_string(static_cast<int>(algorithm)));
+}
+
+PoolArgs pool_args(DType dtype, const TensorView& x, const TensorView& y, int num_threads) {
+  PoolArgs args;
+  args.dtype = dtype;
+  args.x = x;
+  args.y = y;
+  args.num_threads = num_threads;
+  return args;
+}
+
+// The same two functions for plain and for adaptive pooling; which pass is meant is an argument.
+template <typename Problem>
+void bind_passes(py::module_& m) {
+  using release_gil = py::call_guard<py::gil_scoped_release>;
+  m.def(
+      "pool2d_max",
+      [](PoolAlgorithm algorithm, PoolOp op, const Problem& problem, DType dtype, Address x,
+         const StrideTuple& x_strides, Address y, const StrideTuple& y_strides, Address indices,
+         const StrideTuple& indices_strides, int num_threads) {
+        PoolArgs args = pool_args(dtype, view(x, x_strides), view(y, y_strides), num_threads);
+        args.indices = view(indices, indices_strides);
+        run(algorithm, op, problem, args, false);
+      },
+      release_gil());
+  m.def(
+      "pool2d_avg",
+      [](PoolAlgorithm algorithm, PoolOp op, const Problem& problem, DType dtype, Address x,
+         const StrideTuple& x_strides, Address y, const StrideTuple& y_strides,
+         bool count_include_pad, double divisor, int num_threads) {
+        PoolArgs args = pool_args(dtype, view(x, x_strides), view(y, y_strides), num_threads);
+        args.divisor = divisor;
+        run(algorithm, op, problem, args, count_include_pad);
+      },
+      release_gil());
+}
+
+}  // namespace
+
+void bind_pool2d(py::module_& m) {
+  py::enum_<PoolAlgorithm>(m, "PoolAlgorithm")
+      .value("reference", PoolAlgorithm::reference)
+      .value("vectorised", PoolAlgorithm::vectorised);
+  py::enum_<PoolOp>(m, "PoolOp")
+      .value("max_fwd", PoolOp::max_fwd)
+      .value("max_bwd", PoolOp::max_bwd)
+      .value("avg_fwd", PoolOp::avg_fwd)
+      .value("avg_bwd", PoolOp::avg_bwd);
+  bind_passes<PoolProblem>(m);
+  bind_passes<AdaptivePoolProblem>(m);
+}
+
+}  // namespace fastconv
