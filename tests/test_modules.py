@@ -1,0 +1,118 @@
+"""Modules: torch's constructors, state, initial weights, padding modes; and the tools around them."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn as nn
+from torch.nn.utils import fusion, parametrizations, prune
+
+import fastconv
+
+PAIRS = [
+    (fastconv.Conv2d, nn.Conv2d, (4, 6, 3), {"padding": 1}),
+    (fastconv.Conv2d, nn.Conv2d, (4, 6, (3, 2)), {"stride": (2, 1), "dilation": (1, 2), "groups": 2}),
+    (fastconv.Conv2d, nn.Conv2d, (4, 6, 4), {"padding": "same", "bias": False}),
+    (fastconv.Conv2d, nn.Conv2d, (4, 6, 3), {"padding": "valid"}),
+    *((fastconv.Conv2d, nn.Conv2d, (4, 6, 3), {"padding": (2, 1), "padding_mode": mode})
+      for mode in ("reflect", "replicate", "circular")),
+    (fastconv.Conv2d, nn.Conv2d, (4, 6, 4), {"padding": "same", "padding_mode": "reflect"}),
+    (fastconv.MaxPool2d, nn.MaxPool2d, (3, 2, 1), {"return_indices": True}),
+    (fastconv.MaxPool2d, nn.MaxPool2d, ((3, 2),), {"dilation": 2, "ceil_mode": True}),
+    (fastconv.AvgPool2d, nn.AvgPool2d, (3, 2, 1), {"ceil_mode": True, "count_include_pad": False}),
+    (fastconv.AvgPool2d, nn.AvgPool2d, (2,), {"divisor_override": 3}),
+    (fastconv.AdaptiveAvgPool2d, nn.AdaptiveAvgPool2d, ((3, None),), {}),
+    (fastconv.AdaptiveMaxPool2d, nn.AdaptiveMaxPool2d, (3,), {"return_indices": True}),
+]
+
+
+@pytest.mark.parametrize("ours, torchs, args, kwargs", PAIRS,
+                         ids=[f"{p[0].__name__}-{p[2]}-{p[3]}" for p in PAIRS])
+@pytest.mark.parametrize("batched", [True, False])
+def test_same_as_torchs(ours, torchs, args, kwargs, batched, strict):
+    layers = []
+    for kind in (ours, torchs):
+        torch.manual_seed(3)
+        layers.append(kind(*args, **kwargs))
+    a, b = layers
+    assert isinstance(a, torchs) and repr(a) == repr(b)
+    assert a.state_dict().keys() == b.state_dict().keys()
+    for x, y in zip(a.parameters(), b.parameters()):
+        assert torch.equal(x, y)
+    x = torch.randn((2, 4, 11, 9) if batched else (4, 11, 9))
+    torch.testing.assert_close(a(x), b(x))
+
+
+def test_conv_relu_is_conv_then_relu():
+    layer = fastconv.ConvReLU2d(4, 6, 3, padding=1)
+    plain = nn.Conv2d(4, 6, 3, padding=1)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 4, 7, 7)
+    torch.testing.assert_close(layer(x), plain(x).relu())
+
+
+def test_constructor_errors_are_torchs():
+    for args, kwargs in (((4, 6, 3), {"groups": 3}), ((4, 6, 3), {"padding": "foo"}),
+                         ((4, 6, 3), {"padding": "same", "stride": 2}),
+                         ((4, 6, 3), {"padding_mode": "mirror"}), ((4, 6, 3), {"groups": 0})):
+        with pytest.raises(ValueError):
+            fastconv.Conv2d(*args, **kwargs)
+
+
+def test_pickle_deepcopy_and_channels_last():
+    layer = fastconv.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, 7, 7)
+    y = layer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert type(other) is fastconv.Conv2d and torch.equal(other(x), y)
+
+
+def test_tools_that_rewrite_convolutions_go_on_working():
+    x = torch.randn(2, 4, 7, 7)
+    layer, norm = fastconv.Conv2d(4, 6, 3).eval(), nn.BatchNorm2d(6).eval()
+    norm.running_mean.normal_()
+    fused = fusion.fuse_conv_bn_eval(layer, norm)
+    assert type(fused) is fastconv.Conv2d
+    torch.testing.assert_close(fused(x), norm(layer(x)))
+
+    pruned = fastconv.Conv2d(4, 6, 3)
+    prune.l1_unstructured(pruned, "weight", 0.5)
+    torch.testing.assert_close(pruned(x), nn.functional.conv2d(x, pruned.weight, pruned.bias))
+    assert (pruned.weight == 0).float().mean() >= 0.5
+
+    normed = parametrizations.weight_norm(fastconv.Conv2d(4, 6, 3))
+    torch.testing.assert_close(normed(x), nn.functional.conv2d(x, normed.weight, normed.bias))
+
+    # A pruner changes sizes in place; nothing may be remembered from before.
+    layer(x)
+    with torch.no_grad():
+        layer.weight = nn.Parameter(layer.weight[:3])
+        layer.bias = nn.Parameter(layer.bias[:3])
+    assert layer(x).shape == (2, 3, 5, 5)
+
+
+def test_weight_written_in_place_is_seen():
+    layer, x = fastconv.Conv2d(1, 1, 1, bias=False), torch.ones(1, 1, 2, 2)
+    for value in (1.0, 2.0):
+        layer.weight.data.fill_(value)
+        assert torch.equal(layer(x), torch.full((1, 1, 2, 2), value))
+
+
+class Scaled(torch.Tensor):
+    """A weight class with its own meaning of convolution, as quantisation libraries have them."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is nn.functional.conv2d:
+            args = [a.as_subclass(torch.Tensor) if isinstance(a, Scaled) else a for a in args]
+            return 2 * nn.functional.conv2d(*args, **(kwargs or {}))
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_weight_subclass_keeps_its_own_convolution():
+    layer, x = fastconv.Conv2d(2, 3, 3), torch.randn(1, 2, 5, 5)
+    expected = 2 * nn.functional.conv2d(x, layer.weight, layer.bias)
+    weight = layer.weight.detach().as_subclass(Scaled)
+    torch.testing.assert_close(layer._conv_forward(x, weight, layer.bias).as_subclass(torch.Tensor), expected)
