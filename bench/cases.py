@@ -48,7 +48,7 @@ class Case:
 
     @property
     def family(self):
-        fused = "+bias+relu" if self.op.endswith("relu") else ""
+        fused = " +bias+relu" if self.op.endswith("relu") else ""
         return self.shape.family + fused
 
     @property

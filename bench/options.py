@@ -1,4 +1,4 @@
-"""The command lines of `fastconv bench` and `fastconv demo`; imports neither rich nor scikit-learn."""
+"""The command lines of `fastconv bench` and `fastconv demo`; needs none of their extras."""
 
 import argparse
 
@@ -55,7 +55,7 @@ def _device(text):
 
 def _add_machine_options(parser):
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads of both sides (default: torch's)"
+        "--threads", type=_positive, metavar="N", help="CPU threads (default: torch's)"
     )
 
 
@@ -74,7 +74,7 @@ def add_bench_options(parser):
         "--batch",
         type=_batches,
         metavar="LIST",
-        help="batch sizes (default: 1,8 on a CPU, 1 with --quick; 32,128 on a GPU, 32 with --quick)",
+        help="batch sizes (default: 1,8 on a CPU, 32,128 on a GPU; the first with --quick)",
     )
     parser.add_argument(
         "--layout",
@@ -102,7 +102,7 @@ def add_bench_options(parser):
         "--seconds",
         type=_seconds,
         metavar="S",
-        help="measuring time for each side of a line (default: 0.4, with --quick 0.12)",
+        help="measuring time for each side of a line (default: 0.4, with --quick 0.1)",
     )
     parser.add_argument(
         "--backend", metavar="NAME", help="a backend of fastconv, such as reference or cpu:direct"
@@ -113,7 +113,7 @@ def add_bench_options(parser):
 
 
 def add_demo_options(parser):
-    parser.add_argument("--epochs", type=_positive, default=10, metavar="N", help="default: 10")
+    parser.add_argument("--epochs", type=_positive, default=12, metavar="N", help="default: 12")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--image-size",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -10,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from .load import is_busy
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Row:
     x_baseline: float | None = None  # baseline_us / us: above 1 fastconv is the faster one
     timer: str | None = None
     input_sets: int | None = None  # rotated through, to find inputs cold in L2 (GPU only)
+    others_cpus: float | None = None  # CPUs that other programs kept busy meanwhile (CPU only)
     error: float | None = None  # largest elementwise error over the largest exact value
     baseline_error: float | None = None
     note: str = ""
@@ -49,6 +53,11 @@ class Row:
     @property
     def is_failure(self):
         return self.status in ("wrong", "failed")
+
+    @property
+    def is_quotable(self):
+        """Whether there is a ratio, taken on a machine that did little else."""
+        return self.x_baseline is not None and not is_busy(self.others_cpus)
 
 
 def _processor():
@@ -107,10 +116,10 @@ def environment(device):
 
 def _as_dict(row):
     values = {name.rstrip("_"): value for name, value in asdict(row).items()}
-    return {
-        name: float(f"{value:.5g}") if isinstance(value, float) else value
-        for name, value in values.items()
-    }
+    for name, value in values.items():
+        if isinstance(value, float):  # five digits; JSON knows no NaN
+            values[name] = float(f"{value:.5g}") if math.isfinite(value) else None
+    return values
 
 
 def write_json(path, rows, where):

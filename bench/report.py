@@ -1,10 +1,11 @@
-"""What `fastconv bench` prints: every line, the means by family, and the count of wins and losses."""
+"""What `fastconv bench` prints: every line, the means by family, the count of wins and losses."""
 
-from itertools import groupby
 from statistics import geometric_mean
 
 from rich.markup import escape
 from rich.table import Table
+
+from .load import BUSY, is_busy
 
 LAYOUT_NAMES = {"nchw": "NCHW", "channels_last": "NHWC"}
 # Closer to 1 than this the noise of a shared machine decides which side is the faster one.
@@ -12,7 +13,7 @@ TIE = 0.05
 WIDE = 110  # columns of a terminal, from which on the problem is spelled out
 
 
-def _plain_table(title):
+def plain_table(title):
     return Table(
         title=title,
         title_justify="left",
@@ -30,14 +31,16 @@ def _microseconds(us):
     return f"{us:,.0f}" if us >= 100 else f"{us:.1f}"
 
 
-def _ratio(value):
-    """Wins and losses by the same rule: colour, and an arrow where there is no colour."""
+def _ratio(value, quotable=True):
+    """Wins and losses by the same rule: colour, and a sign where there is no colour."""
     if value is None:
         return "-"
+    if not quotable:
+        return f"[yellow]{value:.2f} !"
     if value >= 1 + TIE:
-        return f"[green]{value:.2f} ^[/]"
+        return f"[green]{value:.2f} ^"
     if value <= 1 / (1 + TIE):
-        return f"[red]{value:.2f} v[/]"
+        return f"[red]{value:.2f} v"
     return f"{value:.2f} ="
 
 
@@ -79,7 +82,7 @@ def print_header(console, where, count, pages_kept):
 def _print_lines(console, rows):
     first = rows[0]
     baseline = first.baseline or "torch"
-    table = _plain_table(f"{first.op} {first.dtype}, against {baseline}")
+    table = plain_table(f"{first.op} {first.dtype}, against {baseline}")
     wide = console.width >= WIDE
     table.add_column("layer", overflow="fold", min_width=14)
     if wide:
@@ -100,7 +103,7 @@ def _print_lines(console, rows):
             LAYOUT_NAMES[row.layout],
             _microseconds(row.us),
             _microseconds(row.baseline_us),
-            _ratio(row.x_baseline),
+            _ratio(row.x_baseline, row.is_quotable),
             _rate(row),
             _spread(row),
         )
@@ -109,39 +112,55 @@ def _print_lines(console, rows):
     console.print()
 
 
-def _print_means(console, rows):
-    timed = [row for row in rows if row.x_baseline is not None]
-    if not timed:
-        return
-    table = _plain_table("Geometric means of baseline time / fastconv time (above 1: we are faster)")
-    for name in ("family", "pass", "layout", "baseline"):
-        table.add_column(name, no_wrap=name != "family", overflow="fold")
-    for name in ("lines", "mean", "worst", "best"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _grouped(rows, key):
+    """{key: rows}, in the order of first appearance."""
     groups = {}
-    for row in timed:
-        key = (row.family, row.pass_, LAYOUT_NAMES[row.layout], f"{row.baseline} {row.dtype}")
-        groups.setdefault(key, []).append(row.x_baseline)
-    for key, ratios in groups.items():
-        table.add_row(
-            *key,
-            str(len(ratios)),
-            _ratio(geometric_mean(ratios)),
-            f"{min(ratios):.2f}",
-            f"{max(ratios):.2f}",
-        )
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _mean(rows):
+    """(lines, geometric mean, worst to best) of the rows' ratios."""
+    if not rows:
+        return "0", "-", "-"
+    ratios = [row.x_baseline for row in rows]
+    return str(len(ratios)), _ratio(geometric_mean(ratios)), f"{min(ratios):.2f}-{max(ratios):.2f}"
+
+
+def _print_means(console, rows):
+    """Geometric means by family, pass and layout of the quotable rows of one baseline and dtype."""
+    first = rows[0]
+    table = plain_table(f"Geometric means of {first.baseline} time / fastconv time, {first.dtype}")
+    table.add_column("family", overflow="fold")
+    table.add_column("pass", no_wrap=True)
+    present = {row.layout for row in rows}
+    layouts = [layout for layout in LAYOUT_NAMES if layout in present]
+    for layout in layouts:
+        for name in (f"{LAYOUT_NAMES[layout]} n", "mean", "range"):
+            table.add_column(name, justify="right", no_wrap=True)
+    for key, group in _grouped(rows, lambda row: (row.family, row.pass_)).items():
+        cells = [_mean([row for row in group if row.layout == layout]) for layout in layouts]
+        table.add_row(*key, *(text for triple in cells for text in triple))
     console.print(table)
     console.print()
 
 
 def _print_counts(console, rows):
-    ratios = [row.x_baseline for row in rows if row.x_baseline is not None]
+    ratios = [row.x_baseline for row in rows if row.is_quotable]
     wins = sum(ratio >= 1 + TIE for ratio in ratios)
     losses = sum(ratio <= 1 / (1 + TIE) for ratio in ratios)
+    disturbed = sum(is_busy(row.others_cpus) for row in rows)
+    missing = sum(row.x_baseline is None for row in rows)
     console.print(
-        f"faster on {wins}, slower on {losses}, within {TIE:.0%} on {len(ratios) - wins - losses} "
-        f"of {len(rows)} lines; {len(rows) - len(ratios)} without a number"
+        f"{len(rows)} lines: faster (^) on {wins}, slower (v) on {losses}, within {TIE:.0%} (=) on "
+        f"{len(ratios) - wins - losses}, disturbed (!) on {disturbed}, no number for {missing}"
     )
+    if disturbed:
+        console.print(
+            f"[yellow](!) other programs kept more than {BUSY} CPUs busy, which slows torch's "
+            "OpenMP more than it slows fastconv: not counted, not to be quoted[/]"
+        )
 
 
 def print_report(console, rows):
@@ -150,15 +169,20 @@ def print_report(console, rows):
     Args:
         rows: Rows in the order of the cases.
     """
-    key = lambda row: (row.op, row.dtype, row.baseline or "")  # noqa: E731
-    for _, group in groupby(sorted(rows, key=key), key):
-        _print_lines(console, list(group))
-    _print_means(console, rows)
-    for row in rows:
-        if row.status != "ok":
-            style = "bold red" if row.is_failure else "yellow"
-            line = f"{row.model} {row.layer} {row.op} {row.pass_} {row.layout} {row.problem}"
-            console.print(f"[{style}]{row.status.upper()}[/] {escape(f'{line}: {row.reason}')}")
+    for group in _grouped(rows, lambda row: (row.op, row.dtype, row.baseline)).values():
+        _print_lines(console, group)
+    quotable = [row for row in rows if row.is_quotable]
+    for group in _grouped(quotable, lambda row: (row.dtype, row.baseline)).values():
+        _print_means(console, group)
+    for (status, reason), group in _grouped(rows, lambda row: (row.status, row.reason)).items():
+        if status == "ok":
+            continue
+        style = "bold red" if group[0].is_failure else "yellow"
+        console.print(f"[{style}]{status.upper()}[/], {len(group)} lines: {escape(reason)}")
+        for row in group if group[0].is_failure else ():
+            console.print(
+                escape(f"  {row.op} {row.pass_} {row.layout} {row.problem} ({row.layer})")
+            )
     notes = dict.fromkeys(row.note for row in rows if row.note)
     for note in notes:
         console.print(f"[yellow]no CUDA graph:[/] {escape(note)}")

@@ -1,8 +1,8 @@
 """The problems that are timed: convolution layers and pools of known networks.
 
 layers.csv and pools.csv hold one row a layer and batch (N = 32 and 128, sizes for a GPU); their
-`stride`, `pad` and `dilation` hold for both axes. Letters as everywhere: x (N,C,H,W), w (K,C/groups,
-R,S), y (N,K,P,Q).
+`stride`, `pad` and `dilation` hold for both axes. Letters as everywhere: x (N,C,H,W),
+w (K,C/groups,R,S), y (N,K,P,Q).
 """
 
 import csv
@@ -131,8 +131,7 @@ def _read(path, kind):
     types = {field.name: field.type for field in fields(kind)}
     with open(path, newline="") as file:
         return [
-            kind(**{name: types[name](row[name]) for name in types})
-            for row in csv.DictReader(file)
+            kind(**{name: types[name](row[name]) for name in types}) for row in csv.DictReader(file)
         ]
 
 

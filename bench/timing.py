@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+import torch
+
 ROUNDS = 5
 
 
@@ -65,6 +67,16 @@ def keep_pages():
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def reserve_pages(size):
+    """Puts `size` bytes of touched memory on malloc's free list, at most 1 GiB.
+
+    A freed tensor is too small for the next of its size where malloc aligns by asking for more
+    (glibc before 2.38) and its neighbour is in use: then even kept pages run out and the heap grows
+    by fresh ones at every call. Carved from a larger free piece, tensors merge with it again.
+    """
+    torch.empty(min(size, 1 << 30), dtype=torch.uint8).fill_(0)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The timer of a GPU: events around CUDA graphs, inputs cold in L2.
 
 A graph holds one call for each set of inputs; the sets together are larger than L2, so that every
-call finds its inputs in memory and not in the cache, as in a network. Graphs leave out the launches;
-`eager_us` has them.
+call finds its inputs in memory and not in the cache, as in a network. Graphs leave out the
+launches; `eager_us` has them.
 """
 
 import time
@@ -65,8 +65,10 @@ def _elapsed_us(function):
 
 
 def time_cuda(sides, seconds):
-    """Device Timing by side name; must run, as must have the sides' forward passes, on a stream that
-    is not the default one: a graph cannot be captured there.
+    """Device Timing by side name.
+
+    The current stream must not be the default one, where no graph can be captured, and the forward
+    passes whose backward is timed must have run on it.
 
     Args:
         sides: Sides with one call for each set of inputs.

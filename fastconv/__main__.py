@@ -23,7 +23,7 @@ def _is_missing(module):
 
 
 def _requirement(package, extra):
-    """"rich>=13", as the package's metadata has it for the extra."""
+    """The package with its version, as our metadata has it for the extra: rich>=13."""
     try:
         lines = requires("fastconv") or []
     except PackageNotFoundError:

@@ -1,0 +1,34 @@
+"""`fastconv demo`: the same training with torch's layers and with fastconv's, then a ResNet-18.
+
+Exit status 0 where losses, accuracies, outputs and gradients agree, 1 where not.
+"""
+
+import torch
+from rich.console import Console
+
+from .digits import report_training, train_both
+from .resnet_agreement import compare_resnet, report_resnet
+
+
+def run(options):
+    """Runs the demo that parsed options ask for and returns the exit status."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    console = Console()
+    pairs = {
+        dtype: train_both(dtype, options.seed, options.epochs)
+        for dtype in (torch.float32, torch.float64)
+    }
+    agree = [report_training(console, pairs)]
+    size = options.image_size
+    for channels_last in (False, True):
+        layout = "NHWC" if channels_last else "NCHW"
+        agree.append(
+            report_resnet(
+                console,
+                compare_resnet(options.seed, size, channels_last),
+                f"ResNet-18 {size}x{size} {layout}: errors against float64",
+            )
+        )
+    console.print("[green]fastconv agrees with torch[/]" if all(agree) else "[red]DISAGREEMENT[/]")
+    return 0 if all(agree) else 1

@@ -1,0 +1,169 @@
+"""The pieces of `fastconv bench`: shapes, the float64 oracle, timers, the report."""
+
+import csv
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from fastconv.bench import load, timing, timing_cuda
+from fastconv.bench.cases import Case, select_cases
+from fastconv.bench.models.resnet import ResNet18
+from fastconv.bench.operators import make_inputs
+from fastconv.bench.record import Row
+from fastconv.bench.report import print_report
+from fastconv.bench.shapes import HERE, Layer, Pool, load_layers, load_pools
+from fastconv.bench.timing import Side
+from fastconv.bench.verify import exact_result, judge
+
+LAYER = Layer("net", "conv", 3, 4, 9, 7, 6, 3, 3, 1, 1, 1, 2)
+
+
+@pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
+def test_the_float64_reference_taken_sample_by_sample_is_the_whole(pass_):
+    inputs = make_inputs(Case("conv2d", pass_, "nchw", "float32", LAYER), "cpu")
+    exact = exact_result(Case("conv2d", pass_, "nchw", "float32", LAYER), inputs)
+    x, w = (t.detach().double().requires_grad_() for t in inputs.tensors)
+    y = torch.nn.functional.conv2d(x, w, None, 1, 1, 1, 2)
+    if pass_ == "fprop":
+        whole = y
+    else:
+        whole = torch.autograd.grad(y, x if pass_ == "dgrad" else w, inputs.dy.double())[0]
+    torch.testing.assert_close(exact, whole, rtol=1e-13, atol=1e-13)
+
+
+def test_twice_torchs_error_is_allowed_and_no_more():
+    exact = torch.linspace(-1, 1, 101, dtype=torch.float64)
+    off_by = lambda error: (exact + error * (torch.arange(101) == 7)).float()  # noqa: E731
+    assert judge(off_by(1.9e-4), off_by(1e-4), exact).wrong is None
+    assert judge(off_by(2.1e-4), off_by(1e-4), exact).wrong is not None
+
+
+def test_layers_csv_holds_the_convolutions_of_resnet18():
+    seen = set()
+
+    def note(conv, inputs, y):
+        x = inputs[0]
+        seen.add((*x.shape[1:], *y.shape[1:2], *conv.kernel_size, conv.stride[0], conv.padding[0]))
+
+    with torch.device("meta"):
+        model = ResNet18()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(note)
+        model(torch.empty(1, 3, 224, 224))
+    layers = [o for o in load_layers() if o.model == "resnet18"]
+    assert {(o.C, o.H, o.W, o.K, o.R, o.S, o.stride, o.pad) for o in layers} == seen
+    with open(HERE / "layers.csv", newline="") as file:
+        counts = [int(row["count_in_model"]) for row in csv.DictReader(file)]
+    macs = sum(
+        count * o.with_batch(1).flops() / 2
+        for o, count in zip(load_layers(), counts, strict=True)
+        if o.model == "resnet18" and o.N == 32
+    )
+    assert macs == pytest.approx(1.8136e9, rel=1e-3)  # published, less the linear layer
+    assert sum(p.numel() for p in model.parameters()) == 11_689_512  # as torchvision's
+    assert {"conv1.weight", "layer2.0.downsample.1.running_var"} < set(model.state_dict())
+
+
+def test_cases_are_selected_once_each():
+    every = select_cases([1, 8], ["nchw"], ["fprop", "fwd"], ["float32"])
+    keys = [(case.op, case.shape.problem) for case in every]
+    assert len(keys) == len(set(keys))
+    assert {case.shape.N for case in every} == {1, 8}
+    assert {case.op for case in every} >= {"conv2d", "conv2d+bias+relu", "max_pool2d"}
+    assert {case.shape.N for case in select_cases(None, ["nchw"], ["bwd"], ["float16"])} == {
+        32,
+        128,
+    }
+    quick = select_cases([1], ["nchw"], ["fprop", "fwd"], ["float32"], quick=True)
+    assert {case.family for case in quick} >= {"stem (C=3)", "dense RxS", "depthwise", "max pool"}
+    assert all(isinstance(pool, Pool) and pool.out_size()[2] > 0 for pool in load_pools())
+
+
+def test_percentiles_and_turns():
+    timed = timing.summarise([float(v) for v in range(1, 102)], "wall")
+    assert (timed.p20_us, timed.median_us, timed.p80_us) == (21, 51, 81)
+    assert timed.spread == pytest.approx(30 / 51)
+    turns = [side for _, side in timing.in_turns(["a", "b"], 3)]
+    assert turns == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_the_cpu_timer_measures():
+    sides = [Side("slow", [lambda: time.sleep(0.008)]), Side("quick", [lambda: time.sleep(0.002)])]
+    timings = timing.time_cpu(sides, 0.05)
+    assert timings["slow"].median_us >= 8000 and timings["quick"].median_us >= 2000
+    assert timings["slow"].median_us > timings["quick"].median_us
+
+
+def test_a_side_without_cuda_graph_has_all_sides_timed_by_events(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    captured = lambda side: (None, "no graph") if side.name == "b" else (lambda: None, None)  # noqa: E731
+    monkeypatch.setattr(timing_cuda, "_captured", captured)
+    monkeypatch.setattr(timing_cuda, "_elapsed_us", lambda run: (run(), 12.0)[1])
+    calls = {"a": 0, "b": 0}
+
+    def call(name):
+        calls[name] += 1
+
+    sides = [Side(name, [lambda name=name: call(name)] * 3) for name in calls]
+    timings = timing_cuda.time_cuda(sides, 0.001)
+    for name, timed in timings.items():
+        assert timed.method == "cuda events" and timed.note == "b: no graph"
+        assert timed.median_us == 4.0  # 12 us for three calls
+        assert calls[name] > 3
+
+
+def test_other_programs_are_noticed(monkeypatch):
+    if load._busy_seconds() is None:
+        pytest.skip("no /proc/stat here")
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        with load.OthersLoad() as others:
+            time.sleep(0.5)
+        spinning.kill()
+    assert load.is_busy(others.cpus)
+    monkeypatch.setattr(load, "_busy_seconds", time.process_time)  # nobody but us
+    with load.OthersLoad() as alone:
+        sum(range(1_000_000))
+    assert alone.cpus < 0.05 and not load.is_busy(alone.cpus)
+
+
+def test_disturbed_lines_do_not_count(capsys):
+    from rich.console import Console
+
+    names = ("conv2d", "fprop", "dense", "net", "layer", "n1", "nchw", "float32", "cpu", "direct")
+    times = {"us": 1.0, "p20_us": 1.0, "p80_us": 1.0, "tflops": 1.0, "gbs": 1.0}
+    times |= {f"baseline_{k}": 9.0 for k in ("us", "p20_us", "p80_us")} | {"x_baseline": 9.0}
+    rows = [Row(*names, **times, baseline="torch", others_cpus=cpus) for cpus in (1.0, 0.01)]
+    print_report(Console(), rows[:1])
+    out = capsys.readouterr().out
+    assert "disturbed (!) on 1" in " ".join(out.split()) and "Geometric means" not in out
+    print_report(Console(), rows)
+    assert "faster (^) on 1" in capsys.readouterr().out
+
+
+PAGE_FAULTS = """
+import resource, torch
+from fastconv.bench.timing import keep_pages, reserve_pages
+def faults():
+    before, kept = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, []
+    for index in range(10):
+        torch.empty(16 << 20).fill_(1)
+        kept.append(bytearray(2000))  # something that stays, next to what is freed
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults())
+print(keep_pages())
+reserve_pages(256 << 20)
+print(faults())
+"""
+
+
+def test_large_outputs_cost_no_page_faults_once_pages_are_kept():
+    done = subprocess.run(
+        [sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True
+    )
+    before, kept, after = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this C library has no mallopt")
+    assert int(after) < int(before) / 10

@@ -1,0 +1,119 @@
+"""`fastconv demo`: it agrees where it should, and does not where a layer is wrong."""
+
+import copy
+
+import pytest
+import torch
+from fastconv.bench import demo, digits, resnet_agreement
+from fastconv.bench.digits import Training, agrees, loss_difference, train_both
+from fastconv.bench.resnet_agreement import Agreement, compare_resnet
+
+import fastconv
+from fastconv.__main__ import main
+
+
+def test_the_demo_agrees(capsys):
+    assert main(["demo", "--image-size", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "test accuracy 9" in out and "fastconv agrees with torch" in out
+    assert out.count("64 of 64 tensors") == 2
+
+
+def _convert_with_fault(name, fault):
+    """fastconv.convert that then lets `fault` at one layer."""
+    convert = fastconv.convert
+
+    def faulty(model, *args, **kwargs):
+        model = convert(model, *args, **kwargs)
+        fault(model.get_submodule(name))
+        return model
+
+    return faulty
+
+
+def _wrong_gradient_tap(conv):
+    def shift_one_tap(gradient):
+        gradient = gradient.clone()
+        gradient[0, 0, 0, 0] *= 1.001
+        return gradient
+
+    conv.weight.register_hook(shift_one_tap)
+
+
+def _wrong_border_element(conv):
+    def shift_one_element(module, inputs, y):
+        y = y.clone()
+        y[0, 0, 0, -1] += 1
+        return y
+
+    conv.register_forward_hook(shift_one_element)
+
+
+def test_float64_curves_part_where_one_gradient_tap_is_off_by_a_thousandth(monkeypatch):
+    pair = train_both(torch.float64, seed=1, epochs=1)
+    assert loss_difference(pair) <= digits.TOLERANCE[torch.float64]
+    monkeypatch.setattr(fastconv, "convert", _convert_with_fault("conv2", _wrong_gradient_tap))
+    pair = train_both(torch.float64, seed=1, epochs=1)
+    assert loss_difference(pair) > digits.TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize(
+    ("losses", "accuracy", "good"),
+    [
+        ([1.0, 0.1], 0.98, True),
+        ([1.0, 0.1], 0.96, False),
+        ([1.0, 0.2], 0.98, False),
+        ([1.0, float("nan")], 0.98, False),
+    ],
+)
+def test_trainings_agree_only_with_equal_losses_and_enough_accuracy(losses, accuracy, good):
+    state = {"w": torch.zeros(1)}
+    pair = Training([1.0, 0.1], 0.98, state), Training(losses, accuracy, state)
+    assert agrees(torch.float32, pair) is good
+    assert agrees(torch.float32, pair[::-1]) is good
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_resnet_bounds_hold_and_catch_one_wrong_border_element(channels_last, monkeypatch):
+    right = compare_resnet(0, 64, channels_last)
+    assert len(right) == 64 and all(one.holds for one in right)
+    faulty = _convert_with_fault("layer2.0.conv1", _wrong_border_element)
+    monkeypatch.setattr(fastconv, "convert", faulty)
+    wrong = {one.name: one for one in compare_resnet(0, 64, channels_last)}
+    assert not wrong["output"].holds
+
+
+@pytest.mark.parametrize("bad", ["training", "resnet"])
+def test_a_disagreement_is_the_exit_status(bad, monkeypatch, capsys):
+    accuracy = 0.5 if bad == "training" else 0.99
+    training = Training([0.1], accuracy, {"w": torch.zeros(1)})
+    monkeypatch.setattr(demo, "train_both", lambda *arguments: (training, training))
+    error = 1.0 if bad == "resnet" else 1e-6
+    agreements = [Agreement("output", 1e-6, 1e-6), Agreement("d input", 1e-6, error)]
+    monkeypatch.setattr(demo, "compare_resnet", lambda *arguments: agreements)
+    assert main(["demo"]) == 1
+    out = capsys.readouterr().out
+    assert "DISAGREEMENT" in out and "agrees with torch" not in out
+
+
+def test_nan_errors_do_not_hold():
+    assert not Agreement("output", 1e-6, float("nan")).holds
+    assert Agreement("output", 0.0, 0.0).holds and Agreement("output", 1e-6, 1.9e-6).holds
+    assert not Agreement("output", 1e-6, 2.2e-6).holds
+
+
+def test_the_float64_network_repeats_the_choices_it_is_given():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    exact = copy.deepcopy(model).double()
+    x = torch.randn(1, 2, 4, 4)
+    choices = resnet_agreement._record_choices(model)
+    y = model(x)
+    resnet_agreement._repeat_choices(exact, choices)
+    torch.testing.assert_close(exact(x.double()), y.double(), rtol=0, atol=0)
+    # Other inputs, the same choices: what was negative gives 0, whatever it is now.
+    exact = copy.deepcopy(model).double()
+    for module in exact:
+        module._forward_hooks.clear()
+    resnet_agreement._repeat_choices(exact, choices[:2])
+    assert torch.equal(exact(-x.double()), -y.double())
