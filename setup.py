@@ -7,6 +7,8 @@ where an nvcc is found: FASTCONV_CUDA=auto|0|1, FASTCONV_CUDA_ARCHS=80,90a,...
 
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,13 +41,34 @@ KERNELS = [
     "pool2d_avg.cpp",
     "pool2d_max.cpp",
 ]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 INSTRUCTION_SETS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
-    INSTRUCTION_SETS["avx512"] = [
-        *INSTRUCTION_SETS["avx2"],
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"),
-    ]
+    INSTRUCTION_SETS |= {"avx2": AVX2, "avx512": AVX512}
+# FASTCONV_INSTRUCTION_SETS=baseline,avx2 narrows the build; baseline is always there.
+if "FASTCONV_INSTRUCTION_SETS" in os.environ:
+    wanted = {"baseline", *os.environ["FASTCONV_INSTRUCTION_SETS"].split(",")}
+    if not wanted <= INSTRUCTION_SETS.keys():
+        raise SystemExit(f"fastconv: FASTCONV_INSTRUCTION_SETS must be of {[*INSTRUCTION_SETS]}")
+    INSTRUCTION_SETS = {name: INSTRUCTION_SETS[name] for name in INSTRUCTION_SETS if name in wanted}
+
+
+def cuda_status():
+    """Why fastconv._cuda is not built; fastconv.info() repeats it. SystemExit if it was demanded."""
+    wanted = os.environ.get("FASTCONV_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        raise SystemExit(f"fastconv: FASTCONV_CUDA must be auto, 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return "built with FASTCONV_CUDA=0"
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    if shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin"):
+        status = "this version of fastconv has no CUDA kernels yet"
+    else:
+        status = "no nvcc was found on PATH or in CUDA_HOME when fastconv was built"
+    if wanted == "1":
+        raise SystemExit(f"fastconv: FASTCONV_CUDA=1, but {status}")
+    return status
 
 
 def core_compilations():
@@ -55,7 +78,8 @@ def core_compilations():
     for isa, flags in INSTRUCTION_SETS.items():
         for source in sorted(kernels):
             yield source, f"{source.stem}.{isa}.o", [f"-DFASTCONV_ISA={isa}", *flags]
-    portable = ["-DFASTCONV_ISA=baseline", *(["-DFASTCONV_X86"] if len(INSTRUCTION_SETS) > 1 else [])]
+    portable = ["-DFASTCONV_ISA=baseline", f"'-DFASTCONV_CUDA_STATUS=\"{cuda_status()}\"'"]
+    portable += [f"-DFASTCONV_HAS_{isa.upper()}" for isa in INSTRUCTION_SETS]
     for folder in ("bindings", "cpu", "plan"):
         for source in sorted(set((csrc / folder).glob("*.cpp")) - kernels):
             yield source, f"{folder}_{source.stem}.o", portable
@@ -73,15 +97,17 @@ class NinjaBuild(build_ext):
         build_dir.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        includes = [ROOT / "csrc", pybind11.get_include(), *self.include_dirs]
+        includes = [f"-I{ROOT / 'csrc'}"]
+        includes += [f"-isystem{path}" for path in (pybind11.get_include(), *self.include_dirs)]
 
         with open(build_dir / "build.ninja", "w") as file:
             out = Writer(file)
             out.variable("cxx", os.environ.get("CXX", "c++"))
-            out.variable("flags", [*CXX_FLAGS, *(f"-isystem{i}" for i in includes)])
+            out.variable("user_flags", os.environ.get("CXXFLAGS", ""))
+            out.variable("flags", [*CXX_FLAGS, *map(shlex.quote, includes)])
             out.rule(
                 "compile",
-                "$cxx -MMD -MF $out.d $flags $extra -c $in -o $out",
+                "$cxx -MMD -MF $out.d $flags $extra $user_flags -c $in -o $out",
                 depfile="$out.d",
                 deps="gcc",
                 description="compile $out",
