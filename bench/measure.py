@@ -12,13 +12,11 @@ from .cases import DTYPES
 from .load import OthersLoad, is_busy
 from .operators import make_call, make_inputs, ours, theirs
 from .record import Row
-from .timing import Side, reserve_pages, time_cpu
+from .timing import Side, time_cpu
 from .timing_cuda import input_sets, time_cuda
 from .verify import exact_result, judge
 
 OURS = "fastconv"
-# A call's output and workspace, and room to spare, in units of its compulsory bytes.
-RESERVE_TIMES = 4
 
 
 def _cudnn(allow_tf32):
@@ -101,11 +99,10 @@ def _rates(row, case, us):
     row.gbs = case.shape.bytes(element_size) / us / 1e3
 
 
-def _time(sides, device, seconds, attempts, case_bytes, row):
+def _time(sides, device, seconds, attempts, row):
     """Timings by side name: of the first attempt on a quiet machine, or else of the quietest."""
     if device == "cuda":
         return time_cuda(sides, seconds)
-    reserve_pages(RESERVE_TIMES * case_bytes)
     timings = None
     for _ in range(attempts):
         with OthersLoad() as load:
@@ -148,7 +145,7 @@ def measure(case, device, seconds, backend=None, attempts=1):
             function = ours(case) if name == OURS else theirs(case)
             with context():
                 sides.append(Side(name, [make_call(function, i) for i in inputs], context))
-        timings = _time(sides, device, seconds, attempts, case_bytes, row)
+        timings = _time(sides, device, seconds, attempts, row)
     except torch.OutOfMemoryError as error:
         row.status, row.reason = "no memory", str(error).splitlines()[0]
         return [row]
@@ -161,10 +158,11 @@ def _against(row, case, name, timings):
     own, baseline = timings.get(OURS), timings[name]
     row.baseline, row.timer, row.note = name, baseline.method, baseline.note
     row.baseline_us, row.baseline_eager_us = baseline.median_us, baseline.eager_us
+    row.baseline_page_faults = baseline.page_faults
     row.baseline_p20_us, row.baseline_p80_us = baseline.p20_us, baseline.p80_us
     if own is not None:
         row.us, row.p20_us, row.p80_us = own.median_us, own.p20_us, own.p80_us
-        row.eager_us = own.eager_us
+        row.eager_us, row.page_faults = own.eager_us, own.page_faults
         row.x_baseline = baseline.median_us / own.median_us
         _rates(row, case, own.median_us)
     return row

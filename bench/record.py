@@ -46,6 +46,8 @@ class Row:
     timer: str | None = None
     input_sets: int | None = None  # rotated through, to find inputs cold in L2 (GPU only)
     others_cpus: float | None = None  # CPUs that other programs kept busy meanwhile (CPU only)
+    page_faults: float | None = None  # a call; where it is not near 0 the allocator was timed too
+    baseline_page_faults: float | None = None
     error: float | None = None  # largest elementwise error over the largest exact value
     baseline_error: float | None = None
     note: str = ""

@@ -6,15 +6,17 @@ slows all of them; the median and the 20th and 80th percentile of the calls' tim
 
 import ctypes
 import gc
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-import torch
-
 ROUNDS = 5
+# Page faults (of 4 KiB) of one round that do not count, and rounds after which settling gives up:
+# without mallopt there is no end to faults.
+SETTLED_FAULTS, SETTLING_ROUNDS = 16, 20
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Timing:
     method: str  # "wall", "cuda graph" or "cuda events"
     eager_us: float  # one call as a program makes it, launch included; on a CPU the median
     note: str = ""
+    page_faults: float | None = None  # a call, on the CPU; see keep_pages
 
     @property
     def spread(self):
@@ -44,11 +47,11 @@ class Timing:
         return (self.p80_us - self.p20_us) / 2 / self.median_us
 
 
-def summarise(samples_us, method, eager_us=None, note=""):
+def summarise(samples_us, method, eager_us=None, note="", page_faults=None):
     median = statistics.median(samples_us)
     p20, _, _, p80 = statistics.quantiles(samples_us, n=5, method="inclusive")
     eager = median if eager_us is None else eager_us
-    return Timing(median, p20, p80, len(samples_us), method, eager, note)
+    return Timing(median, p20, p80, len(samples_us), method, eager, note, page_faults)
 
 
 def keep_pages():
@@ -69,14 +72,24 @@ def keep_pages():
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
-def reserve_pages(size):
-    """Puts `size` bytes of touched memory on malloc's free list, at most 1 GiB.
+def page_faults():
+    """Pages that this process has touched for the first time since it began."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-    A freed tensor is too small for the next of its size where malloc aligns by asking for more
-    (glibc before 2.38) and its neighbour is in use: then even kept pages run out and the heap grows
-    by fresh ones at every call. Carved from a larger free piece, tensors merge with it again.
+
+def settle(sides):
+    """Calls the sides in turns until the heap has stopped growing: no call takes fresh pages.
+
+    With pages kept, a heap still grows during the first ten calls or so, until its free pieces fit
+    what is asked for in turns; those calls would be timed with their page faults.
     """
-    torch.empty(min(size, 1 << 30), dtype=torch.uint8).fill_(0)
+    for _ in range(SETTLING_ROUNDS):
+        before = page_faults()
+        for side in sides:
+            with side.context():
+                side.calls[0]()
+        if page_faults() - before < SETTLED_FAULTS:
+            return
 
 
 @contextmanager
@@ -123,12 +136,19 @@ def time_cpu(sides, seconds):
     for side in sides:
         with side.context():
             counts[side.name] = calls_per_round(seconds, warm_up(side.calls[0], seconds / 5))
+    settle(sides)
+    faults = dict.fromkeys(samples, 0)
     with no_garbage_collection():
         for _, side in in_turns(sides, ROUNDS):
-            call = side.calls[0]
+            call, times = side.calls[0], samples[side.name]
+            before = page_faults()
             with side.context():
                 for _ in range(counts[side.name]):
                     begin = time.perf_counter_ns()
                     call()
-                    samples[side.name].append((time.perf_counter_ns() - begin) / 1e3)
-    return {name: summarise(values, "wall") for name, values in samples.items()}
+                    times.append((time.perf_counter_ns() - begin) / 1e3)
+            faults[side.name] += page_faults() - before
+    return {
+        name: summarise(times, "wall", page_faults=faults[name] / len(times))
+        for name, times in samples.items()
+    }
