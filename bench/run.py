@@ -21,7 +21,7 @@ BUSY_ATTEMPTS = 4
 
 
 @contextmanager
-def _no_fallback():
+def no_fallback():
     """Inside, a call without a kernel of ours raises: torch must not be timed under our name."""
     before = os.environ.get("FASTCONV_STRICT")
     os.environ["FASTCONV_STRICT"] = "1"
@@ -68,7 +68,7 @@ def _measure_all(cases, device, options, seconds):
     stream = torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
     attempts = 1 if options.quick else BUSY_ATTEMPTS
     rows = []
-    with progress, stream, _no_fallback():
+    with progress, stream, no_fallback():
         task = progress.add_task("", total=len(cases))
         for case in cases:
             progress.update(task, description=f"{case.shape.layer} {case.pass_} {case.layout}")
