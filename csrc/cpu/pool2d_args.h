@@ -36,6 +36,9 @@ struct PoolArgs {
   int num_threads = 1;
 };
 
+// Whoever calls bwd brings the indices, so they may be wrong.
+[[noreturn]] void throw_bad_pool_index();  // pool2d_windows.cpp
+
 // Whether vector lanes run along channels (channels_last) or along rows.
 inline bool channels_adjacent(const Strides& strides, int64_t channels) {
   return strides.c == 1 && channels > 1;

@@ -238,17 +238,24 @@ void fwd(const PoolArgs& o) {
 // ---- bwd -------------------------------------------------------------------------------------
 
 // plane[indices[i] * step + i * kApart] += dy[i]; windows that share a maximum come one by one.
+// Returns false where an index is none of the plane's `size` positions; such a one is left out.
 template <int kApart, typename T>
-FASTCONV_PASS void scatter_add(accumulator_t<T>* plane, int64_t step, const T* __restrict dy,
-                               int64_t dy_step, const int64_t* __restrict indices,
-                               int64_t indices_step, int64_t n) {
-  if (dy_step == 1 && indices_step == 1) {
-    for (int64_t i = 0; i < n; ++i) plane[indices[i] * step + i * kApart] += to_accumulator(dy[i]);
-  } else {
+FASTCONV_PASS bool scatter_add(accumulator_t<T>* plane, int64_t step, int64_t size,
+                               const T* __restrict dy, int64_t dy_step,
+                               const int64_t* __restrict indices, int64_t indices_step, int64_t n) {
+  bool valid = true;
+  const auto pass = [&](int64_t dy_by, int64_t indices_by) {
     for (int64_t i = 0; i < n; ++i) {
-      plane[indices[i * indices_step] * step + i * kApart] += to_accumulator(dy[i * dy_step]);
+      const int64_t index = indices[i * indices_by];
+      if (static_cast<uint64_t>(index) < static_cast<uint64_t>(size)) {
+        plane[index * step + i * kApart] += to_accumulator(dy[i * dy_by]);
+      } else {
+        valid = false;
+      }
     }
-  }
+  };
+  dy_step == 1 && indices_step == 1 ? pass(1, 1) : pass(dy_step, indices_step);
+  return valid;
 }
 
 // The gradient of `lanes` channels of a sample is summed where it belongs, if dx has the
@@ -275,18 +282,20 @@ void bwd(const PoolArgs& o) {
     } else {
       for (int64_t i = 0; i < H * W; ++i) fill_row(plane + i * step, 1, A{0}, lanes);
     }
+    bool valid = true;
     for (int64_t p = 0; p < P; ++p) {
       const T* const dy_row = o.y.at<T>(n, c0, p, 0);
       const int64_t* const indices = o.indices.at<int64_t>(n, c0, p, 0);
       if (block == 1) {
-        scatter_add<0>(plane, step, dy_row, dy.w, indices, index.w, Q);
+        valid &= scatter_add<0>(plane, step, H * W, dy_row, dy.w, indices, index.w, Q);
       } else {
         for (int64_t q = 0; q < Q; ++q) {
-          scatter_add<1>(plane, step, dy_row + q * dy.w, dy.c, indices + q * index.w, index.c,
-                         lanes);
+          valid &= scatter_add<1>(plane, step, H * W, dy_row + q * dy.w, dy.c,
+                                  indices + q * index.w, index.c, lanes);
         }
       }
     }
+    if (!valid) throw_bad_pool_index();
     if (in_place) return;
     for (int64_t i = 0; i < H * W; ++i) {
       store_row(o.x.at<T>(n, c0, i / W, i % W), dx.c, plane + i * lanes, lanes);

@@ -102,7 +102,9 @@ void plane(PoolOp op, const Problem& o, const PoolArgs& args, bool count_include
         continue;
       }
       if (op == PoolOp::max_bwd) {
-        dx[*args.indices.at<int64_t>(n, c, p, q)] += load<T>(args.y, n, c, p, q);
+        const int64_t index = *args.indices.at<int64_t>(n, c, p, q);
+        if (index < 0 || index >= o.H * o.W) throw_bad_pool_index();
+        dx[index] += load<T>(args.y, n, c, p, q);
         continue;
       }
       const double divisor = args.divisor != 0

@@ -1,6 +1,7 @@
 #include "cpu/pool2d_windows.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace fastconv {
 namespace {
@@ -10,6 +11,10 @@ constexpr int64_t kPaddedRowLimit = 2;
 constexpr int64_t kPaddedRowSlack = 64;  // elements; for rows so short that the factor says little
 
 }  // namespace
+
+void throw_bad_pool_index() {
+  throw std::invalid_argument("max pooling backward: an index lies outside of its plane");
+}
 
 void PoolWindows::fill(Axis& axis, int64_t in, int64_t kernel, int64_t stride, int64_t pad,
                        int64_t dilation, int64_t out, bool count_include_pad) {

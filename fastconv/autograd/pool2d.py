@@ -1,0 +1,165 @@
+"""Derivatives of the pooling operators.
+
+Average pooling is linear: fwd and bwd are each other's adjoint. Max pooling, once its indices are
+known, is a choice of elements: y = take(x, indices), whose adjoint bwd adds dy where the indices
+say, and whose tangent is the same choice of x's tangent.
+"""
+
+from ..dispatch import runs_eagerly
+from ..ops import pool2d as ops
+from ..problem import suggests_channels_last
+from .folding import fold, unfold
+from .function import differentiable, save
+
+_WINDOW_ARGUMENTS = 6  # fields of checks_pool2d.Windows
+
+
+def max_values(x, *arguments):
+    """Max pooling without indices, for calls that nobody differentiates."""
+    op = ops.pool2d_max_values
+    return op.run(x, *arguments) if runs_eagerly(x) else op.overload(x, *arguments)
+
+
+def _take(x, indices):
+    """x[n, c].flatten()[indices[n, c]] for all n, c: what max pooling with these indices chose."""
+    N, C, H, W = x.shape
+    P, Q = indices.shape[2:]
+    chosen = x.reshape(N, C, H * W).gather(2, indices.reshape(N, C, P * Q))
+    return chosen.reshape(N, C, P, Q)
+
+
+# ---- max fwd -------------------------------------------------------------------------------------
+
+
+def _max_fwd_setup(ctx, inputs, output):
+    x, *ctx.windows, ctx.backend = inputs
+    ctx.x_size, ctx.channels_last = x.shape, suggests_channels_last(x)
+    save(ctx, output[1])
+
+
+def _max_fwd_backward(ctx, dy, _):
+    (indices,) = ctx.saved_tensors
+    dx = None
+    if dy is not None:
+        dx = max_bwd(dy, indices, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend)
+    return dx, *[None] * (_WINDOW_ARGUMENTS + 1)
+
+
+def _max_fwd_jvp(ctx, x_t, *_):
+    (indices,) = ctx.saved_tensors
+    return _take(x_t, indices), None
+
+
+def _max_fwd_vmap(info, in_dims, x, *arguments):
+    y, indices = max_fwd(fold(x, in_dims[0], info.batch_size, 0), *arguments)
+    return (unfold(y, info.batch_size, 0), unfold(indices, info.batch_size, 0)), (0, 0)
+
+
+max_fwd = differentiable(
+    ops.pool2d_max_fwd,
+    setup_context=_max_fwd_setup,
+    backward=_max_fwd_backward,
+    jvp=_max_fwd_jvp,
+    vmap=_max_fwd_vmap,
+)
+
+
+# ---- max bwd -------------------------------------------------------------------------------------
+
+
+def _max_bwd_setup(ctx, inputs, output):
+    _, indices, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend = inputs
+    save(ctx, indices)
+
+
+def _max_bwd_backward(ctx, ddx):
+    (indices,) = ctx.saved_tensors
+    d_dy = None if ddx is None else _take(ddx, indices)
+    return d_dy, *[None] * (_WINDOW_ARGUMENTS + 4)
+
+
+def _max_bwd_jvp(ctx, dy_t, *_):
+    (indices,) = ctx.saved_tensors
+    return max_bwd(dy_t, indices, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend)
+
+
+def _max_bwd_vmap(info, in_dims, dy, indices, x_size, *arguments):
+    size = info.batch_size
+    N, *image = x_size
+    dx = max_bwd(fold(dy, in_dims[0], size, 0), fold(indices, in_dims[1], size, 0),
+                 (N * size, *image), *arguments)
+    return unfold(dx, size, 0), 0
+
+
+max_bwd = differentiable(
+    ops.pool2d_max_bwd,
+    setup_context=_max_bwd_setup,
+    backward=_max_bwd_backward,
+    jvp=_max_bwd_jvp,
+    vmap=_max_bwd_vmap,
+)
+
+
+# ---- avg fwd -------------------------------------------------------------------------------------
+
+
+def _avg_fwd_setup(ctx, inputs, output):
+    x, *ctx.arguments = inputs
+    ctx.x_size, ctx.channels_last = x.shape, suggests_channels_last(x)
+    save(ctx)
+
+
+def _avg_fwd_backward(ctx, dy):
+    dx = None if dy is None else avg_bwd(dy, ctx.x_size, ctx.channels_last, *ctx.arguments)
+    return dx, *[None] * len(ctx.arguments)
+
+
+def _avg_fwd_jvp(ctx, x_t, *_):
+    return avg_fwd(x_t, *ctx.arguments)
+
+
+def _avg_fwd_vmap(info, in_dims, x, *arguments):
+    y = avg_fwd(fold(x, in_dims[0], info.batch_size, 0), *arguments)
+    return unfold(y, info.batch_size, 0), 0
+
+
+avg_fwd = differentiable(
+    ops.pool2d_avg_fwd,
+    setup_context=_avg_fwd_setup,
+    backward=_avg_fwd_backward,
+    jvp=_avg_fwd_jvp,
+    vmap=_avg_fwd_vmap,
+)
+
+
+# ---- avg bwd -------------------------------------------------------------------------------------
+
+
+def _avg_bwd_setup(ctx, inputs, output):
+    _, ctx.x_size, ctx.channels_last, *ctx.arguments = inputs
+    save(ctx)
+
+
+def _avg_bwd_backward(ctx, ddx):
+    d_dy = None if ddx is None else avg_fwd(ddx, *ctx.arguments)
+    return d_dy, *[None] * (len(ctx.arguments) + 2)
+
+
+def _avg_bwd_jvp(ctx, dy_t, *_):
+    return avg_bwd(dy_t, ctx.x_size, ctx.channels_last, *ctx.arguments)
+
+
+def _avg_bwd_vmap(info, in_dims, dy, x_size, *arguments):
+    size = info.batch_size
+    N, *image = x_size
+    dx = avg_bwd(fold(dy, in_dims[0], size, 0), (N * size, *image), *arguments)
+    return unfold(dx, size, 0), 0
+
+
+avg_bwd = differentiable(
+    ops.pool2d_avg_bwd,
+    setup_context=_avg_bwd_setup,
+    backward=_avg_bwd_backward,
+    jvp=_avg_bwd_jvp,
+    vmap=_avg_bwd_vmap,
+)

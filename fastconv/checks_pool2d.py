@@ -1,0 +1,120 @@
+"""Arguments of the pooling functions as torch reads them, with torch's error classes."""
+
+from typing import NamedTuple
+
+from . import checks
+from .problem import pool_out_size
+
+
+class Windows(NamedTuple):
+    """Where the windows lie: all but output_size for plain pooling, only that for adaptive."""
+
+    kernel_size: tuple
+    stride: tuple
+    padding: tuple
+    dilation: tuple
+    ceil_mode: bool
+    output_size: tuple
+
+    def count(self, x_size):
+        """(P, Q) for an input of size (..., H, W); not clamped at 0."""
+        if len(self.output_size) == 2:
+            return tuple(self.output_size)
+        return tuple(
+            pool_out_size(
+                x_size[i - 2],
+                self.kernel_size[i],
+                self.stride[i],
+                self.padding[i],
+                self.dilation[i],
+                self.ceil_mode,
+            )
+            for i in range(2)
+        )
+
+
+def _pair(name, value, function):
+    values = checks.integers(name, value, function)
+    if len(values) not in (1, 2):
+        raise RuntimeError(
+            f"{function}: {name} must either be a single int, or a tuple of two ints, got "
+            f"{list(values)}"
+        )
+    return values * 2 if len(values) == 1 else values
+
+
+def flag(name, value, function):
+    if not isinstance(value, bool):
+        raise TypeError(f"{function}(): {name} must be a bool, got {type(value).__name__}")
+    return value
+
+
+def windows(function, x, kernel_size, stride, padding, dilation, ceil_mode):
+    """The Windows of plain pooling. stride None or empty: the kernel size."""
+    kernel_size = _pair("kernel_size", kernel_size, function)
+    stride = kernel_size if stride in (None, [], ()) else _pair("stride", stride, function)
+    padding = _pair("padding", padding, function)
+    dilation = _pair("dilation", dilation, function)
+    result = Windows(
+        kernel_size, stride, padding, dilation, flag("ceil_mode", ceil_mode, function), ()
+    )
+    for name in ("kernel_size", "stride", "dilation"):
+        if any(value <= 0 for value in getattr(result, name)):
+            raise RuntimeError(
+                f"{function}(): {name.replace('_', ' ')} should be greater than zero, but got "
+                f"{name}={list(getattr(result, name))}"
+            )
+    for kernel, pad, step in zip(kernel_size, padding, dilation):
+        if pad < 0:
+            raise RuntimeError(f"{function}(): pad must be non-negative, but got pad: {pad}")
+        if pad > ((kernel - 1) * step + 1) // 2:
+            raise RuntimeError(
+                f"{function}(): pad should be at most half of effective kernel size, but got "
+                f"pad={pad}, kernel_size={kernel} and dilation={step}"
+            )
+    if x.dim() not in (3, 4) or any(size == 0 for size in x.shape[-3:]):
+        raise RuntimeError(
+            f"{function}(): Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size "
+            f"for input, but got:{list(x.shape)}"
+        )
+    C, H, W = x.shape[-3:]
+    P, Q = result.count(x.shape)
+    if P < 1 or Q < 1:
+        raise RuntimeError(
+            f"{function}(): Given input size: ({C}x{H}x{W}). Calculated output size: "
+            f"({C}x{max(P, 0)}x{max(Q, 0)}). Output size is too small"
+        )
+    return result
+
+
+def adaptive_windows(function, x, output_size, channels_may_be_empty):
+    """The Windows of adaptive pooling. None in output_size: the input's size."""
+    single = isinstance(output_size, int)
+    sizes = (output_size,) * 2 if single else output_size
+    if not isinstance(sizes, (tuple, list)):
+        raise TypeError(
+            f"{function}(): output_size must be an int or a tuple of two ints or None, got "
+            f"{output_size!r} ({type(output_size).__name__})"
+        )
+    if x.dim() <= 2 and not single:
+        raise ValueError(
+            f"{function}(): Input dimension should be at least 3, got input of size {list(x.shape)}"
+        )
+    if x.dim() not in (3, 4):
+        raise RuntimeError(f"{function}(): Expected 3D or 4D tensor, but got {list(x.shape)}")
+    if len(sizes) != 2:
+        raise RuntimeError(f"{function}: output_size must be 2 sizes, got {list(sizes)}")
+    sizes = tuple(x.shape[i - 2] if size is None else size for i, size in enumerate(sizes))
+    sizes = checks.integers("output_size", sizes, function)
+    if any(size < 0 for size in sizes):
+        raise RuntimeError(
+            f"{function}: elements of output_size must be greater than or equal to 0 but received "
+            f"{list(sizes)}"
+        )
+    for axis in range(-2 if channels_may_be_empty else -3, 0):
+        if x.shape[axis] == 0:
+            raise RuntimeError(
+                f"{function}(): Expected input to have non-zero size for non-batch dimensions, but "
+                f"input has sizes {list(x.shape)} with dimension {axis + x.dim()} being empty"
+            )
+    return Windows((), (), (), (), False, sizes)

@@ -1,0 +1,168 @@
+"""The pooling functions: arguments checked, a backend chosen, the call differentiated."""
+
+import torch.nn.functional as F
+
+from .. import checks, checks_pool2d
+from ..autograd.pool2d import avg_fwd, max_fwd, max_values
+from ..dispatch import is_inference, select
+
+
+def max_pool2d(
+    input,
+    kernel_size,
+    stride=None,
+    padding=0,
+    dilation=1,
+    ceil_mode=False,
+    return_indices=False,
+    *,
+    backend=None,
+):
+    """Maximum of each window. Equivalent to torch.nn.functional.max_pool2d.
+
+    A window's NaN wins, and of equal elements the first. Where nobody wants indices or gradients no
+    index is computed.
+
+    Args:
+        input: (N, C, H, W) or unbatched (C, H, W).
+        kernel_size, dilation: positive int or (vertical, horizontal), in pixels.
+        stride: the same; None or empty means kernel_size.
+        padding: int or pair, in pixels on each side, which count as -inf; at most half of the
+            dilated kernel size.
+        ceil_mode: also windows that reach past the padding, if they begin before it.
+        return_indices: also return the flat index h*W + w (int64) of each maximum.
+        backend: None for the automatic choice, or a name (see fastconv.backend); a named backend
+            never falls back.
+
+    Returns:
+        (N, C, P, Q) or (C, P, Q) in input's dtype and memory format, with
+        P = floor((H + 2*padding - dilation*(kernel - 1) - 1) / stride) + 1 (torch.nn.MaxPool2d;
+        ceil with ceil_mode), Q alike; or (that, indices).
+
+    Raises:
+        TypeError, RuntimeError: as torch.nn.functional.max_pool2d for the same arguments.
+        ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
+    """
+    x = checks.tensor("input", input, "max_pool2d")
+    windows = checks_pool2d.windows(
+        "max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
+    )
+    return _max(
+        "max_pool2d", x, windows, return_indices, backend,
+        windows.kernel_size, windows.stride, windows.padding, windows.dilation, ceil_mode,
+    )
+
+
+def adaptive_max_pool2d(input, output_size, return_indices=False, *, backend=None):
+    """Maximum of each of P x Q windows. Equivalent to torch.nn.functional.adaptive_max_pool2d.
+
+    Args:
+        input: (N, C, H, W) or unbatched (C, H, W).
+        output_size: int or (P, Q), 0 and more than the input's size allowed; None: input's size.
+        return_indices: also return the flat index h*W + w (int64) of each maximum.
+        backend: as in max_pool2d.
+
+    Returns:
+        (N, C, P, Q) or (C, P, Q); window p is the rows from floor(p*H/P) to before
+        ceil((p+1)*H/P) (torch.nn.AdaptiveMaxPool2d), columns alike; or (that, indices).
+
+    Raises:
+        TypeError, RuntimeError, ValueError: as torch.nn.functional.adaptive_max_pool2d.
+        ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
+    """
+    x = checks.tensor("input", input, "adaptive_max_pool2d")
+    windows = checks_pool2d.adaptive_windows("adaptive_max_pool2d", x, output_size, False)
+    return _max("adaptive_max_pool2d", x, windows, return_indices, backend, windows.output_size)
+
+
+def _max(operator, x, windows, return_indices, backend, *arguments):
+    x4, chosen = _choose(operator, x, windows, backend)
+    if chosen is None:
+        return getattr(F, operator)(x, *arguments, return_indices=return_indices)
+    if not return_indices and is_inference(x4):
+        return _like_input(max_values(x4, *windows, chosen), x)
+    y, indices = max_fwd(x4, *windows, chosen)
+    return (_like_input(y, x), _like_input(indices, x)) if return_indices else _like_input(y, x)
+
+
+def avg_pool2d(
+    input,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+    *,
+    backend=None,
+):
+    """Mean of each window. Equivalent to torch.nn.functional.avg_pool2d.
+
+    Args:
+        input: (N, C, H, W) or unbatched (C, H, W). float16 and bfloat16 are summed in float32.
+        kernel_size: positive int or (vertical, horizontal), in pixels.
+        stride: the same; None or empty means kernel_size.
+        padding: int or pair, in pixels on each side, which count as 0; at most half of the kernel.
+        ceil_mode: also windows that reach past the padding, if they begin before it.
+        count_include_pad: the divisor counts the window's padding (what lies past that is never
+            counted), else only its elements of the input.
+        divisor_override: a divisor for all windows instead; any int but 0.
+        backend: as in max_pool2d.
+
+    Returns:
+        (N, C, P, Q) or (C, P, Q) in input's dtype and memory format, with
+        P = floor((H + 2*padding - kernel) / stride) + 1 (torch.nn.AvgPool2d; ceil with ceil_mode).
+
+    Raises:
+        TypeError, RuntimeError: as torch.nn.functional.avg_pool2d for the same arguments.
+        ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
+    """
+    x = checks.tensor("input", input, "avg_pool2d")
+    windows = checks_pool2d.windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
+    checks_pool2d.flag("count_include_pad", count_include_pad, "avg_pool2d")
+    divisor = 0
+    if divisor_override is not None:
+        (divisor,) = checks.integers("divisor_override", divisor_override, "avg_pool2d")
+        if divisor == 0:
+            raise RuntimeError("avg_pool2d(): divisor must be not zero, got divisor_override=0")
+    return _avg(
+        "avg_pool2d", x, windows, count_include_pad, divisor, backend,
+        windows.kernel_size, windows.stride, windows.padding, ceil_mode, count_include_pad,
+        divisor_override,
+    )
+
+
+def adaptive_avg_pool2d(input, output_size, *, backend=None):
+    """Mean of each of P x Q windows. Equivalent to torch.nn.functional.adaptive_avg_pool2d.
+
+    Args:
+        input: (N, C, H, W) or unbatched (C, H, W). float16 and bfloat16 are summed in float32.
+        output_size: int or (P, Q), 0 and more than the input's size allowed; None: input's size.
+        backend: as in max_pool2d.
+
+    Returns:
+        (N, C, P, Q) or (C, P, Q), with the windows of adaptive_max_pool2d.
+
+    Raises:
+        TypeError, RuntimeError, ValueError: as torch.nn.functional.adaptive_avg_pool2d.
+        ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
+    """
+    x = checks.tensor("input", input, "adaptive_avg_pool2d")
+    windows = checks_pool2d.adaptive_windows("adaptive_avg_pool2d", x, output_size, True)
+    return _avg("adaptive_avg_pool2d", x, windows, True, 0, backend, windows.output_size)
+
+
+def _avg(operator, x, windows, count_include_pad, divisor, backend, *arguments):
+    x4, chosen = _choose(operator, x, windows, backend)
+    if chosen is None:
+        return getattr(F, operator)(x, *arguments)
+    return _like_input(avg_fwd(x4, *windows, count_include_pad, divisor, chosen), x)
+
+
+def _choose(operator, x, windows, backend):
+    x4 = x if x.dim() == 4 else x.unsqueeze(0)
+    return x4, select(operator, (x4,), (tuple(x4.shape), windows), backend)
+
+
+def _like_input(result, x):
+    return result if x.dim() == 4 else result.squeeze(0)

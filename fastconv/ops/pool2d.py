@@ -1,0 +1,95 @@
+"""The pooling operators: max (with and without indices) and avg, each fwd and bwd.
+
+Sizes: x (N,C,H,W), y and indices (N,C,P,Q), gradients like what they are gradients of. The windows
+are the fields of checks_pool2d.Windows; output_size is (P, Q) of adaptive pooling, else empty.
+divisor 0 stands for the windows' own sizes.
+"""
+
+import torch
+
+from ..backends import BACKENDS
+from ..checks_pool2d import Windows
+from ..problem import memory_format, suggests_channels_last
+from .library import define_op
+
+_WINDOWS = (
+    "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool ceil_mode, "
+    "SymInt[] output_size"
+)
+_AVERAGE = "bool count_include_pad, int divisor"
+
+
+def _windows(kernel_size, stride, padding, dilation, ceil_mode, output_size):
+    return Windows(
+        tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), ceil_mode,
+        tuple(output_size),
+    )
+
+
+def _empty(size, like, channels_last, dtype=None):
+    return torch.empty(
+        size,
+        dtype=dtype or like.dtype,
+        device=like.device,
+        memory_format=memory_format(channels_last),
+    )
+
+
+def _fake_y(x, arguments, dtype=None):
+    size = (*x.shape[:2], *_windows(*arguments[:6]).count(x.shape))
+    return _empty(size, x, suggests_channels_last(x), dtype)
+
+
+def _run_max_values(x, *arguments):
+    return BACKENDS[arguments[-1]].max_pool2d_fwd(x, _windows(*arguments[:-1]), False)[0]
+
+
+def _run_max_fwd(x, *arguments):
+    return BACKENDS[arguments[-1]].max_pool2d_fwd(x, _windows(*arguments[:-1]), True)
+
+
+def _run_max_bwd(dy, indices, x_size, channels_last, *arguments):
+    return BACKENDS[arguments[-1]].max_pool2d_bwd(
+        dy, indices, tuple(x_size), channels_last, _windows(*arguments[:-1])
+    )
+
+
+def _run_avg_fwd(x, *arguments):
+    *windows, count_include_pad, divisor, backend = arguments
+    return BACKENDS[backend].avg_pool2d_fwd(x, _windows(*windows), count_include_pad, divisor)
+
+
+def _run_avg_bwd(dy, x_size, channels_last, *arguments):
+    *windows, count_include_pad, divisor, backend = arguments
+    return BACKENDS[backend].avg_pool2d_bwd(
+        dy, tuple(x_size), channels_last, _windows(*windows), count_include_pad, divisor
+    )
+
+
+pool2d_max_values = define_op(
+    f"pool2d_max_values(Tensor x, {_WINDOWS}, str backend) -> Tensor",
+    _run_max_values,
+    lambda x, *arguments: _fake_y(x, arguments),
+)
+pool2d_max_fwd = define_op(
+    f"pool2d_max_fwd(Tensor x, {_WINDOWS}, str backend) -> (Tensor, Tensor)",
+    _run_max_fwd,
+    lambda x, *arguments: (_fake_y(x, arguments), _fake_y(x, arguments, torch.int64)),
+)
+pool2d_max_bwd = define_op(
+    "pool2d_max_bwd(Tensor dy, Tensor indices, SymInt[] x_size, bool channels_last, "
+    f"{_WINDOWS}, str backend) -> Tensor",
+    _run_max_bwd,
+    lambda dy, indices, x_size, channels_last, *arguments: _empty(x_size, dy, channels_last),
+)
+pool2d_avg_fwd = define_op(
+    f"pool2d_avg_fwd(Tensor x, {_WINDOWS}, {_AVERAGE}, str backend) -> Tensor",
+    _run_avg_fwd,
+    lambda x, *arguments: _fake_y(x, arguments),
+)
+pool2d_avg_bwd = define_op(
+    f"pool2d_avg_bwd(Tensor dy, SymInt[] x_size, bool channels_last, {_WINDOWS}, {_AVERAGE}, "
+    "str backend) -> Tensor",
+    _run_avg_bwd,
+    lambda dy, x_size, channels_last, *arguments: _empty(x_size, dy, channels_last),
+)
