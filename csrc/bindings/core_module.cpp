@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, m) {
       .value("float32", DType::float32)
       .value("float16", DType::float16)
       .value("bfloat16", DType::bfloat16);
+  m.attr("cuda_status") = FASTCONV_CUDA_STATUS;  // why there is no fastconv._cuda (setup.py)
   m.def("instruction_set", [] { return cpu_kernels().instruction_set; });
   bind_problem(m);
   bind_conv2d(m);

@@ -18,7 +18,7 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kDepth = 256;        // gemm_k of one chunk
+constexpr int64_t kDepth = kMaxChunk;  // gemm_k of one chunk
 constexpr int64_t kPixelTile = 96;     // columns of c; times 4 bytes no multiple of 512 (L1 sets)
 constexpr int64_t kFilterTile = 264;   // rows of c, a multiple of every kMicroM
 constexpr int64_t kMinFilterTile = 48; // smaller tiles spend more on packing than threads gain
@@ -223,19 +223,23 @@ void wgrad_tile(const Gather& x, const Gather& dy, const WgradGrid& grid, int64_
 template <typename T>
 void store_wgrad_tile(const Gather& x, const TensorView& dw, const WgradGrid& grid, int64_t tile,
                       const accumulator_t<T>* slices_of_tile) {
+  using A = accumulator_t<T>;
   const int64_t row = tile / grid.column_tiles * kWgradFilterTile;
+  const int64_t rows = min64(kWgradFilterTile, grid.rows - row);
   const int64_t column = tile % grid.column_tiles * kWgradColumnTile;
-  for (int64_t m = 0; m < min64(kWgradFilterTile, grid.rows - row); ++m) {
-    for (int64_t i = 0; i < min64(kWgradColumnTile, grid.gemm_n - column); ++i) {
-      accumulator_t<T> sum = 0;
-      for (int64_t slice = 0; slice < grid.slices; ++slice) {
-        sum += slices_of_tile[slice * kWgradTile + m * kWgradColumnTile + i];
+  const int64_t column_end = min64(grid.gemm_n, column + kWgradColumnTile);
+  for_each_tap(x, column, column_end, [&](int64_t tap_h, int64_t tap_w, int64_t channel,
+                                          int64_t count, int64_t k) {
+    for (int64_t m = 0; m < rows; ++m) {
+      const A* const sums = slices_of_tile + m * kWgradColumnTile + k;
+      T* const out = dw.at<T>(row + m, channel, tap_h, tap_w);
+      for (int64_t c = 0; c < count; ++c) {
+        A sum = 0;
+        for (int64_t slice = 0; slice < grid.slices; ++slice) sum += sums[slice * kWgradTile + c];
+        out[c * dw.strides.c] = from_accumulator<T>(sum);
       }
-      const int64_t tap = (column + i) / x.channels;
-      *dw.at<T>(row + m, (column + i) % x.channels, tap / x.w.taps, tap % x.w.taps) =
-          from_accumulator<T>(sum);
     }
-  }
+  });
 }
 
 template <typename T>

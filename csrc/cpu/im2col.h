@@ -6,6 +6,7 @@
 
 #include "cpu/gemm.h"
 #include "cpu/isa.h"
+#include "cpu/rows.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -60,51 +61,67 @@ static inline PixelRun pixel_run(const Gather& g, int64_t pixel, int64_t end) {
   return {n, u, v, min64(g.w.positions - v, end - pixel)};
 }
 
-// One gathered row: out[i * out_step] for the pixels of the run, zero where the tap is outside.
+// What a run of pixels reads for one tap: pixels [begin, end) lie inside the source, the first of
+// them at `first` in channel 0, and a step further each; the others read zeros.
 template <typename T>
-static inline void gather_run(const Gather& g, const PixelRun& run, int64_t channel,
-                              int64_t tap_h, int64_t tap_w, accumulator_t<T>* __restrict out,
-                              int64_t out_step) {
-  using A = accumulator_t<T>;
+struct RunSource {
+  int64_t begin, end;
+  const T* first;
+  int64_t step;
+};
+
+template <typename T>
+static inline RunSource<T> run_source(const Gather& g, const PixelRun& run, int64_t tap_h,
+                                      int64_t tap_w) {
   const int64_t h = run.u * g.h.source_step + g.h.offset + tap_h * g.h.offset_step;
-  const int64_t shift = g.w.offset + tap_w * g.w.offset_step;
-  int64_t begin = 0, end = 0;  // valid pixels, counted from the run's first
-  if (h >= 0 && h < g.h.source_size) {
-    begin = min64(run.count,
-                  max64(0, ceil_div_signed(-shift, g.w.source_step) - run.v));
-    end = max64(begin, min64(run.count,
-                             ceil_div_signed(g.w.source_size - shift, g.w.source_step) - run.v));
+  const int64_t w = run.v * g.w.source_step + g.w.offset + tap_w * g.w.offset_step;
+  RunSource<T> source = {0, 0, nullptr, g.w.source_step * g.source.strides.w};
+  if (h < 0 || h >= g.h.source_size) return source;
+  const Range inside = valid_range(w, g.w.source_step, g.w.source_size, 0, run.count);
+  source.begin = inside.begin;
+  source.end = inside.end;
+  if (source.begin < source.end) {
+    source.first = g.source.at<T>(run.n, 0, h, w + source.begin * g.w.source_step);
   }
-  for (int64_t i = 0; i < begin; ++i) out[i * out_step] = A(0);
-  if (begin < end) {
-    const int64_t step = g.w.source_step * g.source.strides.w;
-    const T* const in =
-        g.source.at<T>(run.n, channel, h, (run.v + begin) * g.w.source_step + shift);
-    A* const target = out + begin * out_step;
-    const int64_t count = end - begin;
-    if (out_step == 1 && step == 1) {
-      for (int64_t i = 0; i < count; ++i) target[i] = to_accumulator(in[i]);
-    } else if (out_step == 1) {
-      for (int64_t i = 0; i < count; ++i) target[i] = to_accumulator(in[i * step]);
-    } else {
-      for (int64_t i = 0; i < count; ++i) target[i * out_step] = to_accumulator(in[i * step]);
-    }
-  }
-  for (int64_t i = end; i < run.count; ++i) out[i * out_step] = A(0);
+  return source;
 }
 
-// The source address of each pixel of a tile for one tap; null where the tap is outside.
+// One gathered row: out[i * out_step] for the pixels of a run in one channel.
+template <typename T>
+static inline void gather_run(const RunSource<T>& source, int64_t channel_offset, int64_t count,
+                              accumulator_t<T>* __restrict out, int64_t out_step) {
+  using A = accumulator_t<T>;
+  const int64_t begin = source.begin, end = source.end, step = source.step;
+  for (int64_t i = 0; i < begin; ++i) out[i * out_step] = A(0);
+  if (begin < end) {
+    const T* const in = source.first + channel_offset;
+    A* const target = out + begin * out_step;
+    if (out_step == 1 && step == 1) {
+      for (int64_t i = 0; i < end - begin; ++i) target[i] = to_accumulator(in[i]);
+    } else if (out_step == 1) {
+      for (int64_t i = 0; i < end - begin; ++i) target[i] = to_accumulator(in[i * step]);
+    } else {
+      for (int64_t i = 0; i < end - begin; ++i) target[i * out_step] = to_accumulator(in[i * step]);
+    }
+  }
+  for (int64_t i = end; i < count; ++i) out[i * out_step] = A(0);
+}
+
+// Where pixels outside the source read their zeros from: as many channels as a chunk of gemm_k has.
+constexpr int64_t kMaxChunk = 256;
+template <typename T>
+static const T kZeros[kMaxChunk] = {};
+
+// The address of `channel` of each pixel of a tile for one tap.
 template <typename T>
 static void pixel_addresses(const Gather& g, int64_t pixel, int64_t end, int64_t tap_h,
-                            int64_t tap_w, const T** out) {
+                            int64_t tap_w, int64_t channel, const T** out) {
   while (pixel < end) {
     const PixelRun run = pixel_run(g, pixel, end);
-    const int64_t h = run.u * g.h.source_step + g.h.offset + tap_h * g.h.offset_step;
-    const bool row_inside = h >= 0 && h < g.h.source_size;
+    const RunSource<T> source = run_source<T>(g, run, tap_h, tap_w);
     for (int64_t i = 0; i < run.count; ++i) {
-      const int64_t w = (run.v + i) * g.w.source_step + g.w.offset + tap_w * g.w.offset_step;
-      const bool inside = row_inside && w >= 0 && w < g.w.source_size;
-      *out++ = inside ? g.source.at<T>(run.n, 0, h, w) : nullptr;
+      const bool inside = source.begin <= i && i < source.end;
+      *out++ = inside ? source.first + channel + (i - source.begin) * source.step : kZeros<T>;
     }
     pixel += run.count;
   }
@@ -134,19 +151,18 @@ static void pack_pixels_as_columns(const Gather& g, int64_t pixel, int64_t end, 
                                       int64_t k) {
     if (channels_adjacent) {
       const T* address[kMaxPixels];
-      pixel_addresses(g, pixel, end, tap_h, tap_w, address);
+      pixel_addresses(g, pixel, end, tap_h, tap_w, channel, address);
       for (int64_t c = 0; c < count; ++c) {
         A* const row = out + (k + c) * out_step;
-        for (int64_t i = 0; i < pixels; ++i) {
-          row[i] = address[i] == nullptr ? A(0) : A(to_accumulator(address[i][channel + c]));
-        }
+        for (int64_t i = 0; i < pixels; ++i) row[i] = to_accumulator(address[i][c]);
       }
     } else {
       for (int64_t i = pixel; i < end;) {
         const PixelRun run = pixel_run(g, i, end);
+        const RunSource<T> source = run_source<T>(g, run, tap_h, tap_w);
         for (int64_t c = 0; c < count; ++c) {
-          gather_run<T>(g, run, channel + c, tap_h, tap_w, out + (k + c) * out_step + (i - pixel),
-                        1);
+          gather_run<T>(source, (channel + c) * g.source.strides.c, run.count,
+                        out + (k + c) * out_step + (i - pixel), 1);
         }
         i += run.count;
       }
@@ -169,22 +185,15 @@ static void pack_pixels_as_rows(const Gather& g, int64_t pixel, int64_t end, int
                                       int64_t k) {
     if (channels_adjacent) {
       const T* address[kMaxPixels];
-      pixel_addresses(g, pixel, end, tap_h, tap_w, address);
-      for (int64_t i = 0; i < pixels; ++i) {
-        A* const row = out + i * out_step + k;
-        if (address[i] == nullptr) {
-          for (int64_t c = 0; c < count; ++c) row[c] = A(0);
-        } else {
-          const T* const in = address[i] + channel;
-          for (int64_t c = 0; c < count; ++c) row[c] = to_accumulator(in[c]);
-        }
-      }
+      pixel_addresses(g, pixel, end, tap_h, tap_w, channel, address);
+      for (int64_t i = 0; i < pixels; ++i) load_row(out + i * out_step + k, address[i], 1, count);
     } else {
       for (int64_t i = pixel; i < end;) {
         const PixelRun run = pixel_run(g, i, end);
+        const RunSource<T> source = run_source<T>(g, run, tap_h, tap_w);
         for (int64_t c = 0; c < count; ++c) {
-          gather_run<T>(g, run, channel + c, tap_h, tap_w, out + (i - pixel) * out_step + k + c,
-                        out_step);
+          gather_run<T>(source, (channel + c) * g.source.strides.c, run.count,
+                        out + (i - pixel) * out_step + k + c, out_step);
         }
         i += run.count;
       }
@@ -201,25 +210,32 @@ struct GatherWeights {
   int64_t row_stride, channel_stride;
 };
 
-// One panel of kMicroM rows, out[k][row], rows past the end zero.
+// One panel of kMicroM rows, out[k][row], rows past the end zero. A block of channels at a time, so
+// that what all taps read and what one tap writes stays in L1 in every layout of the filter.
 template <typename T>
 static void pack_weight_panel(const Gather& g, const GatherWeights& weights, int64_t row,
                               int64_t row_end, accumulator_t<T>* __restrict out) {
   using A = accumulator_t<T>;
-  const int64_t taps = g.h.taps * g.w.taps;
-  for (int64_t m = 0; m < kMicroM; ++m) {
-    if (row + m >= row_end) {
-      for (int64_t k = 0; k < g.gemm_k(); ++k) out[k * kMicroM + m] = A(0);
-      continue;
-    }
-    const T* const filter = static_cast<const T*>(weights.w.data) + (row + m) * weights.row_stride;
-    // The taps of a channel lie side by side in a (K,C,R,S) filter: read them together.
-    for (int64_t c = 0; c < g.channels; ++c) {
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        const int64_t r = g.h.weight + tap / g.w.taps * g.h.weight_step;
-        const int64_t s = g.w.weight + tap % g.w.taps * g.w.weight_step;
-        out[(tap * g.channels + c) * kMicroM + m] = to_accumulator(
-            filter[c * weights.channel_stride + r * weights.w.strides.h + s * weights.w.strides.w]);
+  constexpr int64_t kChannels = 32;
+  const Strides& strides = weights.w.strides;
+  const int64_t rows = min64(kMicroM, row_end - row);
+  if (rows < kMicroM) {
+    for (int64_t i = 0; i < g.gemm_k() * kMicroM; ++i) out[i] = A(0);
+  }
+  for (int64_t c0 = 0; c0 < g.channels; c0 += kChannels) {
+    const int64_t c1 = min64(c0 + kChannels, g.channels);
+    for (int64_t tap_h = 0; tap_h < g.h.taps; ++tap_h) {
+      for (int64_t tap_w = 0; tap_w < g.w.taps; ++tap_w) {
+        const T* const in = static_cast<const T*>(weights.w.data) + row * weights.row_stride +
+                            (g.h.weight + tap_h * g.h.weight_step) * strides.h +
+                            (g.w.weight + tap_w * g.w.weight_step) * strides.w;
+        A* const to = out + (tap_h * g.w.taps + tap_w) * g.channels * kMicroM;
+        for (int64_t m = 0; m < rows; ++m) {
+          for (int64_t c = c0; c < c1; ++c) {
+            to[c * kMicroM + m] =
+                to_accumulator(in[m * weights.row_stride + c * weights.channel_stride]);
+          }
+        }
       }
     }
   }

@@ -83,7 +83,7 @@ struct Range {
 };
 static inline Range valid_range(int64_t offset, int64_t stride, int64_t in_size, int64_t begin,
                                 int64_t end) {
-  const int64_t first = max64(begin, ceil_div_signed(-offset, stride));
+  const int64_t first = min64(end, max64(begin, ceil_div_signed(-offset, stride)));
   const int64_t last = min64(end, ceil_div_signed(in_size - offset, stride));
   return {first, max64(first, last)};
 }
