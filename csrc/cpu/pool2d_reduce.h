@@ -180,23 +180,39 @@ static inline void reduce_padded_row(A* out, const A* row, const PoolAxis& w) {
   return reduce_each_tap<Op>(out, row, w);
 }
 
-// Op over in[i * step], i < n, in kVectorBytes of partial results.
+template <typename A, int kLanes>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(kLanes * sizeof(A))));
+};
+
+// Op over the lanes of a vector, halves first.
+template <typename Op, typename A, int kLanes>
+static inline A reduce_lanes(typename VectorOf<A, kLanes>::type lanes) {
+  if constexpr (kLanes == 2) {
+    return Op::combine(lanes[0], lanes[1]);
+  } else {
+    typename VectorOf<A, kLanes / 2>::type low, high;
+    __builtin_memcpy(&low, &lanes, sizeof low);
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&lanes) + sizeof low, sizeof high);
+    return reduce_lanes<Op, A, kLanes / 2>(Op::combine(low, high));
+  }
+}
+
+// Op over in[i * step], i < n, in a vector of partial results.
 template <typename Op, typename A>
 static inline A reduce_run(const A* in, int64_t step, int64_t n) {
   constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
+  using Vector = typename VectorOf<A, kLanes>::type;
   A result = Op::template identity<A>();
   int64_t i = 0;
   if (step == 1 && n >= kLanes) {
-    A lanes[kLanes];
-    for (int l = 0; l < kLanes; ++l) lanes[l] = in[l];
+    Vector lanes, next;
+    __builtin_memcpy(&lanes, in, sizeof lanes);
     for (i = kLanes; i + kLanes <= n; i += kLanes) {
-      for (int l = 0; l < kLanes; ++l) lanes[l] = Op::combine(lanes[l], in[i + l]);
+      __builtin_memcpy(&next, in + i, sizeof next);
+      lanes = Op::combine(lanes, next);
     }
-#pragma GCC unroll 6
-    for (int half = kLanes / 2; half > 0; half /= 2) {
-      for (int l = 0; l < half; ++l) lanes[l] = Op::combine(lanes[l], lanes[l + half]);
-    }
-    result = lanes[0];
+    result = reduce_lanes<Op, A, kLanes>(lanes);
   }
   for (; i < n; ++i) result = Op::combine(result, in[i * step]);
   return result;
@@ -211,6 +227,19 @@ static void pool_rows(const PoolArgs& o, const Finish& finish) {
   const int64_t padded = max64(W, w.padded_size);
   const bool reads_in_place =
       std::is_same_v<T, A> && o.x.strides.w == 1 && w.pad == 0 && padded == W;
+  if constexpr (std::is_same_v<T, A>) {
+    // A window that is a whole plane: so little work for each that preparing rows would dominate.
+    if (P == 1 && Q == 1 && reads_in_place && h.windows[0].count == 1) {
+      const PoolWindow run = w.windows[0];
+      return for_rows(o, 1, run.count, [&](int64_t n, int64_t c, int64_t) {
+        A result = reduce_run<Op>(
+            static_cast<const A*>(o.x.at<T>(n, c, h.windows[0].begin, 0)) + run.begin, w.step,
+            run.count);
+        finish(&result, 0);
+        *o.y.at<T>(n, c, 0, 0) = result;
+      });
+    }
+  }
   const int64_t work = max64(1, W) * (P > 0 ? h.windows[P / 2].count : 1) + Q;
   for_rows(o, P, work, [&](int64_t n, int64_t c, int64_t p) {
     ScratchArrays arrays(ScratchSlot::kTask,
