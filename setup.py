@@ -55,7 +55,7 @@ if "FASTCONV_INSTRUCTION_SETS" in os.environ:
 
 
 def cuda_status():
-    """Why fastconv._cuda is not built; fastconv.info() repeats it. SystemExit if it was demanded."""
+    """Why fastconv._cuda is not built, for fastconv.info(). SystemExit if it was demanded."""
     wanted = os.environ.get("FASTCONV_CUDA", "auto")
     if wanted not in ("auto", "0", "1"):
         raise SystemExit(f"fastconv: FASTCONV_CUDA must be auto, 0 or 1, got {wanted!r}")
@@ -122,7 +122,9 @@ class NinjaBuild(build_ext):
         jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
         command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(build_dir), *jobs]
         if subprocess.run(command, check=False).returncode != 0:
-            raise SystemExit(f"fastconv: building {ext.name} failed; the compiler's output is above")
+            raise SystemExit(
+                f"fastconv: building {ext.name} failed; the compiler's output is above"
+            )
 
 
 setup(

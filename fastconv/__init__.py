@@ -1,8 +1,8 @@
 """fastconv: hand-written convolution and pooling kernels behind torch's own interfaces.
 
-    model = fastconv.convert(model)          # swap the layers of an existing network
-    layer = fastconv.Conv2d(3, 64, 7)        # or use them as torch.nn's
-    y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
+model = fastconv.convert(model)          # swap the layers of an existing network
+layer = fastconv.Conv2d(3, 64, 7)        # or use them as torch.nn's
+y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
 """
 
 from importlib.metadata import version as _version

@@ -62,8 +62,9 @@ def conv2d_ranks_and_dtypes(x, w, b):
     """RuntimeError unless input and weight have the ranks of conv2d and all dtypes agree."""
     if w.dim() != 4:
         raise RuntimeError(
-            f"conv2d(): expected a 4-dimensional weight (K, C/groups, R, S), but got weight of size "
-            f"{list(w.shape)}. Expected {w.dim()}-dimensional input for {w.dim()}-dimensional weight"
+            "conv2d(): expected a 4-dimensional weight (K, C/groups, R, S), but got weight of size "
+            f"{list(w.shape)}. Expected {w.dim()}-dimensional input for {w.dim()}-dimensional "
+            "weight"
         )
     if x.dim() not in (3, 4):
         raise RuntimeError(

@@ -30,7 +30,7 @@ _RELATED_TYPES = (
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution or pooling layer of a model: its name, type, and why it was left, if it was."""
+    """One convolution or pooling layer of a model: name, type, and why it was left, if it was."""
 
     name: str
     type: str
@@ -45,12 +45,12 @@ def convert(model, inplace=False, report=False):
     """Swaps every supported layer (Conv2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
     AdaptiveMaxPool2d) of a model for fastconv's.
 
-    Parameters and buffers stay the same objects, so an optimizer made before goes on working; hooks,
-    training mode, dtypes and devices stay too.
+    Parameters and buffers stay the same objects, so an optimizer made before goes on working;
+    hooks, training mode, dtypes and devices stay too.
 
     Args:
         model: any torch.nn.Module.
-        inplace: False: the model is left alone and a copy of its module structure is returned, which
+        inplace: False: the model is left alone; a copy of its module structure is returned, which
             *shares* its parameters, buffers and hooks. True: the model's own layers change class.
         report: also return a list of LayerReport, one for each convolution or pooling layer.
 

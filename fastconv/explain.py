@@ -1,4 +1,4 @@
-"""fastconv.explain: who ran each convolution and pooling of a call, with which algorithm, and why."""
+"""fastconv.explain: who ran each convolution and pooling of a call, by which algorithm, and why."""
 
 import torch
 

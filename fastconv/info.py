@@ -23,8 +23,8 @@ def info():
 
     Returns:
         A dict that prints well, with the keys fastconv, torch, python, instruction_set (of the CPU
-        kernels), threads, backends (names that `backend=` takes), cuda and triton ("available" or the
-        reason), fallbacks (reason -> number of calls of this process that went to ATen).
+        kernels), threads, backends (names that `backend=` takes), cuda and triton ("available" or
+        the reason), fallbacks (reason -> number of calls of this process that went to ATen).
     """
     from . import __version__
 

@@ -1,6 +1,6 @@
-"""Drop-in modules: subclasses of torch.nn's with the same constructors, state_dicts, initial weights
-and attributes. A convolution overrides _conv_forward alone, which keeps pruning, quantisation,
-fusion and parametrisation tools working."""
+"""Drop-in modules: subclasses of torch.nn's with the same constructors, state_dicts, initial
+weights and attributes. A convolution overrides _conv_forward alone, which keeps pruning,
+quantisation, fusion and parametrisation tools working."""
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -24,13 +24,20 @@ class Conv2d(nn.Conv2d):
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
         return functional.conv2d(
-            input, weight, bias, self.stride, padding, self.dilation, self.groups,
-            activation=activation, residual=residual,
+            input,
+            weight,
+            bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            activation=activation,
+            residual=residual,
         )
 
 
 class ConvReLU2d(Conv2d):
-    """relu(conv2d(x) + bias) as one kernel, forward, and one pass over dy for mask and bias gradient.
+    """relu(conv2d(x) + bias) as one kernel; backward, one pass over dy for mask and bias gradient.
 
     Constructor and state_dict are torch.nn.Conv2d's: a checkpoint of the convolution loads.
     """
@@ -44,8 +51,13 @@ class MaxPool2d(nn.MaxPool2d):
 
     def forward(self, input):
         return functional.max_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.dilation,
-            ceil_mode=self.ceil_mode, return_indices=self.return_indices,
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            ceil_mode=self.ceil_mode,
+            return_indices=self.return_indices,
         )
 
 
@@ -54,8 +66,13 @@ class AvgPool2d(nn.AvgPool2d):
 
     def forward(self, input):
         return functional.avg_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.ceil_mode,
-            self.count_include_pad, self.divisor_override,
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
         )
 
 

@@ -42,11 +42,7 @@ def assert_no_worse_than_torch(actual, torchs, exact, magnitude, what):
     float64 = actual.dtype == torch.float64
     rounding = 16 * torch.finfo(torch.float64).eps if float64 else torch.finfo(torch.float32).eps
     torch_error = (torchs.double() - exact).abs().max()
-    allowed = (
-        2 * torch_error
-        + torch.finfo(actual.dtype).eps * exact.abs()
-        + rounding * magnitude
-    )
+    allowed = 2 * torch_error + torch.finfo(actual.dtype).eps * exact.abs() + rounding * magnitude
     error = (actual.double() - exact).abs()
     wrong = ~(error <= allowed)
     assert not wrong.any(), (

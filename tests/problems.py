@@ -1,5 +1,5 @@
-"""The named convolution problems every kernel is tried on. An id reads n2c64h56w56k64r3s3, then what
-differs from stride 1, padding 0, dilation 1, groups 1."""
+"""The named convolution problems every kernel is tried on. An id reads n2c64h56w56k64r3s3, then
+what differs from stride 1, padding 0, dilation 1, groups 1."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,11 @@ class Conv:
 
     def __str__(self):
         parts = [f"n{self.N}c{self.C}h{self.H}w{self.W}k{self.K}r{self.R}s{self.S}"]
-        for letter, pair, usual in (("u", self.stride, 1), ("p", self.pad, 0), ("d", self.dilation, 1)):
+        for letter, pair, usual in (
+            ("u", self.stride, 1),
+            ("p", self.pad, 0),
+            ("d", self.dilation, 1),
+        ):
             if pair != (usual, usual):
                 parts.append(f"{letter}{pair[0]}x{pair[1]}")
         if self.groups != 1:
@@ -82,7 +86,7 @@ EMPTY_BATCH = Conv("empty batch", N=0, pad=(1, 1))
 
 
 def integers(size, dtype, limit=2, channels_last=False):
-    """Integers in [-limit, limit]: sums of products of these are exact in every dtype tried here."""
+    """Integers in [-limit, limit]: sums of products of these are exact in the accumulators."""
     tensor = torch.randint(-limit, limit + 1, size).to(dtype)
     return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
-from fastconv.bench import run
 
 import fastconv
 from fastconv.__main__ import main
+from fastconv.bench import run
 
 TINY = ["bench", "--device", "cpu", "--batch", "1", "--seconds", "0.01", "--layout", "nchw"]
 

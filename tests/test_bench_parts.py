@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+
 from fastconv.bench import load, timing, timing_cuda
 from fastconv.bench.cases import Case, select_cases
 from fastconv.bench.models.resnet import ResNet18

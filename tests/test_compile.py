@@ -48,14 +48,19 @@ def test_compile_dynamic_shapes_and_no_grad(activation):
     torch._dynamo.reset()
     compiled = torch.compile(
         lambda x: fastconv.conv2d(x, w, padding=1, activation=activation),
-        fullgraph=True, dynamic=True, backend="aot_eager",
+        fullgraph=True,
+        dynamic=True,
+        backend="aot_eager",
     )
     for size in ((2, 3, 8, 8), (1, 3, 5, 9), (4, 3, 16, 7)):
         x = torch.randn(size)
-        torch.testing.assert_close(compiled(x), fastconv.conv2d(x, w, padding=1, activation=activation))
+        torch.testing.assert_close(
+            compiled(x), fastconv.conv2d(x, w, padding=1, activation=activation)
+        )
         with torch.no_grad():
             torch.testing.assert_close(
-                compiled(x), fastconv.conv2d(x, w, padding=1, activation=activation))
+                compiled(x), fastconv.conv2d(x, w, padding=1, activation=activation)
+            )
 
 
 def test_compile_under_autocast_and_named_backend():
@@ -98,7 +103,8 @@ def test_jit_trace_records_ops_not_empty_tensors():
 def test_fake_and_meta_strides_are_the_real_ones(x_last, w_last):
     def formatted(size, last):
         return torch.randn(size).contiguous(
-            memory_format=torch.channels_last if last else torch.contiguous_format)
+            memory_format=torch.channels_last if last else torch.contiguous_format
+        )
 
     x, w = formatted((2, 4, 6, 7), x_last), formatted((8, 4, 3, 3), w_last)
 

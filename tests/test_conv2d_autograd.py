@@ -37,15 +37,20 @@ def test_gradcheck_every_mode(problem):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradcheck_epilogue(activation):
     size = (2, 3, 4, 5)
-    x, w, b, r = (normals(s, torch.float64).requires_grad_()
-                  for s in ((2, 2, 4, 5), (3, 2, 3, 3), (3,), size))
+    x, w, b, r = (
+        normals(s, torch.float64).requires_grad_() for s in ((2, 2, 4, 5), (3, 2, 3, 3), (3,), size)
+    )
 
     def conv(x, w, b, r):
         return fastconv.conv2d(x, w, b, padding=1, activation=activation, residual=r)
 
     z = F.conv2d(x, w, b, padding=1) + r
-    torch.testing.assert_close(conv(x, w, b, r), z if activation is None else getattr(F, activation)(z))
-    assert torch.autograd.gradcheck(conv, (x, w, b, r), check_forward_ad=True, check_batched_grad=True)
+    torch.testing.assert_close(
+        conv(x, w, b, r), z if activation is None else getattr(F, activation)(z)
+    )
+    assert torch.autograd.gradcheck(
+        conv, (x, w, b, r), check_forward_ad=True, check_batched_grad=True
+    )
     assert torch.autograd.gradgradcheck(conv, (x, w, b, r), check_fwd_over_rev=True)
 
 
@@ -54,7 +59,9 @@ def test_gradcheck_epilogue(activation):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_epilogue_values_and_gradients(activation, dtype, channels_last):
     """The fused call against torch's three calls in float64, forward with and without grad."""
-    x, w, r = (normals(s, dtype, channels_last) for s in ((2, 5, 7, 6), (18, 5, 3, 3), (2, 18, 7, 6)))
+    x, w, r = (
+        normals(s, dtype, channels_last) for s in ((2, 5, 7, 6), (18, 5, 3, 3), (2, 18, 7, 6))
+    )
     b = normals((18,), dtype)
 
     def torchs(x, w, b, r):
@@ -66,11 +73,18 @@ def test_epilogue_values_and_gradients(activation, dtype, channels_last):
 
     exact = gradients(torchs, x.double(), w.double(), b.double(), r.double())
     # Where an activation has a kink, rounding may put z on its other side: keep away from it.
-    tolerance = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 0.15}
+    tolerance = {
+        torch.float64: 1e-11,
+        torch.float32: 2e-5,
+        torch.float16: 2e-2,
+        torch.bfloat16: 0.15,
+    }
     got = gradients(ours, x, w, b, r)
     with torch.no_grad():
         inference = ours(x, w, b, r)
-    torch.testing.assert_close(inference.double(), exact[0], rtol=tolerance[dtype], atol=tolerance[dtype])
+    torch.testing.assert_close(
+        inference.double(), exact[0], rtol=tolerance[dtype], atol=tolerance[dtype]
+    )
     for a, e in zip(got, exact):
         assert a.dtype == dtype
         near = (a.double() - e).abs() <= tolerance[dtype] * (1 + e.abs().max())
@@ -81,11 +95,18 @@ def test_only_wanted_gradients_are_computed(monkeypatch):
     calls = []
     for name in ("dgrad", "wgrad", "bias_grad"):
         original = getattr(functions, name)
-        monkeypatch.setattr(functions, name,
-                            lambda *a, name=name, original=original: calls.append(name) or original(*a))
+        monkeypatch.setattr(
+            functions,
+            name,
+            lambda *a, name=name, original=original: calls.append(name) or original(*a),
+        )
     x, w, b = torch.randn(1, 2, 5, 5), torch.randn(3, 2, 3, 3), torch.randn(3)
-    for wanted, names in (((x,), ["dgrad"]), ((w,), ["wgrad"]), ((b,), ["bias_grad"]),
-                          ((x, w, b), ["bias_grad", "dgrad", "wgrad"])):
+    for wanted, names in (
+        ((x,), ["dgrad"]),
+        ((w,), ["wgrad"]),
+        ((b,), ["bias_grad"]),
+        ((x, w, b), ["bias_grad", "dgrad", "wgrad"]),
+    ):
         calls.clear()
         for tensor in (x, w, b):
             tensor.requires_grad_(any(tensor is t for t in wanted))
@@ -96,23 +117,30 @@ def test_only_wanted_gradients_are_computed(monkeypatch):
 def test_saved_tensors_are_hooked_and_checkpointable():
     x, w = torch.randn(1, 2, 5, 5, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
     packed = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t.shape) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: packed.append(t.shape) or t, lambda t: t
+    ):
         fastconv.conv2d(x, w, activation="relu").sum().backward()
     assert sorted(map(tuple, packed)) == [(1, 2, 5, 5), (1, 3, 3, 3), (3, 2, 3, 3)]
     direct = x.grad.clone()
     x.grad = None
     torch.utils.checkpoint.checkpoint(
-        lambda x: fastconv.conv2d(x, w, activation="relu"), x, use_reentrant=False).sum().backward()
+        lambda x: fastconv.conv2d(x, w, activation="relu"), x, use_reentrant=False
+    ).sum().backward()
     assert torch.equal(x.grad, direct)
 
 
-@pytest.mark.parametrize("in_dims", [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0),
-                                     (1, 2, None), (0, 0, None)])
+@pytest.mark.parametrize(
+    "in_dims",
+    [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0), (1, 2, None), (0, 0, None)],
+)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_vmap(in_dims, groups):
     sizes = [(2, 4, 5, 6), (6, 4 // groups, 3, 3), (6,)]
-    args = [normals(size if dim is None else (*size[:dim], 3, *size[dim:]), torch.float64)
-            for size, dim in zip(sizes, in_dims)]
+    args = [
+        normals(size if dim is None else (*size[:dim], 3, *size[dim:]), torch.float64)
+        for size, dim in zip(sizes, in_dims)
+    ]
 
     def ours(x, w, b):
         return fastconv.conv2d(x, w, b, padding=1, groups=groups, activation="relu")
@@ -120,7 +148,10 @@ def test_vmap(in_dims, groups):
     def torchs(x, w, b):
         return F.relu(F.conv2d(x, w, b, padding=1, groups=groups))
 
-    for transform in (lambda f: f, lambda f: torch.func.grad(lambda *a: f(*a).pow(2).sum(), (0, 1, 2))):
+    for transform in (
+        lambda f: f,
+        lambda f: torch.func.grad(lambda *a: f(*a).pow(2).sum(), (0, 1, 2)),
+    ):
         got = torch.vmap(transform(ours), in_dims)(*args)
         expected = torch.vmap(transform(torchs), in_dims)(*args)
         torch.testing.assert_close(got, expected)
@@ -128,11 +159,20 @@ def test_vmap(in_dims, groups):
 
 def test_func_transforms():
     x, w = normals((2, 2, 5, 5), torch.float64), normals((3, 2, 3, 3), torch.float64)
-    for transform in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
-        def loss(w, conv):
-            return conv(x, w).sin().sum() if transform is torch.func.hessian else conv(x, w)[:, :, 0, 0]
 
-        torch.testing.assert_close(transform(loss)(w, fastconv.conv2d), transform(loss)(w, F.conv2d))
+    def corner(w, conv):
+        return conv(x, w)[:, :, 0, 0]
+
+    def scalar(w, conv):
+        return conv(x, w).sin().sum()
+
+    for transform, function in (
+        (torch.func.jacrev, corner),
+        (torch.func.jacfwd, corner),
+        (torch.func.hessian, scalar),
+    ):
+        ours, torchs = (transform(function)(w, conv) for conv in (fastconv.conv2d, F.conv2d))
+        torch.testing.assert_close(ours, torchs)
 
 
 @pytest.mark.parametrize("x_last", [False, True])

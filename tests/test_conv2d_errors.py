@@ -58,17 +58,21 @@ def test_raises_what_torch_raises(case):
     assert len(str(ours.value)) > 20
 
 
-@pytest.mark.parametrize("kwargs, match", [
-    ({"activation": "tanh"}, "activation.*'tanh'"),
-    ({"backend": "cudnn"}, "backend.*'cudnn'"),
-])
+@pytest.mark.parametrize(
+    "kwargs, match",
+    [
+        ({"activation": "tanh"}, "activation.*'tanh'"),
+        ({"backend": "cudnn"}, "backend.*'cudnn'"),
+    ],
+)
 def test_unknown_names(kwargs, match):
     with pytest.raises(ValueError, match=match):
         fastconv.conv2d(X, W, **kwargs)
 
 
-@pytest.mark.parametrize("residual", [torch.zeros(2, 6, 3, 4), torch.zeros(6, 3, 3),
-                                      torch.zeros(2, 6, 3, 3).double()])
+@pytest.mark.parametrize(
+    "residual", [torch.zeros(2, 6, 3, 4), torch.zeros(6, 3, 3), torch.zeros(2, 6, 3, 3).double()]
+)
 def test_residual_must_fit(residual):
     with pytest.raises(RuntimeError, match="residual"):
         fastconv.conv2d(X, W, residual=residual)
@@ -83,7 +87,7 @@ def test_storage_smaller_than_sizes_claim():
 
 
 def test_a_named_backend_never_falls_back():
-    with pytest.raises(NotImplementedError, match="float.*|int"):
+    with pytest.raises(NotImplementedError, match="int64"):
         fastconv.conv2d(X.long(), W.long(), backend="cpu")
     with pytest.raises(NotImplementedError, match="one channel per group"):
         fastconv.conv2d(X, W, backend="cpu:depthwise")
@@ -100,16 +104,21 @@ def test_strict_raises_what_auto_would_leave_to_aten(monkeypatch):
         fastconv.conv2d(X.long(), W.long())
 
 
-@pytest.mark.parametrize("args", [
-    (X, W[:, :2]), (X[0], W), (X, W[0]), (X.double(), W), (X, W.half()),
-])
+@pytest.mark.parametrize(
+    "args",
+    [
+        (X, W[:, :2]),
+        (X[0], W),
+        (X, W[0]),
+        (X.double(), W),
+        (X, W.half()),
+    ],
+)
 def test_raw_ops_check_their_operands(args):
     """torch.ops.fastconv is reachable too: it raises, it does not read out of bounds."""
     geometry = ([1, 1], [0, 0], [1, 1], 1)
     with pytest.raises((RuntimeError, ValueError)):
         torch.ops.fastconv.conv2d_fprop(*args, None, None, *geometry, "none", "cpu")
-    dy = torch.zeros(2, 6, 3, 3)
-    with pytest.raises((RuntimeError, ValueError)):
 
 
 def test_raw_ops_check_gradients_bias_and_residual():

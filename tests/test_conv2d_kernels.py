@@ -76,20 +76,28 @@ def test_any_strides(backend):
     views = {
         "slice": (big_x[1:3, 2:6, 1:10, 3:12], big_w[1:7, 1:5, 1:4, 1:4]),
         "step": (big_x[::2, 1:9:2, 2:11, ::2][..., :9], big_w[:6, :8:2, :3, ::2]),
-        "expanded": (big_x[:1, :1, :9, :9].expand(2, 4, 9, 9), big_w[:1, :4, :3, :3].expand(6, 4, 3, 3)),
-        "transposed": (big_x[:2, :4, :9, :9].transpose(2, 3), big_w[:6, :4, :3, :3].transpose(2, 3)),
+        "expanded": (
+            big_x[:1, :1, :9, :9].expand(2, 4, 9, 9),
+            big_w[:1, :4, :3, :3].expand(6, 4, 3, 3),
+        ),
+        "transposed": (
+            big_x[:2, :4, :9, :9].transpose(2, 3),
+            big_w[:6, :4, :3, :3].transpose(2, 3),
+        ),
     }
     for name, (x, w) in views.items():
         y = torch.nn.functional.conv2d(x.double(), w.double(), None, stride, pad, dilation, groups)
         dy = integers((*y.shape[:3], 2 * y.shape[3]), torch.float32)[..., ::2]
         expected = conv_passes(problem, x.double(), w.double(), dy.double())
-        for what, a, e in zip(("y", "dx", "dw"), passes(backend, problem, x, w, dy, False), expected):
+        for what, a, e in zip(
+            ("y", "dx", "dw"), passes(backend, problem, x, w, dy, False), expected
+        ):
             assert_exact(a, e, f"{name} {what}")
 
 
 @pytest.mark.parametrize("backend", ALGORITHMS)
 def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
-    """Outputs are allocated inside a larger buffer of NaN; none is left, and none beside is lost."""
+    """Outputs lie inside a larger buffer of NaN: none is left inside, and none beside is lost."""
     guard = 64
     buffers = []
 
@@ -103,9 +111,13 @@ def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
             return plain.view(n, h, w, c).permute(0, 3, 1, 2)
         return plain.view(size)
 
-    problem = next(p for p in CONVS if p.why == ("depthwise multiplier" if "depth" in backend else "strided"))
+    problem = next(
+        p for p in CONVS if p.why == ("depthwise multiplier" if "depth" in backend else "strided")
+    )
     for channels_last in LAYOUTS:
-        x, w = (integers(s, torch.float32, 2, channels_last) for s in (problem.x_size, problem.w_size))
+        x, w = (
+            integers(s, torch.float32, 2, channels_last) for s in (problem.x_size, problem.w_size)
+        )
         dy = torch.nn.functional.conv2d(x, w, None, *problem.geometry)
         with monkeypatch.context() as patch:
             patch.setattr("fastconv.backends.cpu.empty", poisoned_empty)

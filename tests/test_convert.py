@@ -1,4 +1,4 @@
-"""fastconv.convert on whole networks: what is swapped, what stays the same object, equal training."""
+"""fastconv.convert on whole networks: what is swapped, what stays the same, equal training."""
 
 import statistics
 
@@ -13,9 +13,16 @@ from fastconv.bench.models.resnet import ResNet18
 def small_net():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
         nn.ModuleDict({"a": nn.Conv2d(8, 8, 3, groups=8)})["a"],
-        nn.AvgPool2d(2), nn.AdaptiveMaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+        nn.AvgPool2d(2),
+        nn.AdaptiveMaxPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
     )
 
 
@@ -58,17 +65,29 @@ class OwnConv(nn.Conv2d):
 
 
 def test_report_says_what_was_left_and_why():
-    net = nn.ModuleDict({
-        "conv": nn.Conv2d(1, 1, 1), "mine": fastconv.Conv2d(1, 1, 1), "sub": OwnConv(1, 1, 1),
-        "lazy": nn.LazyConv2d(1, 1), "three": nn.Conv3d(1, 1, 1), "up": nn.ConvTranspose2d(1, 1, 1),
-        "param": nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1)), "relu": nn.ReLU(),
-    })
+    net = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(1, 1, 1),
+            "mine": fastconv.Conv2d(1, 1, 1),
+            "sub": OwnConv(1, 1, 1),
+            "lazy": nn.LazyConv2d(1, 1),
+            "three": nn.Conv3d(1, 1, 1),
+            "up": nn.ConvTranspose2d(1, 1, 1),
+            "param": nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1)),
+            "relu": nn.ReLU(),
+        }
+    )
     _, report = fastconv.convert(net, report=True)
     by_name = {r.name: r for r in report}
     assert set(by_name) == {"conv", "mine", "sub", "lazy", "three", "up", "param"}
     assert by_name["conv"].converted and by_name["mine"].converted
-    for name, word in (("sub", "subclass"), ("lazy", "initialised"), ("three", "no kernel"),
-                       ("up", "no kernel"), ("param", "parametrised")):
+    for name, word in (
+        ("sub", "subclass"),
+        ("lazy", "initialised"),
+        ("three", "no kernel"),
+        ("up", "no kernel"),
+        ("param", "parametrised"),
+    ):
         assert not by_name[name].converted and word in by_name[name].reason
 
 
@@ -103,17 +122,19 @@ def resnet_errors(seed, training, channels_last):
         net, fast, x = (v.to(memory_format=torch.channels_last) for v in (net, fast, x))
     torchs, ours = step(net, x), step(fast, x)
     assert ours.keys() == exact.keys()
-    return {name: [(t[name].double() - e).abs().max().item() for t in (torchs, ours)]
-            for name, e in exact.items()}
+    return {
+        name: [(t[name].double() - e).abs().max().item() for t in (torchs, ours)]
+        for name, e in exact.items()
+    }
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_resnet18_no_worse_than_torch(training, channels_last, strict):
-    """Output and every gradient of a converted ResNet-18: at most twice torch's error against float64.
+    """Output and every gradient of a converted ResNet-18: at most twice torch's error.
 
     Medians over draws: now and then rounding puts a value on the other side of a ReLU's kink, in
-    torch's run or in ours, and that one changes gradients by a thousand times the rounding error."""
+    torch's run or in ours, and changes gradients by a thousand times the rounding error."""
     draws = [resnet_errors(seed, training, channels_last) for seed in range(5)]
     for name in draws[0]:
         torchs, ours = (statistics.median(draw[name][i] for draw in draws) for i in (0, 1))
@@ -128,5 +149,7 @@ def test_resnet18_compiled_fullgraph_agrees():
     torch._dynamo.reset()
     got = step(torch.compile(net, fullgraph=True), x)
     for name, e in expected.items():
-        near = got["input" if name == "input" else name if name == "output" else "_orig_mod." + name]
+        near = got[
+            "input" if name == "input" else name if name == "output" else "_orig_mod." + name
+        ]
         torch.testing.assert_close(near, e, rtol=1e-3, atol=1e-4 * e.abs().max().item(), msg=name)

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from fastconv.bench import demo, digits, resnet_agreement
-from fastconv.bench.digits import Training, agrees, loss_difference, train_both
-from fastconv.bench.resnet_agreement import Agreement, compare_resnet
 
 import fastconv
 from fastconv.__main__ import main
+from fastconv.bench import demo, digits, resnet_agreement
+from fastconv.bench.digits import Training, agrees, loss_difference, train_both
+from fastconv.bench.resnet_agreement import Agreement, compare_resnet
 
 
 def test_the_demo_agrees(capsys):

@@ -31,30 +31,90 @@ class Fault:
 
 KERNELS = "test_conv2d_kernels.py::test_integers_exactly"
 FAULTS = [
-    Fault("halo off by one", "cpu/conv2d_direct.cpp", "h < 0 || h >= o.H", "h <= 0 || h >= o.H",
-          f"{KERNELS} -k direct"),
-    Fault("range off by one", "cpu/rows.h", "ceil_div_signed(in_size - offset, stride)",
-          "floor_div(in_size - offset, stride)", f"{KERNELS} -k direct"),
-    Fault("stale workspace", "cpu/im2col.h",
-          "for (int64_t i = 0; i < begin; ++i) out[i * out_step] = A(0);", "", f"{KERNELS} -k im2col"),
-    Fault("tail of a sum", "cpu/gemm.h", "min64(kSumLength, gemm_k - k)", "kSumLength",
-          f"{KERNELS} -k im2col"),
-    Fault("dropped slice", "cpu/conv2d_im2col.cpp", "slice < grid.slices; ++slice)",
-          "slice < max64(1, grid.slices - 1); ++slice)", f"{KERNELS} -k im2col"),
-    Fault("taps in the wrong order", "cpu/im2col.h", "axis.offset_step = -(axis.weight_step",
-          "axis.offset_step = (axis.weight_step", f"{KERNELS} -k im2col"),
-    Fault("stride forgotten", "cpu/conv2d_depthwise.cpp", "p_scaled % o.stride_h != 0 ||", "",
-          f"{KERNELS} -k depthwise"),
-    Fault("sums shared by tasks", "cpu/conv2d_im2col.cpp", "A* const c = sums + task * kWgradTile;",
-          "A* const c = sums + task / 2 * kWgradTile;", f"{KERNELS} -k im2col"),
-    Fault("one bias for all", "cpu/epilogue.h", "to_accumulator(bias[i])", "to_accumulator(bias[0])",
-          "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k nhwc"),
-    Fault("slope outside the kink", "cpu/epilogue.h", "z >= A(6) ? A(0) : A(1)", "z > A(6) ? A(0) : A(1)",
-          "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k relu6"),
-    Fault("truncated bfloat16", "cpu/isa.h", "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16", "bits >> 16",
-          f"{KERNELS} -k direct"),
-    Fault("ceil mode keeps windows in the padding", "problem/pool_problem.h", ">= in + pad) --out",
-          "> in + pad) --out", "test_problem.py -k pool"),
+    Fault(
+        "halo off by one",
+        "cpu/conv2d_direct.cpp",
+        "h < 0 || h >= o.H",
+        "h <= 0 || h >= o.H",
+        f"{KERNELS} -k direct",
+    ),
+    Fault(
+        "range off by one",
+        "cpu/rows.h",
+        "ceil_div_signed(in_size - offset, stride)",
+        "floor_div(in_size - offset, stride)",
+        f"{KERNELS} -k direct",
+    ),
+    Fault(
+        "stale workspace",
+        "cpu/im2col.h",
+        "for (int64_t i = 0; i < begin; ++i) out[i * out_step] = A(0);",
+        "",
+        f"{KERNELS} -k im2col",
+    ),
+    Fault(
+        "tail of a sum",
+        "cpu/gemm.h",
+        "min64(kSumLength, gemm_k - k)",
+        "kSumLength",
+        f"{KERNELS} -k im2col",
+    ),
+    Fault(
+        "dropped slice",
+        "cpu/conv2d_im2col.cpp",
+        "slice < grid.slices; ++slice)",
+        "slice < max64(1, grid.slices - 1); ++slice)",
+        f"{KERNELS} -k im2col",
+    ),
+    Fault(
+        "taps in the wrong order",
+        "cpu/im2col.h",
+        "axis.offset_step = -(axis.weight_step",
+        "axis.offset_step = (axis.weight_step",
+        f"{KERNELS} -k im2col",
+    ),
+    Fault(
+        "stride forgotten",
+        "cpu/conv2d_depthwise.cpp",
+        "p_scaled % o.stride_h != 0 ||",
+        "",
+        f"{KERNELS} -k depthwise",
+    ),
+    Fault(
+        "sums shared by tasks",
+        "cpu/conv2d_im2col.cpp",
+        "A* const c = sums + task * kWgradTile;",
+        "A* const c = sums + task / 2 * kWgradTile;",
+        f"{KERNELS} -k im2col",
+    ),
+    Fault(
+        "one bias for all",
+        "cpu/epilogue.h",
+        "to_accumulator(bias[i])",
+        "to_accumulator(bias[0])",
+        "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k nhwc",
+    ),
+    Fault(
+        "slope outside the kink",
+        "cpu/epilogue.h",
+        "z >= A(6) ? A(0) : A(1)",
+        "z > A(6) ? A(0) : A(1)",
+        "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k relu6",
+    ),
+    Fault(
+        "truncated bfloat16",
+        "cpu/isa.h",
+        "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16",
+        "bits >> 16",
+        f"{KERNELS} -k direct",
+    ),
+    Fault(
+        "ceil mode keeps windows in the padding",
+        "problem/pool_problem.h",
+        ">= in + pad) --out",
+        "> in + pad) --out",
+        "test_problem.py -k pool",
+    ),
 ]
 QUICK = 6  # faults of a run without --exhaustive: each costs a compilation
 
@@ -68,24 +128,56 @@ class Build:
         for name in ("csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, self.source / name)
-        shutil.copytree(Path(fastconv.__file__).parent, self.site / "fastconv",
-                        ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        shutil.copytree(
+            Path(fastconv.__file__).parent,
+            self.site / "fastconv",
+            ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+        )
 
     def compile(self):
         env = {**os.environ, "FASTCONV_INSTRUCTION_SETS": "baseline", "CXXFLAGS": "-O1"}
         done = subprocess.run(
-            [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", self.site,
-             "--build-temp", self.source / "build"],
-            cwd=self.source, env=env, capture_output=True, text=True)
+            [
+                sys.executable,
+                "setup.py",
+                "-q",
+                "build_ext",
+                "--build-lib",
+                self.site,
+                "--build-temp",
+                self.source / "build",
+            ],
+            cwd=self.source,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def run(self, pytest_arguments):
-        code = ("import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
-                f"sys.path.insert(0, {str(self.site)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))")
+        code = (
+            "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
+            f"sys.path.insert(0, {str(self.site)!r}); import pytest; "
+            "sys.exit(pytest.main(sys.argv[1:]))"
+        )
         path, *options = pytest_arguments.split()
         return subprocess.run(
-            [sys.executable, "-c", code, "-x", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / path),
-             *options], cwd=self.site, capture_output=True, text=True, timeout=300)
+            [
+                sys.executable,
+                "-c",
+                code,
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                str(ROOT / "tests" / path),
+                *options,
+            ],
+            cwd=self.site,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +206,7 @@ def test_fault_is_caught(build, fault, exhaustive):
         path.write_text(text.replace(fault.right, fault.wrong))
         build.compile()
         done = build.run(fault.caught_by)
-        # 1: tests failed. A crash (negative) would be caught as well, an error in collection (2) not.
+        # 1: tests failed; negative: a crash, caught as well. 2, an error in collection, is not.
         assert done.returncode == 1 or done.returncode < 0, done.stdout + done.stderr
     finally:
         path.write_text(text)

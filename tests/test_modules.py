@@ -1,4 +1,4 @@
-"""Modules: torch's constructors, state, initial weights, padding modes; and the tools around them."""
+"""Modules: torch's constructors, state, initial weights, padding modes; and tools around them."""
 
 import copy
 import pickle
@@ -12,11 +12,18 @@ import fastconv
 
 PAIRS = [
     (fastconv.Conv2d, nn.Conv2d, (4, 6, 3), {"padding": 1}),
-    (fastconv.Conv2d, nn.Conv2d, (4, 6, (3, 2)), {"stride": (2, 1), "dilation": (1, 2), "groups": 2}),
+    (
+        fastconv.Conv2d,
+        nn.Conv2d,
+        (4, 6, (3, 2)),
+        {"stride": (2, 1), "dilation": (1, 2), "groups": 2},
+    ),
     (fastconv.Conv2d, nn.Conv2d, (4, 6, 4), {"padding": "same", "bias": False}),
     (fastconv.Conv2d, nn.Conv2d, (4, 6, 3), {"padding": "valid"}),
-    *((fastconv.Conv2d, nn.Conv2d, (4, 6, 3), {"padding": (2, 1), "padding_mode": mode})
-      for mode in ("reflect", "replicate", "circular")),
+    *(
+        (fastconv.Conv2d, nn.Conv2d, (4, 6, 3), {"padding": (2, 1), "padding_mode": mode})
+        for mode in ("reflect", "replicate", "circular")
+    ),
     (fastconv.Conv2d, nn.Conv2d, (4, 6, 4), {"padding": "same", "padding_mode": "reflect"}),
     (fastconv.MaxPool2d, nn.MaxPool2d, (3, 2, 1), {"return_indices": True}),
     (fastconv.MaxPool2d, nn.MaxPool2d, ((3, 2),), {"dilation": 2, "ceil_mode": True}),
@@ -27,8 +34,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("ours, torchs, args, kwargs", PAIRS,
-                         ids=[f"{p[0].__name__}-{p[2]}-{p[3]}" for p in PAIRS])
+@pytest.mark.parametrize(
+    "ours, torchs, args, kwargs", PAIRS, ids=[f"{p[0].__name__}-{p[2]}-{p[3]}" for p in PAIRS]
+)
 @pytest.mark.parametrize("batched", [True, False])
 def test_same_as_torchs(ours, torchs, args, kwargs, batched, strict):
     layers = []
@@ -53,9 +61,13 @@ def test_conv_relu_is_conv_then_relu():
 
 
 def test_constructor_errors_are_torchs():
-    for args, kwargs in (((4, 6, 3), {"groups": 3}), ((4, 6, 3), {"padding": "foo"}),
-                         ((4, 6, 3), {"padding": "same", "stride": 2}),
-                         ((4, 6, 3), {"padding_mode": "mirror"}), ((4, 6, 3), {"groups": 0})):
+    for args, kwargs in (
+        ((4, 6, 3), {"groups": 3}),
+        ((4, 6, 3), {"padding": "foo"}),
+        ((4, 6, 3), {"padding": "same", "stride": 2}),
+        ((4, 6, 3), {"padding_mode": "mirror"}),
+        ((4, 6, 3), {"groups": 0}),
+    ):
         with pytest.raises(ValueError):
             fastconv.Conv2d(*args, **kwargs)
 
@@ -115,4 +127,6 @@ def test_weight_subclass_keeps_its_own_convolution():
     layer, x = fastconv.Conv2d(2, 3, 3), torch.randn(1, 2, 5, 5)
     expected = 2 * nn.functional.conv2d(x, layer.weight, layer.bias)
     weight = layer.weight.detach().as_subclass(Scaled)
-    torch.testing.assert_close(layer._conv_forward(x, weight, layer.bias).as_subclass(torch.Tensor), expected)
+    torch.testing.assert_close(
+        layer._conv_forward(x, weight, layer.bias).as_subclass(torch.Tensor), expected
+    )

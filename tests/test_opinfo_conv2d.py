@@ -11,7 +11,7 @@ OPINFO = next(op for op in methods.op_db if op.name == "nn.functional.conv2d")
 
 
 def derivatives(function, sample):
-    """Value, gradients of a random functional of it, and gradients of a random functional of those."""
+    """Value, gradients of a random functional of it, gradients of a random functional of those."""
     tensors = [t for t in (sample.input, *sample.args) if isinstance(t, torch.Tensor)]
     y = function(sample.input, *sample.args, **sample.kwargs)
     torch.manual_seed(0)

@@ -18,8 +18,9 @@ ISAS = ("baseline", "avx2", "avx512")
 
 
 def run(code, **kwargs):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                          **kwargs)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **kwargs
+    )
 
 
 def test_csrc_includes_no_torch_header():
@@ -36,12 +37,15 @@ def test_core_links_no_torch_and_no_python_library():
     assert not re.search(r"torch|c10|libpython|cuda", libraries), libraries
 
 
-@pytest.mark.skipif(shutil.which("objdump") is None or core.instruction_set() == "baseline",
-                    reason="needs objdump and an x86 machine")
+@pytest.mark.skipif(
+    shutil.which("objdump") is None or core.instruction_set() == "baseline",
+    reason="needs objdump and an x86 machine",
+)
 def test_wide_registers_stay_inside_their_instruction_sets_namespace():
     """A template merged across instruction sets would crash machines that lack the wider one."""
-    listing = subprocess.run(["objdump", "-d", "--no-show-raw-insn", core.__file__],
-                             capture_output=True, text=True).stdout
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", core.__file__], capture_output=True, text=True
+    ).stdout
     function, users = "", {"ymm": set(), "zmm": set()}
     for line in listing.splitlines():
         if line.endswith(">:"):
@@ -56,9 +60,11 @@ def test_wide_registers_stay_inside_their_instruction_sets_namespace():
 
 
 def test_instruction_set_can_be_limited_and_results_agree(tmp_path):
-    code = ("import sys, torch, fastconv; torch.manual_seed(0); "
-            "y = fastconv.conv2d(torch.randn(1, 8, 9, 9), torch.randn(8, 8, 3, 3)); "
-            "print(fastconv.info()['instruction_set'], y.double().sum().item())")
+    code = (
+        "import sys, torch, fastconv; torch.manual_seed(0); "
+        "y = fastconv.conv2d(torch.randn(1, 8, 9, 9), torch.randn(8, 8, 3, 3)); "
+        "print(fastconv.info()['instruction_set'], y.double().sum().item())"
+    )
     seen = {}
     for isa in ISAS:
         done = run(code, env={**os.environ, "FASTCONV_ISA": isa}, cwd=tmp_path)
@@ -72,12 +78,17 @@ def test_instruction_set_can_be_limited_and_results_agree(tmp_path):
 
 
 def test_uncompiled_source_tree_says_what_to_do(tmp_path):
-    shutil.copytree(Path(fastconv.__file__).parent, tmp_path / "fastconv",
-                    ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(
+        Path(fastconv.__file__).parent,
+        tmp_path / "fastconv",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
     (tmp_path / "setup.py").touch()
     # An editable install would complete the tree; only the directory itself may be found here.
-    code = ("import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
-            "import fastconv")
+    code = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
+        "import fastconv"
+    )
     done = run(code, cwd=tmp_path)
     assert done.returncode != 0
     assert "another directory" in done.stderr and "pip install -e ." in done.stderr
@@ -98,11 +109,16 @@ def test_every_public_name_has_a_docstring():
 def test_explain_shows_backend_algorithm_and_reason():
     import torch
 
-    net = fastconv.convert(torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 8, 3, groups=8),
-                                               torch.nn.MaxPool2d(2)))
+    net = fastconv.convert(
+        torch.nn.Sequential(
+            torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.MaxPool2d(2)
+        )
+    )
     explanation = fastconv.explain(net, torch.zeros(1, 8, 12, 12))
     assert [d.backend for d in explanation] == ["cpu"] * 3
     text = str(explanation)
     assert "im2col" in text and "direct" in text and "GFLOP" in text and "max_pool2d" in text
-    refused = fastconv.explain(fastconv.conv2d, torch.zeros(1, 1, 3, 3).long(), torch.zeros(1, 1, 3, 3).long())
+    refused = fastconv.explain(
+        fastconv.conv2d, torch.zeros(1, 1, 3, 3).long(), torch.zeros(1, 1, 3, 3).long()
+    )
     assert refused[0].backend is None and "int64" in str(refused)

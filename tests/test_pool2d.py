@@ -87,16 +87,20 @@ def test_nan_and_infinity_follow_torchs_rule(windows, layout):
         x[torch.rand_like(x) < 0.05] = INF
         x[0, 0] = -INF  # windows of nothing else have their first element's index
         x = LAYOUTS[layout](x)
-        got, expected = (f(x, *windows, return_indices=True)
-                         for f in (fastconv.max_pool2d, F.max_pool2d))
+        got, expected = (
+            f(x, *windows, return_indices=True) for f in (fastconv.max_pool2d, F.max_pool2d)
+        )
         assert_same(got, expected)
         assert_same([fastconv.max_pool2d(x, *windows)], expected[:1])
         assert_same(fastconv.adaptive_max_pool2d(x, 1, True), F.adaptive_max_pool2d(x, 1, True))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("windows", [w for w in WINDOWS.values() if w[3] == 1],
-                         ids=[name for name, w in WINDOWS.items() if w[3] == 1])
+@pytest.mark.parametrize(
+    "windows",
+    [w for w in WINDOWS.values() if w[3] == 1],
+    ids=[name for name, w in WINDOWS.items() if w[3] == 1],
+)
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_avg_pool_divides_as_torch(windows, layout, backend):
     kernel, stride, padding, _, ceil = windows
@@ -125,8 +129,9 @@ def test_adaptive_pools(size, layout):
     for dtype in (torch.float64, torch.float32):
         for channels in channel_counts(layout):
             x = LAYOUTS[layout](integers((2, channels, 11, 13), -3, 4, dtype))
-            assert_same(fastconv.adaptive_max_pool2d(x, size, True),
-                        F.adaptive_max_pool2d(x, size, True))
+            assert_same(
+                fastconv.adaptive_max_pool2d(x, size, True), F.adaptive_max_pool2d(x, size, True)
+            )
             for name in ("adaptive_max_pool2d", "adaptive_avg_pool2d"):
                 dy = torch.randn_like(getattr(F, name)(x, size))
                 for backend in ("cpu", "reference"):
@@ -147,11 +152,13 @@ def test_16_bit_averages_are_rounded_once(dtype):
     for layout in ("nchw", "nhwc"):
         x = LAYOUTS[layout](image(dtype, 70))
         exact = F.avg_pool2d(x.float(), 3, 2, 1).to(dtype)
-        torch.testing.assert_close(fastconv.avg_pool2d(x, 3, 2, 1), exact, rtol=0,
-                                   atol=torch.finfo(dtype).eps)
+        torch.testing.assert_close(
+            fastconv.avg_pool2d(x, 3, 2, 1), exact, rtol=0, atol=torch.finfo(dtype).eps
+        )
         exact = F.adaptive_avg_pool2d(x.float(), 1).to(dtype)
-        torch.testing.assert_close(fastconv.adaptive_avg_pool2d(x, 1), exact, rtol=0,
-                                   atol=torch.finfo(dtype).eps)
+        torch.testing.assert_close(
+            fastconv.adaptive_avg_pool2d(x, 1), exact, rtol=0, atol=torch.finfo(dtype).eps
+        )
 
 
 CALLS = {
@@ -168,11 +175,13 @@ CALLS = {
 def test_derivatives_of_every_mode(call, strict):
     # Distinct values far apart: finite differences never change a maximum.
     x = torch.randperm(2 * 2 * 5 * 4).view(2, 2, 5, 4).double().requires_grad_()
-    assert torch.autograd.gradcheck(call, x, check_forward_ad=True, check_batched_grad=True,
-                                    check_batched_forward_grad=True)
+    assert torch.autograd.gradcheck(
+        call, x, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
+    )
     assert torch.autograd.gradgradcheck(call, x, check_fwd_over_rev=True, check_rev_over_rev=True)
-    torch.testing.assert_close(torch.func.vmap(call, 1, 1)(x), torch.stack(
-        [call(x[:, i]) for i in range(2)], 1))
+    torch.testing.assert_close(
+        torch.func.vmap(call, 1, 1)(x), torch.stack([call(x[:, i]) for i in range(2)], 1)
+    )
     hessian = torch.func.hessian(lambda t: call(t).square().sum())(x.detach()[:1, :1])
     assert hessian.abs().sum() > 0
 
@@ -210,8 +219,14 @@ def test_stride_defaults_to_the_kernel():
 def test_indices_are_computed_only_where_they_are_wanted(monkeypatch):
     wanted = []
     kernel = CpuPool2d.max_pool2d_fwd
-    monkeypatch.setattr(CpuPool2d, "max_pool2d_fwd", lambda self, x, windows, with_indices: (
-        wanted.append(with_indices), kernel(self, x, windows, with_indices))[1])
+    monkeypatch.setattr(
+        CpuPool2d,
+        "max_pool2d_fwd",
+        lambda self, x, windows, with_indices: (
+            wanted.append(with_indices),
+            kernel(self, x, windows, with_indices),
+        )[1],
+    )
     x = image()
     fastconv.max_pool2d(x, 3)
     with torch.no_grad():

@@ -9,8 +9,9 @@ import fastconv
 pytest.importorskip("expecttest")
 methods = pytest.importorskip("torch.testing._internal.common_methods_invocations")
 NAMES = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
-OPINFOS = {name: next(op for op in methods.op_db if op.name == f"nn.functional.{name}")
-           for name in NAMES}
+OPINFOS = {
+    name: next(op for op in methods.op_db if op.name == f"nn.functional.{name}") for name in NAMES
+}
 
 
 def derivatives(function, sample):
@@ -105,7 +106,8 @@ def test_sizes_at_the_limit_neither_overflow_nor_take_long(strict):
     whole = {"kernel_size": HUGE, "padding": HUGE // 2, "stride": HUGE}
     torch.testing.assert_close(fastconv.max_pool2d(x, **whole), x.amax((2, 3), keepdim=True))
     torch.testing.assert_close(
-        fastconv.avg_pool2d(x, **whole, count_include_pad=False), x.mean((2, 3), keepdim=True))
+        fastconv.avg_pool2d(x, **whole, count_include_pad=False), x.mean((2, 3), keepdim=True)
+    )
     kernel = {"kernel_size": 2**31 + 5, "padding": 2**30, "stride": 2**29, "ceil_mode": True}
     y = fastconv.avg_pool2d(x, **kernel, divisor_override=36)
     torch.testing.assert_close(y, x.mean((2, 3), keepdim=True).expand_as(y))
@@ -120,7 +122,8 @@ def test_indices_out_of_range_are_an_error():
         for backend in ("cpu", "reference"):
             with pytest.raises(ValueError, match="index"):
                 torch.ops.fastconv.pool2d_max_bwd(
-                    dy, indices, [1, 1, 4, 4], False, *arguments, backend)
+                    dy, indices, [1, 1, 4, 4], False, *arguments, backend
+                )
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -20,8 +20,14 @@ AXES = [
 def test_conv_out_size_is_torchs_and_its_twins():
     assert len(AXES) > 100
     for size, kernel, stride, pad, dilation in AXES:
-        y = F.conv2d(torch.zeros(1, 1, size, 1), torch.zeros(1, 1, kernel, 1), None,
-                     (stride, 1), (pad, 0), (dilation, 1))
+        y = F.conv2d(
+            torch.zeros(1, 1, size, 1),
+            torch.zeros(1, 1, kernel, 1),
+            None,
+            (stride, 1),
+            (pad, 0),
+            (dilation, 1),
+        )
         args = (size, kernel, stride, pad, dilation)
         assert core.conv_out_size(*args) == problem.conv_out_size(*args) == y.shape[2]
 
@@ -31,8 +37,9 @@ def test_pool_out_size_is_torchs_and_its_twins(ceil_mode):
     for size, kernel, stride, pad, dilation in AXES:
         if pad > kernel // 2:
             continue
-        y = F.max_pool2d(torch.zeros(1, 1, size, 1), (kernel, 1), (stride, 1), (pad, 0),
-                         (dilation, 1), ceil_mode)
+        y = F.max_pool2d(
+            torch.zeros(1, 1, size, 1), (kernel, 1), (stride, 1), (pad, 0), (dilation, 1), ceil_mode
+        )
         args = (size, kernel, stride, pad, dilation, ceil_mode)
         assert core.pool_out_size(*args) == problem.pool_out_size(*args) == y.shape[2]
 
@@ -78,8 +85,18 @@ def test_overflowing_sizes_are_errors():
         PoolProblem(N=big, C=big, H=1, W=1, R=1, S=1)
 
 
-@pytest.mark.parametrize("field, value", [("stride_h", 0), ("dilation_w", -1), ("pad_h", -1),
-                                          ("groups", 0), ("R", 0), ("N", -1), ("groups", 3)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("stride_h", 0),
+        ("dilation_w", -1),
+        ("pad_h", -1),
+        ("groups", 0),
+        ("R", 0),
+        ("N", -1),
+        ("groups", 3),
+    ],
+)
 def test_senseless_sizes_are_errors(field, value):
     sizes = {**dict.fromkeys("NCHWKRS", 4), "R": 1, "S": 1, field: value}
     with pytest.raises(ValueError, match="ConvProblem"):
@@ -89,10 +106,20 @@ def test_senseless_sizes_are_errors(field, value):
 def test_channels_last_is_read_off_strides_as_torch_does():
     plain = torch.empty(2, 3, 4, 5)
     last = plain.to(memory_format=torch.channels_last)
-    cases = [plain, last, last[:, :, 1:, ::2], last[:, 1:], plain.expand(2, 3, 4, 5),
-             torch.empty(2, 1, 4, 5), torch.empty(2, 3, 1, 1), torch.empty(1, 3, 4, 5)[:, :1],
-             torch.empty(0, 3, 4, 5), last.transpose(2, 3), plain[:1].expand(4, 3, 4, 5),
-             torch.empty(2, 3, 1, 1).to(memory_format=torch.channels_last)]
+    cases = [
+        plain,
+        last,
+        last[:, :, 1:, ::2],
+        last[:, 1:],
+        plain.expand(2, 3, 4, 5),
+        torch.empty(2, 1, 4, 5),
+        torch.empty(2, 3, 1, 1),
+        torch.empty(1, 3, 4, 5)[:, :1],
+        torch.empty(0, 3, 4, 5),
+        last.transpose(2, 3),
+        plain[:1].expand(4, 3, 4, 5),
+        torch.empty(2, 3, 1, 1).to(memory_format=torch.channels_last),
+    ]
     for tensor in cases:
         suggested = torch._prims_common.suggest_memory_format(tensor) == torch.channels_last
         assert problem.suggests_channels_last(tensor) == suggested, (tensor.shape, tensor.stride())

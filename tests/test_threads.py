@@ -30,7 +30,7 @@ def test_many_python_threads_at_once(threads):
 
 
 def test_forked_child_has_a_pool_of_its_own():
-    """The parent's threads do not exist in a forked child; a child that waited for them would hang."""
+    """The parent's threads do not exist in a forked child; one that waited for them would hang."""
     code = textwrap.dedent("""
         import os, torch, fastconv
         torch.set_num_threads(2)

@@ -53,52 +53,57 @@ void bind_conv2d(py::module_& m) {
   m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a, "channels_last"_a);
   m.def("unsupported_reason", &unsupported_reason, "algorithm"_a, "op"_a, "problem"_a);
 
-  m.def("conv2d_fprop",
-        [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address x,
-           const StrideTuple& x_strides, Address w, const StrideTuple& w_strides, Address y,
-           const StrideTuple& y_strides, Address bias, Address residual,
-           const StrideTuple& residual_strides, Activation activation, int num_threads) {
-          run(algorithm, ConvOp::fprop,
-              {problem, dtype, view(x, x_strides), view(w, w_strides), view(y, y_strides),
-               Epilogue{reinterpret_cast<void*>(bias), view(residual, residual_strides), activation},
-               num_threads});
-        },
-        release_gil());
-  m.def("conv2d_dgrad",
-        [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address dy,
-           const StrideTuple& dy_strides, Address w, const StrideTuple& w_strides, Address dx,
-           const StrideTuple& dx_strides, int num_threads) {
-          run(algorithm, ConvOp::dgrad,
-              {problem, dtype, view(dx, dx_strides), view(w, w_strides), view(dy, dy_strides),
-               Epilogue{}, num_threads});
-        },
-        release_gil());
-  m.def("conv2d_wgrad",
-        [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address dy,
-           const StrideTuple& dy_strides, Address x, const StrideTuple& x_strides, Address dw,
-           const StrideTuple& dw_strides, int num_threads) {
-          run(algorithm, ConvOp::wgrad,
-              {problem, dtype, view(x, x_strides), view(dw, dw_strides), view(dy, dy_strides),
-               Epilogue{}, num_threads});
-        },
-        release_gil());
-  m.def("epilogue_backward",
-        [](const StrideTuple& size, DType dtype, Activation activation, Address dy,
-           const StrideTuple& dy_strides, Address saved, const StrideTuple& saved_strides,
-           Address dz, const StrideTuple& dz_strides, Address db, int num_threads) {
-          cpu_kernels().epilogue_backward({size[0], size[1], size[2], size[3], dtype, activation,
-                                           view(dy, dy_strides), view(saved, saved_strides),
-                                           view(dz, dz_strides), reinterpret_cast<void*>(db),
-                                           num_threads});
-        },
-        release_gil());
-  m.def("activation_forward",
-        [](const StrideTuple& size, DType dtype, Activation activation, Address z,
-           const StrideTuple& z_strides, Address y, const StrideTuple& y_strides, int num_threads) {
-          cpu_kernels().activation_forward({size[0], size[1], size[2], size[3], dtype, activation,
-                                            view(z, z_strides), view(y, y_strides), num_threads});
-        },
-        release_gil());
+  m.def(
+      "conv2d_fprop",
+      [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address x,
+         const StrideTuple& x_strides, Address w, const StrideTuple& w_strides, Address y,
+         const StrideTuple& y_strides, Address bias, Address residual,
+         const StrideTuple& residual_strides, Activation activation, int num_threads) {
+        run(algorithm, ConvOp::fprop,
+            {problem, dtype, view(x, x_strides), view(w, w_strides), view(y, y_strides),
+             Epilogue{reinterpret_cast<void*>(bias), view(residual, residual_strides), activation},
+             num_threads});
+      },
+      release_gil());
+  m.def(
+      "conv2d_dgrad",
+      [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address dy,
+         const StrideTuple& dy_strides, Address w, const StrideTuple& w_strides, Address dx,
+         const StrideTuple& dx_strides, int num_threads) {
+        run(algorithm, ConvOp::dgrad,
+            {problem, dtype, view(dx, dx_strides), view(w, w_strides), view(dy, dy_strides),
+             Epilogue{}, num_threads});
+      },
+      release_gil());
+  m.def(
+      "conv2d_wgrad",
+      [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address dy,
+         const StrideTuple& dy_strides, Address x, const StrideTuple& x_strides, Address dw,
+         const StrideTuple& dw_strides, int num_threads) {
+        run(algorithm, ConvOp::wgrad,
+            {problem, dtype, view(x, x_strides), view(dw, dw_strides), view(dy, dy_strides),
+             Epilogue{}, num_threads});
+      },
+      release_gil());
+  m.def(
+      "epilogue_backward",
+      [](const StrideTuple& size, DType dtype, Activation activation, Address dy,
+         const StrideTuple& dy_strides, Address saved, const StrideTuple& saved_strides, Address dz,
+         const StrideTuple& dz_strides, Address db, int num_threads) {
+        cpu_kernels().epilogue_backward({size[0], size[1], size[2], size[3], dtype, activation,
+                                         view(dy, dy_strides), view(saved, saved_strides),
+                                         view(dz, dz_strides), reinterpret_cast<void*>(db),
+                                         num_threads});
+      },
+      release_gil());
+  m.def(
+      "activation_forward",
+      [](const StrideTuple& size, DType dtype, Activation activation, Address z,
+         const StrideTuple& z_strides, Address y, const StrideTuple& y_strides, int num_threads) {
+        cpu_kernels().activation_forward({size[0], size[1], size[2], size[3], dtype, activation,
+                                          view(z, z_strides), view(y, y_strides), num_threads});
+      },
+      release_gil());
 }
 
 }  // namespace fastconv

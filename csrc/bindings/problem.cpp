@@ -54,8 +54,9 @@ void bind_problem(py::module_& m) {
       .def(py::init([](int64_t N, int64_t C, int64_t H, int64_t W, int64_t K, int64_t R, int64_t S,
                        int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
                        int64_t dilation_h, int64_t dilation_w, int64_t groups) {
-             const ConvProblem problem{N,     C,     H,     W,          K,          R,     S, stride_h,
-                                       stride_w, pad_h, pad_w, dilation_h, dilation_w, groups};
+             const ConvProblem problem{N,     C,          H,          W,        K,
+                                       R,     S,          stride_h,   stride_w, pad_h,
+                                       pad_w, dilation_h, dilation_w, groups};
              problem.validate();
              return problem;
            }),
@@ -78,14 +79,16 @@ void bind_problem(py::module_& m) {
       .def_readonly("groups", &ConvProblem::groups)
       .def_property_readonly("P", &ConvProblem::P)
       .def_property_readonly("Q", &ConvProblem::Q)
-      .def("out_size", [](const ConvProblem& o) { return py::make_tuple(o.N, o.K, o.P(), o.Q()); },
-           "The shape (N, K, P, Q) of y.")
-      .def("gemm_shape",
-           [](const ConvProblem& o, ConvOp op) {
-             const GemmShape shape = o.gemm_shape(op);
-             return py::make_tuple(shape.gemm_m, shape.gemm_n, shape.gemm_k);
-           },
-           "op"_a, "(gemm_m, gemm_n, gemm_k) of the implicit GEMM of one group.")
+      .def(
+          "out_size", [](const ConvProblem& o) { return py::make_tuple(o.N, o.K, o.P(), o.Q()); },
+          "The shape (N, K, P, Q) of y.")
+      .def(
+          "gemm_shape",
+          [](const ConvProblem& o, ConvOp op) {
+            const GemmShape shape = o.gemm_shape(op);
+            return py::make_tuple(shape.gemm_m, shape.gemm_n, shape.gemm_k);
+          },
+          "op"_a, "(gemm_m, gemm_n, gemm_k) of the implicit GEMM of one group.")
       .def("flops", &ConvProblem::flops, "op"_a,
            "Two per multiply-add of the definition, padding included.")
       .def("bytes", &ConvProblem::bytes, "op"_a, "element_size"_a,
@@ -97,8 +100,9 @@ void bind_problem(py::module_& m) {
       .def(py::init([](int64_t N, int64_t C, int64_t H, int64_t W, int64_t R, int64_t S,
                        int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
                        int64_t dilation_h, int64_t dilation_w, bool ceil_mode) {
-             const PoolProblem problem{N,     C,     H,          W,          R,        S, stride_h, stride_w,
-                                       pad_h, pad_w, dilation_h, dilation_w, ceil_mode};
+             const PoolProblem problem{N,          C,          H,        W,     R,
+                                       S,          stride_h,   stride_w, pad_h, pad_w,
+                                       dilation_h, dilation_w, ceil_mode};
              problem.validate();
              return problem;
            }),
@@ -120,8 +124,9 @@ void bind_problem(py::module_& m) {
       .def_readonly("ceil_mode", &PoolProblem::ceil_mode)
       .def_property_readonly("P", &PoolProblem::P)
       .def_property_readonly("Q", &PoolProblem::Q)
-      .def("out_size", [](const PoolProblem& o) { return py::make_tuple(o.N, o.C, o.P(), o.Q()); },
-           "The shape (N, C, P, Q) of y.")
+      .def(
+          "out_size", [](const PoolProblem& o) { return py::make_tuple(o.N, o.C, o.P(), o.Q()); },
+          "The shape (N, C, P, Q) of y.")
       .def("flops", &PoolProblem::flops, "One per window element.")
       .def("bytes", &PoolProblem::bytes, "element_size"_a, "Bytes of x and y together.")
       .def("__repr__", [](const PoolProblem& o) { return repr(o); });
@@ -140,9 +145,10 @@ void bind_problem(py::module_& m) {
       .def_readonly("W", &AdaptivePoolProblem::W)
       .def_readonly("P", &AdaptivePoolProblem::P)
       .def_readonly("Q", &AdaptivePoolProblem::Q)
-      .def("out_size",
-           [](const AdaptivePoolProblem& o) { return py::make_tuple(o.N, o.C, o.P, o.Q); },
-           "The shape (N, C, P, Q) of y.")
+      .def(
+          "out_size",
+          [](const AdaptivePoolProblem& o) { return py::make_tuple(o.N, o.C, o.P, o.Q); },
+          "The shape (N, C, P, Q) of y.")
       .def("__repr__", [](const AdaptivePoolProblem& o) { return repr(o); });
 }
 

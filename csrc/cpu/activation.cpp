@@ -12,7 +12,7 @@ constexpr int64_t kChannelBlock = 16;  // channels of one task; fixed, for it se
 // dz[i] from dy[i] and saved[i], stored where wanted; returns them in accumulator type in `out`.
 template <typename T>
 static void backward_run(const EpilogueBackwardArgs& o, int64_t n, int64_t k, int64_t p, int64_t q,
-                         int64_t Strides::*axis, int64_t count, accumulator_t<T>* out) {
+                         int64_t Strides::* axis, int64_t count, accumulator_t<T>* out) {
   load_row(out, static_cast<const T*>(o.dy.at<T>(n, k, p, q)), o.dy.strides.*axis, count);
   if (o.activation != Activation::none) {
     const T* const saved = o.saved.at<T>(n, k, p, q);

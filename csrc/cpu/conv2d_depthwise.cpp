@@ -1,4 +1,5 @@
-// Depthwise convolution (one channel per group) with vector lanes along channels, for channels_last.
+// Depthwise convolution (one channel per group) with vector lanes along channels, for
+// channels_last.
 //
 //   fprop, dgrad: one task = one row of y (dx); each pixel's kChannelBlock sums stay in registers
 //                 while the taps pass by. The filter is packed once a call to [multiplier][tap][c].
@@ -16,8 +17,8 @@ namespace {
 constexpr int64_t kChannelBlock = 64;
 constexpr int64_t kWgradChannels = 32;
 
-// sums[l] += a[l * a_step] * b[l * b_step] for n lanes; the full block gets constant bounds, so that
-// the compiler keeps its sums in registers.
+// sums[l] += a[l * a_step] * b[l * b_step] for n lanes; the full block gets constant bounds, so
+// that the compiler keeps its sums in registers.
 template <int64_t kBlock, typename A, typename TA, typename TB>
 static inline void multiply_add_lanes(A* __restrict sums, const TA* __restrict a, int64_t a_step,
                                       const TB* __restrict b, int64_t b_step, int64_t n) {
@@ -36,8 +37,8 @@ const accumulator_t<T>* pack_filter(const ConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const int64_t taps = o.R * o.S, multiplier = o.filters_per_group();
-  A* const packed = static_cast<A*>(
-      scratch(ScratchSlot::kShared, o.K * taps * static_cast<int64_t>(sizeof(A))));
+  A* const packed =
+      static_cast<A*>(scratch(ScratchSlot::kShared, o.K * taps * static_cast<int64_t>(sizeof(A))));
   for (int64_t k = 0; k < o.K; ++k) {
     const int64_t c = k / multiplier, m = k % multiplier;
     for (int64_t tap = 0; tap < taps; ++tap) {
@@ -74,9 +75,9 @@ void fprop(const ConvArgs& args) {
             for (int64_t s = 0; s < o.S; ++s) {
               const int64_t w = q * o.stride_w - o.pad_w + s * o.dilation_w;
               if (w < 0 || w >= o.W) continue;
-              multiply_add_lanes<kChannelBlock>(
-                  sums, args.x.at<T>(n, c0, h, w), args.x.strides.c,
-                  filter + (m * taps + r * o.S + s) * o.C + c0, 1, lanes);
+              multiply_add_lanes<kChannelBlock>(sums, args.x.at<T>(n, c0, h, w), args.x.strides.c,
+                                                filter + (m * taps + r * o.S + s) * o.C + c0, 1,
+                                                lanes);
             }
           }
           for (int64_t l = 0; l < lanes; ++l) sums[l] += bias[l];
@@ -153,10 +154,9 @@ void wgrad(const ConvArgs& args) {
             for (int64_t s = 0; s < o.S; ++s) {
               const int64_t w = q * o.stride_w - o.pad_w + s * o.dilation_w;
               if (w < 0 || w >= o.W) continue;
-              multiply_add_lanes<kWgradChannels>(row_sums + (r * o.S + s) * kWgradChannels, dy,
-                                                 args.y.strides.c * multiplier,
-                                                 args.x.at<T>(n, c0, h, w), args.x.strides.c,
-                                                 lanes);
+              multiply_add_lanes<kWgradChannels>(
+                  row_sums + (r * o.S + s) * kWgradChannels, dy, args.y.strides.c * multiplier,
+                  args.x.at<T>(n, c0, h, w), args.x.strides.c, lanes);
             }
           }
         }

@@ -51,8 +51,9 @@ void fprop(const ConvArgs& args) {
             if (q.begin == q.end) continue;
             const A* const taps = row + (q.begin * o.stride_w + offset - w_begin);
             for (int64_t j = 0; j < filters; ++j) {
-              axpy_gather(sums[j] + (q.begin - q0), A(to_accumulator(*args.w.at<T>(k0 + j, c, r, s))),
-                          taps, o.stride_w, q.end - q.begin);
+              axpy_gather(sums[j] + (q.begin - q0),
+                          A(to_accumulator(*args.w.at<T>(k0 + j, c, r, s))), taps, o.stride_w,
+                          q.end - q.begin);
             }
           }
         }
@@ -61,12 +62,10 @@ void fprop(const ConvArgs& args) {
         const int64_t k = k0 + j;
         const T* const bias =
             epilogue.bias == nullptr ? nullptr : static_cast<const T*>(epilogue.bias) + k;
-        const T* const residual = epilogue.residual.data == nullptr
-                                      ? nullptr
-                                      : epilogue.residual.at<T>(n, k, p, q0);
+        const T* const residual =
+            epilogue.residual.data == nullptr ? nullptr : epilogue.residual.at<T>(n, k, p, q0);
         store_epilogue<T>(sums[j], q1 - q0, epilogue, bias, 0, residual,
-                          epilogue.residual.strides.w, args.y.at<T>(n, k, p, q0),
-                          args.y.strides.w);
+                          epilogue.residual.strides.w, args.y.at<T>(n, k, p, q0), args.y.strides.w);
       }
     }
   });
@@ -97,9 +96,9 @@ void dgrad(const ConvArgs& args) {
         const int64_t p_scaled = h + o.pad_h - r * o.dilation_h;
         if (p_scaled < 0 || p_scaled % o.stride_h != 0 || p_scaled / o.stride_h >= P) continue;
         for (int64_t k = group * Kg; k < (group + 1) * Kg; ++k) {
-          const A* const row = unit_row(
-              dy_buffer, args.y.at<T>(n, k, p_scaled / o.stride_h, reach.begin),
-              args.y.strides.w, reach.end - reach.begin);
+          const A* const row =
+              unit_row(dy_buffer, args.y.at<T>(n, k, p_scaled / o.stride_h, reach.begin),
+                       args.y.strides.w, reach.end - reach.begin);
           for (int64_t s = 0; s < o.S; ++s) {
             const int64_t offset = s * o.dilation_w - o.pad_w;
             const Range q = valid_range(offset - w0, o.stride_w, w1 - w0, reach.begin, reach.end);
@@ -148,9 +147,9 @@ void wgrad(const ConvArgs& args) {
             const int64_t offset = s * o.dilation_w - o.pad_w;
             const Range q = valid_range(offset, o.stride_w, o.W, 0, Q);
             if (q.begin == q.end) continue;
-            sums[r * o.S + s] += static_cast<double>(
-                dot(dy_row + q.begin, x_row + (q.begin * o.stride_w + offset), o.stride_w,
-                    q.end - q.begin));
+            sums[r * o.S + s] +=
+                static_cast<double>(dot(dy_row + q.begin, x_row + (q.begin * o.stride_w + offset),
+                                        o.stride_w, q.end - q.begin));
           }
         }
       }

@@ -9,7 +9,8 @@
 //          +--------------+                take at most kWeightBytes (more filters go in several
 //     a    | kDepth k     |                rounds), a thread's tiles a few hundred KiB.
 //   +----+ +--------------+
-//   |    | | c stays in L2|  -> epilogue   Bound: FLOPs, once gemm_m is above about 64; below that the
+//   |    | | c stays in L2|  -> epilogue   Bound: FLOPs, once gemm_m is above about 64; below that
+//   the
 //   +----+ +--------------+                packing.
 #include "cpu/epilogue.h"
 #include "cpu/im2col.h"
@@ -18,17 +19,20 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kDepth = kMaxChunk;  // gemm_k of one chunk
-constexpr int64_t kPixelTile = 96;     // columns of c; times 4 bytes no multiple of 512 (L1 sets)
-constexpr int64_t kFilterTile = 264;   // rows of c, a multiple of every kMicroM
-constexpr int64_t kMinFilterTile = 48; // smaller tiles spend more on packing than threads gain
+constexpr int64_t kDepth = kMaxChunk;   // gemm_k of one chunk
+constexpr int64_t kPixelTile = 96;      // columns of c; times 4 bytes no multiple of 512 (L1 sets)
+constexpr int64_t kFilterTile = 264;    // rows of c, a multiple of every kMicroM
+constexpr int64_t kMinFilterTile = 48;  // smaller tiles spend more on packing than threads gain
 constexpr int64_t kWeightBytes = 32 << 20;
 
 constexpr int64_t kWgradFilterTile = 132;
 constexpr int64_t kWgradColumnTile = 288;
-constexpr int64_t kWgradTasks = 16;  // enough tasks to split the pixels for; fixed: it sets the sums
+constexpr int64_t kWgradTasks =
+    16;  // enough tasks to split the pixels for; fixed: it sets the sums
 
-static int64_t round_up(int64_t value, int64_t multiple) { return div_up(value, multiple) * multiple; }
+static int64_t round_up(int64_t value, int64_t multiple) {
+  return div_up(value, multiple) * multiple;
+}
 
 template <typename T>
 const T* advance(const void* data, int64_t elements) {
@@ -123,8 +127,7 @@ void gather_gemm(const Gather& g, const GatherWeights& weights, const GatherOutp
         const int64_t k_end = min64(gemm_k, k + kDepth);
         pack_pixels_as_columns<T, kPixelTile>(g, pixel, pixel_end, k, k_end, b, kPixelTile,
                                               columns);
-        const A* const a =
-            packed + (row - round_begin) / kMicroM * panel_elements + k * kMicroM;
+        const A* const a = packed + (row - round_begin) / kMicroM * panel_elements + k * kMicroM;
         block_gemm<A>(row_end - row, columns, k_end - k,
                       {a, panel_elements, kMicroM, b, kPixelTile, c, kPixelTile});
       }
@@ -165,10 +168,9 @@ void dgrad(const ConvArgs& args) {
     const TensorView w = filter_offset<T>(args.w, group * Kg);
     for (int64_t residue_h = 0; residue_h < min64(o.stride_h, o.H); ++residue_h) {
       for (int64_t residue_w = 0; residue_w < min64(o.stride_w, o.W); ++residue_w) {
-        const Gather g = {
-            dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, residue_h),
-            dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, residue_w), Kg,
-            channel_offset<T>(args.y, group * Kg)};
+        const Gather g = {dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, residue_h),
+                          dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, residue_w),
+                          Kg, channel_offset<T>(args.y, group * Kg)};
         gather_gemm<T>(g, {w, w.strides.c, w.strides.n}, {args.x, group * Cg, &store_only}, o.N, Cg,
                        args.num_threads);
       }
@@ -178,7 +180,8 @@ void dgrad(const ConvArgs& args) {
 
 // ---- wgrad -----------------------------------------------------------------------------------
 
-// dw is computed in tiles; the pixels of a tile are divided among `slices` tasks where tiles are few.
+// dw is computed in tiles; the pixels of a tile are divided among `slices` tasks where tiles are
+// few.
 struct WgradGrid {
   int64_t gemm_n, rows, pixels, chunks;
   int64_t row_tiles, column_tiles, slices;
@@ -187,8 +190,13 @@ struct WgradGrid {
 constexpr int64_t kWgradTile = kWgradFilterTile * kWgradColumnTile;
 
 static WgradGrid wgrad_grid(int64_t rows, int64_t gemm_n, int64_t pixels) {
-  WgradGrid grid = {gemm_n, rows, pixels, div_up(pixels, kDepth), div_up(rows, kWgradFilterTile),
-                    div_up(gemm_n, kWgradColumnTile), 1};
+  WgradGrid grid = {gemm_n,
+                    rows,
+                    pixels,
+                    div_up(pixels, kDepth),
+                    div_up(rows, kWgradFilterTile),
+                    div_up(gemm_n, kWgradColumnTile),
+                    1};
   grid.slices = min64(grid.chunks, div_up(kWgradTasks, grid.tiles()));
   return grid;
 }
@@ -204,9 +212,8 @@ void wgrad_tile(const Gather& x, const Gather& dy, const WgradGrid& grid, int64_
   const int64_t column_end = min64(grid.gemm_n, column + kWgradColumnTile);
   const int64_t rows = round_up(row_end - row, kMicroM);
   const int64_t columns = round_up(column_end - column, kMicroN<A>);
-  A* const a = static_cast<A*>(scratch(
-      ScratchSlot::kTask,
-      kDepth * (kWgradFilterTile + kWgradColumnTile) * sizeof(A)));
+  A* const a = static_cast<A*>(
+      scratch(ScratchSlot::kTask, kDepth * (kWgradFilterTile + kWgradColumnTile) * sizeof(A)));
   A* const b = a + kDepth * kWgradFilterTile;
   for (int64_t chunk = slice * grid.chunks / grid.slices;
        chunk < (slice + 1) * grid.chunks / grid.slices; ++chunk) {
@@ -228,18 +235,19 @@ void store_wgrad_tile(const Gather& x, const TensorView& dw, const WgradGrid& gr
   const int64_t rows = min64(kWgradFilterTile, grid.rows - row);
   const int64_t column = tile % grid.column_tiles * kWgradColumnTile;
   const int64_t column_end = min64(grid.gemm_n, column + kWgradColumnTile);
-  for_each_tap(x, column, column_end, [&](int64_t tap_h, int64_t tap_w, int64_t channel,
-                                          int64_t count, int64_t k) {
-    for (int64_t m = 0; m < rows; ++m) {
-      const A* const sums = slices_of_tile + m * kWgradColumnTile + k;
-      T* const out = dw.at<T>(row + m, channel, tap_h, tap_w);
-      for (int64_t c = 0; c < count; ++c) {
-        A sum = 0;
-        for (int64_t slice = 0; slice < grid.slices; ++slice) sum += sums[slice * kWgradTile + c];
-        out[c * dw.strides.c] = from_accumulator<T>(sum);
-      }
-    }
-  });
+  for_each_tap(x, column, column_end,
+               [&](int64_t tap_h, int64_t tap_w, int64_t channel, int64_t count, int64_t k) {
+                 for (int64_t m = 0; m < rows; ++m) {
+                   const A* const sums = slices_of_tile + m * kWgradColumnTile + k;
+                   T* const out = dw.at<T>(row + m, channel, tap_h, tap_w);
+                   for (int64_t c = 0; c < count; ++c) {
+                     A sum = 0;
+                     for (int64_t slice = 0; slice < grid.slices; ++slice)
+                       sum += sums[slice * kWgradTile + c];
+                     out[c * dw.strides.c] = from_accumulator<T>(sum);
+                   }
+                 }
+               });
 }
 
 template <typename T>

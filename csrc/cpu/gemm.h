@@ -2,8 +2,9 @@
 //   c[row][column] += sum over k of a[k][row] * b[k][column]
 // The sums of a kMicroM x kMicroN tile of c stay in registers for kSumLength terms. They start from
 // zero and are then added to c: the rounding error of a sum grows with its length, so short sums of
-// sums are several times more accurate than one long sum, for a few percent of the time. An element of c is the same sequence of operations in every blocking: results depend
-// neither on tiles nor on threads.
+// sums are several times more accurate than one long sum, for a few percent of the time. An element
+// of c is the same sequence of operations in every blocking: results depend neither on tiles nor on
+// threads.
 #pragma once
 
 #include "cpu/isa.h"
@@ -26,11 +27,11 @@ struct VectorOf {
 
 template <typename A>
 struct GemmOperands {
-  const A* a;          // a[panel of rows][k][row]: panels a_panel_step apart, k a_step apart
+  const A* a;  // a[panel of rows][k][row]: panels a_panel_step apart, k a_step apart
   int64_t a_panel_step, a_step;
-  const A* b;          // b[k][column]: k b_step apart
+  const A* b;  // b[k][column]: k b_step apart
   int64_t b_step;
-  A* c;                // c[row][column]: rows c_step apart
+  A* c;  // c[row][column]: rows c_step apart
   int64_t c_step;
 };
 

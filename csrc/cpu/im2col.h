@@ -1,6 +1,6 @@
 // Packing for the im2col convolutions: which source pixel meets which tap, and the copies into the
-// operands of gemm.h. fprop gathers x around output pixels; dgrad gathers dy around the pixels of dx
-// of one residue class modulo the stride, where it is a convolution of stride 1 again and no
+// operands of gemm.h. fprop gathers x around output pixels; dgrad gathers dy around the pixels of
+// dx of one residue class modulo the stride, where it is a convolution of stride 1 again and no
 // multiply-add is spent on the zeros between strides.
 #pragma once
 
@@ -45,8 +45,8 @@ static inline GatherAxis dgrad_axis(int64_t in, int64_t out, int64_t kernel, int
 
 struct Gather {
   GatherAxis h, w;
-  int64_t channels;    // of the source, in one group
-  TensorView source;   // of the group: its channel 0 is the group's first
+  int64_t channels;   // of the source, in one group
+  TensorView source;  // of the group: its channel 0 is the group's first
   int64_t pixels_per_image() const { return h.positions * w.positions; }
   int64_t gemm_k() const { return h.taps * w.taps * channels; }
 };
@@ -147,30 +147,30 @@ static void pack_pixels_as_columns(const Gather& g, int64_t pixel, int64_t end, 
   using A = accumulator_t<T>;
   const int64_t pixels = end - pixel;
   const bool channels_adjacent = g.source.strides.c == 1 && g.channels > 1;
-  for_each_tap(g, k_begin, k_end, [&](int64_t tap_h, int64_t tap_w, int64_t channel, int64_t count,
-                                      int64_t k) {
-    if (channels_adjacent) {
-      const T* address[kMaxPixels];
-      pixel_addresses(g, pixel, end, tap_h, tap_w, channel, address);
-      for (int64_t c = 0; c < count; ++c) {
-        A* const row = out + (k + c) * out_step;
-        for (int64_t i = 0; i < pixels; ++i) row[i] = to_accumulator(address[i][c]);
-      }
-    } else {
-      for (int64_t i = pixel; i < end;) {
-        const PixelRun run = pixel_run(g, i, end);
-        const RunSource<T> source = run_source<T>(g, run, tap_h, tap_w);
-        for (int64_t c = 0; c < count; ++c) {
-          gather_run<T>(source, (channel + c) * g.source.strides.c, run.count,
-                        out + (k + c) * out_step + (i - pixel), 1);
-        }
-        i += run.count;
-      }
-    }
-    for (int64_t c = 0; c < count; ++c) {
-      for (int64_t i = pixels; i < columns; ++i) out[(k + c) * out_step + i] = A(0);
-    }
-  });
+  for_each_tap(g, k_begin, k_end,
+               [&](int64_t tap_h, int64_t tap_w, int64_t channel, int64_t count, int64_t k) {
+                 if (channels_adjacent) {
+                   const T* address[kMaxPixels];
+                   pixel_addresses(g, pixel, end, tap_h, tap_w, channel, address);
+                   for (int64_t c = 0; c < count; ++c) {
+                     A* const row = out + (k + c) * out_step;
+                     for (int64_t i = 0; i < pixels; ++i) row[i] = to_accumulator(address[i][c]);
+                   }
+                 } else {
+                   for (int64_t i = pixel; i < end;) {
+                     const PixelRun run = pixel_run(g, i, end);
+                     const RunSource<T> source = run_source<T>(g, run, tap_h, tap_w);
+                     for (int64_t c = 0; c < count; ++c) {
+                       gather_run<T>(source, (channel + c) * g.source.strides.c, run.count,
+                                     out + (k + c) * out_step + (i - pixel), 1);
+                     }
+                     i += run.count;
+                   }
+                 }
+                 for (int64_t c = 0; c < count; ++c) {
+                   for (int64_t i = pixels; i < columns; ++i) out[(k + c) * out_step + i] = A(0);
+                 }
+               });
 }
 
 // out[pixel][k]: the same values transposed, pixels out_step apart, columns zero up to columns.
@@ -181,24 +181,25 @@ static void pack_pixels_as_rows(const Gather& g, int64_t pixel, int64_t end, int
   using A = accumulator_t<T>;
   const int64_t pixels = end - pixel;
   const bool channels_adjacent = g.source.strides.c == 1 && g.channels > 1;
-  for_each_tap(g, k_begin, k_end, [&](int64_t tap_h, int64_t tap_w, int64_t channel, int64_t count,
-                                      int64_t k) {
-    if (channels_adjacent) {
-      const T* address[kMaxPixels];
-      pixel_addresses(g, pixel, end, tap_h, tap_w, channel, address);
-      for (int64_t i = 0; i < pixels; ++i) load_row(out + i * out_step + k, address[i], 1, count);
-    } else {
-      for (int64_t i = pixel; i < end;) {
-        const PixelRun run = pixel_run(g, i, end);
-        const RunSource<T> source = run_source<T>(g, run, tap_h, tap_w);
-        for (int64_t c = 0; c < count; ++c) {
-          gather_run<T>(source, (channel + c) * g.source.strides.c, run.count,
-                        out + (i - pixel) * out_step + k + c, out_step);
-        }
-        i += run.count;
-      }
-    }
-  });
+  for_each_tap(g, k_begin, k_end,
+               [&](int64_t tap_h, int64_t tap_w, int64_t channel, int64_t count, int64_t k) {
+                 if (channels_adjacent) {
+                   const T* address[kMaxPixels];
+                   pixel_addresses(g, pixel, end, tap_h, tap_w, channel, address);
+                   for (int64_t i = 0; i < pixels; ++i)
+                     load_row(out + i * out_step + k, address[i], 1, count);
+                 } else {
+                   for (int64_t i = pixel; i < end;) {
+                     const PixelRun run = pixel_run(g, i, end);
+                     const RunSource<T> source = run_source<T>(g, run, tap_h, tap_w);
+                     for (int64_t c = 0; c < count; ++c) {
+                       gather_run<T>(source, (channel + c) * g.source.strides.c, run.count,
+                                     out + (i - pixel) * out_step + k + c, out_step);
+                     }
+                     i += run.count;
+                   }
+                 }
+               });
   for (int64_t i = 0; i < pixels; ++i) {
     for (int64_t k = k_end - k_begin; k < columns; ++k) out[i * out_step + k] = A(0);
   }

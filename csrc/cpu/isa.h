@@ -33,7 +33,9 @@ static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Floor and ceiling of a / b for b > 0 and any sign of a.
-static inline int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+static inline int64_t floor_div(int64_t a, int64_t b) {
+  return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
 static inline int64_t ceil_div_signed(int64_t a, int64_t b) { return -floor_div(-a, b); }
 
 // parallel_for(tasks, threads, [&](int64_t task) { ... }): see run_tasks.
@@ -105,7 +107,8 @@ inline float from_accumulator<float>(float value) {
 template <>
 inline bfloat16_t from_accumulator<bfloat16_t>(float value) {
   const uint32_t bits = float_bits(value);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const uint32_t rounded =
+      (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
   return {static_cast<uint16_t>(value == value ? rounded : (bits >> 16) | 0x40u)};
 }
 template <>
@@ -117,8 +120,8 @@ inline float16_t from_accumulator<float16_t>(float value) {
   const uint32_t subnormal = float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f);
   const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   uint32_t half = magnitude < (113u << 23) ? subnormal : normal;
-  if (magnitude >= 0x477ff000u) half = 0x7c00u;                 // rounds to infinity
-  if (magnitude > 0x7f800000u) half = 0x7e00u;                  // NaN
+  if (magnitude >= 0x477ff000u) half = 0x7c00u;  // rounds to infinity
+  if (magnitude > 0x7f800000u) half = 0x7e00u;   // NaN
   return {static_cast<uint16_t>(half | sign)};
 }
 

@@ -31,10 +31,9 @@ std::string unsupported_reason(ConvAlgorithm algorithm, ConvOp op, const ConvPro
     case ConvAlgorithm::direct:
       return "";
     case ConvAlgorithm::depthwise:
-      return problem.channels_per_group() == 1
-                 ? ""
-                 : "depthwise needs one channel per group, got " +
-                       std::to_string(problem.channels_per_group());
+      return problem.channels_per_group() == 1 ? ""
+                                               : "depthwise needs one channel per group, got " +
+                                                     std::to_string(problem.channels_per_group());
     case ConvAlgorithm::im2col: {
       if (op != ConvOp::wgrad && product_depth(op, problem) > kMaxIm2colGemmK) {
         return "im2col's workspace is bounded: gemm_k " +
@@ -60,16 +59,16 @@ ConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem, bool channels_la
       !reason.empty()) {
     return {ConvAlgorithm::direct, reason};
   }
-  if (op == ConvOp::dgrad && (problem.stride_h > kMaxIm2colDgradStride ||
-                              problem.stride_w > kMaxIm2colDgradStride)) {
+  if (op == ConvOp::dgrad &&
+      (problem.stride_h > kMaxIm2colDgradStride || problem.stride_w > kMaxIm2colDgradStride)) {
     return {ConvAlgorithm::direct, "one product for each of stride_h*stride_w classes is too many"};
   }
   if (rows < kMinIm2colRows || depth < kMinIm2colGemmK) {
     return {ConvAlgorithm::direct, "product too thin for packing: " + std::to_string(rows) +
                                        " rows, depth " + std::to_string(depth)};
   }
-  return {ConvAlgorithm::im2col, "dense product: " + std::to_string(rows) + " rows, depth " +
-                                     std::to_string(depth)};
+  return {ConvAlgorithm::im2col,
+          "dense product: " + std::to_string(rows) + " rows, depth " + std::to_string(depth)};
 }
 
 }  // namespace fastconv

@@ -82,7 +82,8 @@ struct ConvProblem {
     const auto require = [](bool ok, const char* message) {
       if (!ok) throw std::invalid_argument(std::string("ConvProblem: ") + message);
     };
-    require(N >= 0 && C >= 0 && H >= 0 && W >= 0 && K >= 0, "N, C, H, W and K must not be negative");
+    require(N >= 0 && C >= 0 && H >= 0 && W >= 0 && K >= 0,
+            "N, C, H, W and K must not be negative");
     require(R >= 1 && S >= 1, "R and S must be positive");
     require(stride_h >= 1 && stride_w >= 1, "the stride must be positive");
     require(pad_h >= 0 && pad_w >= 0, "the padding must not be negative");

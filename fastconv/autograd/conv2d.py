@@ -15,6 +15,7 @@ from .epilogue import bias_grad, epilogue_backward, per_channel
 from .folding import fold, unfold
 from .function import differentiable, save
 
+
 def _sum(*terms):
     """The sum of the terms that are not None; None if all are."""
     terms = [term for term in terms if term is not None]
@@ -55,8 +56,11 @@ def _fprop_jvp(ctx, x_t, w_t, b_t, residual_t, *_):
     tail = (*ctx.geometry, "none", ctx.backend)
     tangent = _sum(
         None if x_t is None else fprop(x_t, w, b_t, residual_t, *tail),
-        None if w_t is None else fprop(x, w_t, None if x_t is not None else b_t,
-                                       None if x_t is not None else residual_t, *tail),
+        None
+        if w_t is None
+        else fprop(
+            x, w_t, None if x_t is not None else b_t, None if x_t is not None else residual_t, *tail
+        ),
     )
     if tangent is None:
         tangent = torch.zeros_like(y if y is not None else fprop(x, w, None, None, *tail))
@@ -71,11 +75,25 @@ def _fprop_vmap(info, in_dims, x, w, b, residual, stride, padding, dilation, gro
     x_dim, w_dim, b_dim, residual_dim = in_dims[:4]
     geometry = (stride, padding, dilation)
     if w_dim is None and b_dim is None:
-        y = fprop(fold(x, x_dim, size, 0), w, b, fold(residual, residual_dim, size, 0),
-                  *geometry, groups, *tail)
+        y = fprop(
+            fold(x, x_dim, size, 0),
+            w,
+            b,
+            fold(residual, residual_dim, size, 0),
+            *geometry,
+            groups,
+            *tail,
+        )
         return unfold(y, size, 0), 0
-    y = fprop(fold(x, x_dim, size, 1), fold(w, w_dim, size, 0), fold(b, b_dim, size, 0),
-              fold(residual, residual_dim, size, 1), *geometry, groups * size, *tail)
+    y = fprop(
+        fold(x, x_dim, size, 1),
+        fold(w, w_dim, size, 0),
+        fold(b, b_dim, size, 0),
+        fold(residual, residual_dim, size, 1),
+        *geometry,
+        groups * size,
+        *tail,
+    )
     return unfold(y, size, 1), 1
 
 
@@ -115,17 +133,32 @@ def _dgrad_jvp(ctx, dy_t, w_t, *_):
     )
 
 
-def _dgrad_vmap(info, in_dims, dy, w, x_size, channels_last, stride, padding, dilation, groups,
-                backend):
+def _dgrad_vmap(
+    info, in_dims, dy, w, x_size, channels_last, stride, padding, dilation, groups, backend
+):
     size = info.batch_size
     N, C, H, W = x_size
     geometry = (stride, padding, dilation)
     if in_dims[1] is None:
-        dx = dgrad(fold(dy, in_dims[0], size, 0), w, (N * size, C, H, W), channels_last,
-                   *geometry, groups, backend)
+        dx = dgrad(
+            fold(dy, in_dims[0], size, 0),
+            w,
+            (N * size, C, H, W),
+            channels_last,
+            *geometry,
+            groups,
+            backend,
+        )
         return unfold(dx, size, 0), 0
-    dx = dgrad(fold(dy, in_dims[0], size, 1), fold(w, in_dims[1], size, 0),
-               (N, C * size, H, W), channels_last, *geometry, groups * size, backend)
+    dx = dgrad(
+        fold(dy, in_dims[0], size, 1),
+        fold(w, in_dims[1], size, 0),
+        (N, C * size, H, W),
+        channels_last,
+        *geometry,
+        groups * size,
+        backend,
+    )
     return unfold(dx, size, 1), 1
 
 
@@ -165,13 +198,22 @@ def _wgrad_jvp(ctx, dy_t, x_t, *_):
     )
 
 
-def _wgrad_vmap(info, in_dims, dy, x, w_size, channels_last, stride, padding, dilation, groups,
-                backend):
+def _wgrad_vmap(
+    info, in_dims, dy, x, w_size, channels_last, stride, padding, dilation, groups, backend
+):
     size = info.batch_size
     K, Cg, R, S = w_size
-    dw = wgrad(fold(dy, in_dims[0], size, 1), fold(x, in_dims[1], size, 1),
-               (K * size, Cg, R, S), channels_last, stride, padding, dilation, groups * size,
-               backend)
+    dw = wgrad(
+        fold(dy, in_dims[0], size, 1),
+        fold(x, in_dims[1], size, 1),
+        (K * size, Cg, R, S),
+        channels_last,
+        stride,
+        padding,
+        dilation,
+        groups * size,
+        backend,
+    )
     return unfold(dw, size, 0), 0
 
 

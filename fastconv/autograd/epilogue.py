@@ -52,8 +52,9 @@ def _bias_grad_jvp(ctx, dy_t, _):
 
 
 def _bias_grad_vmap(info, in_dims, dy, backend):
-    return unfold(bias_grad(fold(dy, in_dims[0], info.batch_size, 1), backend),
-                  info.batch_size, 0), 0
+    return unfold(
+        bias_grad(fold(dy, in_dims[0], info.batch_size, 1), backend), info.batch_size, 0
+    ), 0
 
 
 bias_grad = differentiable(
@@ -100,8 +101,9 @@ def _epilogue_jvp(ctx, dy_t, saved_t, *_):
 
 def _epilogue_vmap(info, in_dims, dy, saved, activation, backend):
     size = info.batch_size
-    dz, db = epilogue_backward(fold(dy, in_dims[0], size, 1), fold(saved, in_dims[1], size, 1),
-                               activation, backend)
+    dz, db = epilogue_backward(
+        fold(dy, in_dims[0], size, 1), fold(saved, in_dims[1], size, 1), activation, backend
+    )
     return (unfold(dz, size, 1), unfold(db, size, 0)), (1, 0)
 
 

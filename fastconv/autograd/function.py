@@ -33,7 +33,7 @@ def differentiable(op, *, setup_context, backward, jvp, vmap):
     torch.library.register_autograd(op.overload._name, backward, setup_context=setup_context)
     torch.library.register_vmap(op.overload._name, vmap)
 
-    # Function.apply asks for it in every call, and inspecting takes longer than a small convolution.
+    # Function.apply asks for it in every call; inspecting takes longer than a small convolution.
     function.forward.__signature__ = inspect.signature(op.run)
 
     def call(*args):

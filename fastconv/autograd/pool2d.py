@@ -86,8 +86,12 @@ def _max_bwd_jvp(ctx, dy_t, *_):
 def _max_bwd_vmap(info, in_dims, dy, indices, x_size, *arguments):
     size = info.batch_size
     N, *image = x_size
-    dx = max_bwd(fold(dy, in_dims[0], size, 0), fold(indices, in_dims[1], size, 0),
-                 (N * size, *image), *arguments)
+    dx = max_bwd(
+        fold(dy, in_dims[0], size, 0),
+        fold(indices, in_dims[1], size, 0),
+        (N * size, *image),
+        *arguments,
+    )
     return unfold(dx, size, 0), 0
 
 

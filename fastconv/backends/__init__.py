@@ -1,4 +1,4 @@
-"""The backends by name. Each has supports(operator, problem, dtype, device) -> None or a reason, and
+"""The backends by name. Each has supports(operator, call, dtype, device) -> None or a reason, and
 one method for each operator it runs; only tensors that dispatch found real reach them."""
 
 from .cpu import CPU_BACKENDS

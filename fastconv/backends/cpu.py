@@ -21,14 +21,16 @@ def conv_problem(x_size, w_size, stride, padding, dilation, groups):
     """The ConvProblem of concrete sizes; kept, since networks repeat theirs."""
     if len(x_size) != 4 or len(w_size) != 4 or x_size[1] != w_size[1] * groups:
         raise RuntimeError(
-            f"x {list(x_size)} and w {list(w_size)} do not form a 2-D convolution of {groups} groups"
+            f"x {list(x_size)} and w {list(w_size)} form no 2-D convolution of {groups} groups"
         )
     return ConvProblem(
         **dict(zip("NCHW", x_size)),
         **dict(zip("KRS", (w_size[0], w_size[2], w_size[3]))),
-        **{f"{name}_{axis}": value for name, pair in
-           (("stride", stride), ("pad", padding), ("dilation", dilation))
-           for axis, value in zip("hw", pair)},
+        **{
+            f"{name}_{axis}": value
+            for name, pair in (("stride", stride), ("pad", padding), ("dilation", dilation))
+            for axis, value in zip("hw", pair)
+        },
         groups=groups,
     )
 
@@ -60,8 +62,10 @@ class CpuBackend(CpuPool2d):
         return None
 
     def _unsupported_reason(self, problem):
-        reasons = (core.unsupported_reason(self.algorithm, op, problem)
-                   for op in ConvOp.__members__.values())
+        reasons = (
+            core.unsupported_reason(self.algorithm, op, problem)
+            for op in ConvOp.__members__.values()
+        )
         return next(filter(None, reasons), None)
 
     def explain(self, operator, call, channels_last):
@@ -185,8 +189,10 @@ CPU_BACKENDS = {
     backend.name: backend
     for backend in (
         CpuBackend("cpu"),
-        *(CpuBackend(f"cpu:{name}", getattr(core.ConvAlgorithm, name))
-          for name in ("direct", "im2col", "depthwise")),
+        *(
+            CpuBackend(f"cpu:{name}", getattr(core.ConvAlgorithm, name))
+            for name in ("direct", "im2col", "depthwise")
+        ),
         CpuBackend("reference", core.ConvAlgorithm.reference),
     )
 }

@@ -20,9 +20,15 @@ def pool_problem(x_size, windows):
     return core.PoolProblem(
         **sizes,
         **dict(zip("RS", windows.kernel_size)),
-        **{f"{name}_{axis}": value for name, pair in
-           (("stride", windows.stride), ("pad", windows.padding), ("dilation", windows.dilation))
-           for axis, value in zip("hw", pair)},
+        **{
+            f"{name}_{axis}": value
+            for name, pair in (
+                ("stride", windows.stride),
+                ("pad", windows.padding),
+                ("dilation", windows.dilation),
+            )
+            for axis, value in zip("hw", pair)
+        },
         ceil_mode=windows.ceil_mode,
     )
 
@@ -68,8 +74,14 @@ class CpuPool2d:
 
     def _max(self, op, problem, x, y, indices):
         core.pool2d_max(
-            self._pool_algorithm, op, problem, DTYPES[x.dtype], *location(x), *location(y),
-            *location(indices), torch.get_num_threads(),
+            self._pool_algorithm,
+            op,
+            problem,
+            DTYPES[x.dtype],
+            *location(x),
+            *location(y),
+            *location(indices),
+            torch.get_num_threads(),
         )
 
     def avg_pool2d_fwd(self, x, windows, count_include_pad, divisor):
@@ -87,6 +99,13 @@ class CpuPool2d:
 
     def _avg(self, op, problem, x, y, count_include_pad, divisor):
         core.pool2d_avg(
-            self._pool_algorithm, op, problem, DTYPES[x.dtype], *location(x), *location(y),
-            count_include_pad, divisor, torch.get_num_threads(),
+            self._pool_algorithm,
+            op,
+            problem,
+            DTYPES[x.dtype],
+            *location(x),
+            *location(y),
+            count_include_pad,
+            divisor,
+            torch.get_num_threads(),
         )

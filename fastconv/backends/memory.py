@@ -31,7 +31,7 @@ def empty(size, like, channels_last):
 
 
 def readable(tensor):
-    """The tensor, with lazy negation and lazy zeros made real, if every element lies in its storage.
+    """The tensor, lazy negation and lazy zeros made real, if every element lies in its storage.
 
     RuntimeError otherwise: a storage can be resized under a tensor, and kernels follow strides."""
     if tensor.is_neg():

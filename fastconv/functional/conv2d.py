@@ -60,7 +60,12 @@ def conv2d(
         ValueError: unknown activation or backend.
         NotImplementedError: the named backend has no kernel for this call.
     """
-    for name, value in (("input", input), ("weight", weight), ("bias", bias), ("residual", residual)):
+    for name, value in (
+        ("input", input),
+        ("weight", weight),
+        ("bias", bias),
+        ("residual", residual),
+    ):
         if value is not None or name in ("input", "weight"):
             checks.tensor(name, value, "conv2d")
     if activation is not None and activation not in _TORCH_ACTIVATIONS:
@@ -96,12 +101,8 @@ def conv2d(
         y = F.conv2d(x, w, b, stride, padding, dilation, groups)
         y = y if residual is None else y + residual
         return y if activation is None else _TORCH_ACTIVATIONS[activation](y)
-    # A smooth activation's backward needs its input, so it is fused only where nobody differentiates.
-    fused = (
-        activation is None
-        or activation in PIECEWISE_LINEAR
-        or is_inference(x, w, b, residual)
-    )
+    # A smooth activation's backward needs its input: it is fused only where nobody differentiates.
+    fused = activation is None or activation in PIECEWISE_LINEAR or is_inference(x, w, b, residual)
     epilogue = activation if activation is not None and fused else "none"
     y = fprop(x4, w, b, residual4, stride, padding, dilation, groups, epilogue, chosen)
     if not fused:
@@ -128,9 +129,7 @@ def _autocast(*tensors):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(
-        t.to(dtype)
-        if t is not None and t.is_floating_point() and t.dtype != torch.float64
-        else t
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
         for t in tensors
     )
 

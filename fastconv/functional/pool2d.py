@@ -48,8 +48,16 @@ def max_pool2d(
         "max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
     )
     return _max(
-        "max_pool2d", x, windows, return_indices, backend,
-        windows.kernel_size, windows.stride, windows.padding, windows.dilation, ceil_mode,
+        "max_pool2d",
+        x,
+        windows,
+        return_indices,
+        backend,
+        windows.kernel_size,
+        windows.stride,
+        windows.padding,
+        windows.dilation,
+        ceil_mode,
     )
 
 
@@ -126,8 +134,17 @@ def avg_pool2d(
         if divisor == 0:
             raise RuntimeError("avg_pool2d(): divisor must be not zero, got divisor_override=0")
     return _avg(
-        "avg_pool2d", x, windows, count_include_pad, divisor, backend,
-        windows.kernel_size, windows.stride, windows.padding, ceil_mode, count_include_pad,
+        "avg_pool2d",
+        x,
+        windows,
+        count_include_pad,
+        divisor,
+        backend,
+        windows.kernel_size,
+        windows.stride,
+        windows.padding,
+        ceil_mode,
+        count_include_pad,
         divisor_override,
     )
 

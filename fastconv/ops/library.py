@@ -1,7 +1,8 @@
 """How an operator is entered into torch.library: schema, implementation, fake. No autograd here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import torch
 

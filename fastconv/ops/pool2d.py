@@ -21,7 +21,11 @@ _AVERAGE = "bool count_include_pad, int divisor"
 
 def _windows(kernel_size, stride, padding, dilation, ceil_mode, output_size):
     return Windows(
-        tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), ceil_mode,
+        tuple(kernel_size),
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        ceil_mode,
         tuple(output_size),
     )
 
