@@ -148,3 +148,10 @@ def test_opcheck(channels_last):
     ]
     for op, args in cases:
         torch.library.opcheck(op.default, args)
+
+
+def test_fx_records_whole_functions():
+    net, x = model().eval(), torch.randn(2, 3, 11, 9)
+    traced = torch.fx.symbolic_trace(net)
+    assert fastconv.conv2d in {node.target for node in traced.graph.nodes}
+    torch.testing.assert_close(traced(x), net(x))

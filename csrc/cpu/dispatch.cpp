@@ -24,7 +24,7 @@ namespace {
 // FASTCONV_HAS_AVX2 and FASTCONV_HAS_AVX512 come from setup.py: what this build contains.
 const CpuKernels& choose() {
   const char* wanted = std::getenv("FASTCONV_ISA");
-  const std::string limit = wanted == nullptr ? "avx512" : wanted;
+  const std::string limit = wanted == nullptr || *wanted == '\0' ? "avx512" : wanted;
   if (limit != "baseline" && limit != "avx2" && limit != "avx512") {
     throw std::invalid_argument("FASTCONV_ISA must be baseline, avx2 or avx512, got '" + limit +
                                 "'");

@@ -8,6 +8,7 @@ from ..autograd.conv2d import fprop
 from ..autograd.epilogue import PIECEWISE_LINEAR, activation_forward
 from ..dispatch import is_inference, select
 from ..problem import conv_out_size
+from .symbolic import traceable
 
 _TORCH_ACTIVATIONS = {
     "relu": F.relu,
@@ -18,6 +19,7 @@ _TORCH_ACTIVATIONS = {
 }
 
 
+@traceable
 def conv2d(
     input,
     weight,

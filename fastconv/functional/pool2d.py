@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from .. import checks, checks_pool2d
 from ..autograd.pool2d import avg_fwd, max_fwd, max_values
 from ..dispatch import is_inference, select
+from .symbolic import traceable
 
 
+@traceable
 def max_pool2d(
     input,
     kernel_size,
@@ -61,6 +63,7 @@ def max_pool2d(
     )
 
 
+@traceable
 def adaptive_max_pool2d(input, output_size, return_indices=False, *, backend=None):
     """Maximum of each of P x Q windows. Equivalent to torch.nn.functional.adaptive_max_pool2d.
 
@@ -93,6 +96,7 @@ def _max(operator, x, windows, return_indices, backend, *arguments):
     return (_like_input(y, x), _like_input(indices, x)) if return_indices else _like_input(y, x)
 
 
+@traceable
 def avg_pool2d(
     input,
     kernel_size,
@@ -149,6 +153,7 @@ def avg_pool2d(
     )
 
 
+@traceable
 def adaptive_avg_pool2d(input, output_size, *, backend=None):
     """Mean of each of P x Q windows. Equivalent to torch.nn.functional.adaptive_avg_pool2d.
 
