@@ -127,9 +127,8 @@ def _foreign_tensor(tensors):
         if tensor.device != tensors[0].device:
             return f"tensors on different devices: {tensors[0].device} and {tensor.device}"
         kind = type(tensor)
-        if kind in _PLAIN_TYPES or torch.compiler.is_compiling():
-            continue
-        if kind.__module__.startswith("torch._subclasses.") or kind is torch.nn.Buffer:
+        # Fake and functional tensors stand for plain ones.
+        if kind in _PLAIN_TYPES or kind.__module__.startswith("torch._subclasses."):
             continue
         return f"tensor subclass {kind.__module__}.{kind.__qualname__} defines its own operations"
     return None
