@@ -83,8 +83,8 @@ FAULTS = [
     Fault(
         "sums shared by tasks",
         "cpu/conv2d_im2col.cpp",
-        "A* const c = sums + task * kWgradTile;",
-        "A* const c = sums + task / 2 * kWgradTile;",
+        "sums + task * kWgradTile);",
+        "sums + task / 2 * kWgradTile);",
         f"{KERNELS} -k im2col",
     ),
     Fault(
