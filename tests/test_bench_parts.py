@@ -154,10 +154,14 @@ print(worst(), keep_pages(), worst())
 """
 
 
-def test_timed_calls_with_large_outputs_take_no_page_faults():
+def test_timed_calls_with_large_outputs_take_no_page_faults(tmp_path):
     """64 MiB are 16,384 pages, which malloc maps anew at every call until pages are kept."""
     done = subprocess.run(
-        [sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PAGE_FAULTS],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
     )
     before, kept, after = done.stdout.split()
     if kept == "False":

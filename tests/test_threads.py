@@ -29,7 +29,7 @@ def test_many_python_threads_at_once(threads):
     assert all(torch.equal(r, expected) for r in results)
 
 
-def test_forked_child_has_a_pool_of_its_own():
+def test_forked_child_has_a_pool_of_its_own(tmp_path):
     """The parent's threads do not exist in a forked child; one that waited for them would hang."""
     code = textwrap.dedent("""
         import os, torch, fastconv
@@ -43,7 +43,9 @@ def test_forked_child_has_a_pool_of_its_own():
             assert os.waitpid(pid, 0)[1] == 0
         assert fastconv.conv2d(x, w)[0, 0, 0, 0].item() == 72
     """)
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
 
