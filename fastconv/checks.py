@@ -19,8 +19,10 @@ def _integer(value):
     if isinstance(value, torch.Tensor):
         is_index = value.numel() == 1 and not value.is_floating_point() and not value.is_complex()
         return int(value) if is_index and value.dtype != torch.bool else None
-    if isinstance(value, (numbers.Integral, torch.SymInt)) and not isinstance(value, bool):
+    if isinstance(value, torch.SymInt):
         return value
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)  # numpy's integers wrap
     return None
 
 

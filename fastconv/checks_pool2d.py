@@ -2,8 +2,12 @@
 
 from typing import NamedTuple
 
+import torch
+
 from . import checks
 from .problem import pool_out_size
+
+_MAX_INT = 2**31 - 1
 
 
 class Windows(NamedTuple):
@@ -52,7 +56,8 @@ def flag(name, value, function):
 def windows(function, x, kernel_size, stride, padding, dilation, ceil_mode):
     """The Windows of plain pooling. stride None or empty: the kernel size."""
     kernel_size = _pair("kernel_size", kernel_size, function)
-    stride = kernel_size if stride in (None, [], ()) else _pair("stride", stride, function)
+    absent = stride is None or (isinstance(stride, (list, tuple)) and not stride)
+    stride = kernel_size if absent else _pair("stride", stride, function)
     padding = _pair("padding", padding, function)
     dilation = _pair("dilation", dilation, function)
     result = Windows(
@@ -63,6 +68,12 @@ def windows(function, x, kernel_size, stride, padding, dilation, ceil_mode):
             raise RuntimeError(
                 f"{function}(): {name.replace('_', ' ')} should be greater than zero, but got "
                 f"{name}={list(getattr(result, name))}"
+            )
+    for name in ("kernel_size", "stride", "padding", "dilation"):
+        if any(value > _MAX_INT for value in getattr(result, name)):
+            raise RuntimeError(
+                f"{function}(): {name} cannot be converted to a 32-bit int without overflow, got "
+                f"{list(getattr(result, name))}"
             )
     for kernel, pad, step in zip(kernel_size, padding, dilation):
         if pad < 0:
@@ -89,7 +100,7 @@ def windows(function, x, kernel_size, stride, padding, dilation, ceil_mode):
 
 def adaptive_windows(function, x, output_size, channels_may_be_empty):
     """The Windows of adaptive pooling. None in output_size: the input's size."""
-    single = isinstance(output_size, int)
+    single = isinstance(output_size, (int, torch.SymInt))
     sizes = (output_size,) * 2 if single else output_size
     if not isinstance(sizes, (tuple, list)):
         raise TypeError(

@@ -1,8 +1,11 @@
 """fastconv.convert: an existing model's layers become fastconv's."""
 
 import copy
+import types
+from collections import OrderedDict
 from dataclasses import dataclass
 
+import torch
 import torch.nn as nn
 
 from . import nn as fast
@@ -51,7 +54,8 @@ def convert(model, inplace=False, report=False):
     Args:
         model: any torch.nn.Module.
         inplace: False: the model is left alone; a copy of its module structure is returned, which
-            *shares* its parameters, buffers and hooks. True: the model's own layers change class.
+            *shares* its parameters, buffers and hook functions. True: the model's own layers
+            change class.
         report: also return a list of LayerReport, one for each convolution or pooling layer.
 
     Returns:
@@ -90,13 +94,36 @@ def _why_left(module):
 
 
 def _copy_structure(model):
-    """A deep copy of the modules that shares tensors and hook functions with the original."""
-    memo = {}
+    """The modules anew; parameters, buffers and all other attributes are the original's objects.
+
+    What leads to a module of the model, in plain containers or as the owner of a hook, leads to its
+    copy. copy.deepcopy would copy what hooks and attributes refer to, and refuses tensors that
+    are no leaves.
+    """
+    # A ScriptModule has no structure in Python.
+    copies = {
+        id(module): object.__new__(type(module))
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    }
+
+    def translate(value):
+        if isinstance(value, nn.Module):
+            return copies.get(id(value), value)
+        if isinstance(value, types.MethodType) and id(value.__self__) in copies:
+            return types.MethodType(value.__func__, copies[id(value.__self__)])
+        if isinstance(value, nn.modules.module._WrappedHook):
+            owner = value.module() if value.with_module else None
+            return type(value)(translate(value.hook), translate(owner))
+        if type(value) in (list, tuple):
+            return type(value)(map(translate, value))
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, translate(item)) for key, item in value.items())
+        return copy.copy(value) if type(value) is set else value
+
     for module in model.modules():
-        for shared in (*module._parameters.values(), *module._buffers.values()):
-            if shared is not None:
-                memo[id(shared)] = shared
-        for attribute, hooks in vars(module).items():
-            if attribute.endswith("_hooks") and isinstance(hooks, dict):
-                memo.update({id(hook): hook for hook in hooks.values()})
-    return copy.deepcopy(model, memo)
+        if id(module) in copies:
+            vars(copies[id(module)]).update(
+                (name, translate(value)) for name, value in vars(module).items()
+            )
+    return translate(model)

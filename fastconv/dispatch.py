@@ -86,12 +86,20 @@ _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
+def _is_functionalizing():
+    """Under torch.func.functionalize, which has no rule for autograd.Functions."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    kind = torch._C._functorch.TransformType.Functionalize
+    return any(level.key() == kind for level in torch._C._functorch.get_interpreter_stack())
+
+
 def runs_eagerly(*args):
     """Whether a call may touch memory now: nobody is tracing, no dispatch mode is watching, and the
     tensors are real ones. Otherwise it must go through torch.library, where fakes stand ready."""
     if torch.compiler.is_compiling():
         return False
-    if torch._C._len_torch_dispatch_stack():
+    if torch._C._len_torch_dispatch_stack() or _is_functionalizing():
         return False
     return all(
         type(arg) in _PLAIN_TYPES and not arg.is_meta and not _is_legacy_batched(arg)

@@ -80,6 +80,7 @@ CONVS = [
     Conv("many filters", N=1, C=2, H=4, W=4, K=281, pad=(1, 1)),
     Conv("many pixels", N=2, C=2, H=40, W=31, K=4, R=2, S=2),
     Conv("kernel covers input", H=4, W=5, R=4, S=5),
+    Conv("channels beyond a tile", N=1, C=300, H=3, W=3, K=5, pad=(1, 1)),
     Conv("large kernel", C=2, K=2, groups=2, H=12, W=12, R=11, S=11, pad=(5, 5)),
 ]
 EMPTY_BATCH = Conv("empty batch", N=0, pad=(1, 1))

@@ -91,6 +91,19 @@ def test_export(strict):
     torch.testing.assert_close(program.module()(other), net(other))
 
 
+def test_export_with_sizes_computed_from_symbolic_ones():
+    class Half(torch.nn.Module):
+        def forward(self, x):
+            return fastconv.adaptive_avg_pool2d(x, x.shape[-1] // 2)
+
+    width = torch.export.Dim("width", min=4, max=64)
+    program = torch.export.export(
+        Half(), (torch.randn(1, 2, 12, 12),), dynamic_shapes={"x": {3: width}}, strict=False
+    )
+    x = torch.randn(1, 2, 12, 20)
+    torch.testing.assert_close(program.module()(x), F.adaptive_avg_pool2d(x, 10))
+
+
 def test_jit_trace_records_ops_not_empty_tensors():
     net, x = model().eval(), torch.randn(2, 3, 11, 9)
     traced = torch.jit.trace(net, x)
@@ -155,3 +168,6 @@ def test_fx_records_whole_functions():
     traced = torch.fx.symbolic_trace(net)
     assert fastconv.conv2d in {node.target for node in traced.graph.nodes}
     torch.testing.assert_close(traced(x), net(x))
+    w = torch.randn(4, 3, 3, 3)
+    traced = torch.fx.symbolic_trace(lambda x: fastconv.conv2d(input=x, weight=w))
+    torch.testing.assert_close(traced(x), fastconv.conv2d(x, w))

@@ -197,6 +197,23 @@ def test_autocast_lowers_convolution_and_keeps_float64():
         assert x.grad.dtype == w.grad.dtype == torch.float32
 
 
+def test_negative_views_of_gradients_live_until_they_are_read():
+    x, w = torch.randn(4, 3, 32, 32), torch.randn(64, 3, 3, 3)
+    b, dy = torch.zeros(64, requires_grad=True), torch.randn(4, 64, 30, 30)
+    for activation in (None, "relu", "silu"):
+        grads = []
+        for g in (torch._neg_view(dy), dy.neg()):
+            y = fastconv.conv2d(x, w, b, activation=activation)
+            grads += torch.autograd.grad(y, b, g)
+        assert torch.equal(*grads)
+
+
+def test_functionalize():
+    x, w = torch.randn(1, 2, 5, 5), torch.randn(3, 2, 3, 3)
+    f = torch.func.functionalize(lambda x: fastconv.max_pool2d(fastconv.conv2d(x, w), 2))
+    torch.testing.assert_close(f(x), F.max_pool2d(F.conv2d(x, w), 2))
+
+
 def test_zero_and_negative_views_are_read_right():
     x = torch.complex(torch.randn(1, 2, 5, 5), torch.randn(1, 2, 5, 5)).conj().imag
     assert x.is_neg()

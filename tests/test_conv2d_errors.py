@@ -86,6 +86,37 @@ def test_storage_smaller_than_sizes_claim():
             fastconv.conv2d(*tensors.values())
 
 
+@pytest.mark.parametrize("backend", ["cpu", "cpu:direct", "cpu:im2col", "reference"])
+def test_sizes_at_the_end_of_64_bits_neither_wrap_nor_hang(backend):
+    x, w = torch.randn(1, 4, 5, 5, requires_grad=True), torch.randn(4, 4, 3, 3)
+    for stride in (2**31, 2**62, 2**63 - 1):
+        y = fastconv.conv2d(x, w, stride=stride, backend=backend)
+        torch.testing.assert_close(y, F.conv2d(x, w)[:, :, :1, :1])
+        (dx,) = torch.autograd.grad(y.sum(), x)
+        torch.testing.assert_close(dx[0, :, :3, :3], w.sum(0))
+
+
+def test_numpy_integers_do_not_wrap():
+    numpy = pytest.importorskip("numpy")
+    y = fastconv.conv2d(X, W, padding=numpy.int8(100))
+    assert y.shape == F.conv2d(X, W, padding=100).shape
+
+
+def test_a_default_device_does_not_move_results():
+    """Kernels write to memory: whatever they allocate lies where their arguments lie."""
+    x, w = torch.randn(1, 2, 6, 6, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
+    b = torch.zeros(3, requires_grad=True)
+    before = torch.get_default_device()
+    try:
+        torch.set_default_device("meta")
+        y, indices = fastconv.max_pool2d(fastconv.conv2d(x, w, b), 2, return_indices=True)
+        y.sum().backward()
+    finally:
+        torch.set_default_device(before)
+    assert {t.device.type for t in (y, indices, x.grad, w.grad, b.grad)} == {"cpu"}
+    assert b.grad.tolist() == [4.0, 4.0, 4.0]
+
+
 def test_a_named_backend_never_falls_back():
     with pytest.raises(NotImplementedError, match="int64"):
         fastconv.conv2d(X.long(), W.long(), backend="cpu")
@@ -135,3 +166,5 @@ def test_raw_ops_check_gradients_bias_and_residual():
         ops.conv2d_fprop(X, W, None, torch.zeros(2, 6, 3, 2), *geometry, "none", "cpu")
     with pytest.raises(RuntimeError, match="saved"):
         ops.epilogue_backward(torch.zeros(2, 6, 3, 3), torch.zeros(2, 6, 3, 2), "relu", "cpu")
+    with pytest.raises(RuntimeError, match="two each"):
+        ops.conv2d_fprop(X, W, None, None, [1], [0], [1], 1, "none", "cpu")

@@ -1,10 +1,12 @@
 """fastconv.convert on whole networks: what is swapped, what stays the same, equal training."""
 
 import statistics
+import warnings
 
 import pytest
 import torch
 import torch.nn as nn
+import torch.nn.utils.prune
 
 import fastconv
 from fastconv.bench.models.resnet import ResNet18
@@ -40,6 +42,52 @@ def test_swaps_all_and_shares_parameters_buffers_and_hooks():
     assert [m.training for m in net] == [m.training for m in other]
     other(torch.randn(2, 3, 12, 12))
     assert seen == [fastconv.Conv2d]
+
+
+class Watching(nn.Module):
+    """Hooks of its own, a plain list of its layers, and a callback that is told the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.layers = [self.conv]
+        self.seen = self.loaded = None
+        self.conv.register_forward_hook(self.watch)
+        self.register_load_state_dict_pre_hook(Watching.loading)
+
+    def watch(self, module, args, y):
+        self.seen = type(module)
+
+    def loading(self, *args):
+        self.loaded = True
+
+    def forward(self, x):
+        return self.layers[0](x)
+
+
+def test_hooks_of_the_copy_belong_to_the_copy():
+    net = Watching()
+    other = fastconv.convert(net)
+    other(torch.randn(1, 2, 5, 5))
+    other.load_state_dict(other.state_dict())
+    assert (other.seen, other.loaded) == (fastconv.Conv2d, True)
+    assert (net.seen, net.loaded) == (None, None)
+    net(torch.randn(1, 2, 5, 5))
+    assert net.seen is nn.Conv2d
+
+
+def test_layers_with_computed_weights_convert():
+    x = torch.randn(1, 2, 5, 5)
+    pruned = nn.utils.prune.l1_unstructured(nn.Conv2d(2, 3, 3), "weight", 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        normed = nn.utils.weight_norm(nn.Conv2d(2, 3, 3))
+    for net in (pruned, normed):
+        net(x)
+        other = fastconv.convert(nn.Sequential(net))
+        assert type(other[0]) is fastconv.Conv2d
+        torch.testing.assert_close(other(x), net(x))
+        other(x).sum().backward()
 
 
 def test_inplace_and_optimizer_goes_on():

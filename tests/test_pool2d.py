@@ -235,3 +235,39 @@ def test_indices_are_computed_only_where_they_are_wanted(monkeypatch):
     fastconv.max_pool2d(x, 3)
     fastconv.max_pool2d(x.detach(), 3, return_indices=True)
     assert wanted == [False, False, True, True]
+
+
+def test_sizes_beyond_32_bits_are_errors_as_in_torch():
+    x = torch.randn(1, 1, 4, 4)
+    for kwargs in (
+        {"padding": 4 * 10**18, "dilation": 8 * 10**18},
+        {"stride": 2**31},
+        {"padding": 2**62 - 1, "dilation": 2**63 - 3},
+    ):
+        with pytest.raises(RuntimeError, match="32-bit"):
+            fastconv.max_pool2d(x, 2, **kwargs)
+
+
+def test_average_pooling_has_no_dilation_even_as_a_raw_op():
+    windows = ([2, 2], [2, 2], [0, 0], [2, 2], False, [])
+    with pytest.raises(RuntimeError, match="dilation"):
+        torch.ops.fastconv.pool2d_avg_bwd(
+            torch.randn(1, 1, 2, 2), [1, 1, 5, 5], False, *windows, True, 0, "cpu"
+        )
+
+
+@pytest.mark.parametrize(
+    "size, kernel, padding", [((1, 5), (2, 1), (1, 0)), ((5, 1), (1, 2), (0, 1))]
+)
+def test_windows_without_elements_have_an_index_in_the_plane(size, kernel, padding):
+    """Dilation can put every tap into the padding, here -1 and 1 of one row; torch's index leaves
+    the plane then."""
+    x = torch.randn(1, 2, *size)
+    results = [
+        fastconv.max_pool2d(x, kernel, 1, padding, 2, return_indices=True, backend=name)
+        for name in ("cpu", "reference")
+    ]
+    for y, indices in results:
+        assert y.isneginf().all() and y.numel() == 10
+        assert ((indices >= 0) & (indices < 5)).all()
+    assert torch.equal(results[0][1], results[1][1])

@@ -49,6 +49,22 @@ def test_forked_child_has_a_pool_of_its_own(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_helpers_take_over_the_callers_floating_point_mode(threads):
+    """Flushed denormals must be flushed in every task, whichever thread runs it."""
+    threads(2)
+    x, w = torch.full((4, 16, 40, 40), 1e-39), torch.ones(16, 16, 3, 3)
+    plain = fastconv.conv2d(x, w)
+    assert plain.min() > 0
+    if not torch.set_flush_denormal(True):
+        return
+    try:
+        for _ in range(5):
+            assert fastconv.conv2d(x, w).count_nonzero() == 0
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(fastconv.conv2d(x, w), plain)
+
+
 def test_training_step_is_bitwise_the_same_for_every_thread_count(threads):
     def step():
         torch.manual_seed(0)

@@ -19,7 +19,7 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kDepth = kMaxChunk;   // gemm_k of one chunk
+constexpr int64_t kDepth = 256;         // gemm_k of one chunk
 constexpr int64_t kPixelTile = 96;      // columns of c; times 4 bytes no multiple of 512 (L1 sets)
 constexpr int64_t kFilterTile = 264;    // rows of c, a multiple of every kMicroM
 constexpr int64_t kMinFilterTile = 48;  // smaller tiles spend more on packing than threads gain
@@ -29,6 +29,9 @@ constexpr int64_t kWgradFilterTile = 132;
 constexpr int64_t kWgradColumnTile = 288;
 constexpr int64_t kWgradTasks =
     16;  // enough tasks to split the pixels for; fixed: it sets the sums
+
+static_assert(kDepth <= kMaxChannelRun && kWgradColumnTile <= kMaxChannelRun &&
+              kWgradFilterTile <= kMaxChannelRun);
 
 static int64_t round_up(int64_t value, int64_t multiple) {
   return div_up(value, multiple) * multiple;

@@ -107,10 +107,11 @@ static inline void gather_run(const RunSource<T>& source, int64_t channel_offset
   for (int64_t i = end; i < count; ++i) out[i * out_step] = A(0);
 }
 
-// Where pixels outside the source read their zeros from: as many channels as a chunk of gemm_k has.
-constexpr int64_t kMaxChunk = 256;
+// Where pixels outside the source read their zeros from: as many as the longest run of channels
+// that a caller of pixel_addresses may pack at once.
+constexpr int64_t kMaxChannelRun = 288;
 template <typename T>
-static const T kZeros[kMaxChunk] = {};
+static const T kZeros[kMaxChannelRun] = {};
 
 // The address of `channel` of each pixel of a tile for one tap.
 template <typename T>

@@ -31,12 +31,11 @@ constexpr int kVectorBytes = 16;
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Divisions whose terms cannot overflow: strides and dilations may be anything up to 2^63 - 1.
+static inline int64_t div_up(int64_t a, int64_t b) { return a / b + (a % b > 0); }
 // Floor and ceiling of a / b for b > 0 and any sign of a.
-static inline int64_t floor_div(int64_t a, int64_t b) {
-  return a >= 0 ? a / b : -((-a + b - 1) / b);
-}
-static inline int64_t ceil_div_signed(int64_t a, int64_t b) { return -floor_div(-a, b); }
+static inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+static inline int64_t ceil_div_signed(int64_t a, int64_t b) { return a / b + (a % b > 0); }
 
 // parallel_for(tasks, threads, [&](int64_t task) { ... }): see run_tasks.
 template <typename Body>

@@ -9,10 +9,22 @@
 #include <mutex>
 #include <new>
 #include <thread>
-#include <vector>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 namespace fastconv {
 namespace {
+
+// The calling thread's floating-point mode (rounding, flushing of denormal numbers), which helpers
+// take over: else which thread runs a task would show in its result.
+#if defined(__SSE__)
+unsigned floating_point_mode() { return _mm_getcsr(); }
+void set_floating_point_mode(unsigned mode) { _mm_setcsr(mode); }
+#else
+unsigned floating_point_mode() { return 0; }
+void set_floating_point_mode(unsigned) {}
+#endif
 
 // One parallel region. Lives on the caller's stack; the pool counts who still looks at it.
 struct Region {
@@ -23,6 +35,7 @@ struct Region {
   std::atomic<bool> failed{false};
   std::exception_ptr error;
   std::mutex error_mutex;
+  unsigned mode = floating_point_mode();
 
   void work() {
     for (int64_t t; !failed && (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
@@ -69,6 +82,7 @@ class ThreadPool {
       ++active_;
       Region* region = region_;
       lock.unlock();
+      set_floating_point_mode(region->mode);
       region->work();
       lock.lock();
       if (--active_ == 0) done_.notify_one();

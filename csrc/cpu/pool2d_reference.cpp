@@ -19,6 +19,11 @@ struct Taps {
 
   int64_t at(int64_t tap) const { return first + tap * step; }
   bool inside(int64_t tap) const { return at(tap) >= 0 && at(tap) < size; }
+  // Where a window that holds no element is counted: beside its taps, inside the tensor.
+  int64_t fallback() const {
+    const int64_t position = first < 0 ? first + ceil_div(-first, step) * step : first;
+    return position < size ? position : size - 1;
+  }
   int64_t extent(bool count_include_pad) const {
     int64_t result = 0;
     for (int64_t tap = 0; tap < count; ++tap) {
@@ -72,7 +77,7 @@ void max_fwd_window(const PoolArgs& args, const Taps& rows, const Taps& columns,
                     int64_t c, int64_t p, int64_t q) {
   bool found = false;
   double max = -static_cast<double>(__builtin_inf());
-  int64_t index = 0;
+  int64_t index = rows.fallback() * columns.size + columns.fallback();
   for_window(rows, columns, [&](int64_t h, int64_t w) {
     const double value = load<T>(args.x, n, c, h, w);
     if (!found || value > max || value != value) {

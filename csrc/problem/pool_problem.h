@@ -55,6 +55,9 @@ struct PoolProblem {
     require(H >= 1 && W >= 1, "H and W must be positive");
     require(R >= 1 && S >= 1, "the kernel size must be positive");
     require(stride_h >= 1 && stride_w >= 1, "the stride must be positive");
+    for (const int64_t value : {R, S, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w}) {
+      require(value <= INT32_MAX, "kernel size, stride, padding and dilation must fit 32 bits");
+    }
     require(pad_h >= 0 && pad_w >= 0, "the padding must not be negative");
     require(dilation_h >= 1 && dilation_w >= 1, "the dilation must be positive");
     const int64_t p = P(), q = Q();  // from here on dilation * (kernel - 1) is known to fit

@@ -19,6 +19,10 @@ ACTIVATIONS = {name: getattr(core.Activation, name) for name in core.Activation.
 @functools.lru_cache(maxsize=4096)
 def conv_problem(x_size, w_size, stride, padding, dilation, groups):
     """The ConvProblem of concrete sizes; kept, since networks repeat theirs."""
+    if {len(stride), len(padding), len(dilation)} != {2}:
+        raise RuntimeError(
+            f"expected two each of stride {stride}, padding {padding} and dilation {dilation}"
+        )
     if len(x_size) != 4 or len(w_size) != 4 or x_size[1] != w_size[1] * groups:
         raise RuntimeError(
             f"x {list(x_size)} and w {list(w_size)} form no 2-D convolution of {groups} groups"
@@ -156,14 +160,15 @@ class CpuBackend(CpuPool2d):
     def _bias_grad(self, dy, saved, activation, dz):
         if dy.dim() != 4:
             raise RuntimeError(f"expected dy with 4 dimensions, got size {list(dy.shape)}")
-        db = torch.empty(dy.shape[1], dtype=dy.dtype)
+        db = torch.empty(dy.shape[1], dtype=dy.dtype, device=dy.device)
         if dy.numel() == 0:
             return db.zero_()
+        dy = readable(dy)
         core.epilogue_backward(
             tuple(dy.shape),
             DTYPES[dy.dtype],
             ACTIVATIONS[activation],
-            *location(readable(dy)),
+            *location(dy),
             *location(saved),
             *location(dz),
             db.data_ptr(),
@@ -174,11 +179,12 @@ class CpuBackend(CpuPool2d):
     def activation_forward(self, z, activation):
         y = empty(z.shape, z, suggests_channels_last(z))
         if y.numel() > 0:
+            z = readable(z)
             core.activation_forward(
                 tuple(z.shape),
                 DTYPES[z.dtype],
                 ACTIVATIONS[activation],
-                *location(readable(z)),
+                *location(z),
                 *location(y),
                 torch.get_num_threads(),
             )

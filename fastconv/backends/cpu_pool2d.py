@@ -33,6 +33,13 @@ def pool_problem(x_size, windows):
     )
 
 
+def avg_problem(x_size, windows):
+    """pool_problem of an average pooling, whose kernels know no dilation."""
+    if windows.dilation not in ((), (1, 1)):
+        raise RuntimeError(f"average pooling has no dilation, got {windows.dilation}")
+    return pool_problem(x_size, windows)
+
+
 class CpuPool2d:
     """Pooling methods of the CPU backends; `windows` is a checks_pool2d.Windows."""
 
@@ -55,7 +62,10 @@ class CpuPool2d:
         indices = None
         if with_indices:
             indices = torch.empty(
-                y.shape, dtype=torch.int64, memory_format=memory_format(channels_last)
+                y.shape,
+                dtype=torch.int64,
+                device=x.device,
+                memory_format=memory_format(channels_last),
             )
         self._max(core.PoolOp.max_fwd, problem, readable(x), y, indices)
         return y, indices
@@ -63,11 +73,7 @@ class CpuPool2d:
     def max_pool2d_bwd(self, dy, indices, x_size, channels_last, windows):
         problem = pool_problem(x_size, windows)
         check_operand("dy", dy, problem.out_size(), dy)
-        if indices.shape != dy.shape or indices.dtype != torch.int64:
-            raise RuntimeError(
-                f"expected indices of size {list(dy.shape)} and torch.int64, got "
-                f"{list(indices.shape)} and {indices.dtype}"
-            )
+        check_operand("indices", indices, dy.shape, dy, torch.int64)
         dx = empty(x_size, dy, channels_last)
         self._max(core.PoolOp.max_bwd, problem, dx, readable(dy), readable(indices))
         return dx
@@ -85,13 +91,13 @@ class CpuPool2d:
         )
 
     def avg_pool2d_fwd(self, x, windows, count_include_pad, divisor):
-        problem = pool_problem(x.shape, windows)
+        problem = avg_problem(x.shape, windows)
         y = empty(problem.out_size(), x, suggests_channels_last(x))
         self._avg(core.PoolOp.avg_fwd, problem, readable(x), y, count_include_pad, divisor)
         return y
 
     def avg_pool2d_bwd(self, dy, x_size, channels_last, windows, count_include_pad, divisor):
-        problem = pool_problem(x_size, windows)
+        problem = avg_problem(x_size, windows)
         check_operand("dy", dy, problem.out_size(), dy)
         dx = empty(x_size, dy, channels_last)
         self._avg(core.PoolOp.avg_bwd, problem, dx, readable(dy), count_include_pad, divisor)

@@ -14,11 +14,12 @@ DTYPES = {
 NO_STRIDES = (0, 0, 0, 0)
 
 
-def check_operand(name, tensor, size, like):
-    """RuntimeError unless a tensor has this size and the dtype and device of `like`."""
-    if tensor.shape != size or tensor.dtype != like.dtype or tensor.device != like.device:
+def check_operand(name, tensor, size, like, dtype=None):
+    """RuntimeError unless a tensor has this size, the device of `like`, and this or its dtype."""
+    dtype = dtype or like.dtype
+    if tensor.shape != size or tensor.dtype != dtype or tensor.device != like.device:
         raise RuntimeError(
-            f"expected {name} of size {list(size)}, {like.dtype} on {like.device}, got size "
+            f"expected {name} of size {list(size)}, {dtype} on {like.device}, got size "
             f"{list(tensor.shape)}, {tensor.dtype} on {tensor.device}"
         )
 
@@ -33,7 +34,8 @@ def empty(size, like, channels_last):
 def readable(tensor):
     """The tensor, lazy negation and lazy zeros made real, if every element lies in its storage.
 
-    RuntimeError otherwise: a storage can be resized under a tensor, and kernels follow strides."""
+    RuntimeError otherwise: a storage can be resized under a tensor, and kernels follow strides.
+    The result may be a new tensor: keep it until the kernel has run."""
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     if tensor._is_zerotensor():
@@ -53,5 +55,11 @@ def readable(tensor):
 
 
 def location(tensor):
-    """(address, strides in elements) of a 4-D tensor; (0, zeros) for None."""
-    return (0, NO_STRIDES) if tensor is None else (tensor.data_ptr(), tensor.stride())
+    """(address, strides in elements) of a 4-D tensor in the CPU's memory; (0, zeros) for None."""
+    if tensor is None:
+        return 0, NO_STRIDES
+    if tensor.device.type != "cpu" or tensor.dim() != 4:
+        raise RuntimeError(
+            f"expected 4-D tensors on the CPU, got size {list(tensor.shape)} on {tensor.device}"
+        )
+    return tensor.data_ptr(), tensor.stride()

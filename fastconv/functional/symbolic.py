@@ -12,7 +12,7 @@ def traceable(function):
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        for arg in args:
+        for arg in (*args, *kwargs.values()):
             if not isinstance(arg, torch.Tensor) and hasattr(type(arg), "__torch_function__"):
                 return handle_torch_function(call, (arg,), *args, **kwargs)
         return function(*args, **kwargs)
