@@ -7,21 +7,12 @@
 #include "cpu/epilogue.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/reference.h"
 
 namespace fastconv {
 namespace {
 
 using namespace cpu::FASTCONV_ISA;
-
-template <typename T>
-double load(const TensorView& tensor, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return static_cast<double>(to_accumulator(*tensor.at<T>(n, c, h, w)));
-}
-
-template <typename T>
-void store(const TensorView& tensor, int64_t n, int64_t c, int64_t h, int64_t w, double value) {
-  *tensor.at<T>(n, c, h, w) = from_accumulator<T>(static_cast<accumulator_t<T>>(value));
-}
 
 template <typename T>
 void fprop(const ConvArgs& args) {

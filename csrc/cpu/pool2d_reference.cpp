@@ -7,6 +7,7 @@
 //   avg bwd: dx[n,c,h,w] = sum over the windows that hold (h, w) of dy[n,c,p,q] / divisor(p, q)
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/reference.h"
 
 namespace fastconv {
 namespace {
@@ -60,16 +61,6 @@ void for_window(const Taps& rows, const Taps& columns, const Body& body) {
       if (columns.inside(s)) body(rows.at(r), columns.at(s));
     }
   }
-}
-
-template <typename T>
-double load(const TensorView& tensor, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return static_cast<double>(to_accumulator(*tensor.at<T>(n, c, h, w)));
-}
-
-template <typename T>
-void store(const TensorView& tensor, int64_t n, int64_t c, int64_t h, int64_t w, double value) {
-  *tensor.at<T>(n, c, h, w) = from_accumulator<T>(static_cast<accumulator_t<T>>(value));
 }
 
 template <typename T>
