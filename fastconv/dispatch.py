@@ -45,21 +45,26 @@ class _State:
 _state = _State()
 
 
-@contextlib.contextmanager
-def backend(name):
+class backend:
     """Names the backend of every call inside the `with` block that does not name its own.
+
+    A class, since a generator's context manager cannot be compiled by older versions of torch.
 
     Args:
         name: "cpu", "reference", "cpu:im2col", ... or None for the automatic choice.
     Raises:
         ValueError: there is no backend of that name.
     """
-    get_backend(name)
-    before, _state.backend = _state.backend, name
-    try:
-        yield
-    finally:
-        _state.backend = before
+
+    def __init__(self, name):
+        get_backend(name)
+        self.name = name
+
+    def __enter__(self):
+        self.before, _state.backend = _state.backend, self.name
+
+    def __exit__(self, *error):
+        _state.backend = self.before
 
 
 def get_backend(name):

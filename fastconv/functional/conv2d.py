@@ -125,9 +125,11 @@ def _named_padding(padding, stride, kernel_size, dilation):
 
 
 def _autocast(*tensors):
-    """Under autocast convolutions run in its dtype; float64 and integers are left alone."""
+    """Under autocast convolutions run in its dtype; float64 and integers are left alone.
+
+    On devices without kernels of ours ATen sees the call, and its own autocast."""
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(
