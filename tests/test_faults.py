@@ -115,6 +115,27 @@ FAULTS = [
         "> in + pad) --out",
         "test_problem.py -k pool",
     ),
+    Fault(
+        "NaN loses",
+        "cpu/pool2d_max.cpp",
+        "return (value > max) | (value != value);",
+        "return value > max;",
+        "test_pool2d.py",
+    ),
+    Fault(
+        "the last of equals wins",
+        "cpu/pool2d_max.cpp",
+        "return (value > max) | (value != value);",
+        "return (value >= max) | (value != value);",
+        "test_pool2d.py",
+    ),
+    Fault(
+        "divisor counts beyond the padding",
+        "cpu/pool2d_windows.cpp",
+        "std::min(start + kernel, in + pad) - start",
+        "kernel",
+        "test_pool2d.py",
+    ),
 ]
 QUICK = 6  # faults of a run without --exhaustive: each costs a compilation
 
