@@ -19,28 +19,19 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 
 CXX_FLAGS = [
-    "-std=c++20",
-    "-O3",
-    "-fPIC",
-    "-fvisibility=hidden",
+    *("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden"),
     # Contraction to fused multiply-adds is what the kernels' inner loops live on.
     "-ffp-contract=fast",
     # No kernel reads errno or floating-point traps; without this rounding loops do not vectorise.
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-Wall",
-    "-Wextra",
+    *("-Wall", "-Wextra"),
 ]
 # Compiled for every instruction set.
-KERNELS = [
-    "activation.cpp",
-    "conv2d_depthwise.cpp",
-    "conv2d_direct.cpp",
-    "conv2d_im2col.cpp",
-    "kernel_table.cpp",
-    "pool2d_avg.cpp",
-    "pool2d_max.cpp",
-]
+KERNELS = """
+    activation.cpp conv2d_depthwise.cpp conv2d_direct.cpp conv2d_im2col.cpp kernel_table.cpp
+    pool2d_avg.cpp pool2d_max.cpp
+""".split()
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 INSTRUCTION_SETS = {"baseline": []}
