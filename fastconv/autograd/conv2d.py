@@ -22,6 +22,14 @@ def _sum(*terms):
     return sum(terms[1:], terms[0]) if terms else None
 
 
+def _product_rule(product, a, b, a_t, b_t, *tail):
+    """The tangent of product(a, b, *tail) for tangents a_t and b_t, each of which may be None."""
+    return _sum(
+        None if a_t is None else product(a_t, b, *tail),
+        None if b_t is None else product(a, b_t, *tail),
+    )
+
+
 # ---- fprop ---------------------------------------------------------------------------------------
 
 
@@ -125,12 +133,8 @@ def _dgrad_backward(ctx, ddx):
 
 
 def _dgrad_jvp(ctx, dy_t, w_t, *_):
-    dy, w = ctx.saved_tensors
     tail = (ctx.x_size, ctx.channels_last, *ctx.geometry, ctx.backend)
-    return _sum(
-        None if dy_t is None else dgrad(dy_t, w, *tail),
-        None if w_t is None else dgrad(dy, w_t, *tail),
-    )
+    return _product_rule(dgrad, *ctx.saved_tensors, dy_t, w_t, *tail)
 
 
 def _dgrad_vmap(
@@ -190,12 +194,8 @@ def _wgrad_backward(ctx, ddw):
 
 
 def _wgrad_jvp(ctx, dy_t, x_t, *_):
-    dy, x = ctx.saved_tensors
     tail = (ctx.w_size, ctx.channels_last, *ctx.geometry, ctx.backend)
-    return _sum(
-        None if dy_t is None else wgrad(dy_t, x, *tail),
-        None if x_t is None else wgrad(dy, x_t, *tail),
-    )
+    return _product_rule(wgrad, *ctx.saved_tensors, dy_t, x_t, *tail)
 
 
 def _wgrad_vmap(
