@@ -73,6 +73,8 @@ def core_compilations():
     portable += [f"-DFASTCONV_HAS_{isa.upper()}" for isa in INSTRUCTION_SETS]
     for folder in ("bindings", "cpu", "plan"):
         for source in sorted(set((csrc / folder).glob("*.cpp")) - kernels):
+            if source.name.startswith("cuda_") and folder == "bindings":
+                continue  # fastconv._cuda
             yield source, f"{folder}_{source.stem}.o", portable
 
 

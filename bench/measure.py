@@ -57,7 +57,7 @@ def _plan(decisions, pass_):
         return None, None
     made = decisions[0]
     backend = BACKENDS[made.backend]
-    _, plans = backend.explain(made.operator, made.call, made.channels_last)
+    _, plans = backend.explain(made.operator, made.call, made.dtype, made.channels_last)
     return made.backend, plans.get(pass_, (None,))[0]
 
 

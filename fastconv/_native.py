@@ -1,5 +1,8 @@
-"""The compiled core, or an error that says what to do about its absence."""
+"""The compiled modules: the core, or an error that says what to do about its absence; and CUDA, or
+the reason why it is not there."""
 
+import importlib.util
+import os
 from pathlib import Path
 
 try:
@@ -16,4 +19,27 @@ except ImportError as error:
         _advice = "The installation is incomplete: run `pip install --force-reinstall fastconv`."
     raise ImportError(f"fastconv._core could not be imported ({error}). {_advice}") from error
 
-__all__ = ["core"]
+
+def _load_cuda():
+    """(module, None) or (None, reason). FASTCONV_CUDA_MODULE names another build of it, such
+    as the emulated one of tests/emulator, whose kernels run on the CPU."""
+    path = os.environ.get("FASTCONV_CUDA_MODULE")
+    if path:
+        spec = importlib.util.spec_from_file_location("fastconv._cuda", path)
+        if spec is None or not Path(path).is_file():
+            raise ImportError(f"FASTCONV_CUDA_MODULE={path!r} is not a compiled Python module")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module, None
+    if not list(Path(__file__).parent.glob("_cuda.*")):
+        return None, core.cuda_status
+    try:
+        from . import _cuda
+    except ImportError as error:
+        return None, f"fastconv._cuda could not be imported: {error}"
+    return _cuda, None
+
+
+cuda, cuda_missing = _load_cuda()
+
+__all__ = ["core", "cuda", "cuda_missing"]

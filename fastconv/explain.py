@@ -21,7 +21,7 @@ def _lines(decision):
         yield f"{decision.operator} {where}: ATen"
     else:
         problem, plans = get_backend(decision.backend).explain(
-            decision.operator, decision.call, decision.channels_last
+            decision.operator, decision.call, decision.dtype, decision.channels_last
         )
         yield f"{decision.operator} {where}: {decision.backend}"
         yield f"  {problem!r}"

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from ._native import core
+from ._native import core, cuda, cuda_missing
 from .backends import BACKENDS
 from .dispatch import fallbacks
 
@@ -16,6 +16,18 @@ class Info(dict):
     def __str__(self):
         width = max(map(len, self))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.items())
+
+
+def _cuda_line():
+    if cuda is None:
+        return f"not available: {cuda_missing}"
+    if cuda.is_emulated:
+        return "emulated: the CUDA kernels run on the CPU (FASTCONV_CUDA_MODULE)"
+    built = f"built for {cuda.archs}"
+    status = cuda.driver_status()
+    if status != "no error":
+        return f"{built}; no device can be used here: {status}"
+    return f"available: {built}"
 
 
 def info():
@@ -38,7 +50,7 @@ def info():
         instruction_set=core.instruction_set(),
         threads=torch.get_num_threads(),
         backends=", ".join(sorted(BACKENDS)),
-        cuda=f"not available: {core.cuda_status}",
+        cuda=_cuda_line(),
         triton=triton,
         fallbacks=dict(fallbacks),
     )

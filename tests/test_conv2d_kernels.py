@@ -120,7 +120,7 @@ def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
         )
         dy = torch.nn.functional.conv2d(x, w, None, *problem.geometry)
         with monkeypatch.context() as patch:
-            patch.setattr("fastconv.backends.cpu.empty", poisoned_empty)
+            patch.setattr("fastconv.backends.conv2d.empty", poisoned_empty)
             passes(backend, problem, x, w, dy, channels_last)
     assert len(buffers) == 6
     for buffer, count in buffers:

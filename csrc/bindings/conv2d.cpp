@@ -53,36 +53,17 @@ void bind_conv2d(py::module_& m) {
   m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a, "channels_last"_a);
   m.def("unsupported_reason", &unsupported_reason, "algorithm"_a, "op"_a, "problem"_a);
 
+  // fprop writes y; dgrad reads y as dy and writes x as dx; wgrad reads y as dy and writes w as dw.
   m.def(
-      "conv2d_fprop",
-      [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address x,
+      "conv2d",
+      [](ConvOp op, ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address x,
          const StrideTuple& x_strides, Address w, const StrideTuple& w_strides, Address y,
          const StrideTuple& y_strides, Address bias, Address residual,
          const StrideTuple& residual_strides, Activation activation, int num_threads) {
-        run(algorithm, ConvOp::fprop,
+        run(algorithm, op,
             {problem, dtype, view(x, x_strides), view(w, w_strides), view(y, y_strides),
              Epilogue{reinterpret_cast<void*>(bias), view(residual, residual_strides), activation},
              num_threads});
-      },
-      release_gil());
-  m.def(
-      "conv2d_dgrad",
-      [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address dy,
-         const StrideTuple& dy_strides, Address w, const StrideTuple& w_strides, Address dx,
-         const StrideTuple& dx_strides, int num_threads) {
-        run(algorithm, ConvOp::dgrad,
-            {problem, dtype, view(dx, dx_strides), view(w, w_strides), view(dy, dy_strides),
-             Epilogue{}, num_threads});
-      },
-      release_gil());
-  m.def(
-      "conv2d_wgrad",
-      [](ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address dy,
-         const StrideTuple& dy_strides, Address x, const StrideTuple& x_strides, Address dw,
-         const StrideTuple& dw_strides, int num_threads) {
-        run(algorithm, ConvOp::wgrad,
-            {problem, dtype, view(x, x_strides), view(dw, dw_strides), view(dy, dy_strides),
-             Epilogue{}, num_threads});
       },
       release_gil());
   m.def(

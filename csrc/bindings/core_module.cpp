@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("cuda_status") = FASTCONV_CUDA_STATUS;  // why there is no fastconv._cuda (setup.py)
   m.def("instruction_set", [] { return cpu_kernels().instruction_set; });
   bind_problem(m);
+  bind_plan(m);
   bind_conv2d(m);
   bind_pool2d(m);
 }

@@ -79,6 +79,13 @@ void bind_problem(py::module_& m) {
       .def_readonly("groups", &ConvProblem::groups)
       .def_property_readonly("P", &ConvProblem::P)
       .def_property_readonly("Q", &ConvProblem::Q)
+      .def_property_readonly(
+          "sizes",
+          [](const ConvProblem& o) {
+            return py::make_tuple(o.N, o.C, o.H, o.W, o.K, o.R, o.S, o.stride_h, o.stride_w,
+                                  o.pad_h, o.pad_w, o.dilation_h, o.dilation_w, o.groups);
+          },
+          "The constructor's arguments in their order.")
       .def(
           "out_size", [](const ConvProblem& o) { return py::make_tuple(o.N, o.K, o.P(), o.Q()); },
           "The shape (N, K, P, Q) of y.")

@@ -2,9 +2,9 @@
 // wgrad reads y as dy and writes w as dw.
 #pragma once
 
-#include "cpu/epilogue_args.h"
-#include "cpu/tensor.h"
 #include "problem/conv_problem.h"
+#include "problem/epilogue.h"
+#include "problem/tensor.h"
 
 namespace fastconv {
 

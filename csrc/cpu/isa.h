@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "cpu/parallel.h"
-#include "cpu/tensor.h"
+#include "problem/tensor.h"
 
 #ifndef FASTCONV_ISA
 #error "kernel files are compiled with -DFASTCONV_ISA=baseline, avx2 or avx512"

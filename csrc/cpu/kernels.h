@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cpu/conv2d_args.h"
-#include "cpu/epilogue_args.h"
 #include "cpu/pool2d_args.h"
+#include "problem/epilogue.h"
 #include "problem/pool_problem.h"
 
 namespace fastconv {

@@ -2,7 +2,7 @@
 // (and the indices of max pooling); bwd reads y as dy and writes x as dx.
 #pragma once
 
-#include "cpu/tensor.h"
+#include "problem/tensor.h"
 
 namespace fastconv {
 

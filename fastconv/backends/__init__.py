@@ -2,5 +2,6 @@
 one method for each operator it runs; only tensors that dispatch found real reach them."""
 
 from .cpu import CPU_BACKENDS
+from .cuda import CUDA_BACKENDS
 
-BACKENDS = dict(CPU_BACKENDS)
+BACKENDS = CPU_BACKENDS | CUDA_BACKENDS

@@ -1,4 +1,4 @@
-"""The CPU backend: plans with the native core, allocates outputs, hands over addresses.
+"""The CPU backend.
 
 "cpu" lets the plan choose the algorithm; "cpu:direct", "cpu:im2col" and "cpu:depthwise" fix it;
 "reference" is the oracle: plain loops that sum in double.
@@ -9,37 +9,13 @@ import functools
 import torch
 
 from .._native import core
-from ..problem import ConvOp, ConvProblem, suggests_channels_last
+from ..problem import ConvOp, suggests_channels_last
+from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from .cpu_pool2d import CpuPool2d
-from .memory import DTYPES, check_operand, empty, location, readable
-
-ACTIVATIONS = {name: getattr(core.Activation, name) for name in core.Activation.__members__}
+from .memory import DTYPES, location
 
 
-@functools.lru_cache(maxsize=4096)
-def conv_problem(x_size, w_size, stride, padding, dilation, groups):
-    """The ConvProblem of concrete sizes; kept, since networks repeat theirs."""
-    if {len(stride), len(padding), len(dilation)} != {2}:
-        raise RuntimeError(
-            f"expected two each of stride {stride}, padding {padding} and dilation {dilation}"
-        )
-    if len(x_size) != 4 or len(w_size) != 4 or x_size[1] != w_size[1] * groups:
-        raise RuntimeError(
-            f"x {list(x_size)} and w {list(w_size)} form no 2-D convolution of {groups} groups"
-        )
-    return ConvProblem(
-        **dict(zip("NCHW", x_size)),
-        **dict(zip("KRS", (w_size[0], w_size[2], w_size[3]))),
-        **{
-            f"{name}_{axis}": value
-            for name, pair in (("stride", stride), ("pad", padding), ("dilation", dilation))
-            for axis, value in zip("hw", pair)
-        },
-        groups=groups,
-    )
-
-
-class CpuBackend(CpuPool2d):
+class CpuBackend(Conv2dBackend, CpuPool2d):
     def __init__(self, name, algorithm=None):
         self.name = name
         self.algorithm = algorithm
@@ -72,7 +48,7 @@ class CpuBackend(CpuPool2d):
         )
         return next(filter(None, reasons), None)
 
-    def explain(self, operator, call, channels_last):
+    def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: (algorithm, reason)}) of a call."""
         if operator != "conv2d":
             return self.explain_pool2d(operator, call)
@@ -82,88 +58,24 @@ class CpuBackend(CpuPool2d):
         }
         return problem, {name: (p.algorithm.name, p.reason) for name, p in plans.items()}
 
-    def conv2d_fprop(self, x, w, b, residual, stride, padding, dilation, groups, activation):
-        problem = conv_problem(x.shape, w.shape, stride, padding, dilation, groups)
-        y_size = problem.out_size()
-        check_operand("w", w, w.shape, x)
-        if b is not None:
-            check_operand("b", b, (problem.K,), x)
-            b = readable(b).contiguous()
-        if residual is not None:
-            check_operand("residual", residual, y_size, x)
-            residual = readable(residual)
-        channels_last = suggests_channels_last(x)
-        y = empty(y_size, x, channels_last or suggests_channels_last(w))
-        if y.numel() == 0:
-            return y
-        x, w = readable(x), readable(w)
-        core.conv2d_fprop(
-            self._plan(ConvOp.fprop, problem, channels_last).algorithm,
+    def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
+        bias, residual, activation = epilogue
+        gathered = y if op == ConvOp.dgrad else x
+        core.conv2d(
+            op,
+            self._plan(op, problem, suggests_channels_last(gathered)).algorithm,
             problem,
             DTYPES[x.dtype],
             *location(x),
             *location(w),
             *location(y),
-            0 if b is None else b.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
             *location(residual),
             ACTIVATIONS[activation],
             torch.get_num_threads(),
         )
-        return y
 
-    def conv2d_dgrad(self, dy, w, x_size, channels_last, stride, padding, dilation, groups):
-        problem = conv_problem(tuple(x_size), w.shape, stride, padding, dilation, groups)
-        check_operand("dy", dy, problem.out_size(), dy)
-        check_operand("w", w, w.shape, dy)
-        dx = empty(x_size, dy, channels_last)
-        if dx.numel() == 0 or dy.numel() == 0:
-            return dx.zero_()
-        dy, w = readable(dy), readable(w)
-        core.conv2d_dgrad(
-            self._plan(ConvOp.dgrad, problem, suggests_channels_last(dy)).algorithm,
-            problem,
-            DTYPES[dy.dtype],
-            *location(dy),
-            *location(w),
-            *location(dx),
-            torch.get_num_threads(),
-        )
-        return dx
-
-    def conv2d_wgrad(self, dy, x, w_size, channels_last, stride, padding, dilation, groups):
-        problem = conv_problem(x.shape, tuple(w_size), stride, padding, dilation, groups)
-        check_operand("dy", dy, problem.out_size(), dy)
-        check_operand("x", x, x.shape, dy)
-        dw = empty(w_size, dy, channels_last)
-        if dw.numel() == 0 or dy.numel() == 0:
-            return dw.zero_()
-        dy, x = readable(dy), readable(x)
-        core.conv2d_wgrad(
-            self._plan(ConvOp.wgrad, problem, suggests_channels_last(x)).algorithm,
-            problem,
-            DTYPES[dy.dtype],
-            *location(dy),
-            *location(x),
-            *location(dw),
-            torch.get_num_threads(),
-        )
-        return dw
-
-    def epilogue_backward(self, dy, saved, activation):
-        check_operand("saved", saved, dy.shape, dy)
-        dz = empty(dy.shape, dy, suggests_channels_last(saved))
-        return dz, self._bias_grad(dy, readable(saved), activation, dz)
-
-    def bias_grad(self, dy):
-        return self._bias_grad(dy, None, "none", None)
-
-    def _bias_grad(self, dy, saved, activation, dz):
-        if dy.dim() != 4:
-            raise RuntimeError(f"expected dy with 4 dimensions, got size {list(dy.shape)}")
-        db = torch.empty(dy.shape[1], dtype=dy.dtype, device=dy.device)
-        if dy.numel() == 0:
-            return db.zero_()
-        dy = readable(dy)
+    def _epilogue_backward(self, dy, saved, activation, dz, db):
         core.epilogue_backward(
             tuple(dy.shape),
             DTYPES[dy.dtype],
@@ -174,21 +86,16 @@ class CpuBackend(CpuPool2d):
             db.data_ptr(),
             torch.get_num_threads(),
         )
-        return db
 
-    def activation_forward(self, z, activation):
-        y = empty(z.shape, z, suggests_channels_last(z))
-        if y.numel() > 0:
-            z = readable(z)
-            core.activation_forward(
-                tuple(z.shape),
-                DTYPES[z.dtype],
-                ACTIVATIONS[activation],
-                *location(z),
-                *location(y),
-                torch.get_num_threads(),
-            )
-        return y
+    def _activate(self, z, activation, y):
+        core.activation_forward(
+            tuple(z.shape),
+            DTYPES[z.dtype],
+            ACTIVATIONS[activation],
+            *location(z),
+            *location(y),
+            torch.get_num_threads(),
+        )
 
 
 CPU_BACKENDS = {

@@ -54,12 +54,12 @@ def readable(tensor):
     return tensor
 
 
-def location(tensor):
-    """(address, strides in elements) of a 4-D tensor in the CPU's memory; (0, zeros) for None."""
+def location(tensor, device="cpu"):
+    """(address, strides in elements) of a 4-D tensor on a type of device; (0, zeros) for None."""
     if tensor is None:
         return 0, NO_STRIDES
-    if tensor.device.type != "cpu" or tensor.dim() != 4:
+    if tensor.device.type != device or tensor.dim() != 4:
         raise RuntimeError(
-            f"expected 4-D tensors on the CPU, got size {list(tensor.shape)} on {tensor.device}"
+            f"expected 4-D tensors on {device}, got size {list(tensor.shape)} on {tensor.device}"
         )
     return tensor.data_ptr(), tensor.stride()

@@ -2,7 +2,7 @@
 //   y = activation(conv(x, w) + bias[k] + residual)
 #pragma once
 
-#include "cpu/tensor.h"
+#include "problem/tensor.h"
 
 namespace fastconv {
 

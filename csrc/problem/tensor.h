@@ -1,8 +1,10 @@
-// Tensors as the CPU kernels see them: an address and four strides in elements. No layout is
-// assumed: NCHW, channels_last, slices and expanded tensors are all just strides.
+// Tensors as the kernels see them: an address and four strides in elements. No layout is assumed:
+// NCHW, channels_last, slices and expanded tensors are all just strides.
 #pragma once
 
 #include <cstdint>
+
+#include "problem/device.h"
 
 namespace fastconv {
 
@@ -17,7 +19,7 @@ struct TensorView {
   Strides strides;
 
   template <typename T>
-  T* at(int64_t n, int64_t c, int64_t h, int64_t w) const {
+  FASTCONV_DEVICE T* at(int64_t n, int64_t c, int64_t h, int64_t w) const {
     return static_cast<T*>(data) + n * strides.n + c * strides.c + h * strides.h + w * strides.w;
   }
 };

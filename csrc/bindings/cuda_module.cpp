@@ -1,0 +1,62 @@
+#include <stdexcept>
+#include <string>
+
+#include "bindings/cuda_bindings.h"
+
+namespace py = pybind11;
+
+namespace fastconv {
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // an error that is not sticky must not surface in somebody else's call
+  throw std::runtime_error(std::string("fastconv ") + what + ": " + cudaGetErrorString(status));
+}
+
+namespace {
+
+int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, name, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+// (sm_count, shared memory per block, L2 bytes, compute capability)
+py::tuple device_properties(int device) {
+  return py::make_tuple(attribute(cudaDevAttrMultiProcessorCount, device),
+                        attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                        attribute(cudaDevAttrL2CacheSize, device),
+                        10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
+                            attribute(cudaDevAttrComputeCapabilityMinor, device));
+}
+
+// What the driver says to a program that wants a device: "no error" or the reason.
+std::string driver_status() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) cudaGetLastError();
+  return cudaGetErrorString(status);
+}
+
+}  // namespace
+}  // namespace fastconv
+
+#ifndef FASTCONV_CUDA_ARCHS
+#define FASTCONV_CUDA_ARCHS "emulated"
+#endif
+
+PYBIND11_MODULE(_cuda, m) {
+  using namespace fastconv;
+  m.doc() = "fastconv's CUDA kernels. Knows no torch; importing needs no driver and no GPU.";
+#ifdef FASTCONV_EMULATOR
+  m.attr("is_emulated") = true;
+#else
+  m.attr("is_emulated") = false;
+#endif
+  m.attr("archs") = FASTCONV_CUDA_ARCHS;  // what machine code there is (setup.py)
+  m.def("device_properties", &device_properties, py::arg("device"));
+  m.def("driver_status", &driver_status);
+  bind_cuda_conv2d(m);
+  bind_cuda_epilogue(m);
+  bind_cuda_pool2d(m);
+}

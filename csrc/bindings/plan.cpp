@@ -1,0 +1,75 @@
+// The CUDA plan belongs to _core: it can be asked and printed where no CUDA was built.
+#include "bindings/bindings.h"
+#include "plan/cuda_plan.h"
+
+namespace py = pybind11;
+
+namespace fastconv {
+
+void bind_plan(py::module_& m) {
+  using namespace py::literals;
+  py::enum_<CudaAlgorithm>(m, "CudaAlgorithm")
+      .value("direct", CudaAlgorithm::direct)
+      .value("im2col", CudaAlgorithm::im2col)
+      .value("implicit_gemm", CudaAlgorithm::implicit_gemm)
+      .value("depthwise", CudaAlgorithm::depthwise);
+  py::enum_<CudaMath>(m, "CudaMath")
+      .value("fma", CudaMath::fma)
+      .value("fp16", CudaMath::fp16)
+      .value("bf16", CudaMath::bf16)
+      .value("tf32", CudaMath::tf32)
+      .value("tf32x3", CudaMath::tf32x3);
+
+  py::class_<CudaConvCall>(m, "CudaConvCall", "Everything the plan of a CUDA pass depends on.")
+      .def(py::init([](ConvOp op, const ConvProblem& problem, DType dtype, bool allow_tf32,
+                       const StrideTuple& x, const StrideTuple& w, const StrideTuple& y,
+                       bool aligned, int sm_count, int64_t shared_memory, int64_t l2_bytes) {
+             return CudaConvCall{op,
+                                 problem,
+                                 dtype,
+                                 allow_tf32,
+                                 strides_of(x),
+                                 strides_of(w),
+                                 strides_of(y),
+                                 aligned,
+                                 {sm_count, shared_memory, l2_bytes}};
+           }),
+           "op"_a, "problem"_a, "dtype"_a, "allow_tf32"_a, "x_strides"_a, "w_strides"_a,
+           "y_strides"_a, "aligned"_a, "sm_count"_a, "shared_memory"_a, "l2_bytes"_a);
+
+  py::class_<CudaConvPlan>(m, "CudaConvPlan", "A CUDA algorithm, its configuration, and why.")
+      .def_readonly("algorithm", &CudaConvPlan::algorithm)
+      .def_readonly("workspace_bytes", &CudaConvPlan::workspace_bytes)
+      .def_readonly("math", &CudaConvPlan::math)
+      .def_readonly("vectorised", &CudaConvPlan::vectorised)
+      .def_readonly("packed_w", &CudaConvPlan::packed_w)
+      .def_readonly("splits", &CudaConvPlan::splits)
+      .def_readonly("tile", &CudaConvPlan::tile)
+      .def_readonly("tile_name", &CudaConvPlan::tile_name)
+      .def_readonly("reason", &CudaConvPlan::reason)
+      .def_property_readonly(
+          "numbers",
+          [](const CudaConvPlan& o) {
+            return py::make_tuple(static_cast<int>(o.algorithm), o.tile, int{o.vectorised},
+                                  int{o.packed_w}, static_cast<int>(o.math), o.splits);
+          },
+          "What fastconv._cuda.conv2d takes of it.");
+
+  m.def(
+      "plan_conv2d_cuda", [](const CudaConvCall& call) { return plan_conv2d_cuda(call); },
+      "call"_a);
+  m.def(
+      "plan_conv2d_cuda",
+      [](CudaAlgorithm algorithm, const CudaConvCall& call, std::string reason) {
+        return plan_conv2d_cuda(algorithm, call, std::move(reason));
+      },
+      "algorithm"_a, "call"_a, "reason"_a);
+  m.def(
+      "unsupported_reason",
+      [](CudaAlgorithm algorithm, const CudaConvCall& call) {
+        return unsupported_reason(algorithm, call);
+      },
+      "algorithm"_a, "call"_a);
+}
+
+}  // namespace fastconv

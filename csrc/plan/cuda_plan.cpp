@@ -1,0 +1,78 @@
+#include "plan/cuda_plan.h"
+
+#include <stdexcept>
+#include <utility>
+
+namespace fastconv {
+namespace {
+
+// Fewer terms or filters than this leave the tensor cores' tiles mostly empty.
+constexpr int64_t kMinGemmK = 16;
+constexpr int64_t kMinGemmN = 8;
+
+std::invalid_argument unknown(CudaAlgorithm algorithm) {
+  return std::invalid_argument("unknown CudaAlgorithm " +
+                               std::to_string(static_cast<int>(algorithm)));
+}
+
+}  // namespace
+
+std::string unsupported_reason(CudaAlgorithm algorithm, const CudaConvCall& call) {
+  switch (algorithm) {
+    case CudaAlgorithm::direct:
+      return direct_unsupported_reason(call);
+    case CudaAlgorithm::im2col:
+      return im2col_unsupported_reason(call);
+    case CudaAlgorithm::implicit_gemm:
+      return implicit_gemm_unsupported_reason(call);
+    case CudaAlgorithm::depthwise:
+      return depthwise_unsupported_reason(call);
+  }
+  throw unknown(algorithm);
+}
+
+CudaConvPlan plan_conv2d_cuda(CudaAlgorithm algorithm, const CudaConvCall& call,
+                              std::string reason) {
+  const auto plan = [&]() -> CudaConvPlan {
+    switch (algorithm) {
+      case CudaAlgorithm::direct:
+        return plan_direct(call);
+      case CudaAlgorithm::im2col:
+        return plan_im2col(call);
+      case CudaAlgorithm::implicit_gemm:
+        return plan_implicit_gemm(call);
+      case CudaAlgorithm::depthwise:
+        return plan_depthwise(call);
+    }
+    throw unknown(algorithm);
+  };
+  CudaConvPlan result = plan();
+  result.algorithm = algorithm;
+  result.reason = std::move(reason);
+  return result;
+}
+
+CudaConvPlan plan_conv2d_cuda(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  if (problem.channels_per_group() == 1 && problem.groups > 1 &&
+      depthwise_unsupported_reason(call).empty()) {
+    return plan_conv2d_cuda(CudaAlgorithm::depthwise, call, "one channel per group");
+  }
+  if (const std::string reason = implicit_gemm_unsupported_reason(call); !reason.empty()) {
+    return plan_conv2d_cuda(CudaAlgorithm::direct, call, reason);
+  }
+  const GemmShape shape = problem.gemm_shape(call.op);
+  const int64_t filters = call.op == ConvOp::wgrad ? shape.gemm_m : shape.gemm_n;
+  const int64_t terms = call.op == ConvOp::wgrad ? shape.gemm_n : shape.gemm_k;
+  if (filters < kMinGemmN || terms < kMinGemmK) {
+    return plan_conv2d_cuda(CudaAlgorithm::direct, call,
+                            "too thin for the tensor cores: " + std::to_string(filters) +
+                                " columns, " + std::to_string(terms) + " terms");
+  }
+  return plan_conv2d_cuda(CudaAlgorithm::implicit_gemm, call,
+                          "gemm_m " + std::to_string(shape.gemm_m) + ", gemm_n " +
+                              std::to_string(shape.gemm_n) + ", gemm_k " +
+                              std::to_string(shape.gemm_k));
+}
+
+}  // namespace fastconv

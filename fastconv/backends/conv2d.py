@@ -1,0 +1,99 @@
+"""What the native backends share: convolution calls are checked, outputs allocated, and a subclass
+runs the kernel. Only tensors that dispatch found real come here."""
+
+import functools
+
+import torch
+
+from .._native import core
+from ..problem import ConvOp, ConvProblem, suggests_channels_last
+from .memory import check_operand, empty, readable
+
+ACTIVATIONS = {name: getattr(core.Activation, name) for name in core.Activation.__members__}
+NO_EPILOGUE = (None, None, "none")  # bias, residual, activation
+
+
+@functools.lru_cache(maxsize=4096)
+def conv_problem(x_size, w_size, stride, padding, dilation, groups):
+    """The ConvProblem of concrete sizes; kept, since networks repeat theirs."""
+    if {len(stride), len(padding), len(dilation)} != {2}:
+        raise RuntimeError(
+            f"expected two each of stride {stride}, padding {padding} and dilation {dilation}"
+        )
+    if len(x_size) != 4 or len(w_size) != 4 or x_size[1] != w_size[1] * groups:
+        raise RuntimeError(
+            f"x {list(x_size)} and w {list(w_size)} form no 2-D convolution of {groups} groups"
+        )
+    return ConvProblem(
+        **dict(zip("NCHW", x_size)),
+        **dict(zip("KRS", (w_size[0], w_size[2], w_size[3]))),
+        **{
+            f"{name}_{axis}": value
+            for name, pair in (("stride", stride), ("pad", padding), ("dilation", dilation))
+            for axis, value in zip("hw", pair)
+        },
+        groups=groups,
+    )
+
+
+class Conv2dBackend:
+    """Convolutions and epilogues. A subclass has _convolve, _epilogue_backward and _activate."""
+
+    def conv2d_fprop(self, x, w, b, residual, stride, padding, dilation, groups, activation):
+        problem = conv_problem(x.shape, w.shape, stride, padding, dilation, groups)
+        y_size = problem.out_size()
+        check_operand("w", w, w.shape, x)
+        if b is not None:
+            check_operand("b", b, (problem.K,), x)
+            b = readable(b).contiguous()
+        if residual is not None:
+            check_operand("residual", residual, y_size, x)
+            residual = readable(residual)
+        y = empty(y_size, x, suggests_channels_last(x) or suggests_channels_last(w))
+        if y.numel() > 0:
+            epilogue = (b, residual, activation)
+            self._convolve(ConvOp.fprop, problem, readable(x), readable(w), y, epilogue)
+        return y
+
+    def conv2d_dgrad(self, dy, w, x_size, channels_last, stride, padding, dilation, groups):
+        problem = conv_problem(tuple(x_size), w.shape, stride, padding, dilation, groups)
+        check_operand("dy", dy, problem.out_size(), dy)
+        check_operand("w", w, w.shape, dy)
+        dx = empty(x_size, dy, channels_last)
+        if dx.numel() == 0 or dy.numel() == 0:
+            return dx.zero_()
+        self._convolve(ConvOp.dgrad, problem, dx, readable(w), readable(dy))
+        return dx
+
+    def conv2d_wgrad(self, dy, x, w_size, channels_last, stride, padding, dilation, groups):
+        problem = conv_problem(x.shape, tuple(w_size), stride, padding, dilation, groups)
+        check_operand("dy", dy, problem.out_size(), dy)
+        check_operand("x", x, x.shape, dy)
+        dw = empty(w_size, dy, channels_last)
+        if dw.numel() == 0 or dy.numel() == 0:
+            return dw.zero_()
+        self._convolve(ConvOp.wgrad, problem, readable(x), dw, readable(dy))
+        return dw
+
+    def epilogue_backward(self, dy, saved, activation):
+        check_operand("saved", saved, dy.shape, dy)
+        dz = empty(dy.shape, dy, suggests_channels_last(saved))
+        return dz, self._bias_grad(dy, readable(saved), activation, dz)
+
+    def bias_grad(self, dy):
+        return self._bias_grad(dy, None, "none", None)
+
+    def _bias_grad(self, dy, saved, activation, dz):
+        if dy.dim() != 4:
+            raise RuntimeError(f"expected dy with 4 dimensions, got size {list(dy.shape)}")
+        db = torch.empty(dy.shape[1], dtype=dy.dtype, device=dy.device)
+        if dy.numel() == 0:
+            return db.zero_()
+        self._epilogue_backward(readable(dy), saved, activation, dz, db)
+        return db
+
+    def activation_forward(self, z, activation):
+        y = empty(z.shape, z, suggests_channels_last(z))
+        if y.numel() > 0:
+            self._activate(readable(z), activation, y)
+        return y

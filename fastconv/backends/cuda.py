@@ -1,0 +1,180 @@
+"""The CUDA backend.
+
+"cuda" lets the plan choose the algorithm; "cuda:direct", "cuda:im2col", "cuda:implicit_gemm" and
+"cuda:depthwise" fix it.
+"""
+
+import functools
+
+import torch
+
+from .._native import core, cuda, cuda_missing
+from ..problem import ConvOp
+from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
+from .cuda_launch import DEVICE, allows_tf32, device_properties, launch, workspace
+from .cuda_pool2d import CudaPool2d
+from .memory import DTYPES, location
+
+_locate = functools.partial(location, device=DEVICE)
+# No GPU to ask: a plan can still be made, for this one (H100 SXM).
+_DEFAULT_DEVICE = (132, 227 << 10, 50 << 20, 90)
+_ALIGNMENT = 16  # bytes, of the widest loads
+
+
+def _dense_strides(size, channels_last):
+    _, c, h, w = size
+    return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+
+
+class CudaBackend(Conv2dBackend, CudaPool2d):
+    def __init__(self, name, algorithm=None):
+        self.name = name
+        self.algorithm = algorithm
+        self._plan = functools.lru_cache(maxsize=4096)(self._make_plan)
+
+    def _make_plan(self, op, problem, dtype, tf32, x, w, y, aligned, device):
+        """The plan for tensors of these strides. device is an index, or None for the default."""
+        properties = _DEFAULT_DEVICE if device is None else device_properties(device)
+        call = core.CudaConvCall(
+            op, problem, DTYPES[dtype], tf32, x, w, y, aligned, *properties[:3]
+        )
+        if self.algorithm is None:
+            return core.plan_conv2d_cuda(call)
+        return core.plan_conv2d_cuda(self.algorithm, call, f"asked for as {self.name!r}")
+
+    def supports(self, operator, call, dtype, device):
+        """None, or why this backend cannot run the call. `call` is the operator's sizes; for conv2d
+        (x size, w size, stride, padding, dilation, groups)."""
+        if cuda is None:
+            return cuda_missing
+        if device not in (DEVICE, "meta"):
+            return f"runs tensors on {DEVICE} devices, got device {device}"
+        if dtype not in DTYPES:
+            return f"no kernels for {dtype}"
+        if operator == "conv2d":
+            if call[0][1] == 0:
+                return "no input channels: torch defines the result"
+            # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
+            if self.algorithm is not None and not torch.compiler.is_compiling():
+                return self._unsupported_reason(conv_problem(*call), dtype)
+        return None
+
+    def _unsupported_reason(self, problem, dtype):
+        strides = self._dense(problem, False)
+        for op in ConvOp.__members__.values():
+            call = core.CudaConvCall(
+                op, problem, DTYPES[dtype], False, *strides, True, *_DEFAULT_DEVICE[:3]
+            )
+            if reason := core.unsupported_reason(self.algorithm, call):
+                return reason
+        return None
+
+    def _dense(self, problem, channels_last):
+        """Strides of x, w and y without gaps."""
+        N, C, H, W, K, R, S, *_, groups = problem.sizes
+        sizes = ((N, C, H, W), (K, C // groups, R, S), problem.out_size())
+        return [_dense_strides(size, channels_last) for size in sizes]
+
+    def explain(self, operator, call, dtype, channels_last):
+        """(problem, {pass: (algorithm, reason)}) of a call, for dense tensors of the layout."""
+        if operator != "conv2d":
+            return self.explain_pool2d(operator, call)
+        problem = conv_problem(*call)
+        device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        plans = {
+            name: self._plan(
+                op,
+                problem,
+                dtype,
+                allows_tf32(),
+                *self._dense(problem, channels_last),
+                True,
+                device,
+            )
+            for name, op in ConvOp.__members__.items()
+        }
+        return problem, {name: (p.algorithm.name, _describe(p)) for name, p in plans.items()}
+
+    def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
+        bias, residual, activation = epilogue
+        places = [_locate(tensor) for tensor in (x, w, y)]
+        plan = self._plan(
+            op,
+            problem,
+            x.dtype,
+            allows_tf32(),
+            *(strides for _, strides in places),
+            all(address % _ALIGNMENT == 0 for address, _ in places),
+            x.device.index or 0,
+        )
+        memory = workspace(plan.workspace_bytes, x)
+        launch(
+            cuda.conv2d,
+            x,
+            int(op),
+            problem.sizes,
+            int(DTYPES[x.dtype]),
+            plan.numbers,
+            *places[0],
+            *places[1],
+            *places[2],
+            0 if bias is None else bias.data_ptr(),
+            *_locate(residual),
+            int(ACTIVATIONS[activation]),
+            0 if memory is None else memory.data_ptr(),
+        )
+
+    def _epilogue_backward(self, dy, saved, activation, dz, db):
+        size, dtype = tuple(dy.shape), int(DTYPES[dy.dtype])
+        memory = workspace(cuda.epilogue_backward_workspace(size, dtype), dy)
+        launch(
+            cuda.epilogue_backward,
+            dy,
+            size,
+            dtype,
+            int(ACTIVATIONS[activation]),
+            *_locate(dy),
+            *_locate(saved),
+            *_locate(dz),
+            db.data_ptr(),
+            0 if memory is None else memory.data_ptr(),
+        )
+
+    def _activate(self, z, activation, y):
+        launch(
+            cuda.epilogue_forward,
+            z,
+            tuple(z.shape),
+            int(DTYPES[z.dtype]),
+            *_locate(z),
+            *_locate(y),
+            0,
+            *_locate(None),
+            int(ACTIVATIONS[activation]),
+        )
+
+
+def _describe(plan):
+    """The plan's reason and configuration in words."""
+    parts = [plan.reason, plan.tile_name, plan.math.name]
+    if plan.vectorised:
+        parts.append("16-byte accesses")
+    if plan.packed_w:
+        parts.append("w packed")
+    if plan.splits > 1:
+        parts.append(f"gemm_k in {plan.splits} slices")
+    if plan.workspace_bytes:
+        parts.append(f"workspace {plan.workspace_bytes / 2**20:.3g} MiB")
+    return ", ".join(filter(None, parts))
+
+
+CUDA_BACKENDS = {
+    backend.name: backend
+    for backend in (
+        CudaBackend("cuda"),
+        *(
+            CudaBackend(f"cuda:{name}", getattr(core.CudaAlgorithm, name))
+            for name in core.CudaAlgorithm.__members__
+        ),
+    )
+}
