@@ -1,4 +1,4 @@
-"""Builds the CUDA kernels for the CPU: csrc/cuda and its bindings, compiled by g++ against include/.
+"""Builds the CUDA kernels for the CPU: csrc/cuda and its bindings, by g++ against include/.
 
     python tests/emulator/build.py [--sanitize address|thread] [--debug]
 
@@ -84,7 +84,7 @@ def _link(name, sources, includes, sanitize, debug):
     from ninja.ninja_syntax import Writer
 
     instrument, uninstrument = SANITIZERS[sanitize]
-    # -Og and -O1: every frame and line stays recognisable in a report.
+    # -O1: frames and lines stay recognisable in a report.
     optimise = ["-O0", "-g"] if debug else ["-O1", "-g"] if sanitize else ["-O2"]
     if sanitize:
         optimise.append("-fno-omit-frame-pointer")

@@ -6,6 +6,8 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
+#include <string_view>
 
 #include "multiprocessor.h"
 
@@ -25,15 +27,21 @@ void print_kernel(const void* kernel) {
 }
 
 void print_waiting(const Multiprocessor& multiprocessor) {
-  constexpr int kShown = 8;
-  int waiting = 0;
+  struct Group {
+    const Thread* first;
+    int more;
+  };
+  std::map<std::string_view, Group> groups;
   for (const Thread& thread : multiprocessor.threads()) {
     if (thread.waits_for == nullptr) continue;
-    if (waiting++ >= kShown) continue;
-    std::fprintf(stderr, "  thread (%u,%u,%u) waits in %s\n", thread.index.x, thread.index.y,
-                 thread.index.z, thread.waits_for);
+    const auto [group, is_new] = groups.try_emplace(thread.waits_for, Group{&thread, 0});
+    if (!is_new) ++group->second.more;
   }
-  if (waiting > kShown) std::fprintf(stderr, "  and %d more wait\n", waiting - kShown);
+  for (const auto& [_, group] : groups) {
+    const uint3 index = group.first->index;
+    std::fprintf(stderr, "  waiting in %s: thread (%u,%u,%u) and %d more\n",
+                 group.first->waits_for, index.x, index.y, index.z, group.more);
+  }
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "multiprocessor.h"
 
+#include <cstdio>
+
 #include "emulator.h"
 #include "fault.h"
 #include "fiber.h"
@@ -19,6 +21,7 @@ constinit thread_local Multiprocessor* running_multiprocessor
 // For ThreadSanitizer. The host releases one and acquires the other only when the grid has ended:
 // no block is before another.
 char launch_sync, end_sync;
+constexpr size_t kRetired = 4096;  // of at most about 8,000 fibers
 
 }  // namespace
 
@@ -58,8 +61,25 @@ void Multiprocessor::begin_grid(const cudaLaunchConfig_t& config, const Call& ca
   sanitizers::adopt_current_thread(host_.sanitizer);
 }
 
+void Multiprocessor::create_fiber(Thread& thread) {
+  char name[96];
+  std::snprintf(name, sizeof(name), "CUDA block (%u,%u,%u) thread (%u,%u,%u)", blockIdx.x,
+                blockIdx.y, blockIdx.z, thread.index.x, thread.index.y, thread.index.z);
+  sanitizers::create_fiber(thread.sanitizer, name);
+}
+
+// ThreadSanitizer gives a destroyed fiber's identity to the next one, and takes the accesses of both
+// for those of one thread: the fibers of a small grid live until it ends.
+void Multiprocessor::destroy_retired(size_t but) {
+  while (retired_.size() > but) {
+    sanitizers::destroy_fiber(retired_.front());
+    retired_.pop_front();
+  }
+}
+
 void Multiprocessor::end_grid() {
   sanitizers::acquire(&end_sync);  // what every thread did is before what the host does next
+  destroy_retired(0);
   running_multiprocessor = nullptr;
 }
 
@@ -74,7 +94,7 @@ void Multiprocessor::run_block(uint3 index, uint64_t number) {
     order[i] = &threads_[i];
     threads_[i].context = nullptr;
     threads_[i].ended = false;
-    if (sanitizers::kThread) sanitizers::create_fiber(threads_[i].sanitizer);
+    if (sanitizers::kThread) create_fiber(threads_[i]);
   }
   for (int i = 0; i * kWarpSize < thread_count_; ++i) warps_[i].live = warps_[i].existing;
   if (options_.seed != 0) {
@@ -87,7 +107,8 @@ void Multiprocessor::run_block(uint3 index, uint64_t number) {
   resume(*ready_.pop());  // until the last thread has ended
 
   if (sanitizers::kThread) {
-    for (int i = 0; i < thread_count_; ++i) sanitizers::destroy_fiber(threads_[i].sanitizer);
+    for (int i = 0; i < thread_count_; ++i) retired_.push_back(threads_[i].sanitizer);
+    destroy_retired(kRetired);
   }
 }
 

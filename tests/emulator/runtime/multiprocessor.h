@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -82,6 +83,8 @@ class Multiprocessor {
   void resume(Thread& next);
   void end_current();
   void open_barrier();
+  void create_fiber(Thread& thread);
+  void destroy_retired(size_t but);
 
   Options options_;
   Call call_{};
@@ -100,6 +103,7 @@ class Multiprocessor {
   ReadyQueue ready_;
   Stacks stacks_;
   SharedArena shared_;
+  std::deque<sanitizers::FiberState> retired_;  // for ThreadSanitizer
 };
 
 }  // namespace emulator

@@ -30,7 +30,11 @@ struct FiberState {
   const void* stack_bottom = nullptr;  // of a fiber: known; of an OS thread: learnt at a switch
   size_t stack_bytes = 0;
 
-  void enter(const void* bottom, size_t bytes) { *this = {nullptr, bottom, bytes}; }
+  void enter(const void* bottom, size_t bytes) {
+    *this = {nullptr, bottom, bytes};
+    // A fiber's last frames are left by a switch and never return.
+    __asan_unpoison_memory_region(bottom, bytes);
+  }
 };
 inline void before_switch(FiberState& from, bool ended, const FiberState& to) {
   __sanitizer_start_switch_fiber(ended ? nullptr : &from.fake_stack, to.stack_bottom,
@@ -71,7 +75,10 @@ inline void unpoison(const void*, size_t) {}
 #if defined(FASTCONV_EMULATOR_TSAN)
 
 inline void adopt_current_thread(FiberState& state) { state.fiber = __tsan_get_current_fiber(); }
-inline void create_fiber(FiberState& state) { state.fiber = __tsan_create_fiber(0); }
+inline void create_fiber(FiberState& state, const char* name) {
+  state.fiber = __tsan_create_fiber(0);
+  __tsan_set_fiber_name(state.fiber, name);
+}
 inline void destroy_fiber(FiberState& state) { __tsan_destroy_fiber(state.fiber); }
 inline void acquire(void* p) { __tsan_acquire(p); }
 inline void release(void* p) { __tsan_release(p); }
@@ -83,7 +90,7 @@ inline void write_range(void* p, size_t bytes) { __tsan_write_range(p, bytes); }
 #else
 
 inline void adopt_current_thread(FiberState&) {}
-inline void create_fiber(FiberState&) {}
+inline void create_fiber(FiberState&, const char*) {}
 inline void destroy_fiber(FiberState&) {}
 inline void acquire(void*) {}
 inline void release(void*) {}

@@ -133,7 +133,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const Bound bound{kernel, {std::forward<Arguments>(arguments)...}};
   const auto invoke = [](const void* address) {
     const auto& bound = *static_cast<const Bound*>(address);
-    std::apply(bound.kernel, bound.parameters);
+    [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
+      bound.kernel(std::get<kIndex>(bound.parameters)...);
+    }(std::index_sequence_for<Parameters...>{});
   };
   return emulator::launch(*config, {reinterpret_cast<const void*>(kernel), invoke, &bound});
 }
