@@ -1,5 +1,6 @@
 #include "multiprocessor.h"
 
+#include <bit>
 #include <cstdio>
 
 #include "emulator.h"
@@ -13,10 +14,10 @@ constinit thread_local dim3 blockDim{};
 constinit thread_local dim3 gridDim{};
 
 namespace emulator {
-namespace {
 
-constinit thread_local Multiprocessor* running_multiprocessor
-    __attribute__((tls_model("initial-exec"))) = nullptr;
+constinit thread_local Multiprocessor* running_multiprocessor = nullptr;
+
+namespace {
 
 // For ThreadSanitizer. The host releases one and acquires the other only when the grid has ended:
 // no block is before another.
@@ -30,8 +31,6 @@ Multiprocessor::Multiprocessor() : threads_(new Thread[kMaxThreads]), warps_(new
 }
 
 Multiprocessor::~Multiprocessor() = default;
-
-Multiprocessor* Multiprocessor::running() { return running_multiprocessor; }
 
 void Multiprocessor::begin_grid(const cudaLaunchConfig_t& config, const Call& call,
                                 const Options& options) {
@@ -68,8 +67,8 @@ void Multiprocessor::create_fiber(Thread& thread) {
   sanitizers::create_fiber(thread.sanitizer, name);
 }
 
-// ThreadSanitizer gives a destroyed fiber's identity to the next one, and takes the accesses of both
-// for those of one thread: the fibers of a small grid live until it ends.
+// ThreadSanitizer gives a destroyed fiber's identity to the next one, and takes the accesses of
+// both for those of one thread: the fibers of a small grid live until it ends.
 void Multiprocessor::destroy_retired(size_t but) {
   while (retired_.size() > but) {
     sanitizers::destroy_fiber(retired_.front());
@@ -188,16 +187,17 @@ void Multiprocessor::end_current() {
 void Multiprocessor::release_lanes(const Warp& warp, uint32_t mask) {
   progress();
   mask &= ~(1u << current_->lane);
-  // In front, and so before other warps: these lanes' stacks are in the cache.
   const bool front = options_.seed == 0 || random_.below(2) == 0;
-  const unsigned rotation = options_.seed == 0 ? 0 : random_.below(kWarpSize);
-  for (unsigned i = kWarpSize; i-- > 0;) {
-    const unsigned lane = (i + rotation) % kWarpSize;
-    if ((mask >> lane & 1) == 0) continue;
+  const int rotation = options_.seed == 0 ? 0 : static_cast<int>(random_.below(kWarpSize));
+  for (mask = std::rotl(mask, rotation); mask != 0;) {
+    // In front, and so before other warps: these lanes' stacks are in the cache.
+    const int bit = front ? 31 - std::countl_zero(mask) : std::countr_zero(mask);
+    mask &= ~(1u << bit);
+    Thread* thread = warp.lanes[(bit - rotation) & 31];
     if (front) {
-      ready_.push_front(warp.lanes[lane]);
+      ready_.push_front(thread);
     } else {
-      ready_.push_back(warp.lanes[lane]);
+      ready_.push_back(thread);
     }
   }
 }

@@ -51,13 +51,17 @@ struct BlockBarrier {
   std::vector<Thread*> waiting;
 };
 
+class Multiprocessor;
+extern constinit thread_local Multiprocessor* running_multiprocessor
+    __attribute__((tls_model("initial-exec")));
+
 class Multiprocessor {
  public:
   Multiprocessor();
   ~Multiprocessor();
 
   // The one whose kernel is running on this OS thread, or null.
-  static Multiprocessor* running();
+  static Multiprocessor* running() { return running_multiprocessor; }
 
   void begin_grid(const cudaLaunchConfig_t& config, const Call& call, const Options& options);
   void run_block(uint3 index, uint64_t number);
