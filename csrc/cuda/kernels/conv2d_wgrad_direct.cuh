@@ -9,7 +9,7 @@
 //
 // Bound: 2 * 128 * 64 FLOPs for each 128 + 64 elements loaded (FFMA rate); few filters or few
 // (tap, channel) leave it bound by the reads of x, which the caches serve for all but one tap.
-// Limits: fewer than 2^31 taps along an axis.
+// Limits: fewer than 2^31 taps along an axis, and slabs in a slice.
 #pragma once
 
 #include "cuda/device/shared_memory.cuh"
@@ -24,9 +24,8 @@ struct WgradParams {
   int64_t rows = 1;                                      // R * S * channels
   TensorView x, dy, dw;
   int64_t row_tiles = 0, filter_tiles = 0, slices = 1, tiles = 0;
-  int64_t slice_slabs = 0;                               // slabs of pixels in a slice
-  bool taps_inner = false;                               // order of the rows
-  bool x_along_pixels = false, dy_along_pixels = false;  // which way neighbouring threads load
+  int64_t slice_slabs = 0;    // slabs of pixels in a slice
+  bool taps_inner = false;    // order of the rows
   void* workspace = nullptr;  // [slice][group][filter][row] of accumulators, if slices > 1
 };
 
@@ -44,6 +43,7 @@ struct WgradStorage {
   Slab<Tile> slabs[2];
   WgradPixel pixels[2][Tile::kSlab];
   WgradRow rows[Tile::kTileM];
+  Counter pixels_ahead[Tile::kSlab];  // of the next table
 };
 
 __device__ __forceinline__ void decode_row(const WgradParams& params, int64_t row, int64_t& channel,
@@ -69,8 +69,8 @@ __device__ __forceinline__ WgradRow row_descriptor(const WgradParams& params, in
 // pixel = (q, p, n), the lowest digit first.
 __device__ __forceinline__ WgradPixel pixel_descriptor(const WgradParams& params, int64_t group,
                                                        const Counter& pixel) {
-  if (pixel.digit2 >= params.N) return {0, -1, {0, 0}, {0, 0}};
-  const int64_t q = pixel.digit0, p = pixel.digit1, n = pixel.digit2;
+  if (pixel.digit[2] >= params.N) return {0, -1, {0, 0}, {0, 0}};
+  const int64_t q = pixel.digit[0], p = pixel.digit[1], n = pixel.digit[2];
   const int64_t h = p * params.h.step - params.h.pad, w = q * params.w.step - params.w.pad;
   const Strides &x = params.x.strides, &dy = params.dy.strides;
   return {n * x.n + group * params.channels * x.c + h * x.h + w * x.w,
@@ -79,23 +79,22 @@ __device__ __forceinline__ WgradPixel pixel_descriptor(const WgradParams& params
           tap_range(w, params.w.tap_step, params.w.kernel, params.w.source)};
 }
 
-// One thread's share of a slab's elements: kCount of a kWidth-wide operand, or of its vectors.
-// Along pixels, neighbouring threads take neighbouring pixels, else neighbouring columns.
-template <int kSlab, int kWidth, int kThreads>
+// One thread's share of a slab's elements: of kWidth columns, or kWidth vectors of them. Scalars:
+// neighbouring threads take neighbouring pixels; vectors: neighbouring columns.
+template <int kSlab, int kWidth, int kThreads, bool kAlongPixels>
 struct WgradLanes {
   static constexpr int kCount = div_up(kSlab * kWidth, kThreads);
-  int pixel, column, step_pixel, step_column;
+  static_assert(kThreads % kSlab == 0 && (kAlongPixels || kThreads % kWidth == 0));
 
-  __device__ __forceinline__ explicit WgradLanes(bool along_pixels)
-      : pixel(along_pixels ? threadIdx.x % kSlab : threadIdx.x / kWidth),
-        column(along_pixels ? threadIdx.x / kSlab : threadIdx.x % kWidth),
-        step_pixel(along_pixels ? 0 : kThreads / kWidth),
-        step_column(along_pixels ? kThreads / kSlab : 0) {}
-  __device__ __forceinline__ int pixel_of(int i) const { return pixel + i * step_pixel; }
-  __device__ __forceinline__ int column_of(int i) const { return column + i * step_column; }
+  __device__ __forceinline__ static int pixel(int i) {
+    return kAlongPixels ? threadIdx.x % kSlab : threadIdx.x / kWidth + i * (kThreads / kWidth);
+  }
+  __device__ __forceinline__ static int column(int i) {
+    return kAlongPixels ? threadIdx.x / kSlab + i * (kThreads / kSlab) : threadIdx.x % kWidth;
+  }
   // Fewer elements than threads: the last threads have none.
-  __device__ __forceinline__ bool has(int i) const {
-    return kSlab * kWidth % kThreads == 0 || (pixel_of(i) < kSlab && column_of(i) < kWidth);
+  __device__ __forceinline__ static bool has(int i) {
+    return kSlab * kWidth % kThreads == 0 || (pixel(i) < kSlab && column(i) < kWidth);
   }
 };
 
@@ -109,9 +108,7 @@ class WgradLoader {
       : x_(static_cast<const T*>(params.x.data)),
         dy_(static_cast<const T*>(params.dy.data) + first_filter * params.dy.strides.c),
         dy_stride_(params.dy.strides.c),
-        rows_(rows),
-        x_lanes_(!kVectorised && params.x_along_pixels),
-        dy_lanes_(!kVectorised && params.dy_along_pixels) {
+        rows_(rows) {
     filters_left_ =
         static_cast<int>(min_of(params.filters - first_filter, static_cast<int64_t>(Tile::kTileN)));
   }
@@ -120,9 +117,9 @@ class WgradLoader {
 #pragma unroll
     for (int i = 0; i < XLanes::kCount; ++i) {
       x_values_[i] = {};
-      if (!x_lanes_.has(i)) continue;
-      const WgradPixel& pixel = pixels[x_lanes_.pixel_of(i)];
-      const WgradRow row = rows_[x_lanes_.column_of(i) * kVector];
+      if (!XLanes::has(i)) continue;
+      const WgradPixel& pixel = pixels[XLanes::pixel(i)];
+      const WgradRow row = rows_[XLanes::column(i) * kVector];
       if (pixel.h.contains(row.tap_h) && pixel.w.contains(row.tap_w)) {
         x_values_[i] = load_vector<T, kVector>(x_ + (pixel.x + row.x));
       }
@@ -130,11 +127,12 @@ class WgradLoader {
 #pragma unroll
     for (int i = 0; i < DyLanes::kCount; ++i) {
       dy_values_[i] = {};
-      if (!dy_lanes_.has(i)) continue;
-      const int64_t pixel = pixels[dy_lanes_.pixel_of(i)].dy;
-      const int filter = dy_lanes_.column_of(i) * kVector;
+      if (!DyLanes::has(i)) continue;
+      const int64_t pixel = pixels[DyLanes::pixel(i)].dy;
+      const int filter = DyLanes::column(i) * kVector;
       if (pixel >= 0 && filter < filters_left_) {
-        dy_values_[i] = load_vector<T, kVector>(dy_ + (pixel + filter * dy_stride_));
+        dy_values_[i] =
+            load_vector<T, kVector>(dy_ + (pixel + filter * (kVectorised ? 1 : dy_stride_)));
       }
     }
   }
@@ -142,19 +140,19 @@ class WgradLoader {
   __device__ __forceinline__ void store(Slab<Tile>& slab) const {
 #pragma unroll
     for (int i = 0; i < XLanes::kCount; ++i) {
-      if (!x_lanes_.has(i)) continue;
+      if (!XLanes::has(i)) continue;
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
-        slab.m[x_lanes_.pixel_of(i)][x_lanes_.column_of(i) * kVector + j] =
+        slab.m[XLanes::pixel(i)][XLanes::column(i) * kVector + j] =
             to_accumulator(x_values_[i].v[j]);
       }
     }
 #pragma unroll
     for (int i = 0; i < DyLanes::kCount; ++i) {
-      if (!dy_lanes_.has(i)) continue;
+      if (!DyLanes::has(i)) continue;
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
-        slab.n[dy_lanes_.pixel_of(i)][dy_lanes_.column_of(i) * kVector + j] =
+        slab.n[DyLanes::pixel(i)][DyLanes::column(i) * kVector + j] =
             to_accumulator(dy_values_[i].v[j]);
       }
     }
@@ -162,15 +160,13 @@ class WgradLoader {
 
  private:
   static constexpr int kVector = kVectorised ? kVectorSize<T> : 1;
-  using XLanes = WgradLanes<Tile::kSlab, Tile::kTileM / kVector, Tile::kThreads>;
-  using DyLanes = WgradLanes<Tile::kSlab, Tile::kTileN / kVector, Tile::kThreads>;
+  using XLanes = WgradLanes<Tile::kSlab, Tile::kTileM / kVector, Tile::kThreads, !kVectorised>;
+  using DyLanes = WgradLanes<Tile::kSlab, Tile::kTileN / kVector, Tile::kThreads, !kVectorised>;
 
   const T* x_;
   const T* dy_;
   int64_t dy_stride_;
   const WgradRow* rows_;
-  XLanes x_lanes_;
-  DyLanes dy_lanes_;
   int filters_left_;
   Vector<T, kVector> x_values_[XLanes::kCount], dy_values_[DyLanes::kCount];
 };
@@ -221,15 +217,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
   const int64_t first_slab = slice * params.slice_slabs;
   const int64_t all_slabs =
       div_up(params.N * params.h.out * params.w.out, static_cast<int64_t>(Tile::kSlab));
-  const int64_t slabs = min_of(params.slice_slabs, all_slabs - first_slab);
+  const int slabs = static_cast<int>(min_of(params.slice_slabs, all_slabs - first_slab));
   const bool writes_pixels = threadIdx.x < Tile::kSlab;
-  Counter pixel;
   if (writes_pixels) {
-    pixel =
-        Counter(first_slab * Tile::kSlab + threadIdx.x, Tile::kSlab, params.w.out, params.h.out);
+    shared.pixels_ahead[threadIdx.x].start(first_slab * Tile::kSlab + threadIdx.x, Tile::kSlab,
+                                           params.w.out, params.h.out);
   }
-  const auto write_pixels = [&](int64_t slab) {
+  const auto write_pixels = [&](int slab) {
     if (!writes_pixels) return;
+    Counter& pixel = shared.pixels_ahead[threadIdx.x];
     shared.pixels[slab % 2][threadIdx.x] = pixel_descriptor(params, group, pixel);
     pixel.advance();
   };
@@ -243,7 +239,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
   loader.store(shared.slabs[0]);
   write_pixels(1);
   __syncthreads();
-  for (int64_t slab = 0; slab < slabs; ++slab) {
+  for (int slab = 0; slab < slabs; ++slab) {
     const bool more = slab + 1 < slabs;
     if (more) loader.load(shared.pixels[(slab + 1) % 2]);
     write_pixels(slab + 2);  // over the table of `slab`, which nobody reads any more

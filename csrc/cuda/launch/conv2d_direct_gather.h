@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
+#include <utility>
 
 #include "cuda/kernels/conv2d_gather_direct.cuh"
 #include "cuda/launch/conv2d_direct.h"
@@ -43,13 +45,15 @@ inline GatherParams gather_params(const ConvArgs& args) {
   if (dgrad) std::swap(params.filter.strides.n, params.filter.strides.c);
   params.filter_group = o.filters_per_group() * args.w.strides.n;
   params.taps_inner = !args.plan.vectorised && params.source.strides.c > params.source.strides.w;
-  const int64_t k_stride =
-      params.taps_inner ? params.w.tap_period * args.w.strides.w : params.filter.strides.c;
-  params.filter_along_k = k_stride < params.filter.strides.n;
   params.out_along_filters = params.out.strides.c < params.out.strides.w;
   params.epilogue = args.epilogue;
   return params;
 }
+
+// float64 sums take twice the registers.
+template <typename T>
+using WideTile = std::conditional_t<std::is_same_v<T, double>, DirectTile<T, 64, 64, 4>,
+                                    DirectTile<T, 128, 64, 8>>;
 
 template <typename Tile>
 cudaError_t launch_gather(const ConvArgs& args) {

@@ -14,9 +14,7 @@ WgradParams wgrad_params(const ConvArgs& args) {
   params.channels = o.channels_per_group(), params.filters = o.filters_per_group();
   params.rows = o.R * o.S * params.channels;
   params.x = args.x, params.dy = args.y, params.dw = args.w;
-  params.x_along_pixels = args.x.strides.w < args.x.strides.c;
-  params.dy_along_pixels = args.y.strides.w < args.y.strides.c;
-  params.taps_inner = !args.plan.vectorised && params.x_along_pixels;
+  params.taps_inner = !args.plan.vectorised && args.x.strides.w < args.x.strides.c;
   params.slices = args.plan.splits;
   params.workspace = args.workspace;
   return params;
@@ -48,7 +46,7 @@ cudaError_t conv2d_wgrad_direct(const ConvArgs& args) {
   return dispatch_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if (static_cast<DirectTileKind>(args.plan.tile) == DirectTileKind::wide) {
-      return run<DirectTile<T, 128, 64, 8>>(args);
+      return run<WideTile<T>>(args);
     }
     return run<DirectTile<T, 64, 16, 4>>(args);
   });

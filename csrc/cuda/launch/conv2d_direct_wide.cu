@@ -4,7 +4,7 @@ namespace fastconv::cuda {
 
 cudaError_t conv2d_gather_direct_wide(const ConvArgs& args) {
   return dispatch_dtype(args.dtype, [&](auto tag) {
-    return launch_gather<DirectTile<typename decltype(tag)::type, 128, 64, 8>>(args);
+    return launch_gather<WideTile<typename decltype(tag)::type>>(args);
   });
 }
 
