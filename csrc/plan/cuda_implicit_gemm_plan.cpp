@@ -44,17 +44,19 @@ bool vectorisable(const Strides& strides, int64_t channels_per_group, int64_t ve
 bool is_krsc(const CudaConvCall& call, int64_t vector) {
   const ConvProblem& o = call.problem;
   const int64_t channels = o.channels_per_group();
-  return call.aligned && (channels == 1 || call.w.c == 1) &&
-         (o.S == 1 || call.w.w == channels) && (o.R == 1 || call.w.h == o.S * channels) &&
-         call.w.n == o.R * o.S * channels && call.w.n % vector == 0;
+  return call.aligned && (channels == 1 || call.w.c == 1) && (o.S == 1 || call.w.w == channels) &&
+         (o.R == 1 || call.w.h == o.S * channels) && call.w.n == o.R * o.S * channels &&
+         call.w.n % vector == 0;
 }
 
 // Slices of gemm_k so that all multiprocessors have a block, if there is enough to slice.
 int choose_splits(int64_t blocks, int64_t steps, int64_t partial_bytes, const CudaDevice& device) {
   const int64_t wanted = device.sm_count / std::max<int64_t>(blocks, 1);
   const int64_t possible = std::max<int64_t>(steps / kMinStepsPerSlice, 1);
-  const int64_t affordable = std::max<int64_t>(kMaxPartialBytes / std::max<int64_t>(partial_bytes, 1), 1);
-  return static_cast<int>(std::clamp<int64_t>(wanted, 1, std::min({possible, affordable, kMaxSplits})));
+  const int64_t affordable =
+      std::max<int64_t>(kMaxPartialBytes / std::max<int64_t>(partial_bytes, 1), 1);
+  return static_cast<int>(
+      std::clamp<int64_t>(wanted, 1, std::min({possible, affordable, kMaxSplits})));
 }
 
 std::string name_of(int tile) {
@@ -70,9 +72,7 @@ CudaConvPlan plan_wgrad(const CudaConvCall& call) {
   CudaConvPlan plan;
   plan.math = math_of(call);
   const bool large = shape.gemm_m > kGemmTiles[kTile64x64].m;
-  plan.tile = !large                             ? kTile64x64
-              : plan.math == CudaMath::tf32x3    ? kTile128x64Small
-                                                 : kTile128x128;
+  plan.tile = !large ? kTile64x64 : plan.math == CudaMath::tf32x3 ? kTile128x64Small : kTile128x128;
   plan.tile_name = name_of(plan.tile);
   plan.vectorised = call.aligned && vectorisable(call.x, o.channels_per_group(), vector) &&
                     vectorisable(call.y, o.filters_per_group(), vector);
@@ -146,9 +146,9 @@ std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
            std::to_string(o.stride_h * o.stride_w) + " residue classes, more than " +
            std::to_string(kMaxGemmClasses);
   }
-  const int64_t blocks = checked_product(
-      "blocks", tiles(shape.gemm_m, kGemmTiles[kTile64x64].m) + kMaxGemmClasses,
-      tiles(shape.gemm_n, kGemmTiles[kTile128x32].n), o.groups);
+  const int64_t blocks =
+      checked_product("blocks", tiles(shape.gemm_m, kGemmTiles[kTile64x64].m) + kMaxGemmClasses,
+                      tiles(shape.gemm_n, kGemmTiles[kTile128x32].n), o.groups);
   if (blocks >= kMaxExtent) return "too many blocks for one launch: " + std::to_string(blocks);
   return "";
 }

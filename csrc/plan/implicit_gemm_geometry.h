@@ -1,5 +1,5 @@
-// How fprop and dgrad become the same implicit GEMM, and the tiles it is cut into. Host code, shared
-// by the plan and the launcher.
+// How fprop and dgrad become the same implicit GEMM, and the tiles it is cut into. Host code,
+// shared by the plan and the launcher.
 //
 // Both passes are sums over taps and channels of a gathered tensor:
 //   out(first + step*i) = sum over taps t of in(i*in_step + in_first + t*tap_offset) * w(tap t)

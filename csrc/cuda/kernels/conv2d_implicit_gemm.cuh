@@ -5,13 +5,16 @@
 //   fprop gathers x with the filter's taps; dgrad gathers dy, once for each residue class of the
 //   output position modulo the stride (plan/implicit_gemm_geometry.h), all in one launch.
 //
-//          gemm_k ->                   A block owns kTileM x kTileN of out and walks along gemm_k in
+//          gemm_k ->                   A block owns kTileM x kTileN of out and walks along gemm_k
+//          in
 //        +--+--+--+     +---------+    slabs of 64 bytes. Filters come by cp.async from rows packed
 //   m    |A0|A1|A2| ... | kTileM  |    in (tap, channel) order. The gathered operand comes
 //        +--+--+--+     | x kTileN|    - vectorised: by cp.async too, 16 bytes of channels of one
 //                       +---------+      pixel; a ring of kGemmStages slabs;
-//                                      - otherwise: element by element through registers, lanes along
-//                                        pixels (NCHW rows), the next slab in flight during this one.
+//                                      - otherwise: element by element through registers, lanes
+//                                      along
+//                                        pixels (NCHW rows), the next slab in flight during this
+//                                        one.
 //   Sums go through shared memory to be stored along channels or pixels, whichever is contiguous,
 //   with the epilogue; or, with gemm_k split, as float32 partial sums (split_k_reduce.cuh).
 //
@@ -30,15 +33,15 @@ namespace fastconv::cuda {
 
 // One residue class of output positions; fprop has a single one.
 struct GemmClass {
-  FastDivmod image, width;             // output positions of this class, per image and per row
+  FastDivmod image, width;  // output positions of this class, per image and per row
   FastDivmod taps_w;
   int out_h = 0, out_w = 0;            // first output position
   int in_h = 0, in_w = 0;              // what the first tap reads there
   int tap_h_step = 0, tap_w_step = 0;  // from tap to tap
   int gemm_m = 0, gemm_k = 0;
-  int first_tile = 0;    // tiles along gemm_m of the classes before
-  int filter_row = 0;    // elements of a packed row
-  int64_t filters = 0;   // element offset of this class' packed filters
+  int first_tile = 0;   // tiles along gemm_m of the classes before
+  int filter_row = 0;   // elements of a packed row
+  int64_t filters = 0;  // element offset of this class' packed filters
 };
 
 enum class GemmStore { vectors, channels, pixels };
@@ -58,11 +61,6 @@ struct ImplicitGemmParams {
   FastDivmod tiles_n, tiles_m;  // tiles_m: of all classes
   GemmClass classes[kMaxGemmClasses];
 };
-
-constexpr int kGemmStages = 4;
-// A position that every tap finds outside of the tensor: no extent reaches 2^30, and two of these
-// still fit an int.
-constexpr int kNowhere = -(1 << 30);
 
 // What the block has to do: blockIdx.x = (group, tile along m, tile along n), blockIdx.y = split.
 struct GemmBlock {
@@ -146,7 +144,8 @@ __device__ __forceinline__ void load_filters(const ImplicitGemmParams& o, const 
   }
 }
 
-// ---- main loop, vectorised gather ----------------------------------------------------------------
+// ---- main loop, vectorised gather
+// ----------------------------------------------------------------
 
 template <typename Config>
 struct VectorGather {
@@ -165,16 +164,15 @@ struct VectorGather {
     const GemmClass& cls = o.classes[block.cls];
     const int chunk = static_cast<int>(threadIdx.x) % kSlabChunks;
     const int first_row = static_cast<int>(threadIdx.x) / kSlabChunks;
-    const T* const in = static_cast<const T*>(o.in.data) +
-                        static_cast<int64_t>(block.group) * o.channels.divisor();
+    const T* const in =
+        static_cast<const T*>(o.in.data) + static_cast<int64_t>(block.group) * o.channels.divisor();
     GatherRow rows[kRows];
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       rows[i] = gather_row(o, cls, block.row0 + first_row + i * kRowStep);
     }
     const auto load = [&](int slab, int stage) {
-      const GatherTap tap =
-          gather_tap(o, cls, slab * Config::kTileK + chunk * Config::kVector);
+      const GatherTap tap = gather_tap(o, cls, slab * Config::kTileK + chunk * Config::kVector);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const bool valid = inside(o, rows[i], tap);
@@ -209,7 +207,8 @@ struct VectorGather {
   }
 };
 
-// ---- main loop, gather by elements ---------------------------------------------------------------
+// ---- main loop, gather by elements
+// ---------------------------------------------------------------
 
 template <typename Config>
 struct ElementGather {
@@ -229,9 +228,8 @@ struct ElementGather {
     const GemmClass& cls = o.classes[block.cls];
     const int thread = static_cast<int>(threadIdx.x);
     const int row = thread % Config::kTileM, first_chunk = thread / Config::kTileM * kChunks;
-    const T* const in = static_cast<const T*>(o.in.data) + static_cast<int64_t>(block.group) *
-                                                               o.channels.divisor() *
-                                                               o.in.strides.c;
+    const T* const in = static_cast<const T*>(o.in.data) +
+                        static_cast<int64_t>(block.group) * o.channels.divisor() * o.in.strides.c;
     const GatherRow gathered = gather_row(o, cls, block.row0 + row);
     Vector<T, Config::kVector> chunks[kChunks];
 
@@ -256,9 +254,9 @@ struct ElementGather {
     const auto put = [&](int slab) {
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
-        store_vector(reinterpret_cast<T*>(storage.a[slab % kStages] +
-                                          slab_offset(row, first_chunk + c)),
-                     chunks[c]);
+        store_vector(
+            reinterpret_cast<T*>(storage.a[slab % kStages] + slab_offset(row, first_chunk + c)),
+            chunks[c]);
       }
     };
 
@@ -288,7 +286,8 @@ struct ElementGather {
   }
 };
 
-// ---- store ---------------------------------------------------------------------------------------
+// ---- store
+// ---------------------------------------------------------------------------------------
 
 struct OutPixel {
   int64_t n;
@@ -357,7 +356,8 @@ __device__ __forceinline__ void store_elements(const ImplicitGemmParams& o, cons
   }
 }
 
-// ---- kernel --------------------------------------------------------------------------------------
+// ---- kernel
+// --------------------------------------------------------------------------------------
 
 template <typename Config, typename Gather>
 union ImplicitGemmStorage {

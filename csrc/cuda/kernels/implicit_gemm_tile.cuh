@@ -2,11 +2,11 @@
 // both operands lie in shared memory with their gemm_k elements side by side.
 //
 //   slab: 64 bytes of a row (32 16-bit elements or 16 floats), four 16-byte chunks; two steps deep.
-//   Chunk c of row r lies at 64*r + 16*(c ^ (r/2)%4), so that the eight rows that ldmatrix reads, and
-//   the eight that a quarter-warp writes, fall into different banks.
+//   Chunk c of row r lies at 64*r + 16*(c ^ (r/2)%4), so that the eight rows that ldmatrix reads,
+//   and the eight that a quarter-warp writes, fall into different banks.
 //
-// ldmatrix hands 32-bit elements out as well: a row of a matrix is 16 bytes, four floats, and lane l
-// receives float l%4 of row l/4, which is just what mma wants of TF32.
+// ldmatrix hands 32-bit elements out as well: a row of a matrix is 16 bytes, four floats, and lane
+// l receives float l%4 of row l/4, which is just what mma wants of TF32.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +46,11 @@ constexpr int kChunkBytes = 16;
 constexpr int kSlabChunks = kGemmSlabBytes / kChunkBytes;
 constexpr int kStepsPerSlab = 2;  // one step: mma's depth, 32 bytes of a row
 constexpr int kMmaM = 16, kMmaN = 8;
+constexpr int kGemmStages = 4;  // slabs in shared memory where cp.async brings them
+
+// A position that every tap finds outside of the tensor: no extent reaches 2^30, and two of these
+// still fit an int.
+constexpr int kNowhere = -(1 << 30);
 
 // Compile-time facts of a tile.
 template <CudaMath kMath, int kTile>
@@ -127,9 +132,9 @@ struct WarpTile {
     multiply_all(sums, a, b);
   }
 
-  // Runs both steps of a slab. load(step, a, b) fills the fragments. The tensor cores truncate where
-  // they add: for tf32x3 they add within the slab only, and the slabs' sums are added by FADD, which
-  // rounds to nearest.
+  // Runs both steps of a slab. load(step, a, b) fills the fragments. The tensor cores truncate
+  // where they add: for tf32x3 they add within the slab only, and the slabs' sums are added by
+  // FADD, which rounds to nearest.
   template <typename Load>
   __device__ __forceinline__ void add_steps(const Load& load) {
     FragmentsA a;
@@ -211,8 +216,8 @@ struct WarpPlace {
 // The tile's sums in shared memory, so that other threads than those that summed can store them.
 template <typename Config>
 struct StagedSums {
-  // Rows of this pitch keep the accumulators' pairs, and 16-byte reads along a row, off each other's
-  // banks; rows of kColumnPitch reads along a column.
+  // Rows of this pitch keep the accumulators' pairs, and 16-byte reads along a row, off each
+  // other's banks; rows of kColumnPitch reads along a column.
   static constexpr int kRowPitch = Config::kTileN + 8, kColumnPitch = Config::kTileN + 1;
   float sums[Config::kTileM * kRowPitch];
 
