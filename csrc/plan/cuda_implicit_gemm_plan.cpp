@@ -65,17 +65,22 @@ std::string name_of(int tile) {
 
 int64_t tiles(int64_t size, int tile_size) { return ceil_div(size, tile_size); }
 
+// Whether a warp has registers for 64 x 32 sums.
+bool has_wide_warps(const CudaConvPlan& plan) {
+  return plan.vectorised && plan.math != CudaMath::tf32x3;
+}
+
 CudaConvPlan plan_wgrad(const CudaConvCall& call) {
   const ConvProblem& o = call.problem;
   const int64_t size = element_size(call.dtype), vector = kGemmVectorBytes / size;
   const GemmShape shape = o.gemm_shape(ConvOp::wgrad);
   CudaConvPlan plan;
   plan.math = math_of(call);
-  const bool large = shape.gemm_m > kGemmTiles[kTile64x64].m;
-  plan.tile = !large ? kTile64x64 : plan.math == CudaMath::tf32x3 ? kTile128x64Small : kTile128x128;
-  plan.tile_name = name_of(plan.tile);
   plan.vectorised = call.aligned && vectorisable(call.x, o.channels_per_group(), vector) &&
                     vectorisable(call.y, o.filters_per_group(), vector);
+  const bool large = shape.gemm_m > kGemmTiles[kTile64x64].m;
+  plan.tile = !large ? kTile64x64 : has_wide_warps(plan) ? kTile128x128 : kTile128x64Small;
+  plan.tile_name = name_of(plan.tile);
   const GemmTile tile = kGemmTiles[plan.tile];
   const int64_t blocks = tiles(shape.gemm_m, tile.m) * tiles(shape.gemm_n, tile.n) * o.groups;
   const int64_t steps = ceil_div(shape.gemm_k, kGemmSlabBytes / size);
@@ -101,10 +106,10 @@ CudaConvPlan plan_fprop_or_dgrad(const CudaConvCall& call) {
     return tiles(shape.gemm_m, kGemmTiles[tile].m) * tiles(shape.gemm_n, kGemmTiles[tile].n) *
            o.groups;
   };
-  const int wide = plan.math == CudaMath::tf32x3 ? kTile128x64Small : kTile128x64;
+  const int wide = has_wide_warps(plan) ? kTile128x64 : kTile128x64Small;
   if (shape.gemm_n <= kGemmTiles[kTile128x32].n) {
     plan.tile = kTile128x32;
-  } else if (plan.math != CudaMath::tf32x3 && shape.gemm_n > kGemmTiles[kTile128x64].n &&
+  } else if (has_wide_warps(plan) && shape.gemm_n > kGemmTiles[kTile128x64].n &&
              blocks_of(kTile128x128) >= call.device.sm_count) {
     plan.tile = kTile128x128;
   } else if (blocks_of(wide) >= call.device.sm_count) {

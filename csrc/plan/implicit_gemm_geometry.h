@@ -67,12 +67,13 @@ struct GemmTile {
   int m, n, warps_m, warps_n;
 };
 
-// A warp's part must leave room for its accumulators: at most 64 x 32, and 32 x 32 for tf32x3.
+// A warp's part must leave room for its accumulators: at most 64 x 32, and 32 x 32 where tf32x3
+// splits its operands or where the gather goes through registers.
 constexpr GemmTile kGemmTiles[] = {
     {128, 128, 2, 4}, {128, 64, 2, 2}, {64, 64, 2, 2}, {128, 32, 4, 1}, {128, 64, 4, 2},
 };
 constexpr int kTile128x128 = 0, kTile128x64 = 1, kTile64x64 = 2, kTile128x32 = 3;
-constexpr int kTile128x64Small = 4;  // twice the warps, for tf32x3
+constexpr int kTile128x64Small = 4;  // twice the warps, 32 x 32 each
 
 // Bytes of a row of either operand that one step of the main loop covers.
 constexpr int kGemmSlabBytes = 64;

@@ -1,6 +1,8 @@
 // The kernels of the implicit GEMM by math mode: each mode is compiled in a file of its own.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/kernels/conv2d_implicit_gemm.cuh"
 #include "cuda/kernels/conv2d_wgrad_implicit_gemm.cuh"
 #include "cuda/launch/conv2d.h"
@@ -18,53 +20,72 @@ cudaError_t launch_wgrad_implicit_gemm(const CudaConvPlan& plan, unsigned blocks
 // ---- definitions, for the files that instantiate
 // ---------------------------------------------------
 
-// Calls visit(std::integral_constant<int, tile>) for the tiles that a math mode has kernels for.
-template <CudaMath kMath, typename Visitor>
-cudaError_t dispatch_tile(int tile, const Visitor& visit) {
-  const auto of = [&](auto constant) { return visit(constant); };
-  if constexpr (kMath == CudaMath::tf32x3) {
-    if (tile == kTile128x64Small) return of(std::integral_constant<int, kTile128x64Small>{});
-  } else {
-    if (tile == kTile128x128) return of(std::integral_constant<int, kTile128x128>{});
-    if (tile == kTile128x64) return of(std::integral_constant<int, kTile128x64>{});
-  }
-  if (tile == kTile64x64) return of(std::integral_constant<int, kTile64x64>{});
-  if (tile == kTile128x32) return of(std::integral_constant<int, kTile128x32>{});
-  return cudaErrorInvalidValue;
+template <int kTile>
+using TileConstant = std::integral_constant<int, kTile>;
+
+// Starts the kernel of one tile and one way to gather; Params tells fprop and dgrad from wgrad.
+template <typename Config, typename Gather>
+cudaError_t launch_one(unsigned blocks, const ImplicitGemmParams& params, cudaStream_t stream) {
+  return launch(conv2d_implicit_gemm<Config, Gather>, dim3(blocks, params.splits), Config::kThreads,
+                sizeof(ImplicitGemmStorage<Config, Gather>), stream, params);
+}
+
+template <typename Config, typename Gather>
+cudaError_t launch_one(unsigned blocks, const WgradGemmParams& params, cudaStream_t stream) {
+  return launch(conv2d_wgrad_implicit_gemm<Config, Gather>, dim3(blocks, params.splits),
+                Config::kThreads, sizeof(typename Gather::Storage), stream, params);
+}
+
+// The first of the tiles that is the plan's. The plan knows which these are (has_wide_warps).
+template <CudaMath kMath, template <typename> class Gather, typename Params, int... kTiles>
+cudaError_t launch_tile(int tile, unsigned blocks, const Params& params, cudaStream_t stream,
+                        TileConstant<kTiles>...) {
+  cudaError_t status = cudaErrorInvalidValue;
+  const bool found =
+      ((tile == kTiles &&
+        (status = launch_one<GemmConfig<kMath, kTiles>, Gather<GemmConfig<kMath, kTiles>>>(
+             blocks, params, stream),
+         true)) ||
+       ...);
+  return found ? status : cudaErrorInvalidValue;
 }
 
 template <CudaMath kMath>
 cudaError_t launch_implicit_gemm(const CudaConvPlan& plan, unsigned blocks,
                                  const ImplicitGemmParams& params, cudaStream_t stream) {
-  return dispatch_tile<kMath>(plan.tile, [&](auto tile) {
-    using Config = GemmConfig<kMath, decltype(tile)::value>;
-    const auto run = [&](auto gather) {
-      using Gather = typename decltype(gather)::type;
-      return launch(conv2d_implicit_gemm<Config, Gather>, dim3(blocks, params.splits),
-                    Config::kThreads, sizeof(ImplicitGemmStorage<Config, Gather>), stream, params);
-    };
-    return plan.vectorised ? run(TypeTag<VectorGather<Config>>{})
-                           : run(TypeTag<ElementGather<Config>>{});
-  });
+  constexpr TileConstant<kTile128x64Small> kSmall;
+  constexpr TileConstant<kTile64x64> kSquare;
+  constexpr TileConstant<kTile128x32> kNarrow;
+  if (!plan.vectorised) {
+    return launch_tile<kMath, ElementGather>(plan.tile, blocks, params, stream, kSmall, kSquare,
+                                             kNarrow);
+  }
+  if constexpr (kMath == CudaMath::tf32x3) {
+    return launch_tile<kMath, VectorGather>(plan.tile, blocks, params, stream, kSmall, kSquare,
+                                            kNarrow);
+  } else {
+    return launch_tile<kMath, VectorGather>(plan.tile, blocks, params, stream,
+                                            TileConstant<kTile128x128>{},
+                                            TileConstant<kTile128x64>{}, kSquare, kNarrow);
+  }
 }
 
 template <CudaMath kMath>
 cudaError_t launch_wgrad_implicit_gemm(const CudaConvPlan& plan, unsigned blocks,
                                        const WgradGemmParams& params, cudaStream_t stream) {
-  const auto run_tile = [&](auto tile) {
-    using Config = GemmConfig<kMath, decltype(tile)::value>;
-    const auto run = [&](auto gather) {
-      using Gather = typename decltype(gather)::type;
-      return launch(conv2d_wgrad_implicit_gemm<Config, Gather>, dim3(blocks, params.splits),
-                    Config::kThreads, sizeof(typename Gather::Storage), stream, params);
-    };
-    return plan.vectorised ? run(TypeTag<WgradVectorGather<Config>>{})
-                           : run(TypeTag<WgradElementGather<Config>>{});
-  };
-  constexpr int kLarge = kMath == CudaMath::tf32x3 ? kTile128x64Small : kTile128x128;
-  if (plan.tile == kLarge) return run_tile(std::integral_constant<int, kLarge>{});
-  if (plan.tile == kTile64x64) return run_tile(std::integral_constant<int, kTile64x64>{});
-  return cudaErrorInvalidValue;
+  constexpr TileConstant<kTile128x64Small> kSmall;
+  constexpr TileConstant<kTile64x64> kSquare;
+  if (!plan.vectorised) {
+    return launch_tile<kMath, WgradElementGather>(plan.tile, blocks, params, stream, kSmall,
+                                                  kSquare);
+  }
+  if constexpr (kMath == CudaMath::tf32x3) {
+    return launch_tile<kMath, WgradVectorGather>(plan.tile, blocks, params, stream, kSmall,
+                                                 kSquare);
+  } else {
+    return launch_tile<kMath, WgradVectorGather>(plan.tile, blocks, params, stream,
+                                                 TileConstant<kTile128x128>{}, kSquare);
+  }
 }
 
 }  // namespace fastconv::cuda
