@@ -157,6 +157,7 @@ class Build:
 
     def compile(self):
         env = {**os.environ, "FASTCONV_INSTRUCTION_SETS": "baseline", "CXXFLAGS": "-O1"}
+        env["FASTCONV_CUDA"] = "0"
         done = subprocess.run(
             [
                 sys.executable,

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import fastconv
 from fastconv._native import core
 
+BUILT_CUDA = next(Path(fastconv.__file__).parent.glob("_cuda.*.so"), None)
 ROOT = Path(__file__).parent.parent
 ISAS = ("baseline", "avx2", "avx512")
 
@@ -94,11 +96,55 @@ def test_uncompiled_source_tree_says_what_to_do(tmp_path):
     assert "another directory" in done.stderr and "pip install -e ." in done.stderr
 
 
-def test_info_names_what_is_missing_and_why():
+def without_emulator():
+    """The environment of a user: the _cuda that was built, or none."""
+    return {name: v for name, v in os.environ.items() if name != "FASTCONV_CUDA_MODULE"}
+
+
+def test_info_names_what_is_missing_and_why(tmp_path):
     info = fastconv.info()
     assert info["fastconv"] == fastconv.__version__
-    assert info["cuda"].startswith("not available: ") and len(info["cuda"]) > 30
     assert "cpu:im2col" in info["backends"] and "instruction_set" in str(info)
+    done = run(
+        "import fastconv; print(fastconv.info()['cuda'])", env=without_emulator(), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    if BUILT_CUDA is None:
+        assert done.stdout.startswith("not available: ") and len(done.stdout) > 30
+    elif torch.cuda.is_available():
+        assert re.match(r"available: built for sm_\d+", done.stdout)
+    else:
+        assert re.match(r"built for sm_\d+.*; no device can be used here: \w+", done.stdout)
+
+
+def test_the_cuda_backend_without_a_device_raises_and_says_why(tmp_path):
+    """Whether it was built or not, with a driver or without."""
+    code = (
+        "import torch, fastconv; x = torch.zeros(1, 1, 3, 3); "
+        "fastconv.conv2d(x, x, backend='cuda:direct')"
+    )
+    done = run(code, env=without_emulator(), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "NotImplementedError" in done.stderr
+    reason = r"got device cpu" if BUILT_CUDA else r"nvcc|FASTCONV_CUDA=0|no CUDA kernels"
+    assert re.search(reason, done.stderr), done.stderr
+
+
+@pytest.mark.skipif(BUILT_CUDA is None, reason="fastconv._cuda was not built")
+@pytest.mark.skipif(shutil.which("ldd") is None or shutil.which("nm") is None, reason="needs nm")
+def test_cuda_links_nothing_of_cuda_or_torch_and_shares_no_symbol():
+    """cudart is inside, out of sight: torch's must not get calls of ours, nor ours of torch's."""
+    libraries = subprocess.run(["ldd", BUILT_CUDA], capture_output=True, text=True).stdout
+    assert "libc.so" in libraries
+    assert not re.search(r"torch|c10|libpython|cuda", libraries.replace(str(BUILT_CUDA), ""))
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", BUILT_CUDA], capture_output=True, text=True
+    ).stdout
+    names = [line.split()[-1] for line in symbols.splitlines()]
+    assert "PyInit__cuda" in names
+    assert not [
+        name for name in names if re.search(r"cuda|fastconv", name) and "PyInit" not in name
+    ]
 
 
 def test_every_public_name_has_a_docstring():
@@ -107,8 +153,6 @@ def test_every_public_name_has_a_docstring():
 
 
 def test_explain_shows_backend_algorithm_and_reason():
-    import torch
-
     net = fastconv.convert(
         torch.nn.Sequential(
             torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.MaxPool2d(2)

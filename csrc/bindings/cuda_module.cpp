@@ -32,6 +32,10 @@ py::tuple device_properties(int device) {
 
 // What the driver says to a program that wants a device: "no error" or the reason.
 std::string driver_status() {
+#ifndef FASTCONV_EMULATOR
+  int version = 0;  // stays 0 without a driver, which cudart would call "insufficient"
+  if (cudaDriverGetVersion(&version) == cudaSuccess && version == 0) return "no CUDA driver";
+#endif
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) cudaGetLastError();
