@@ -8,21 +8,28 @@
 
 namespace fastconv::cuda {
 
-// Division by a number known on the host, fast where every dividend is below 2^31.
+// FastDivmod for 0 <= n < 2^63, where n may be large; no division, which would be a call on the
+// device.
 class Divider {
  public:
   Divider() = default;
-  // divisor >= 1; no dividend is above `largest`.
+  // divisor in [1, 2^62]; no dividend is above `largest`.
   Divider(int64_t divisor, int64_t largest)
       : divisor_(divisor), narrow_(largest <= INT32_MAX && divisor <= INT32_MAX) {
     if (narrow_) fast_ = FastDivmod(static_cast<uint32_t>(divisor));
+    while ((int64_t{1} << shift_) < divisor) ++shift_;
+    const auto d = static_cast<unsigned __int128>(divisor);
+    // ceil(2^(63 + shift) / divisor) < 2^64, exact for every n < 2^63.
+    const unsigned __int128 power = static_cast<unsigned __int128>(1) << (63 + shift_);
+    multiplier_ = static_cast<uint64_t>((power + d - 1) / d);
   }
 
-  __host__ __device__ __forceinline__ int64_t div(int64_t n) const {
-    return narrow_ ? static_cast<int64_t>(fast_.div(static_cast<uint32_t>(n))) : n / divisor_;
+  __device__ __forceinline__ int64_t div(int64_t n) const {
+    if (narrow_) return static_cast<int64_t>(fast_.div(static_cast<uint32_t>(n)));
+    return static_cast<int64_t>(__umul64hi(2 * static_cast<uint64_t>(n), multiplier_) >> shift_);
   }
 
-  __host__ __device__ __forceinline__ int64_t divmod(int64_t n, int64_t& remainder) const {
+  __device__ __forceinline__ int64_t divmod(int64_t n, int64_t& remainder) const {
     const int64_t quotient = div(n);
     remainder = n - quotient * divisor_;
     return quotient;
@@ -31,6 +38,8 @@ class Divider {
  private:
   FastDivmod fast_;
   int64_t divisor_ = 1;
+  uint64_t multiplier_ = uint64_t{1} << 63;
+  uint32_t shift_ = 0;
   bool narrow_ = true;
 };
 

@@ -1,6 +1,6 @@
 // Average pooling.
-//   fwd: y[p,q]  = sum over the window of x / divisor(p, q)              pool2d_reduce.cuh, with Mean
-//   bwd: dx[h,w] = sum over the windows (p,q) that hold (h,w) of dy[p,q] / divisor(p, q)
+//   fwd: y[p,q]  = sum over the window of x / divisor(p, q)              pool2d_reduce.cuh, with
+//   Mean bwd: dx[h,w] = sum over the windows (p,q) that hold (h,w) of dy[p,q] / divisor(p, q)
 // with divisor(p, q) = extent_h(p) * extent_w(q), or one number for all windows.
 //
 // bwd gathers, so nothing is added from two sides: a thread owns kVector adjacent channels

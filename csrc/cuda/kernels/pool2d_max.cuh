@@ -15,6 +15,8 @@
 // Bound: bytes, (x + y) * sizeof(T) + y * (1 or 8) either way. Comparisons: R * S per element of y.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/kernels/pool2d_reduce.cuh"
 
 namespace fastconv::cuda {
@@ -102,9 +104,10 @@ struct Maximum {
       const int r = static_cast<int>(params.by_pitch.div(maxima[v].tap));
       const int s = maxima[v].tap - r * params.pitch;
       indices[v] = pool_index(params, rows, columns, r, s);
-      offsets[v] = rows.count == 0 || columns.count == 0
-                       ? -1
-                       : static_cast<int>((rows.skipped + r) * params.w.kernel + columns.skipped + s);
+      offsets[v] =
+          rows.count == 0 || columns.count == 0
+              ? -1
+              : static_cast<int>((rows.skipped + r) * params.w.kernel + columns.skipped + s);
     }
     if (params.offsets) {
       store_offsets(params.places.at<int8_t>(n, c, p, q), offsets);
@@ -121,8 +124,24 @@ __device__ __forceinline__ int pool_tap(const PoolAxis& axis, int64_t position, 
   return tap * axis.dilation == distance ? static_cast<int>(tap) : -1;
 }
 
+// Which of kVector windows' places are this tap (offsets) or this index.
+template <typename Place, int kVector>
+__device__ __forceinline__ void compare_places(const void* places, int64_t at, int offset,
+                                               int64_t index, bool (&is_place)[kVector]) {
+  if constexpr (std::is_same_v<Place, int8_t>) {
+    const auto offsets = load_vector<int8_t, kVector>(static_cast<const int8_t*>(places) + at);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) is_place[v] = offsets.v[v] == offset;
+  } else {
+    int64_t indices[kVector];
+    load_indices(static_cast<const int64_t*>(places) + at, indices);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) is_place[v] = indices[v] == index;
+  }
+}
+
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 3)
     pool2d_max_bwd(const __grid_constant__ PoolParams params) {
   using A = accumulator_t<T>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPoolThreads + threadIdx.x;
@@ -130,45 +149,44 @@ __global__ void __launch_bounds__(kPoolThreads)
   const GridPosition at = params.grid.at(index);
   const int64_t c = at.c * kVector, w = at.w;
   const PoolCover columns = params.w.cover(w);
+  const T* const dy = params.y.at<const T>(at.n, c, 0, columns.first);
+  const Strides& steps = params.places.strides;
+  const int64_t place = at.n * steps.n + c * steps.c + columns.first * steps.w;
+  T* dx = params.x.at<T>(at.n, c, at.h * params.rows, w);
 
   const int64_t first = at.h * params.rows;
   const int64_t end = min_of(first + params.rows, params.h.in);
-  for (int64_t h = first; h < end; ++h) {
+  for (int64_t h = first; h < end; ++h, dx += params.x.strides.h) {
     const PoolCover rows = params.h.cover(h);
     const int64_t wanted = h * params.index_w + w;
     A sums[kVector] = {};
-    for (int i = 0; i < rows.count; ++i) {
-      const int64_t p = rows.first + i;
+    for (int64_t p = rows.first; p < rows.first + rows.count; ++p) {
+      const T* from = dy + p * params.y.strides.h;
+      int64_t place_at = place + p * steps.h;
       const int r = params.offsets ? pool_tap(params.h, h, p) : 0;
 #pragma unroll 2
       for (int j = 0; j < columns.count; ++j) {
-        const int64_t q = columns.first + j;
         bool is_place[kVector];
         if (params.offsets) {
-          const int s = pool_tap(params.w, w, q);
-          const int offset =
-              r < 0 || s < 0 ? INT8_MIN : r * static_cast<int>(params.w.kernel) + s;
-          const auto offsets =
-              load_vector<int8_t, kVector>(params.places.at<const int8_t>(at.n, c, p, q));
-#pragma unroll
-          for (int v = 0; v < kVector; ++v) is_place[v] = offsets.v[v] == offset;
+          const int s = pool_tap(params.w, w, columns.first + j);
+          const int offset = r < 0 || s < 0 ? INT8_MIN : r * static_cast<int>(params.w.kernel) + s;
+          compare_places<int8_t>(params.places.data, place_at, offset, wanted, is_place);
         } else {
-          int64_t indices[kVector];
-          load_indices(params.places.at<const int64_t>(at.n, c, p, q), indices);
-#pragma unroll
-          for (int v = 0; v < kVector; ++v) is_place[v] = indices[v] == wanted;
+          compare_places<int64_t>(params.places.data, place_at, 0, wanted, is_place);
         }
-        const auto dy = load_vector<T, kVector>(params.y.at<const T>(at.n, c, p, q));
+        const Vector<T, kVector> values = load_vector<T, kVector>(from);
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
-          if (is_place[v]) sums[v] += to_accumulator(dy.v[v]);
+          if (is_place[v]) sums[v] += to_accumulator(values.v[v]);
         }
+        from += params.y.strides.w;
+        place_at += steps.w;
       }
     }
-    Vector<T, kVector> dx;
+    Vector<T, kVector> result;
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) dx.v[v] = from_accumulator<T>(sums[v]);
-    store_vector(params.x.at<T>(at.n, c, h, w), dx);
+    for (int v = 0; v < kVector; ++v) result.v[v] = from_accumulator<T>(sums[v]);
+    store_vector(dx, result);
   }
 }
 

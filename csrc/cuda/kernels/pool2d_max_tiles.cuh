@@ -2,8 +2,8 @@
 // Rule, places and bound are those of pool2d_max.cuh.
 //
 // fwd: a thread owns two elements of y below one another, for kVector adjacent channels
-// (channels_last, 16-byte loads) or one channel (any strides, adjacent threads in adjacent columns).
-// It reads each row of x once:
+// (channels_last, 16-byte loads) or one channel (any strides, adjacent threads in adjacent
+// columns). It reads each row of x once:
 //     3x3:  row 0 \                    2x2:  row 0 \ y[p]
 //           row 1  | y[p]                    row 1 /
 //           row 2 /  \                       row 2 \ y[p + 1]
@@ -156,9 +156,9 @@ __global__ void __launch_bounds__(kPoolThreads)
     for (int s = 0; s < kKernel; ++s) {
       const bool inside = static_cast<unsigned>(h0 + r) < static_cast<unsigned>(H) &&
                           static_cast<unsigned>(w0 + s) < static_cast<unsigned>(W);
-      taps[r][s] = inside ? load_vector<T, kVector>(x + r * params.x.strides.h +
-                                                    s * params.x.strides.w)
-                          : outside;
+      taps[r][s] =
+          inside ? load_vector<T, kVector>(x + r * params.x.strides.h + s * params.x.strides.w)
+                 : outside;
     }
   }
 
@@ -229,10 +229,10 @@ __global__ void __launch_bounds__(kPoolThreads)
           static_cast<uint64_t>(q0 + j) >= static_cast<uint64_t>(params.w.out)) {
         continue;
       }
-      const auto values = load_vector<T, kVector>(dy + i * params.y.strides.h +
-                                                  j * params.y.strides.w);
-      const auto offsets = load_vector<int8_t, kVector>(
-          places + i * params.places.strides.h + j * params.places.strides.w);
+      const auto values =
+          load_vector<T, kVector>(dy + i * params.y.strides.h + j * params.y.strides.w);
+      const auto offsets = load_vector<int8_t, kVector>(places + i * params.places.strides.h +
+                                                        j * params.places.strides.w);
 #pragma unroll
       for (int a = 0; a < kRows; ++a) {
 #pragma unroll

@@ -14,9 +14,9 @@ constexpr int kPoolThreads = 256;
 
 // The part of a window that lies in the tensor: positions begin, begin + dilation, ...
 struct PoolWindow {
-  int begin = 0;    // in the tensor even where count is 0
+  int begin = 0;  // in the tensor even where count is 0
   int count = 0;
-  int skipped = 0;  // taps in the padding in front
+  int skipped = 0;     // taps in the padding in front
   int64_t extent = 0;  // the axis' factor of an average's divisor
 };
 
@@ -78,11 +78,11 @@ struct PoolParams {
   int rows = 1;          // of y (fwd) or dx (bwd) that a thread owns
   // A window's taps may be shared by lanes: lanes_h * lanes_w threads, powers of two.
   int lanes_h = 1, lanes_w = 1;
-  bool paired = false;   // two adjacent columns of dx are stored at once
-  int64_t index_w = 1;   // W of an index h * W + w
-  Divider by_pitch;      // taps are numbered r * pitch + s while a maximum is looked for
+  bool paired = false;  // two adjacent columns of dx are stored at once
+  int64_t index_w = 1;  // W of an index h * W + w
+  Divider by_pitch;     // taps are numbered r * pitch + s while a maximum is looked for
   int pitch = 1;
-  ElementGrid grid;      // of (n, vectors of channels, strips of rows, columns)
+  ElementGrid grid;  // of (n, vectors of channels, strips of rows, columns)
 };
 
 }  // namespace fastconv::cuda

@@ -21,9 +21,7 @@ struct PoolAxisSizes {
     return length < in ? length : in;
   }
   // Whether there is one window that holds every position.
-  bool is_whole() const {
-    return out == 1 && (adaptive || (dilation == 1 && kernel - pad >= in));
-  }
+  bool is_whole() const { return out == 1 && (adaptive || (dilation == 1 && kernel - pad >= in)); }
 };
 
 struct PoolArgs {

@@ -45,8 +45,8 @@ cudaError_t launch_pool_fwd(const PoolArgs& given) {
   const int lanes = params.lanes_h * params.lanes_w;
   if (lanes == 1) {
     params.rows = pool_rows(threads, args.h.out);
-    params.grid = ElementGrid(args.N, channels, div_up<int64_t>(args.h.out, params.rows),
-                              args.w.out, across);
+    params.grid =
+        ElementGrid(args.N, channels, div_up<int64_t>(args.h.out, params.rows), args.w.out, across);
   }
   const size_t shared = lanes == 1 ? 0 : sizeof(PoolSharedStates<State, kVector>);
   return launch_pool(pool2d_reduce<Reduction, T, kVector>, params, shared, args.stream);

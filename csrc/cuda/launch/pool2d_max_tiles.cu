@@ -10,9 +10,8 @@ constexpr int64_t kLongestAxis = int64_t{1} << 29;
 template <typename T, int kVector>
 cudaError_t fwd_strip(const PoolArgs& args) {
   PoolParams params = pool_params(args);
-  params.grid =
-      ElementGrid(args.N, args.C / kVector, div_up<int64_t>(args.h.out, kPoolStrip), args.w.out,
-                  kVector > 1 || channels_adjacent(args.x, args.C));
+  params.grid = ElementGrid(args.N, args.C / kVector, div_up<int64_t>(args.h.out, kPoolStrip),
+                            args.w.out, kVector > 1 || channels_adjacent(args.x, args.C));
   const auto kernel = args.h.kernel == 3 ? pool2d_max_fwd_strip<T, kVector, 3>
                                          : pool2d_max_fwd_strip<T, kVector, 2>;
   return launch_pool(kernel, params, 0, args.stream);
@@ -22,9 +21,9 @@ template <typename T, int kVector>
 cudaError_t bwd_tile(const PoolArgs& args) {
   PoolParams params = pool_params(args);
   constexpr int kRows = 2 * kPoolTiles<kVector>;
-  params.grid = ElementGrid(args.N, args.C / kVector, div_up<int64_t>(args.h.in, kRows),
-                            div_up<int64_t>(args.w.in, 2),
-                            kVector > 1 || channels_adjacent(args.x, args.C));
+  params.grid =
+      ElementGrid(args.N, args.C / kVector, div_up<int64_t>(args.h.in, kRows),
+                  div_up<int64_t>(args.w.in, 2), kVector > 1 || channels_adjacent(args.x, args.C));
   params.paired = kVector == 1 && has_vectors<T, 2>(args.x, x_size(args), &Strides::w);
   const auto kernel = args.h.kernel == 2 ? pool2d_max_bwd_tile<T, kVector, 2, 0>
                       : args.h.pad == 0  ? pool2d_max_bwd_tile<T, kVector, 3, 0>

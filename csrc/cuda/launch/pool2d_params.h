@@ -90,8 +90,8 @@ inline void share_windows(const PoolArgs& args, PoolParams& params, int64_t thre
   const int64_t taps_h = args.h.longest_window(), taps_w = args.w.longest_window();
   const int64_t step_w = args.w.adaptive ? args.w.in / args.w.out : args.w.stride;
   // Neighbours that read far from each other would each fetch sectors for themselves.
-  const bool apart = !params.grid.channels_fastest() &&
-                     (args.w.out == 1 || step_w >= kFarApart) && taps_w >= kFarApart;
+  const bool apart = !params.grid.channels_fastest() && (args.w.out == 1 || step_w >= kFarApart) &&
+                     taps_w >= kFarApart;
   int lanes = 1;
   while (2 * lanes <= kPoolThreads && taps_h * taps_w >= 2 * lanes * kTapsOfLane &&
          (apart || threads * lanes < kEnoughPoolThreads ||
