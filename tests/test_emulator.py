@@ -336,7 +336,7 @@ def test_a_fault_ends_the_process_with_a_report(library, number):
 
 
 # kernel, its arguments (sizes are of float buffers), what the report must say; None: no report
-TILES, SUM, GEMM = "run_reverse_tiles", "run_sum_blocks", "run_gemm"
+TILES, SUM, GEMM, WARP = "run_reverse_tiles", "run_sum_blocks", "run_gemm", "run_exchange"
 GEMM_SIZES = (HALF, 2000, 2000, 2000, 40, 36, 40)
 SANITIZED = [
     ("address", TILES, (128, 128, 2, 0), None),
@@ -349,7 +349,10 @@ SANITIZED = [
     ("thread", GEMM, (*GEMM_SIZES, 0), None),
     ("thread", TILES, (128, 128, 2, 1), "data race.*reverse_tiles"),
     ("thread", GEMM, (*GEMM_SIZES, 1), "data race.*gemm"),
+    ("thread", GEMM, (*GEMM_SIZES, 3), "data race.*gemm"),
     ("thread", SUM, (192, 3, 3, 64, 1), "data race.*sum_blocks"),
+    ("thread", WARP, (32, 0), None),
+    ("thread", WARP, (32, 1), "data race.*exchange"),
 ]
 # Without numpy and torch, which only cost time here.
 SANITIZED_PROCESS = """
@@ -357,7 +360,7 @@ import ctypes, sys
 library, name, *args = sys.argv[1:]
 libc = ctypes.CDLL(None)
 libc.calloc.restype = ctypes.c_void_p
-buffers = {"run_reverse_tiles": (0, 1), "run_sum_blocks": (0, 1), "run_gemm": (1, 2, 3)}[name]
+buffers = {"run_gemm": (1, 2, 3), "run_exchange": (0,)}.get(name, (0, 1))
 args = [
     ctypes.c_void_p(libc.calloc(ctypes.c_size_t(int(a)), 4)) if i in buffers else int(a)
     for i, a in enumerate(args)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent.resolve()
 sys.path.insert(0, str(HERE.parent))
-from emulator import build  # noqa: E402: not PyPI's "build"
+from emulator import build  # noqa: E402 (by this name, since PyPI has a "build" as well)
 
 RUNTIME = {"address": "libasan.so", "thread": "libtsan.so"}
 OPTIONS = {

@@ -22,7 +22,6 @@ namespace {
 // For ThreadSanitizer. The host releases one and acquires the other only when the grid has ended:
 // no block is before another.
 char launch_sync, end_sync;
-constexpr size_t kRetired = 4096;  // of at most about 8,000 fibers
 
 }  // namespace
 
@@ -60,25 +59,9 @@ void Multiprocessor::begin_grid(const cudaLaunchConfig_t& config, const Call& ca
   sanitizers::adopt_current_thread(host_.sanitizer);
 }
 
-void Multiprocessor::create_fiber(Thread& thread) {
-  char name[96];
-  std::snprintf(name, sizeof(name), "CUDA block (%u,%u,%u) thread (%u,%u,%u)", blockIdx.x,
-                blockIdx.y, blockIdx.z, thread.index.x, thread.index.y, thread.index.z);
-  sanitizers::create_fiber(thread.sanitizer, name);
-}
-
-// ThreadSanitizer gives a destroyed fiber's identity to the next one, and takes the accesses of
-// both for those of one thread: the fibers of a small grid live until it ends.
-void Multiprocessor::destroy_retired(size_t but) {
-  while (retired_.size() > but) {
-    sanitizers::destroy_fiber(retired_.front());
-    retired_.pop_front();
-  }
-}
-
 void Multiprocessor::end_grid() {
   sanitizers::acquire(&end_sync);  // what every thread did is before what the host does next
-  destroy_retired(0);
+  race_fibers_.end_grid();
   running_multiprocessor = nullptr;
 }
 
@@ -93,7 +76,13 @@ void Multiprocessor::run_block(uint3 index, uint64_t number) {
     order[i] = &threads_[i];
     threads_[i].context = nullptr;
     threads_[i].ended = false;
-    if (sanitizers::kThread) create_fiber(threads_[i]);
+    if (sanitizers::kThread) {
+      const uint3 thread = threads_[i].index;
+      char name[96];
+      std::snprintf(name, sizeof(name), "CUDA block (%u,%u,%u) thread (%u,%u,%u)", index.x, index.y,
+                    index.z, thread.x, thread.y, thread.z);
+      race_fibers_.take(threads_[i].sanitizer, name);
+    }
   }
   for (int i = 0; i * kWarpSize < thread_count_; ++i) warps_[i].live = warps_[i].existing;
   if (options_.seed != 0) {
@@ -106,8 +95,7 @@ void Multiprocessor::run_block(uint3 index, uint64_t number) {
   resume(*ready_.pop());  // until the last thread has ended
 
   if (sanitizers::kThread) {
-    for (int i = 0; i < thread_count_; ++i) retired_.push_back(threads_[i].sanitizer);
-    destroy_retired(kRetired);
+    for (int i = 0; i < thread_count_; ++i) race_fibers_.give(threads_[i].sanitizer);
   }
 }
 

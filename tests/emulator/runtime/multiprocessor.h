@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "emulator/runtime_api.h"
 #include "limits.h"
 #include "options.h"
+#include "race_fibers.h"
 #include "random.h"
 #include "ready_queue.h"
 #include "sanitizers.h"
@@ -87,8 +87,6 @@ class Multiprocessor {
   void resume(Thread& next);
   void end_current();
   void open_barrier();
-  void create_fiber(Thread& thread);
-  void destroy_retired(size_t but);
 
   Options options_;
   Call call_{};
@@ -107,7 +105,7 @@ class Multiprocessor {
   ReadyQueue ready_;
   Stacks stacks_;
   SharedArena shared_;
-  std::deque<sanitizers::FiberState> retired_;  // for ThreadSanitizer
+  RaceFibers race_fibers_;
 };
 
 }  // namespace emulator
