@@ -39,8 +39,8 @@ void print_waiting(const Multiprocessor& multiprocessor) {
   }
   for (const auto& [_, group] : groups) {
     const uint3 index = group.first->index;
-    std::fprintf(stderr, "  waiting in %s: thread (%u,%u,%u) and %d more\n",
-                 group.first->waits_for, index.x, index.y, index.z, group.more);
+    std::fprintf(stderr, "  waiting in %s: thread (%u,%u,%u) and %d more\n", group.first->waits_for,
+                 index.x, index.y, index.z, group.more);
   }
 }
 

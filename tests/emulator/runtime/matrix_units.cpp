@@ -34,25 +34,36 @@ void multiply(const float (&a)[16][kDepth], const Row (&b)[kDepth], float (&d)[1
 }
 
 struct F16 {
-  static float decode(uint16_t bits) { return half_to_float(bits); }
+  static void decode(const uint16_t* bits, float* values, int count) {
+#if defined(__F16C__)
+    for (int i = 0; i < count; i += 8) {
+      const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bits + i));
+      _mm256_storeu_ps(values + i, _mm256_cvtph_ps(eight));
+    }
+#else
+    for (int i = 0; i < count; ++i) values[i] = half_to_float(bits[i]);
+#endif
+  }
 };
 struct BF16 {
-  static float decode(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+  static void decode(const uint16_t* bits, float* values, int count) {
+    for (int i = 0; i < count; ++i) values[i] = std::bit_cast<float>(uint32_t{bits[i]} << 16);
+  }
 };
 
+// Transposes b while its elements are still small.
 template <class Type>
 void multiply_m16n8k16(Meeting& meeting) {
-  uint16_t halves[16 * 16];
   float a[16][16];
-  float b_transposed[8][16];
   Row b[16];
-  std::memcpy(halves, meeting.matrix.a, sizeof(meeting.matrix.a));
-  for (int i = 0; i < 16 * 16; ++i) a[i / 16][i % 16] = Type::decode(halves[i]);
-  std::memcpy(halves, meeting.matrix.b, sizeof(meeting.matrix.b));
-  for (int i = 0; i < 8 * 16; ++i) b_transposed[i / 16][i % 16] = Type::decode(halves[i]);
+  uint16_t columns[8][16];
+  uint16_t rows[16][8];
+  Type::decode(reinterpret_cast<const uint16_t*>(meeting.matrix.a), a[0], 16 * 16);
+  std::memcpy(columns, meeting.matrix.b, sizeof(columns));
   for (int k = 0; k < 16; ++k) {
-    for (int n = 0; n < 8; ++n) b[k][n] = b_transposed[n][k];
+    for (int n = 0; n < 8; ++n) rows[k][n] = columns[n][k];
   }
+  Type::decode(rows[0], reinterpret_cast<float*>(b), 16 * 8);
   multiply<16>(a, b, meeting.matrix.d);
 }
 

@@ -1,5 +1,6 @@
 #include "multiprocessor.h"
 
+#include <bit>
 #include <cstdio>
 
 #include "emulator.h"
@@ -13,15 +14,14 @@ constinit thread_local dim3 blockDim{};
 constinit thread_local dim3 gridDim{};
 
 namespace emulator {
-namespace {
 
-constinit thread_local Multiprocessor* running_multiprocessor
-    __attribute__((tls_model("initial-exec"))) = nullptr;
+constinit thread_local Multiprocessor* running_multiprocessor = nullptr;
+
+namespace {
 
 // For ThreadSanitizer. The host releases one and acquires the other only when the grid has ended:
 // no block is before another.
 char launch_sync, end_sync;
-constexpr size_t kRetired = 4096;  // of at most about 8,000 fibers
 
 }  // namespace
 
@@ -30,8 +30,6 @@ Multiprocessor::Multiprocessor() : threads_(new Thread[kMaxThreads]), warps_(new
 }
 
 Multiprocessor::~Multiprocessor() = default;
-
-Multiprocessor* Multiprocessor::running() { return running_multiprocessor; }
 
 void Multiprocessor::begin_grid(const cudaLaunchConfig_t& config, const Call& call,
                                 const Options& options) {
@@ -61,25 +59,9 @@ void Multiprocessor::begin_grid(const cudaLaunchConfig_t& config, const Call& ca
   sanitizers::adopt_current_thread(host_.sanitizer);
 }
 
-void Multiprocessor::create_fiber(Thread& thread) {
-  char name[96];
-  std::snprintf(name, sizeof(name), "CUDA block (%u,%u,%u) thread (%u,%u,%u)", blockIdx.x,
-                blockIdx.y, blockIdx.z, thread.index.x, thread.index.y, thread.index.z);
-  sanitizers::create_fiber(thread.sanitizer, name);
-}
-
-// ThreadSanitizer gives a destroyed fiber's identity to the next one, and takes the accesses of both
-// for those of one thread: the fibers of a small grid live until it ends.
-void Multiprocessor::destroy_retired(size_t but) {
-  while (retired_.size() > but) {
-    sanitizers::destroy_fiber(retired_.front());
-    retired_.pop_front();
-  }
-}
-
 void Multiprocessor::end_grid() {
   sanitizers::acquire(&end_sync);  // what every thread did is before what the host does next
-  destroy_retired(0);
+  race_fibers_.end_grid();
   running_multiprocessor = nullptr;
 }
 
@@ -94,7 +76,13 @@ void Multiprocessor::run_block(uint3 index, uint64_t number) {
     order[i] = &threads_[i];
     threads_[i].context = nullptr;
     threads_[i].ended = false;
-    if (sanitizers::kThread) create_fiber(threads_[i]);
+    if (sanitizers::kThread) {
+      const uint3 thread = threads_[i].index;
+      char name[96];
+      std::snprintf(name, sizeof(name), "CUDA block (%u,%u,%u) thread (%u,%u,%u)", index.x, index.y,
+                    index.z, thread.x, thread.y, thread.z);
+      race_fibers_.take(threads_[i].sanitizer, name);
+    }
   }
   for (int i = 0; i * kWarpSize < thread_count_; ++i) warps_[i].live = warps_[i].existing;
   if (options_.seed != 0) {
@@ -107,8 +95,7 @@ void Multiprocessor::run_block(uint3 index, uint64_t number) {
   resume(*ready_.pop());  // until the last thread has ended
 
   if (sanitizers::kThread) {
-    for (int i = 0; i < thread_count_; ++i) retired_.push_back(threads_[i].sanitizer);
-    destroy_retired(kRetired);
+    for (int i = 0; i < thread_count_; ++i) race_fibers_.give(threads_[i].sanitizer);
   }
 }
 
@@ -188,16 +175,17 @@ void Multiprocessor::end_current() {
 void Multiprocessor::release_lanes(const Warp& warp, uint32_t mask) {
   progress();
   mask &= ~(1u << current_->lane);
-  // In front, and so before other warps: these lanes' stacks are in the cache.
   const bool front = options_.seed == 0 || random_.below(2) == 0;
-  const unsigned rotation = options_.seed == 0 ? 0 : random_.below(kWarpSize);
-  for (unsigned i = kWarpSize; i-- > 0;) {
-    const unsigned lane = (i + rotation) % kWarpSize;
-    if ((mask >> lane & 1) == 0) continue;
+  const int rotation = options_.seed == 0 ? 0 : static_cast<int>(random_.below(kWarpSize));
+  for (mask = std::rotl(mask, rotation); mask != 0;) {
+    // In front, and so before other warps: these lanes' stacks are in the cache.
+    const int bit = front ? 31 - std::countl_zero(mask) : std::countr_zero(mask);
+    mask &= ~(1u << bit);
+    Thread* thread = warp.lanes[(bit - rotation) & 31];
     if (front) {
-      ready_.push_front(warp.lanes[lane]);
+      ready_.push_front(thread);
     } else {
-      ready_.push_back(warp.lanes[lane]);
+      ready_.push_back(thread);
     }
   }
 }

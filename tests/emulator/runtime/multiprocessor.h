@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "emulator/runtime_api.h"
 #include "limits.h"
 #include "options.h"
+#include "race_fibers.h"
 #include "random.h"
 #include "ready_queue.h"
 #include "sanitizers.h"
@@ -51,13 +51,17 @@ struct BlockBarrier {
   std::vector<Thread*> waiting;
 };
 
+class Multiprocessor;
+extern constinit thread_local Multiprocessor* running_multiprocessor
+    __attribute__((tls_model("initial-exec")));
+
 class Multiprocessor {
  public:
   Multiprocessor();
   ~Multiprocessor();
 
   // The one whose kernel is running on this OS thread, or null.
-  static Multiprocessor* running();
+  static Multiprocessor* running() { return running_multiprocessor; }
 
   void begin_grid(const cudaLaunchConfig_t& config, const Call& call, const Options& options);
   void run_block(uint3 index, uint64_t number);
@@ -83,8 +87,6 @@ class Multiprocessor {
   void resume(Thread& next);
   void end_current();
   void open_barrier();
-  void create_fiber(Thread& thread);
-  void destroy_retired(size_t but);
 
   Options options_;
   Call call_{};
@@ -103,7 +105,7 @@ class Multiprocessor {
   ReadyQueue ready_;
   Stacks stacks_;
   SharedArena shared_;
-  std::deque<sanitizers::FiberState> retired_;  // for ThreadSanitizer
+  RaceFibers race_fibers_;
 };
 
 }  // namespace emulator

@@ -75,8 +75,8 @@ inline void unpoison(const void*, size_t) {}
 #if defined(FASTCONV_EMULATOR_TSAN)
 
 inline void adopt_current_thread(FiberState& state) { state.fiber = __tsan_get_current_fiber(); }
-inline void create_fiber(FiberState& state, const char* name) {
-  state.fiber = __tsan_create_fiber(0);
+inline void create_fiber(FiberState& state) { state.fiber = __tsan_create_fiber(0); }
+inline void name_fiber(FiberState& state, const char* name) {
   __tsan_set_fiber_name(state.fiber, name);
 }
 inline void destroy_fiber(FiberState& state) { __tsan_destroy_fiber(state.fiber); }
@@ -90,7 +90,8 @@ inline void write_range(void* p, size_t bytes) { __tsan_write_range(p, bytes); }
 #else
 
 inline void adopt_current_thread(FiberState&) {}
-inline void create_fiber(FiberState&, const char*) {}
+inline void create_fiber(FiberState&) {}
+inline void name_fiber(FiberState&, const char*) {}
 inline void destroy_fiber(FiberState&) {}
 inline void acquire(void*) {}
 inline void release(void*) {}

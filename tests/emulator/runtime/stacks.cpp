@@ -108,14 +108,15 @@ Stacks::~Stacks() {
 }
 
 void Stacks::reset(int count) {
+  if (sanitizers::kThread) {
+    map(memory_, kPitch * count);  // all in one: the shadow memory is then exchanged, not cleared
+    protected_count_ = 0;
+  }
   for (; protected_count_ < count; ++protected_count_) {
     mprotect(memory_ + protected_count_ * kPitch, kGuard, PROT_NONE);
   }
   free_.clear();
-  for (int i = count; i-- > 0;) {
-    free_.push_back(i);
-    if (sanitizers::kThread) map(bottom(i), kBytes);
-  }
+  for (int i = count; i-- > 0;) free_.push_back(i);
 }
 
 void Stacks::watch_this_os_thread() {

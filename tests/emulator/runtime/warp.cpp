@@ -29,7 +29,7 @@ Meeting& Warp::find(uint32_t mask, const char* operation) {
   if (found->arrived == 0) {
     found->mask = mask;
     found->operation = operation;
-  } else if (std::strcmp(found->operation, operation) != 0) {
+  } else if (found->operation != operation && std::strcmp(found->operation, operation) != 0) {
     fault("lanes of mask %#x are in different collectives: %s and %s", mask, operation,
           found->operation);
   }

@@ -7,7 +7,7 @@
 
 namespace test_kernels {
 
-enum Bug { kNone, kMissingBarrier, kWeakWait, kUnrounded, kNotWaited };
+enum Bug { kNone, kMissingBarrier, kWeakWait, kBarrierBeforeWait };
 
 constexpr int kTile = 32;  // M and N of a block; each of its four warps has a quarter
 constexpr int kStages = 3;
@@ -30,21 +30,19 @@ struct GemmParams {
 };
 
 template <class T>
-void multiply(float (&d)[4], uint32_t (&a)[4], uint32_t (&b)[2], Bug bug);
+void multiply(float (&d)[4], uint32_t (&a)[4], uint32_t (&b)[2]);
 template <>
-void multiply<__half>(float (&d)[4], uint32_t (&a)[4], uint32_t (&b)[2], Bug) {
+void multiply<__half>(float (&d)[4], uint32_t (&a)[4], uint32_t (&b)[2]) {
   emulator::mma_m16n8k16_f16(d, a, b);
 }
 template <>
-void multiply<__nv_bfloat16>(float (&d)[4], uint32_t (&a)[4], uint32_t (&b)[2], Bug) {
+void multiply<__nv_bfloat16>(float (&d)[4], uint32_t (&a)[4], uint32_t (&b)[2]) {
   emulator::mma_m16n8k16_bf16(d, a, b);
 }
 template <>
-void multiply<float>(float (&d)[4], uint32_t (&a)[4], uint32_t (&b)[2], Bug bug) {
-  if (bug != kUnrounded) {
-    for (uint32_t& word : a) word = emulator::round_to_tf32(__uint_as_float(word));
-    for (uint32_t& word : b) word = emulator::round_to_tf32(__uint_as_float(word));
-  }
+void multiply<float>(float (&d)[4], uint32_t (&a)[4], uint32_t (&b)[2]) {
+  for (uint32_t& word : a) word = emulator::round_to_tf32(__uint_as_float(word));
+  for (uint32_t& word : b) word = emulator::round_to_tf32(__uint_as_float(word));
   emulator::mma_m16n8k8_tf32(d, a, b);
 }
 
@@ -72,8 +70,9 @@ __global__ void __launch_bounds__(kThreads) gemm(const __grid_constant__ GemmPar
     emulator::cp_async_commit();
   }
   for (int k = 0; k < steps; ++k) {
+    if (p.bug == kBarrierBeforeWait) __syncthreads();
     emulator::cp_async_wait(p.bug == kWeakWait ? kStages - 1 : kStages - 2);
-    if (p.bug != kMissingBarrier) __syncthreads();
+    if (p.bug != kBarrierBeforeWait && p.bug != kMissingBarrier) __syncthreads();
     load_stage(shared.stages[(k + kStages - 1) % kStages], p, k + kStages - 1);
     emulator::cp_async_commit();
 
@@ -83,10 +82,10 @@ __global__ void __launch_bounds__(kThreads) gemm(const __grid_constant__ GemmPar
     emulator::ldmatrix<4, false>(b, stage.b[warp_n + lane / 16 * 8 + lane % 8] + lane / 8 % 2 * 16);
     for (int j = 0; j < 2; ++j) {
       uint32_t column[2] = {b[2 * j], b[2 * j + 1]};
-      multiply<T>(d[j], a, column, p.bug);
+      multiply<T>(d[j], a, column);
     }
   }
-  if (p.bug != kNotWaited) emulator::cp_async_wait(0);
+  emulator::cp_async_wait(0);
   for (int j = 0; j < 2; ++j) {
     for (int i = 0; i < 4; ++i) {
       const int m = blockIdx.y * kTile + warp_m + lane / 4 + i / 2 * 8;

@@ -47,6 +47,19 @@ __global__ void ballots(unsigned* out) {
   mine[3] = lane < 8 ? __ballot_sync(0xff, lane % 2) : __ballot_sync(~0xffu, lane % 2);
 }
 
+// Lanes exchange values through shared memory. A shuffle between them orders nothing.
+__global__ void exchange(float* out, bool forgets_syncwarp) {
+  float* shared = static_cast<float*>(emulator::shared_memory());
+  const int lane = threadIdx.x;
+  shared[lane] = static_cast<float>(lane);
+  if (forgets_syncwarp) {
+    __shfl_xor_sync(~0u, lane, 1);
+  } else {
+    __syncwarp();
+  }
+  out[lane] = shared[31 - lane];
+}
+
 __global__ void many_mma(int count, float* out) {
   float d[8][4] = {};
   const uint32_t a[4] = {0x3c003c00, 0x3c003c00, 0x3c003c00, 0x3c003c00};
@@ -76,6 +89,9 @@ FOR_CTYPES run_shuffles_double(double* out, int width) {
   return launch(shuffles<double>, 1, 32, 0, out, width);
 }
 FOR_CTYPES run_ballots(unsigned* out, int threads) { return launch(ballots, 1, threads, 0, out); }
+FOR_CTYPES run_exchange(float* out, int forgets_syncwarp) {
+  return launch(exchange, 1, 32, 128, out, forgets_syncwarp != 0);
+}
 FOR_CTYPES run_many_mma(int blocks, int threads, int count, float* out) {
   return launch(many_mma, blocks, threads, 0, count, out);
 }

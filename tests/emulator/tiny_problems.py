@@ -1,0 +1,135 @@
+"""Every CUDA kernel on problems of a few blocks, each result compared with the reference backend.
+sanitize.py starts this with the emulated module and a sanitizer in the process."""
+
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+import fastconv
+from fastconv import _native
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-2, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Just over one tile of the smaller kinds in some direction, with every border."""
+
+    name: str
+    x: tuple
+    w: tuple
+    stride: int = 1
+    padding: int = 1
+    dilation: int = 1
+    groups: int = 1
+    activation: str | None = None
+
+    def run(self, backend, dtype, channels_last):
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        generator = torch.Generator().manual_seed(0)
+
+        def leaf(size):
+            values = torch.randn(size, generator=generator).to(dtype)
+            return values.to(memory_format=layout) if len(size) == 4 else values
+
+        x, w, b = (leaf(size).requires_grad_() for size in (self.x, self.w, self.w[:1]))
+        b.requires_grad_(self.activation is not None)  # the epilogue's kernels are a case apart
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        y = fastconv.conv2d(x, w, b, *geometry, activation=self.activation, backend=backend)
+        y.backward(leaf(y.shape))
+        return {"y": y, "dx": x.grad, "dw": w.grad} | ({"db": b.grad} if b.requires_grad else {})
+
+
+@dataclass(frozen=True)
+class Pool:
+    name: str
+    function: str
+    arguments: tuple
+
+    def run(self, backend, dtype, channels_last):
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn((2, 5, 9, 7), generator=generator).to(dtype, memory_format=layout)
+        x.requires_grad_()
+        y = getattr(fastconv, self.function)(x, *self.arguments, backend=backend)
+        y.backward(torch.randn(y.shape, generator=generator).to(dtype))
+        return {"y": y, "dx": x.grad}
+
+
+CONVS = [
+    Conv("plain", (1, 8, 7, 6), (9, 8, 3, 3)),
+    Conv("strided", (1, 3, 9, 8), (5, 3, 3, 3), stride=2),
+    Conv("1x1", (2, 16, 4, 4), (8, 16, 1, 1), padding=0),
+    Conv("dilated", (1, 4, 7, 7), (4, 4, 3, 2), dilation=2, padding=2),
+    Conv("grouped", (1, 8, 5, 5), (8, 4, 3, 3), groups=2),
+    Conv("depthwise", (1, 6, 7, 9), (6, 1, 3, 3), groups=6, stride=2),
+    Conv("epilogue", (1, 4, 6, 5), (6, 4, 3, 3), activation="silu"),
+]
+POOLS = [
+    Pool("max", "max_pool2d", (3, 2, 1)),
+    Pool("max_overlapping", "max_pool2d", (3, 1, 1)),
+    Pool("avg", "avg_pool2d", (3, 2, 1)),
+    Pool("avg_overlapping", "avg_pool2d", (2, 1)),
+    Pool("adaptive", "adaptive_avg_pool2d", ((4, 3),)),
+]
+
+
+def cases():
+    """(name, problem, backend, dtype, channels_last)"""
+    algorithms = [f"cuda:{name}" for name in _native.core.CudaAlgorithm.__members__]
+    for kind, problems, backends in (("conv", CONVS, algorithms), ("pool", POOLS, ["cuda"])):
+        for problem in problems:
+            for backend in backends:
+                for dtype in DTYPES:
+                    for channels_last in (False, True):
+                        layout = "nhwc" if channels_last else "nchw"
+                        short = str(dtype).removeprefix("torch.")
+                        name = f"{kind}-{problem.name}-{backend}-{short}-{layout}"
+                        yield name, problem, backend, dtype, channels_last
+
+
+def wrong(problem, got, dtype, channels_last):
+    expected = problem.run("reference", torch.float64, channels_last)
+    for key, value in got.items():
+        error = (value.double() - expected[key]).abs().max().item()
+        limit = TOLERANCE[dtype] * max(1.0, expected[key].abs().max().item())
+        if not error <= limit:
+            return f"{key} is off by {error:.3g}"
+    return None
+
+
+def main(part, only_list):
+    ran = failed = 0
+    for name, problem, backend, dtype, channels_last in cases():
+        if part not in name:
+            continue
+        if only_list:
+            print(name)
+            continue
+        start = time.perf_counter()
+        try:
+            got = problem.run(backend, dtype, channels_last)
+            error = wrong(problem, got, dtype, channels_last)
+        except NotImplementedError as reason:
+            print(f"skip {name}: {str(reason).splitlines()[0]}", flush=True)
+            continue
+        except RuntimeError as reason:
+            error = reason
+        ran += 1
+        failed += error is not None
+        seconds = time.perf_counter() - start
+        print(
+            f"{'ok  ' if error is None else 'FAIL'} {name} {seconds:.1f} s {error or ''}",
+            flush=True,
+        )
+    if only_list:
+        return 0
+    print(f"{ran} ran, {failed} failed")
+    return 0 if ran > 0 and failed == 0 else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], "--list" in sys.argv))
