@@ -10,6 +10,7 @@ import torch
 
 from .._native import core, cuda, cuda_missing
 from ..problem import ConvOp
+from . import cuda_im2col
 from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from .cuda_launch import DEVICE, allows_tf32, device_properties, launch, workspace
 from .cuda_pool2d import CudaPool2d
@@ -57,6 +58,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
             if self.algorithm is not None and not torch.compiler.is_compiling():
                 return self._unsupported_reason(conv_problem(*call), dtype)
+        elif not torch.compiler.is_compiling():
+            return self.pool2d_unsupported_reason(*call)
         return None
 
     def _unsupported_reason(self, problem, dtype):
@@ -107,6 +110,9 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             all(address % _ALIGNMENT == 0 for address, _ in places),
             x.device.index or 0,
         )
+        if plan.algorithm == core.CudaAlgorithm.im2col:
+            column_bytes = plan.workspace_bytes
+            return cuda_im2col.convolve(op, problem, x, w, y, epilogue, column_bytes)
         memory = workspace(plan.workspace_bytes, x)
         launch(
             cuda.conv2d,
