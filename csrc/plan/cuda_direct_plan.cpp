@@ -1,9 +1,100 @@
+// The direct convolution runs everything. Its plan picks the tile by the filters of a group,
+// vectors by layout, and wgrad's slices so that the device is full.
+#include <algorithm>
+#include <climits>
+
+#include "plan/cuda_direct_tile.h"
 #include "plan/cuda_plan.h"
 
 namespace fastconv {
+namespace {
 
-std::string direct_unsupported_reason(const CudaConvCall&) { return "not built yet"; }
+constexpr int64_t kVectorBytes = 16;
+constexpr int64_t kMaxNarrowFilters = 32;        // more go to the wide tile
+constexpr int64_t kStemSharedMemory = 96 << 10;  // two blocks fit an SM of 228 KiB
+constexpr int64_t kMinStemColumns = 12;          // Q: the stem's tile is 32 wide
 
-CudaConvPlan plan_direct(const CudaConvCall&) { return {}; }
+constexpr int64_t kMinSlicePixels = 256;
+constexpr int64_t kWgradBlocksPerSm = 4;
+constexpr int64_t kMaxSlices = 4096;
+constexpr int64_t kMaxWgradWorkspace = int64_t{64} << 20;
+
+int64_t element_size(DType dtype) {
+  switch (dtype) {
+    case DType::float64:
+      return 8;
+    case DType::float32:
+      return 4;
+    case DType::float16:
+    case DType::bfloat16:
+      return 2;
+  }
+  throw std::invalid_argument("no size of DType " + std::to_string(static_cast<int>(dtype)));
+}
+
+// Whether `vector` adjacent channels of a group lie at an aligned address wherever they begin.
+bool channels_in_vectors(const Strides& strides, int64_t channels, int64_t vector) {
+  return strides.c == 1 && channels % vector == 0 && strides.n % vector == 0 &&
+         strides.h % vector == 0 && strides.w % vector == 0;
+}
+
+bool has_stem(const CudaConvCall& call, bool few_filters) {
+  const ConvProblem& o = call.problem;
+  if (call.op != ConvOp::fprop || o.channels_per_group() > kMaxStemChannels ||
+      o.Q() < kMinStemColumns || !stem_reach_is_small(o)) {
+    return false;
+  }
+  const int64_t accumulator = call.dtype == DType::float64 ? 8 : 4;
+  return stem_tile(o, few_filters, accumulator).shared_bytes <=
+         std::min(kStemSharedMemory, call.device.shared_memory);
+}
+
+void plan_wgrad(const CudaConvCall& call, CudaConvPlan& plan) {
+  const ConvProblem& o = call.problem;
+  const bool wide = plan.tile == static_cast<int>(DirectTileKind::wide);
+  const GemmShape shape = call.problem.gemm_shape(ConvOp::wgrad);
+  const int64_t tiles =
+      ceil_div(shape.gemm_n, wide ? 128 : 64) * ceil_div(shape.gemm_m, wide ? 64 : 16) * o.groups;
+  const int64_t wanted = ceil_div(kWgradBlocksPerSm * std::max(call.device.sm_count, 1), tiles);
+  const int64_t slice_bytes = o.w_elements() * (call.dtype == DType::float64 ? 8 : 4);
+  const int64_t most = std::min({kMaxSlices, ceil_div(shape.gemm_k, kMinSlicePixels),
+                                 kMaxWgradWorkspace / std::max<int64_t>(slice_bytes, 1)});
+  plan.splits = static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
+  plan.workspace_bytes = plan.splits > 1 ? plan.splits * slice_bytes : 0;
+}
+
+}  // namespace
+
+std::string direct_unsupported_reason(const CudaConvCall& call) {
+  const ConvProblem& o = call.problem;
+  return std::max(o.R, o.S) > INT_MAX ? "R and S must be less than 2^31" : "";
+}
+
+CudaConvPlan plan_direct(const CudaConvCall& call) {
+  const ConvProblem& o = call.problem;
+  const bool dgrad = call.op == ConvOp::dgrad;
+  const int64_t filters = dgrad ? o.channels_per_group() : o.filters_per_group();
+  const int64_t vector = kVectorBytes / element_size(call.dtype);
+  CudaConvPlan plan;
+  if (const bool few = filters <= 4; has_stem(call, few)) {
+    plan.tile = static_cast<int>(few ? DirectTileKind::stem_few_filters : DirectTileKind::stem);
+    plan.tile_name = few ? "stem, 8 rows x 4 filters" : "stem, 4 rows x 8 filters";
+    return plan;
+  }
+  const bool wide = filters > kMaxNarrowFilters;
+  plan.tile = static_cast<int>(wide ? DirectTileKind::wide : DirectTileKind::narrow);
+  if (call.op == ConvOp::wgrad) {
+    plan.vectorised = call.aligned && channels_in_vectors(call.x, o.channels_per_group(), vector) &&
+                      channels_in_vectors(call.y, o.filters_per_group(), vector);
+    plan.tile_name = wide ? "128x64" : "64x16";
+    plan_wgrad(call, plan);
+    return plan;
+  }
+  plan.vectorised =
+      call.aligned && (dgrad ? channels_in_vectors(call.y, o.filters_per_group(), vector)
+                             : channels_in_vectors(call.x, o.channels_per_group(), vector));
+  plan.tile_name = wide ? "128x64" : "128x16";
+  return plan;
+}
 
 }  // namespace fastconv

@@ -109,6 +109,10 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const Call& call) {
   if (Multiprocessor::running() != nullptr) fault("a kernel launches a kernel");
   const cudaError_t status = check(config, call.kernel);
   if (status != cudaSuccess) return remember(status);
+  // One grid after another for ThreadSanitizer, which cannot have more fibers than one needs.
+  static std::mutex one_grid;
+  std::unique_lock lock(one_grid, std::defer_lock);
+  if (sanitizers::kThread) lock.lock();
   const Options options = current_options();
   const dim3 grid = config.gridDim;
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;

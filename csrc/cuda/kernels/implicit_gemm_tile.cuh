@@ -1,0 +1,232 @@
+// The arithmetic of an implicit GEMM tile: acc (kTileM x kTileN) += A (kTileM x slab) * B^T, where
+// both operands lie in shared memory with their gemm_k elements side by side.
+//
+//   slab: 64 bytes of a row (32 16-bit elements or 16 floats), four 16-byte chunks; two steps deep.
+//   Chunk c of row r lies at 64*r + 16*(c ^ (r/2)%4), so that the eight rows that ldmatrix reads,
+//   and the eight that a quarter-warp writes, fall into different banks.
+//
+// ldmatrix hands 32-bit elements out as well: a row of a matrix is 16 bytes, four floats, and lane
+// l receives float l%4 of row l/4, which is just what mma wants of TF32.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device/ldmatrix.cuh"
+#include "cuda/device/mma.cuh"
+#include "plan/cuda_plan.h"
+#include "plan/implicit_gemm_geometry.h"
+
+namespace fastconv::cuda {
+
+template <CudaMath>
+struct MathTraits;
+template <>
+struct MathTraits<CudaMath::fp16> {
+  using element_t = __half;
+  using mma_t = __half;
+};
+template <>
+struct MathTraits<CudaMath::bf16> {
+  using element_t = __nv_bfloat16;
+  using mma_t = __nv_bfloat16;
+};
+template <>
+struct MathTraits<CudaMath::tf32> {
+  using element_t = float;
+  using mma_t = tf32_t;
+};
+template <>
+struct MathTraits<CudaMath::tf32x3> {
+  using element_t = float;
+  using mma_t = tf32_t;
+};
+
+constexpr int kWarpSize = 32;
+constexpr int kChunkBytes = 16;
+constexpr int kSlabChunks = kGemmSlabBytes / kChunkBytes;
+constexpr int kStepsPerSlab = 2;  // one step: mma's depth, 32 bytes of a row
+constexpr int kMmaM = 16, kMmaN = 8;
+constexpr int kGemmStages = 4;  // slabs in shared memory where cp.async brings them
+
+// A position that every tap finds outside of the tensor: no extent reaches 2^30, and two of these
+// still fit an int.
+constexpr int kNowhere = -(1 << 30);
+
+// Compile-time facts of a tile.
+template <CudaMath kMath, int kTile>
+struct GemmConfig {
+  using element_t = typename MathTraits<kMath>::element_t;
+  static constexpr CudaMath kMathMode = kMath;
+  static constexpr int kTileM = kGemmTiles[kTile].m, kTileN = kGemmTiles[kTile].n;
+  static constexpr int kWarpsM = kGemmTiles[kTile].warps_m, kWarpsN = kGemmTiles[kTile].warps_n;
+  static constexpr int kThreads = kWarpsM * kWarpsN * kWarpSize;
+  static constexpr int kWarpM = kTileM / kWarpsM, kWarpN = kTileN / kWarpsN;
+  static constexpr int kTileK = kGemmSlabBytes / static_cast<int>(sizeof(element_t));
+  static constexpr int kVector = kChunkBytes / static_cast<int>(sizeof(element_t));
+  // Blocks that shall run on a multiprocessor at a time; bounds the registers of a thread.
+  static constexpr int kBlocksPerSm = kThreads >= 256 ? 2 : 3;
+};
+
+// Byte offset of a chunk in a slab.
+__device__ __forceinline__ int slab_offset(int row, int chunk) {
+  return row * kGemmSlabBytes + (chunk ^ ((row >> 1) & (kSlabChunks - 1))) * kChunkBytes;
+}
+
+// value = big + small, both TF32; what is lost is below 2^-21 of the value.
+__device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& big, uint32_t& small) {
+  const float whole = __uint_as_float(value);
+  big = round_to_tf32(whole);
+  small = round_to_tf32(whole - __uint_as_float(big));
+}
+
+// The part of a tile that one warp sums: kWarpM x kWarpN, in the layout of mma's accumulators.
+template <typename Config>
+struct WarpTile {
+  static constexpr CudaMath kMath = Config::kMathMode;
+  static constexpr int kRows = Config::kWarpM / kMmaM, kColumns = Config::kWarpN / kMmaN;
+  using mma_t = typename MathTraits<kMath>::mma_t;
+  using Sums = float[kRows][kColumns][4];
+  using FragmentsA = uint32_t[kRows][4];
+  using FragmentsB = uint32_t[kColumns][2];
+
+  Sums acc = {};
+
+  __device__ __forceinline__ static void multiply_all(Sums& sums, const FragmentsA& a,
+                                                      const FragmentsB& b) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) mma<mma_t>(sums[i][j], a[i], b[j]);
+    }
+  }
+
+  // Adds one step of fragments, which it rounds. tf32x3 adds the small products first.
+  __device__ __forceinline__ static void multiply(Sums& sums, FragmentsA& a, FragmentsB& b) {
+    if constexpr (kMath == CudaMath::tf32x3) {
+      FragmentsA a_small;
+      FragmentsB b_small;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) split_tf32(a[i][e], a[i][e], a_small[i][e]);
+      }
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) split_tf32(b[j][e], b[j][e], b_small[j][e]);
+      }
+      multiply_all(sums, a_small, b);
+      multiply_all(sums, a, b_small);
+    } else if constexpr (kMath == CudaMath::tf32) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) a[i][e] = round_to_tf32(__uint_as_float(a[i][e]));
+      }
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) b[j][e] = round_to_tf32(__uint_as_float(b[j][e]));
+      }
+    }
+    multiply_all(sums, a, b);
+  }
+
+  // Runs both steps of a slab. load(step, a, b) fills the fragments. The tensor cores truncate
+  // where they add: for tf32x3 they add within the slab only, and the slabs' sums are added by
+  // FADD, which rounds to nearest.
+  template <typename Load>
+  __device__ __forceinline__ void add_steps(const Load& load) {
+    FragmentsA a;
+    FragmentsB b;
+    if constexpr (kMath == CudaMath::tf32x3) {
+      Sums sums = {};
+#pragma unroll
+      for (int step = 0; step < kStepsPerSlab; ++step) {
+        load(step, a, b);
+        multiply(sums, a, b);
+      }
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) acc[i][j][e] += sums[i][j][e];
+        }
+      }
+    } else {
+#pragma unroll
+      for (int step = 0; step < kStepsPerSlab; ++step) {
+        load(step, a, b);
+        multiply(acc, a, b);
+      }
+    }
+  }
+
+  // A slab of both operands in shared memory; a and b are the first rows of this warp's parts.
+  __device__ __forceinline__ void add_slab(const unsigned char* a_slab, const unsigned char* b_slab,
+                                           int lane) {
+    // Matrices of A: (rows 0-7, 8-15) x (chunk 0, 1). Of B: (chunk 0, 1) x (columns 0-7, 8-15).
+    const int a_row = lane % 8 + lane / 8 % 2 * 8, a_chunk = lane / 16;
+    const int b_row = lane % 8 + lane / 16 * 8, b_chunk = lane / 8 % 2;
+    add_steps([&](int step, FragmentsA& a, FragmentsB& b) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        ldmatrix(a[i], a_slab + slab_offset(i * kMmaM + a_row, 2 * step + a_chunk));
+      }
+#pragma unroll
+      for (int j = 0; j < kColumns; j += 2) {
+        uint32_t pair[4];
+        ldmatrix(pair, b_slab + slab_offset(j * kMmaN + b_row, 2 * step + b_chunk));
+        b[j][0] = pair[0], b[j][1] = pair[1];
+        b[j + 1][0] = pair[2], b[j + 1][1] = pair[3];
+      }
+    });
+  }
+
+  // Calls store(row, column, value) for each sum, rows and columns counted in the warp's part.
+  template <typename Store>
+  __device__ __forceinline__ void for_each(int lane, const Store& store) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          store(i * kMmaM + lane / 4 + e / 2 * 8, j * kMmaN + lane % 4 * 2 + e % 2, acc[i][j][e]);
+        }
+      }
+    }
+  }
+};
+
+// A warp's place in the tile.
+template <typename Config>
+struct WarpPlace {
+  int row, column, lane;
+
+  __device__ __forceinline__ WarpPlace() {
+    const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+    row = warp / Config::kWarpsN * Config::kWarpM;
+    column = warp % Config::kWarpsN * Config::kWarpN;
+    lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  }
+};
+
+// The tile's sums in shared memory, so that other threads than those that summed can store them.
+template <typename Config>
+struct StagedSums {
+  // Rows of this pitch keep the accumulators' pairs, and 16-byte reads along a row, off each
+  // other's banks; rows of kColumnPitch reads along a column.
+  static constexpr int kRowPitch = Config::kTileN + 8, kColumnPitch = Config::kTileN + 1;
+  float sums[Config::kTileM * kRowPitch];
+
+  __device__ __forceinline__ void put(const WarpTile<Config>& tile, int pitch) {
+    const WarpPlace<Config> place;
+    tile.for_each(place.lane, [&](int row, int column, float value) {
+      sums[(place.row + row) * pitch + place.column + column] = value;
+    });
+  }
+};
+
+}  // namespace fastconv::cuda

@@ -1,0 +1,45 @@
+// Sums the slices of a split gemm_k, in the order of the slices: the same bits every time.
+//   fprop, dgrad: partial (split, pixel, channel) -> out, with the epilogue
+//   wgrad:        partial (split, filter, (tap, channel)) -> dw
+// One thread an element of the result, lanes along partial's rows. Bound: bytes, 4 * (splits + 1)
+// an element at most.
+#pragma once
+
+#include "cuda/device/epilogue.cuh"
+#include "cuda/device/fast_divmod.cuh"
+#include "cuda/device/numeric.cuh"
+
+namespace fastconv::cuda {
+
+struct SplitKReduceParams {
+  const float* partial = nullptr;
+  int64_t count = 0;  // elements of a slice
+  int splits = 1;
+  TensorView out;
+  Epilogue epilogue;
+  // A slice's index counts (image, h, w, channel) for a tensor, (filter, tap h, tap w, channel) for
+  // dw.
+  FastDivmod channels, width, height;
+};
+
+constexpr int kReduceThreads = 256;
+
+template <typename T>
+__global__ void __launch_bounds__(kReduceThreads)
+    split_k_reduce(const __grid_constant__ SplitKReduceParams o) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kReduceThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kReduceThreads + threadIdx.x; i < o.count;
+       i += step) {
+    float sum = 0;
+#pragma unroll 4
+    for (int split = 0; split < o.splits; ++split) sum += o.partial[split * o.count + i];
+    const int64_t row = i / o.channels.divisor();
+    const int64_t channel = i - row * o.channels.divisor();
+    uint32_t h, w;
+    const int64_t n = o.height.divmod(o.width.divmod(static_cast<uint32_t>(row), w), h);
+    *o.out.at<T>(n, channel, h, w) =
+        from_accumulator<T>(apply_epilogue<T>(sum, o.epilogue, n, channel, h, w));
+  }
+}
+
+}  // namespace fastconv::cuda

@@ -1,0 +1,65 @@
+// The configurations of the direct convolution, for its plan and its launch alike.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "problem/conv_problem.h"
+
+namespace fastconv {
+
+enum class DirectTileKind {
+  wide,             // 128 pixels x 64 filters; wgrad: 128 (tap, channel) x 64 filters
+  narrow,           // 128 x 16; wgrad: 64 x 16
+  stem,             // fprop of 1 to 4 channels a group: 8 filters a thread
+  stem_few_filters  // the same, 4 filters a thread
+};
+
+// What a block of conv2d_fprop_stem holds in shared memory.
+struct StemTile {
+  static constexpr int64_t kColumns = 32, kWarps = 8;
+  int64_t channels = 1;           // of the kernel: 1, 3 or 4
+  int64_t rows = 4, filters = 8;  // of a thread
+  int64_t filter_groups = 1;      // warps side by side along the filters; the others along rows
+  int64_t halo_rows = 0, halo_columns = 0, phase_columns = 0, pitch = 0;
+  int64_t filter_pitch = 0;
+  int64_t filters_offset = 0, columns_offset = 0;  // in accumulators
+  int64_t shared_bytes = 0;
+
+  int64_t tile_rows() const { return kWarps / filter_groups * rows; }
+  int64_t tile_filters() const { return filter_groups * filters; }
+};
+
+inline constexpr int64_t kMaxStemChannels = 4;
+inline constexpr int64_t kMaxStemReach = 64;  // stride, dilation, R and S: the halo's size
+
+inline bool stem_reach_is_small(const ConvProblem& o) {
+  return std::max({o.stride_h, o.stride_w, o.dilation_h, o.dilation_w, o.R, o.S}) <= kMaxStemReach;
+}
+
+// Only where stem_reach_is_small.
+inline StemTile stem_tile(const ConvProblem& o, bool few_filters, int64_t accumulator_bytes) {
+  StemTile tile;
+  const int64_t channels = o.channels_per_group();
+  tile.channels = channels == 1 ? 1 : (channels == 3 && !few_filters ? 3 : 4);
+  tile.rows = few_filters ? 8 : 4;
+  tile.filters = few_filters ? 4 : 8;
+  while (tile.filter_groups < StemTile::kWarps && tile.tile_filters() < o.filters_per_group()) {
+    tile.filter_groups *= 2;
+  }
+  const auto halo = [](int64_t outputs, int64_t stride, int64_t taps, int64_t dilation) {
+    return (outputs - 1) * stride + (taps - 1) * dilation + 1;
+  };
+  tile.halo_rows = halo(tile.tile_rows(), o.stride_h, o.R, o.dilation_h);
+  tile.halo_columns = halo(StemTile::kColumns, o.stride_w, o.S, o.dilation_w);
+  tile.phase_columns = ceil_div(tile.halo_columns, o.stride_w);
+  tile.pitch = tile.phase_columns * o.stride_w;
+  tile.filter_pitch = tile.tile_filters() + 16 / accumulator_bytes;
+  // Filters are read 16 bytes at a time.
+  tile.filters_offset = ceil_div(tile.channels * tile.halo_rows * tile.pitch, 4) * 4;
+  tile.columns_offset = tile.filters_offset + o.R * o.S * tile.channels * tile.filter_pitch;
+  tile.shared_bytes = tile.columns_offset * accumulator_bytes + o.S * 4;
+  return tile;
+}
+
+}  // namespace fastconv

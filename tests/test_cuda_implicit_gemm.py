@@ -1,0 +1,148 @@
+"""The implicit GEMM's kernels one by one: every tile, way to gather, way to store and split, for
+every math mode, exact on integers; and that the plan reaches each of them."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from oracles import assert_exact, conv_passes
+from problems import Conv, integers
+from test_conv2d_kernels import passes
+from test_cuda_conv2d import cudnn_flags, drawn
+
+from fastconv._native import core, cuda, cuda_missing
+from fastconv.backends import BACKENDS
+from fastconv.backends.cuda import CudaBackend
+from fastconv.backends.cuda_launch import DEVICE
+from fastconv.bench.shapes import load_layers
+from fastconv.problem import ConvOp, ConvProblem
+
+pytestmark = pytest.mark.skipif(cuda is None, reason=f"no CUDA kernels: {cuda_missing}")
+
+IMPLICIT_GEMM = int(core.CudaAlgorithm.implicit_gemm)
+DTYPE_OF = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
+DTYPE_OF["tf32x3"] = torch.float32
+LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS = range(5)  # csrc/plan/implicit_gemm_geometry.h
+
+
+def tiles(math, vectorised, wgrad):
+    """The tiles that have a kernel."""
+    wide_warps = vectorised and math != "tf32x3"
+    if wgrad:
+        return {LARGE, SQUARE} if wide_warps else {SMALL_WARPS, SQUARE}
+    return {LARGE, WIDE, SQUARE, NARROW} if wide_warps else {SMALL_WARPS, SQUARE, NARROW}
+
+
+KERNELS = [
+    (math, vectorised, wgrad, tile)
+    for math in DTYPE_OF
+    for vectorised in (False, True)
+    for wgrad in (False, True)
+    for tile in sorted(tiles(math, vectorised, wgrad))
+]
+# More than one tile of the largest along gemm_m and gemm_n, tails in every direction.
+PROBLEMS = [
+    Conv("s1", N=1, C=16, H=13, W=12, K=136, pad=(1, 1)),
+    Conv("s2", N=3, C=24, H=11, W=9, K=40, stride=(2, 2), pad=(1, 1)),
+    Conv(
+        "s3d2 grouped", N=2, C=32, H=12, W=13, K=48, R=2, stride=(3, 2), dilation=(2, 1), groups=2
+    ),
+]
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """planned(numbers) fixes the plan of the passes it is called for."""
+
+    usual = CudaBackend._make_plan
+
+    def fix(math, vectorised, wgrad, tile, splits):
+        def plan(self, op, *args):
+            if (op == ConvOp.wgrad) != wgrad:
+                return usual(self, op, *args)
+            made = usual(self, op, *args)
+            numbers = (
+                IMPLICIT_GEMM,
+                tile,
+                int(vectorised),
+                int(made.packed_w),
+                int(getattr(core.CudaMath, math)),
+                splits,
+            )
+            return SimpleNamespace(
+                algorithm=made.algorithm, numbers=numbers, workspace_bytes=32 << 20
+            )
+
+        backend = CudaBackend("cuda:implicit_gemm", core.CudaAlgorithm.implicit_gemm)
+        monkeypatch.setattr(CudaBackend, "_make_plan", plan)
+        backend._plan = backend._make_plan
+        monkeypatch.setitem(BACKENDS, "cuda:implicit_gemm", backend)
+
+    return fix
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: f"{k[0]}-v{k[1]:d}-w{k[2]:d}-t{k[3]}")
+def test_every_kernel(kernel, planned):
+    math, vectorised, wgrad, tile = kernel
+    for number, problem in enumerate(PROBLEMS):
+        for channels_last in (True,) if vectorised else (False, True):
+            x, w, dy = drawn(integers, problem, DTYPE_OF[math], channels_last, 4)
+            expected = conv_passes(problem, x.double(), w.double(), dy.double())
+            for splits in (1, 3) if number else (1, 2, 200):  # 200: most slices are empty
+                planned(math, vectorised, wgrad, tile, splits)
+                with cudnn_flags(math == "tf32"):
+                    got = passes("cuda:implicit_gemm", problem, x, w, dy, channels_last)
+                for name, a, e in zip(("y", "dx", "dw"), got, expected):
+                    assert_exact(a, e, f"{problem} {name} splits {splits}")
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "unaligned"])
+def test_stores(layout):
+    """Residual and bias in each way to store; NHWC that does not begin at 16 bytes included."""
+    problem = Conv("store", N=2, C=16, H=7, W=9, K=24, pad=(1, 1))
+    x, w, dy = drawn(integers, problem, torch.float16, layout != "nchw", 2)
+    if layout == "unaligned":
+        shifted = torch.empty(dy.numel() + 1, dtype=dy.dtype, device=DEVICE)[1:]
+        dy = shifted.as_strided(dy.shape, dy.stride()).copy_(dy)
+    b = integers((problem.K,), torch.float16).to(DEVICE)
+    y = BACKENDS["cuda:implicit_gemm"].conv2d_fprop(x, w, b, dy, *problem.geometry, "relu")
+    z = torch.nn.functional.conv2d(x.double(), w.double(), b.double(), *problem.geometry) + dy
+    assert_exact(y, z.relu(), layout)
+
+
+def plan_of(shape, op, dtype, tf32, channels_last):
+    backend = BACKENDS["cuda:implicit_gemm"]
+    geometry = {
+        f"{name}_{axis}": getattr(shape, name) for name in ("stride", "pad") for axis in "hw"
+    }
+    problem = ConvProblem(
+        **{name: getattr(shape, name) for name in (*"NCHWKRS", "groups")},
+        **geometry,
+        dilation_h=shape.dilation,
+        dilation_w=shape.dilation,
+    )
+    strides = backend._dense(problem, channels_last)
+    return backend._make_plan(op, problem, dtype, tf32, *strides, True, None)
+
+
+def test_the_plan_reaches_every_kernel_and_no_other():
+    reached = set()
+    for shape in load_layers():
+        for op in ConvOp.__members__.values():
+            for math, dtype in DTYPE_OF.items():
+                for channels_last in (False, True):
+                    plan = plan_of(shape, op, dtype, math == "tf32", channels_last)
+                    assert plan.math.name == math
+                    reached.add((math, plan.vectorised, op == ConvOp.wgrad, plan.tile))
+    assert reached == set(KERNELS)
+
+
+def test_dgrad_of_too_many_classes_is_direct():
+    problem = ConvProblem(N=1, C=8, H=40, W=40, K=8, R=3, S=3, stride_h=5, stride_w=4)
+    backend = BACKENDS["cuda:implicit_gemm"]
+    assert "residue classes" in backend._unsupported_reason(problem, torch.float32)
+    strides = backend._dense(problem, False)
+    plan = BACKENDS["cuda"]._make_plan(
+        ConvOp.dgrad, problem, torch.float32, False, *strides, True, None
+    )
+    assert plan.algorithm == core.CudaAlgorithm.direct and "residue classes" in plan.reason
