@@ -3,11 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import CUDA, device_of
 
 import fastconv
-from fastconv.backends.cpu_pool2d import CpuPool2d
+from fastconv._native import cuda
+from fastconv.backends.pool2d import Pool2dBackend
 
 INF, NAN = float("inf"), float("nan")
+BACKENDS = ["cpu", "reference", CUDA]
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # (kernel_size, stride, padding, dilation, ceil_mode) and the reason to try it.
 WINDOWS = {
@@ -36,9 +39,11 @@ def image(dtype=torch.float32, channels=5):
     return torch.randn(2, channels, 11, 13).to(dtype)
 
 
-def channel_counts(layout):
-    """70 is more than a block of vector lanes, and no multiple of one."""
-    return (5, 70) if layout == "nhwc" else (5,)
+def channel_counts(layout, backend="cpu"):
+    """70 is more than a block of vector lanes, and no multiple of one; 16 are whole vectors."""
+    if layout != "nhwc":
+        return (5,)
+    return (5, 16) if backend == "cuda" else (5, 70)
 
 
 def integers(size, low, high, dtype):
@@ -50,28 +55,38 @@ def passes(function, x, dy=None, *args, **kwargs):
     x = x.detach().requires_grad_()
     y = function(x, *args, **kwargs)
     outputs = y if isinstance(y, tuple) else (y,)
-    dy = torch.ones_like(outputs[0]) if dy is None else dy
+    dy = torch.ones_like(outputs[0]) if dy is None else dy.to(x.device)
     return *(o.detach() for o in outputs), torch.autograd.grad(outputs[0], x, dy)[0]
 
 
 def assert_same(got, expected):
     for a, e in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(a.cpu(), e, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_close(got, expected, rtol, atol):
+    got = [a.cpu() for a in got]
+    torch.testing.assert_close(got, list(expected), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("windows", WINDOWS.values(), ids=WINDOWS)
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_max_pool_is_exactly_torchs(windows, layout, backend):
     for dtype in DTYPES:
-        for channels in channel_counts(layout):
+        for channels in channel_counts(layout, backend):
             # Small integers: many ties, and sums of gradients that every dtype holds exactly.
-            x = LAYOUTS[layout](integers((2, channels, 11, 13), -2, 3, dtype))
+            image = integers((2, channels, 11, 13), -2, 3, dtype)
+            x = LAYOUTS[layout](image)
             expected_y, expected_indices = F.max_pool2d(x, *windows, return_indices=True)
             dy = integers(expected_y.shape, 0, 3, dtype)
-            got = passes(fastconv.max_pool2d, x, dy, *windows, True, backend=backend)
             expected = passes(F.max_pool2d, x, dy, *windows, True)
+            x = LAYOUTS[layout](image.to(device_of(backend)))
+            got = passes(fastconv.max_pool2d, x, dy, *windows, True, backend=backend)
             assert_same(got, expected)
+            # Without indices backward may know the places of the maxima in another form.
+            without = passes(fastconv.max_pool2d, x, dy, *windows, backend=backend)
+            assert_same(without, expected[::2])
             assert_same([fastconv.max_pool2d(x, *windows, backend=backend)], [expected_y])
             assert got[0].stride() == expected_y.stride()
             assert got[1].stride() == expected_indices.stride()
@@ -79,20 +94,22 @@ def test_max_pool_is_exactly_torchs(windows, layout, backend):
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("windows", WINDOWS.values(), ids=WINDOWS)
-def test_nan_and_infinity_follow_torchs_rule(windows, layout):
-    for share in (0.1, 0.7):
-        x = image(channels=20)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_and_infinity_follow_torchs_rule(windows, layout, backend):
+    for share, dtype in ((0.1, torch.float32), (0.7, torch.float32), (0.3, torch.bfloat16)):
+        x = image(channels=16 if backend == "cuda" else 20)
         x[torch.rand_like(x) < share] = -INF
         x[torch.rand_like(x) < share / 2] = NAN
         x[torch.rand_like(x) < 0.05] = INF
         x[0, 0] = -INF  # windows of nothing else have their first element's index
-        x = LAYOUTS[layout](x)
-        got, expected = (
-            f(x, *windows, return_indices=True) for f in (fastconv.max_pool2d, F.max_pool2d)
-        )
-        assert_same(got, expected)
-        assert_same([fastconv.max_pool2d(x, *windows)], expected[:1])
-        assert_same(fastconv.adaptive_max_pool2d(x, 1, True), F.adaptive_max_pool2d(x, 1, True))
+        x = LAYOUTS[layout](x.to(dtype))
+        on_device = x.to(device_of(backend))
+        expected = F.max_pool2d(x, *windows, return_indices=True)
+        with fastconv.backend(backend):
+            assert_same(fastconv.max_pool2d(on_device, *windows, return_indices=True), expected)
+            assert_same([fastconv.max_pool2d(on_device, *windows)], expected[:1])
+            whole = fastconv.adaptive_max_pool2d(on_device, 1, True)
+        assert_same(whole, F.adaptive_max_pool2d(x, 1, True))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -101,19 +118,21 @@ def test_nan_and_infinity_follow_torchs_rule(windows, layout):
     [w for w in WINDOWS.values() if w[3] == 1],
     ids=[name for name, w in WINDOWS.items() if w[3] == 1],
 )
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_avg_pool_divides_as_torch(windows, layout, backend):
     kernel, stride, padding, _, ceil = windows
     for rule in ((True, None), (False, None), (True, 4), (False, -2)):
-        for channels in channel_counts(layout):
-            x = LAYOUTS[layout](integers((2, channels, 11, 13), -8, 9, torch.float32))
+        for channels in channel_counts(layout, backend):
+            image = integers((2, channels, 11, 13), -8, 9, torch.float32)
+            x = LAYOUTS[layout](image)
             y = F.avg_pool2d(x, kernel, stride, padding, ceil, *rule)
             dy = torch.randn_like(y)
             args = (kernel, stride, padding, ceil, *rule)
-            got = passes(fastconv.avg_pool2d, x, dy, *args, backend=backend)
             expected = passes(F.avg_pool2d, x, dy, *args)
+            x = LAYOUTS[layout](image.to(device_of(backend)))
+            got = passes(fastconv.avg_pool2d, x, dy, *args, backend=backend)
             assert_same(got[:1], expected[:1])  # integer sums are exact: so is what is divided
-            torch.testing.assert_close(got[1], expected[1], rtol=1e-5, atol=1e-6)
+            assert_close(got[1:], expected[1:], 1e-5, 1e-6)
             assert got[0].stride() == y.stride()
 
 
@@ -125,20 +144,20 @@ def test_divisor_is_clipped_to_the_padding():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [1, (1, 4), (7, 1), (3, 4), (11, 13), (23, 30), (None, 5)])
-def test_adaptive_pools(size, layout):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_adaptive_pools(size, layout, backend):
     for dtype in (torch.float64, torch.float32):
-        for channels in channel_counts(layout):
-            x = LAYOUTS[layout](integers((2, channels, 11, 13), -3, 4, dtype))
-            assert_same(
-                fastconv.adaptive_max_pool2d(x, size, True), F.adaptive_max_pool2d(x, size, True)
-            )
+        for channels in channel_counts(layout, backend):
+            image = integers((2, channels, 11, 13), -3, 4, dtype)
+            x, on_device = (LAYOUTS[layout](t) for t in (image, image.to(device_of(backend))))
+            indices = fastconv.adaptive_max_pool2d(on_device, size, True, backend=backend)
+            assert_same(indices, F.adaptive_max_pool2d(x, size, True))
             for name in ("adaptive_max_pool2d", "adaptive_avg_pool2d"):
                 dy = torch.randn_like(getattr(F, name)(x, size))
-                for backend in ("cpu", "reference"):
-                    got = passes(getattr(fastconv, name), x, dy, size, backend=backend)
-                    expected = passes(getattr(F, name), x, dy, size)
-                    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-                    assert got[0].stride() == expected[0].stride()
+                got = passes(getattr(fastconv, name), on_device, dy, size, backend=backend)
+                expected = passes(getattr(F, name), x, dy, size)
+                assert_close(got, expected, 1e-5, 1e-5)
+                assert got[0].stride() == expected[0].stride()
 
 
 def test_adaptive_pools_to_nothing():
@@ -148,17 +167,19 @@ def test_adaptive_pools_to_nothing():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_16_bit_averages_are_rounded_once(dtype):
+@pytest.mark.parametrize("backend", ["cpu", CUDA])
+def test_16_bit_averages_are_rounded_once(dtype, backend):
+    rounding = torch.finfo(dtype).eps
     for layout in ("nchw", "nhwc"):
-        x = LAYOUTS[layout](image(dtype, 70))
-        exact = F.avg_pool2d(x.float(), 3, 2, 1).to(dtype)
-        torch.testing.assert_close(
-            fastconv.avg_pool2d(x, 3, 2, 1), exact, rtol=0, atol=torch.finfo(dtype).eps
-        )
-        exact = F.adaptive_avg_pool2d(x.float(), 1).to(dtype)
-        torch.testing.assert_close(
-            fastconv.adaptive_avg_pool2d(x, 1), exact, rtol=0, atol=torch.finfo(dtype).eps
-        )
+        x = LAYOUTS[layout](image(dtype, 16 if backend == "cuda" else 70))
+        on_device = x.to(device_of(backend))
+        with fastconv.backend(backend):
+            got = (
+                fastconv.avg_pool2d(on_device, 3, 2, 1),
+                fastconv.adaptive_avg_pool2d(on_device, 1),
+            )
+        exact = F.avg_pool2d(x.float(), 3, 2, 1), F.adaptive_avg_pool2d(x.float(), 1)
+        assert_close(got, [t.to(dtype) for t in exact], 0, rounding)
 
 
 CALLS = {
@@ -172,9 +193,15 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_derivatives_of_every_mode(call, strict):
+@pytest.mark.parametrize("backend", ["cpu", CUDA])
+def test_derivatives_of_every_mode(call, backend, strict):
+    with fastconv.backend(backend):
+        check_derivatives(call, device_of(backend))
+
+
+def check_derivatives(call, device):
     # Distinct values far apart: finite differences never change a maximum.
-    x = torch.randperm(2 * 2 * 5 * 4).view(2, 2, 5, 4).double().requires_grad_()
+    x = torch.randperm(2 * 2 * 5 * 4, device=device).view(2, 2, 5, 4).double().requires_grad_()
     assert torch.autograd.gradcheck(
         call, x, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
     )
@@ -216,25 +243,31 @@ def test_stride_defaults_to_the_kernel():
         assert_same([fastconv.avg_pool2d(x, 3, stride)], [fastconv.avg_pool2d(x, 3, 3)])
 
 
-def test_indices_are_computed_only_where_they_are_wanted(monkeypatch):
+@pytest.mark.parametrize(
+    "backend, saved", [("cpu", torch.int64), pytest.param("cuda", torch.int8, marks=CUDA.marks)]
+)
+def test_places_are_computed_only_where_they_are_wanted(backend, saved, monkeypatch):
     wanted = []
-    kernel = CpuPool2d.max_pool2d_fwd
+    kernel = Pool2dBackend.max_pool2d_fwd
     monkeypatch.setattr(
-        CpuPool2d,
+        Pool2dBackend,
         "max_pool2d_fwd",
-        lambda self, x, windows, with_indices: (
-            wanted.append(with_indices),
-            kernel(self, x, windows, with_indices),
+        lambda self, x, windows, dtype: (
+            wanted.append(dtype),
+            kernel(self, x, windows, dtype),
         )[1],
     )
-    x = image()
-    fastconv.max_pool2d(x, 3)
-    with torch.no_grad():
-        fastconv.max_pool2d(x.requires_grad_(), 3)
-    assert wanted == [False, False]
-    fastconv.max_pool2d(x, 3)
-    fastconv.max_pool2d(x.detach(), 3, return_indices=True)
-    assert wanted == [False, False, True, True]
+    x = image().to(device_of(backend))
+    with fastconv.backend(backend):
+        fastconv.max_pool2d(x, 3)
+        with torch.no_grad():
+            fastconv.max_pool2d(x.requires_grad_(), 3)
+        assert wanted == [None, None]
+        fastconv.max_pool2d(x, 3)
+        fastconv.max_pool2d(x.detach(), 3, return_indices=True)
+        fastconv.max_pool2d(x, (11, 13))
+        fastconv.adaptive_max_pool2d(x, 3)
+    assert wanted[2:] == [saved, torch.int64, torch.int64, torch.int64]
 
 
 def test_sizes_beyond_32_bits_are_errors_as_in_torch():
@@ -263,11 +296,12 @@ def test_windows_without_elements_have_an_index_in_the_plane(size, kernel, paddi
     """Dilation can put every tap into the padding, here -1 and 1 of one row; torch's index leaves
     the plane then."""
     x = torch.randn(1, 2, *size)
+    names = ["cpu", "reference"] + ["cuda"] * (cuda is not None and cuda.is_emulated)
     results = [
         fastconv.max_pool2d(x, kernel, 1, padding, 2, return_indices=True, backend=name)
-        for name in ("cpu", "reference")
+        for name in names
     ]
     for y, indices in results:
         assert y.isneginf().all() and y.numel() == 10
         assert ((indices >= 0) & (indices < 5)).all()
-    assert torch.equal(results[0][1], results[1][1])
+    assert all(torch.equal(results[0][1], indices) for _, indices in results)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import CUDA, device_of
 
 import fastconv
 
@@ -26,11 +27,14 @@ def derivatives(function, sample):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_sample(name, strict):
-    samples = list(OPINFOS[name].sample_inputs("cpu", torch.float64, requires_grad=True))
+@pytest.mark.parametrize("backend", ["cpu", CUDA])
+def test_every_sample(name, backend, strict):
+    device = device_of(backend)
+    samples = list(OPINFOS[name].sample_inputs(device, torch.float64, requires_grad=True))
     assert len(samples) >= 7
     for sample in samples:
-        got = derivatives(getattr(fastconv, name), sample)
+        with fastconv.backend(backend):
+            got = derivatives(getattr(fastconv, name), sample)
         torch.testing.assert_close(got, derivatives(OPINFOS[name].op, sample))
 
 
@@ -101,8 +105,14 @@ def test_torchs_error_class(name, x, arguments, message):
         getattr(fastconv, name)(x, **arguments)
 
 
-def test_sizes_at_the_limit_neither_overflow_nor_take_long(strict):
-    x = torch.randn(1, 2, 6, 6)
+@pytest.mark.parametrize("backend", ["cpu", CUDA])
+def test_sizes_at_the_limit_neither_overflow_nor_take_long(backend, strict):
+    x = torch.randn(1, 2, 6, 6, device=device_of(backend))
+    with fastconv.backend(backend):
+        check_huge_windows(x)
+
+
+def check_huge_windows(x):
     whole = {"kernel_size": HUGE, "padding": HUGE // 2, "stride": HUGE}
     torch.testing.assert_close(fastconv.max_pool2d(x, **whole), x.amax((2, 3), keepdim=True))
     torch.testing.assert_close(
@@ -127,18 +137,43 @@ def test_indices_out_of_range_are_an_error():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_opcheck(layout):
-    x = torch.randn(2, 3, 6, 7).to(memory_format=layout).requires_grad_()
-    channels_last = layout is torch.channels_last
-    for windows in (((3, 3), (2, 2), (1, 1), (1, 1), True, ()), ((), (), (), (), False, (2, 9))):
-        windows = [list(w) if isinstance(w, tuple) else w for w in windows]
-        y, indices = torch.ops.fastconv.pool2d_max_fwd(x, *windows, "cpu")
+@pytest.mark.parametrize("backend", ["cpu", CUDA])
+def test_opcheck(layout, backend):
+    device, channels_last = device_of(backend), layout is torch.channels_last
+    x = torch.randn(2, 3, 6, 7, device=device).to(memory_format=layout).requires_grad_()
+    plain = [[3, 3], [2, 2], [1, 1], [1, 1], True, []]
+    adaptive = [[], [], [], [], False, [2, 9]]
+    for windows, offsets in ((plain, backend == "cuda"), (plain, False), (adaptive, False)):
+        y, places = torch.ops.fastconv.pool2d_max_fwd(x, *windows, offsets, backend)
         dy = torch.randn_like(y).requires_grad_()
         for name, arguments in {
-            "max_fwd": (x, *windows, "cpu"),
-            "max_values": (x.detach(), *windows, "cpu"),
-            "max_bwd": (dy, indices, list(x.shape), channels_last, *windows, "cpu"),
-            "avg_fwd": (x, *windows, False, 0, "cpu"),
-            "avg_bwd": (dy, list(x.shape), channels_last, *windows, True, -3, "cpu"),
+            "max_fwd": (x, *windows, offsets),
+            "max_values": (x.detach(), *windows),
+            "max_bwd": (dy, places, list(x.shape), channels_last, *windows),
+            "avg_fwd": (x, *windows, False, 0),
+            "avg_bwd": (dy, list(x.shape), channels_last, *windows, True, -3),
         }.items():
-            torch.library.opcheck(getattr(torch.ops.fastconv, f"pool2d_{name}"), arguments)
+            op = getattr(torch.ops.fastconv, f"pool2d_{name}")
+            torch.library.opcheck(op, (*arguments, backend))
+
+
+def test_wrong_places_are_errors():
+    windows = ([2, 2], [2, 2], [0, 0], [1, 1], False, [])
+    offsets = torch.zeros(1, 1, 2, 2, dtype=torch.int8)
+    with pytest.raises(RuntimeError, match="int8"):
+        torch.ops.fastconv.pool2d_max_bwd(
+            torch.ones(1, 1, 2, 2), offsets, [1, 1, 4, 4], False, *windows, "cpu"
+        )
+
+
+@pytest.mark.parametrize("backend", [CUDA])
+def test_a_gather_ignores_wrong_indices(backend):
+    windows = ([2, 2], [2, 2], [0, 0], [1, 1], False, [])
+    device = device_of(backend)
+    for wrong in (-1, 16, 2**40, -(2**63)):
+        indices = torch.zeros(1, 1, 2, 2, dtype=torch.int64, device=device)
+        indices[0, 0, 1, 1] = wrong
+        dx = torch.ops.fastconv.pool2d_max_bwd(
+            torch.ones(1, 1, 2, 2, device=device), indices, [1, 1, 4, 4], False, *windows, backend
+        )
+        assert dx.sum() == 1 and dx[0, 0, 0, 0] == 1

@@ -131,6 +131,13 @@ void bind_problem(py::module_& m) {
       .def_readonly("ceil_mode", &PoolProblem::ceil_mode)
       .def_property_readonly("P", &PoolProblem::P)
       .def_property_readonly("Q", &PoolProblem::Q)
+      .def_property_readonly(
+          "sizes",
+          [](const PoolProblem& o) {
+            return py::make_tuple(o.N, o.C, o.H, o.W, o.R, o.S, o.stride_h, o.stride_w, o.pad_h,
+                                  o.pad_w, o.dilation_h, o.dilation_w, int{o.ceil_mode});
+          },
+          "The constructor's arguments in their order.")
       .def(
           "out_size", [](const PoolProblem& o) { return py::make_tuple(o.N, o.C, o.P(), o.Q()); },
           "The shape (N, C, P, Q) of y.")
@@ -152,6 +159,10 @@ void bind_problem(py::module_& m) {
       .def_readonly("W", &AdaptivePoolProblem::W)
       .def_readonly("P", &AdaptivePoolProblem::P)
       .def_readonly("Q", &AdaptivePoolProblem::Q)
+      .def_property_readonly(
+          "sizes",
+          [](const AdaptivePoolProblem& o) { return py::make_tuple(o.N, o.C, o.H, o.W, o.P, o.Q); },
+          "The constructor's arguments in their order.")
       .def(
           "out_size",
           [](const AdaptivePoolProblem& o) { return py::make_tuple(o.N, o.C, o.P, o.Q); },

@@ -1,9 +1,11 @@
 """Derivatives of the pooling operators.
 
-Average pooling is linear: fwd and bwd are each other's adjoint. Max pooling, once its indices are
-known, is a choice of elements: y = take(x, indices), whose adjoint bwd adds dy where the indices
-say, and whose tangent is the same choice of x's tangent.
+Average pooling is linear: fwd and bwd are each other's adjoint. Max pooling, once the places of its
+maxima are known, is a choice of elements: y = take(x, places), whose adjoint bwd adds dy where the
+places say, and whose tangent is the same choice of x's tangent.
 """
+
+import torch
 
 from ..dispatch import runs_eagerly
 from ..ops import pool2d as ops
@@ -20,10 +22,29 @@ def max_values(x, *arguments):
     return op.run(x, *arguments) if runs_eagerly(x) else op.overload(x, *arguments)
 
 
-def _take(x, indices):
-    """x[n, c].flatten()[indices[n, c]] for all n, c: what max pooling with these indices chose."""
+def _indices(places, x_size, windows):
+    """Places as indices h * W + w (int64). Offsets stand for taps of plain windows."""
+    if places.dtype == torch.int64:
+        return places
+    kernel_size, stride, padding, dilation, *_ = windows
+    # A window that lies in the padding has offset -1: its index need only be in the plane.
+    offsets = places.long().clamp(min=0)
+    taps = (offsets // kernel_size[1], offsets % kernel_size[1])
+    rows, columns = (
+        tap * dilation[i]
+        + (torch.arange(places.shape[2 + i], device=places.device) * stride[i] - padding[i]).view(
+            (-1, 1) if i == 0 else (1, -1)
+        )
+        for i, tap in enumerate(taps)
+    )
+    return rows.clamp(0, x_size[2] - 1) * x_size[3] + columns.clamp(0, x_size[3] - 1)
+
+
+def _take(x, places, windows):
+    """x[n, c].flatten()[indices[n, c]] for all n, c: what max pooling with these places chose."""
     N, C, H, W = x.shape
-    P, Q = indices.shape[2:]
+    P, Q = places.shape[2:]
+    indices = _indices(places, x.shape, windows)
     chosen = x.reshape(N, C, H * W).gather(2, indices.reshape(N, C, P * Q))
     return chosen.reshape(N, C, P, Q)
 
@@ -32,27 +53,27 @@ def _take(x, indices):
 
 
 def _max_fwd_setup(ctx, inputs, output):
-    x, *ctx.windows, ctx.backend = inputs
+    x, *ctx.windows, _, ctx.backend = inputs
     ctx.x_size, ctx.channels_last = x.shape, suggests_channels_last(x)
     save(ctx, output[1])
 
 
 def _max_fwd_backward(ctx, dy, _):
-    (indices,) = ctx.saved_tensors
+    (places,) = ctx.saved_tensors
     dx = None
     if dy is not None:
-        dx = max_bwd(dy, indices, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend)
-    return dx, *[None] * (_WINDOW_ARGUMENTS + 1)
+        dx = max_bwd(dy, places, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend)
+    return dx, *[None] * (_WINDOW_ARGUMENTS + 2)
 
 
 def _max_fwd_jvp(ctx, x_t, *_):
-    (indices,) = ctx.saved_tensors
-    return _take(x_t, indices), None
+    (places,) = ctx.saved_tensors
+    return _take(x_t, places, ctx.windows), None
 
 
 def _max_fwd_vmap(info, in_dims, x, *arguments):
-    y, indices = max_fwd(fold(x, in_dims[0], info.batch_size, 0), *arguments)
-    return (unfold(y, info.batch_size, 0), unfold(indices, info.batch_size, 0)), (0, 0)
+    y, places = max_fwd(fold(x, in_dims[0], info.batch_size, 0), *arguments)
+    return (unfold(y, info.batch_size, 0), unfold(places, info.batch_size, 0)), (0, 0)
 
 
 max_fwd = differentiable(
@@ -68,27 +89,27 @@ max_fwd = differentiable(
 
 
 def _max_bwd_setup(ctx, inputs, output):
-    _, indices, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend = inputs
-    save(ctx, indices)
+    _, places, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend = inputs
+    save(ctx, places)
 
 
 def _max_bwd_backward(ctx, ddx):
-    (indices,) = ctx.saved_tensors
-    d_dy = None if ddx is None else _take(ddx, indices)
+    (places,) = ctx.saved_tensors
+    d_dy = None if ddx is None else _take(ddx, places, ctx.windows)
     return d_dy, *[None] * (_WINDOW_ARGUMENTS + 4)
 
 
 def _max_bwd_jvp(ctx, dy_t, *_):
-    (indices,) = ctx.saved_tensors
-    return max_bwd(dy_t, indices, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend)
+    (places,) = ctx.saved_tensors
+    return max_bwd(dy_t, places, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend)
 
 
-def _max_bwd_vmap(info, in_dims, dy, indices, x_size, *arguments):
+def _max_bwd_vmap(info, in_dims, dy, places, x_size, *arguments):
     size = info.batch_size
     N, *image = x_size
     dx = max_bwd(
         fold(dy, in_dims[0], size, 0),
-        fold(indices, in_dims[1], size, 0),
+        fold(places, in_dims[1], size, 0),
         (N * size, *image),
         *arguments,
     )

@@ -57,6 +57,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
             if self.algorithm is not None and not torch.compiler.is_compiling():
                 return self._unsupported_reason(conv_problem(*call), dtype)
+        elif not torch.compiler.is_compiling():
+            return self.pool2d_unsupported_reason(*call)
         return None
 
     def _unsupported_reason(self, problem, dtype):

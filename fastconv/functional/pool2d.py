@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from .. import checks, checks_pool2d
 from ..autograd.pool2d import avg_fwd, max_fwd, max_values
+from ..backends import BACKENDS
 from ..dispatch import is_inference, select
 from .symbolic import traceable
 
@@ -92,7 +93,8 @@ def _max(operator, x, windows, return_indices, backend, *arguments):
         return getattr(F, operator)(x, *arguments, return_indices=return_indices)
     if not return_indices and is_inference(x4):
         return _like_input(max_values(x4, *windows, chosen), x)
-    y, indices = max_fwd(x4, *windows, chosen)
+    offsets = not return_indices and BACKENDS[chosen].saves_offsets(windows)
+    y, indices = max_fwd(x4, *windows, offsets, chosen)
     return (_like_input(y, x), _like_input(indices, x)) if return_indices else _like_input(y, x)
 
 

@@ -1,8 +1,9 @@
 """The pooling operators: max (with and without indices) and avg, each fwd and bwd.
 
-Sizes: x (N,C,H,W), y and indices (N,C,P,Q), gradients like what they are gradients of. The windows
+Sizes: x (N,C,H,W), y and places (N,C,P,Q), gradients like what they are gradients of. The windows
 are the fields of checks_pool2d.Windows; output_size is (P, Q) of adaptive pooling, else empty.
-divisor 0 stands for the windows' own sizes.
+divisor 0 stands for the windows' own sizes. The places of maxima are offsets within the window
+(int8) where `offsets` says so, else indices (int64): backends/pool2d.py.
 """
 
 import torch
@@ -45,16 +46,21 @@ def _fake_y(x, arguments, dtype=None):
 
 
 def _run_max_values(x, *arguments):
-    return BACKENDS[arguments[-1]].max_pool2d_fwd(x, _windows(*arguments[:-1]), False)[0]
+    return BACKENDS[arguments[-1]].max_pool2d_fwd(x, _windows(*arguments[:-1]), None)[0]
+
+
+def _place_dtype(offsets):
+    return torch.int8 if offsets else torch.int64
 
 
 def _run_max_fwd(x, *arguments):
-    return BACKENDS[arguments[-1]].max_pool2d_fwd(x, _windows(*arguments[:-1]), True)
+    *windows, offsets, backend = arguments
+    return BACKENDS[backend].max_pool2d_fwd(x, _windows(*windows), _place_dtype(offsets))
 
 
-def _run_max_bwd(dy, indices, x_size, channels_last, *arguments):
+def _run_max_bwd(dy, places, x_size, channels_last, *arguments):
     return BACKENDS[arguments[-1]].max_pool2d_bwd(
-        dy, indices, tuple(x_size), channels_last, _windows(*arguments[:-1])
+        dy, places, tuple(x_size), channels_last, _windows(*arguments[:-1])
     )
 
 
@@ -76,15 +82,18 @@ pool2d_max_values = define_op(
     lambda x, *arguments: _fake_y(x, arguments),
 )
 pool2d_max_fwd = define_op(
-    f"pool2d_max_fwd(Tensor x, {_WINDOWS}, str backend) -> (Tensor, Tensor)",
+    f"pool2d_max_fwd(Tensor x, {_WINDOWS}, bool offsets, str backend) -> (Tensor, Tensor)",
     _run_max_fwd,
-    lambda x, *arguments: (_fake_y(x, arguments), _fake_y(x, arguments, torch.int64)),
+    lambda x, *arguments: (
+        _fake_y(x, arguments),
+        _fake_y(x, arguments, _place_dtype(arguments[-2])),
+    ),
 )
 pool2d_max_bwd = define_op(
-    "pool2d_max_bwd(Tensor dy, Tensor indices, SymInt[] x_size, bool channels_last, "
+    "pool2d_max_bwd(Tensor dy, Tensor places, SymInt[] x_size, bool channels_last, "
     f"{_WINDOWS}, str backend) -> Tensor",
     _run_max_bwd,
-    lambda dy, indices, x_size, channels_last, *arguments: _empty(x_size, dy, channels_last),
+    lambda dy, places, x_size, channels_last, *arguments: _empty(x_size, dy, channels_last),
 )
 pool2d_avg_fwd = define_op(
     f"pool2d_avg_fwd(Tensor x, {_WINDOWS}, {_AVERAGE}, str backend) -> Tensor",

@@ -33,6 +33,7 @@ class Conv:
     padding: int = 1
     dilation: int = 1
     groups: int = 1
+    activation: str | None = None
 
     def run(self, backend, dtype, channels_last):
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -43,10 +44,11 @@ class Conv:
             return values.to(memory_format=layout) if len(size) == 4 else values
 
         x, w, b = (leaf(size).requires_grad_() for size in (self.x, self.w, self.w[:1]))
+        b.requires_grad_(self.activation is not None)  # the epilogue's kernels are a case apart
         geometry = (self.stride, self.padding, self.dilation, self.groups)
-        y = fastconv.conv2d(x, w, b, *geometry, activation="silu", backend=backend)
+        y = fastconv.conv2d(x, w, b, *geometry, activation=self.activation, backend=backend)
         y.backward(leaf(y.shape))
-        return {"y": y, "dx": x.grad, "dw": w.grad, "db": b.grad}
+        return {"y": y, "dx": x.grad, "dw": w.grad} | ({"db": b.grad} if b.requires_grad else {})
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ CONVS = [
     Conv("dilated", (1, 4, 7, 7), (4, 4, 3, 2), dilation=2, padding=2),
     Conv("grouped", (1, 8, 5, 5), (8, 4, 3, 3), groups=2),
     Conv("depthwise", (1, 6, 7, 9), (6, 1, 3, 3), groups=6, stride=2),
+    Conv("epilogue", (1, 4, 6, 5), (6, 4, 3, 3), activation="silu"),
 ]
 POOLS = [
     Pool("max", "max_pool2d", (3, 2, 1)),
