@@ -242,6 +242,12 @@ def needs_memory(gigabytes):
         pytest.skip(f"needs {gigabytes} GiB of GPU memory")
 
 
+def assert_same(actual, expected):
+    """Up to bfloat16's rounding: the plan may sum in another order. A wrong address is far off."""
+    actual, expected = actual.float(), expected.float()
+    assert (actual - expected).norm() <= 1e-2 * expected.norm()
+
+
 def noise(*size):
     """bfloat16 without a float32 copy of everything."""
     return torch.empty(size, dtype=torch.bfloat16, device="cuda").normal_()
@@ -250,7 +256,7 @@ def noise(*size):
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("algorithm", ["direct", "implicit_gemm", "depthwise"])
 def test_more_than_two_to_the_31_elements(algorithm, channels_last):
-    """The last image of a batch lies beyond; alone it must give the same bits."""
+    """The last image of a batch lies beyond; alone it must give the same."""
     needs_memory(30)
     C, groups = 64, 64 if algorithm == "depthwise" else 1
     x = noise(33, C, 1024, 1024)  # 2.2e9 elements
@@ -262,14 +268,14 @@ def test_more_than_two_to_the_31_elements(algorithm, channels_last):
     call = {"padding": 1, "groups": groups, "backend": backend_of(algorithm)}
     y = fastconv.conv2d(x, w, **call)
     assert x.numel() > 2**31
-    assert torch.equal(y[-1:], fastconv.conv2d(x[-1:], w, **call))
+    assert_same(y[-1:], fastconv.conv2d(x[-1:], w, **call))
     # dgrad: dy is the smaller one, dx has x's size.
     dy = y.detach()
     x.requires_grad_()
     (dx,) = torch.autograd.grad(fastconv.conv2d(x, w, **call), x, dy)
     alone = x.detach()[-1:].requires_grad_()
     (expected,) = torch.autograd.grad(fastconv.conv2d(alone, w, **call), alone, dy[-1:])
-    assert torch.equal(dx[-1:], expected)
+    assert_same(dx[-1:], expected)
 
 
 def test_wgrad_over_more_than_two_to_the_31_elements():
@@ -280,7 +286,7 @@ def test_wgrad_over_more_than_two_to_the_31_elements():
     (dw,) = torch.autograd.grad(fastconv.conv2d(x, w, padding=1, backend="cuda"), w, dy)
     y = F.conv2d(x[-1:].float(), w.float(), padding=1)
     (expected,) = torch.autograd.grad(y, w, dy[-1:].float())
-    assert (dw.float() - expected.float()).norm() <= 1e-2 * expected.float().norm()
+    assert_same(dw, expected)
 
 
 @pytest.mark.parametrize("name", ["max", "avg"])
@@ -288,11 +294,11 @@ def test_pools_of_more_than_two_to_the_31_elements(name):
     needs_memory(20)
     x = noise(33, 64, 1024, 1024)
     y = POOLS[name](x)
-    assert torch.equal(y[-1:], POOLS[name](x[-1:]))
+    assert_same(y[-1:], POOLS[name](x[-1:]))
     alone = x[-1:].clone().requires_grad_()
     (expected,) = torch.autograd.grad(POOLS[name](alone), alone, y[-1:])
     (dx,) = torch.autograd.grad(POOLS[name](x.requires_grad_()), x, y)
-    assert torch.equal(dx[-1:], expected)
+    assert_same(dx[-1:], expected)
 
 
 def test_one_image_of_more_than_two_to_the_31_elements():
@@ -300,7 +306,8 @@ def test_one_image_of_more_than_two_to_the_31_elements():
     x, w = noise(1, 4, 24_000, 24_000), noise(4, 1, 3, 3)
     y = fastconv.conv2d(x, w, groups=4, backend="cuda")
     corner = fastconv.conv2d(x[:, :, -40:, -40:], w, groups=4, backend="cuda")
-    assert x.numel() > 2**31 and torch.equal(y[:, :, -38:, -38:], corner)
+    assert x.numel() > 2**31
+    assert_same(y[:, :, -38:, -38:], corner)
 
 
 def test_an_error_does_not_stick():
