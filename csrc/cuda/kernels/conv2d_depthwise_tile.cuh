@@ -1,0 +1,188 @@
+// What the templates of depthwise convolution share: tensors' tiles in shared memory, and which
+// part of the problem a block owns.
+//
+// A tile is [row][column][channel] where lanes run along channels (channels_last) and
+// [channel][row][column] where they run along columns (NCHW). It is filled by copies of 16 bytes
+// where strides and address allow, else of 4 bytes or of one element: any strides are right.
+#pragma once
+
+#include "cuda/device/cp_async.cuh"
+#include "cuda/device/fast_divmod.cuh"
+#include "cuda/device/numeric.cuh"
+#include "problem/activation.h"
+#include "problem/epilogue.h"
+#include "problem/tensor.h"
+
+namespace fastconv::cuda {
+
+// Blocks that must fit onto a multiprocessor at once, which bounds a thread's registers: 64 for
+// 3x3, 128 for 5x5, 168 for 7x7 with its smaller blocks.
+template <int kFilter>
+constexpr int kDepthwiseMinBlocks = kFilter == 3   ? 4
+                                    : kFilter == 5 ? 2
+                                                   : 3;
+
+struct SharedTile {
+  FastDivmod inner, middle;                   // counts of the two fastest axes of units
+  uint32_t units = 0;                         // copies that fill the tile
+  int unit = 1, unit_bytes = 0;               // elements of a copy, adjacent in both memories
+  int pitch_c = 0, pitch_h = 0, pitch_w = 0;  // in elements
+  int offset = 0;                             // in bytes, from the begin of shared memory
+  bool channels_inner = false;
+};
+
+struct TilePosition {
+  int c = 0, h = 0, w = 0;  // within the tile
+};
+
+__device__ __forceinline__ TilePosition tile_position(const SharedTile& tile, uint32_t unit) {
+  uint32_t inner, middle;
+  const uint32_t rest = tile.inner.divmod(unit, inner);
+  const uint32_t outer = tile.middle.divmod(rest, middle);
+  const int along = static_cast<int>(inner) * tile.unit;
+  return tile.channels_inner
+             ? TilePosition{along, static_cast<int>(outer), static_cast<int>(middle)}
+             : TilePosition{static_cast<int>(outer), static_cast<int>(middle), along};
+}
+
+// The first column of a tile that must hold column w: where copies take several columns they begin
+// at a multiple of them.
+__device__ __forceinline__ int aligned_column(const SharedTile& tile, int w) {
+  return tile.channels_inner ? w : w - ((w % tile.unit) + tile.unit) % tile.unit;
+}
+
+// Begins to fill a tile whose first element is (n, c0, h0, w0); elements outside of the tensor are
+// zero. Rows outside of it are left as they are: nobody reads them. cp_async_commit, its wait and a
+// barrier must follow.
+template <typename T>
+__device__ __forceinline__ void fill_tile(T* shared, const SharedTile& tile,
+                                          const TensorView& tensor, int64_t n, int c0, int h0,
+                                          int w0, int C, int H, int W) {
+  for (uint32_t unit = threadIdx.x; unit < tile.units; unit += blockDim.x) {
+    const TilePosition at = tile_position(tile, unit);
+    const int c = c0 + at.c, h = h0 + at.h, w = w0 + at.w;
+    if (h < 0 || h >= H) continue;
+    const bool valid = c < C && w >= 0 && w < W;
+    const T* const from = valid ? tensor.at<T>(n, c, h, w) : static_cast<const T*>(tensor.data);
+    T* const to = shared + at.c * tile.pitch_c + at.h * tile.pitch_h + at.w * tile.pitch_w;
+    if (tile.unit_bytes == 16) {
+      cp_async_16(to, from, valid);
+    } else if (tile.unit_bytes == 4) {
+      cp_async_4(to, from, valid);
+    } else {
+      *to = valid ? *from : from_accumulator<T>(0);
+    }
+  }
+}
+
+struct DepthwiseParams {
+  TensorView in, filter, out;  // x w y, or dy w dx
+  Epilogue epilogue;           // of fprop
+  int C = 0, in_h = 0, in_w = 0, out_h = 0, out_w = 0;
+  FastDivmod channel_blocks, row_tiles, col_tiles;
+  // Where the window of the first tile begins, and how far that of the next one is.
+  int in_origin_h = 0, in_origin_w = 0, in_step_h = 0, in_step_w = 0;
+  int out_origin_h = 0, out_origin_w = 0;  // 0 or, for dgrad of stride 2, -1
+  int channels = 0, strips = 0, rows = 0, tile_cols = 0;
+  FastDivmod threads_inner;  // channels where lanes run along them, else strips
+  SharedTile in_tile, out_tile;
+  bool channels_inner = false;
+  bool stage_out = false;    // results pass shared memory so that stores are of adjacent columns
+  bool flip_filter = false;  // dgrad of stride 1 is fprop with the filter turned by 180 degrees
+};
+
+// The part of the problem that a block and a thread own.
+struct DepthwiseWork {
+  int64_t n = 0;
+  int c0 = 0, in_h0 = 0, in_w0 = 0, out_h0 = 0, out_w0 = 0;
+  int channel = 0, strip = 0;  // of the thread, within the block
+  bool active = false;         // whether the thread computes
+
+  __device__ __forceinline__ DepthwiseWork(const DepthwiseParams& params, uint32_t block) {
+    // Neighbouring blocks share lines of memory: of pixels where channels are adjacent.
+    uint32_t channel_block = 0, col_tile = 0, row_tile = 0, rest = block;
+    if (params.channels_inner) rest = params.channel_blocks.divmod(rest, channel_block);
+    rest = params.col_tiles.divmod(rest, col_tile);
+    rest = params.row_tiles.divmod(rest, row_tile);
+    if (!params.channels_inner) rest = params.channel_blocks.divmod(rest, channel_block);
+    n = rest;
+    c0 = static_cast<int>(channel_block) * params.channels;
+    in_h0 = params.in_origin_h + static_cast<int>(row_tile) * params.in_step_h;
+    in_w0 = params.in_origin_w + static_cast<int>(col_tile) * params.in_step_w;
+    out_h0 = params.out_origin_h + static_cast<int>(row_tile) * params.rows;
+    out_w0 = params.out_origin_w + static_cast<int>(col_tile) * params.tile_cols;
+
+    uint32_t inner;
+    const uint32_t outer = params.threads_inner.divmod(threadIdx.x, inner);
+    channel = static_cast<int>(params.channels_inner ? inner : outer);
+    strip = static_cast<int>(params.channels_inner ? outer : inner);
+    active = channel < params.channels && strip < params.strips && c0 + channel < params.C;
+  }
+};
+
+// The block's filters as [channel][tap]. The number of taps is odd, so that lanes along channels
+// meet no bank twice.
+template <typename T, int kFilter>
+__device__ __forceinline__ void fill_filters(T* shared, const DepthwiseParams& params, int c0) {
+  constexpr int kTaps = kFilter * kFilter;
+  const int count = min_of(params.channels, params.C - c0) * kTaps;
+  for (int i = threadIdx.x; i < count; i += blockDim.x) {
+    const int channel = i / kTaps, tap = i % kTaps;
+    const int from = params.flip_filter ? kTaps - 1 - tap : tap;
+    shared[i] = *params.filter.at<T>(c0 + channel, 0, from / kFilter, from % kFilter);
+  }
+}
+
+// Row `row` of a thread's strip is complete. To shared memory, or straight to memory.
+template <typename T, int kStrip>
+__device__ __forceinline__ void store_strip(const float (&sums)[kStrip], T* staged,
+                                            const DepthwiseParams& params,
+                                            const DepthwiseWork& work, int row) {
+  const int c = work.c0 + work.channel, h = work.out_h0 + row;
+  const int w0 = work.out_w0 + work.strip * kStrip;
+  const Epilogue& epilogue = params.epilogue;
+  const float bias =
+      epilogue.bias != nullptr ? to_accumulator(static_cast<const T*>(epilogue.bias)[c]) : 0.0f;
+  T* const shared = staged + work.channel * params.out_tile.pitch_c +
+                    row * params.out_tile.pitch_h + w0 - max_of(work.out_w0, 0);
+  const T* const residual =
+      epilogue.residual.data != nullptr ? epilogue.residual.at<T>(work.n, c, h, w0) : nullptr;
+  T* const out = params.out.at<T>(work.n, c, h, w0);
+#pragma unroll
+  for (int e = 0; e < kStrip; ++e) {
+    if (w0 + e < 0 || w0 + e >= params.out_w) continue;
+    float z = sums[e] + bias;
+    if (residual != nullptr) z += to_accumulator(residual[e * epilogue.residual.strides.w]);
+    const T y = from_accumulator<T>(activate(z, epilogue.activation));
+    if (params.stage_out) {
+      shared[e] = y;
+    } else {
+      out[e * params.out.strides.w] = y;
+    }
+  }
+}
+
+// Stores the tile of results that store_strip has staged; a barrier stands before.
+template <typename T>
+__device__ __forceinline__ void drain_tile(const T* staged, const DepthwiseParams& params,
+                                           const DepthwiseWork& work) {
+  const SharedTile& tile = params.out_tile;
+  const int w0 = max_of(work.out_w0, 0);
+  const int w_end = min_of(work.out_w0 + params.tile_cols, params.out_w);
+  for (uint32_t unit = threadIdx.x; unit < tile.units; unit += blockDim.x) {
+    const TilePosition at = tile_position(tile, unit);
+    const int c = work.c0 + at.c, h = work.out_h0 + at.h, w = w0 + at.w;
+    if (c >= params.C || h < 0 || h >= params.out_h || w >= w_end) continue;
+    const T* const from = staged + at.c * tile.pitch_c + at.h * tile.pitch_h + at.w;
+    T* const to = params.out.at<T>(work.n, c, h, w);
+    if (tile.unit_bytes == 16) {
+      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+    } else if (tile.unit_bytes == 4) {
+      *reinterpret_cast<uint32_t*>(to) = *reinterpret_cast<const uint32_t*>(from);
+    } else {
+      *to = *from;
+    }
+  }
+}
+
+}  // namespace fastconv::cuda
