@@ -49,7 +49,8 @@ _WHOLE_VECTORS = r"<(__half|__nv_bfloat16), \(?(int\))?8|<float, \(?(int\))?4|<d
 # need the schedulers fed: two warps each, or four where every operand is read from shared memory.
 KERNELS = [
     Family(r"conv2d_(wgrad_)?implicit_gemm\b", 8, tensor_cores=True, vectorised=r"Vector\w*Gather"),
-    Family(r"conv2d_\w*direct\w*", 16),
+    Family(r"conv2d_(gather|wgrad)_direct\b", 16, vectorised=r"true>"),
+    Family(r"conv2d_fprop_stem\b", 16),
     Family(r"conv2d_\w*depthwise\w*", 16),
     Family(r"pool2d_\w+", 32, vectorised=_WHOLE_VECTORS),
     Family(r"epilogue_\w+|im2col\w*|col2im\w*|implicit_gemm_pack_filters|\w*reduce", 32),
