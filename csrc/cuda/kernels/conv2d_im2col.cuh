@@ -50,7 +50,7 @@ struct ColumnStrides {
 // T: any type of the size of an element; kVector: adjacent channels of a thread.
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kIm2colThreads, 4)
-    im2col(const __grid_constant__ Im2colParams params) {
+    conv2d_im2col(const __grid_constant__ Im2colParams params) {
   const int64_t block = blockIdx.y * static_cast<int64_t>(gridDim.x) + blockIdx.x;
   int64_t rest = block * kIm2colThreads + threadIdx.x;
   if (rest >= params.count) return;
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kIm2colThreads, 4)
 
 template <typename T>
 __global__ void __launch_bounds__(kIm2colThreads, 4)
-    col2im(const __grid_constant__ Im2colParams params) {
+    conv2d_col2im(const __grid_constant__ Im2colParams params) {
   using A = accumulator_t<T>;
   const int64_t block = blockIdx.y * static_cast<int64_t>(gridDim.x) + blockIdx.x;
   int64_t n = block * kIm2colThreads + threadIdx.x;
