@@ -218,9 +218,10 @@ def test_the_table_of_families(accept, tmp_path):
     text, passed = accept.summary.summarise(tmp_path, results)
     assert not passed
     lines = [line.split() for line in text.splitlines()]
-    assert "dense RxS fprop channels_last bfloat16 cuDNN 2 1.00 0.50 60".split() in lines
-    assert "depthwise wgrad nchw float32 cuDNN TF32 1 - - - 1".split() in lines
-    assert "max pool fwd nchw bfloat16 ATen 1 3.25 3.25 82".split() in lines
+    assert "family pass lines bf16 NCHW bf16 NHWC tf32 NCHW".split() in lines
+    assert "dense RxS fprop 2 - 1.00x 60% -".split() in lines
+    assert "depthwise wgrad 1 - - - 1 WRONG".split() in lines
+    assert "max pool fwd 1 3.25x 82% - -".split() in lines
     assert "4 passed, 3 failed, 3 skipped" in text
     assert "3 layer lines, 1 pool lines" in text
 

@@ -51,9 +51,10 @@ def _execute(place, output, command, seconds, **environment):
     return None if status == 0 else f"exit status {status}"
 
 
-def _first_line(*command):
+def _last_line(*command, timeout=10):
+    """Of what a command prints, or why it does not."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     lines = (done.stdout or done.stderr).strip().splitlines()
@@ -61,7 +62,11 @@ def _first_line(*command):
 
 
 def _commit(root):
-    return _first_line("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")
+    """What is built: FASTCONV_COMMIT where the tree is a copy without its history."""
+    if os.environ.get("FASTCONV_COMMIT"):
+        return os.environ["FASTCONV_COMMIT"]
+    text = _last_line("git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12")
+    return "" if text.startswith(("fatal", "[Errno")) else text
 
 
 def environment(place, seconds, output):
@@ -77,8 +82,8 @@ print(json.dumps({
 }))
 """
     facts = {"commit": _commit(place.root), "cpus": os.cpu_count()}
-    facts["nvcc"] = _first_line("nvcc", "--version")
-    facts["driver"] = _first_line(
+    facts["nvcc"] = _last_line("nvcc", "--version")
+    facts["driver"] = _last_line(
         "nvidia-smi",
         "--query-gpu=name,driver_version,clocks.sm,clocks.mem",
         "--format=csv,noheader",
@@ -89,7 +94,7 @@ print(json.dumps({
     facts["missing"] = missing
     if "torch" not in missing:
         try:
-            facts |= json.loads(_first_line(sys.executable, "-c", about))
+            facts |= json.loads(_last_line(sys.executable, "-c", about, timeout=seconds))
         except ValueError as error:
             facts["torch_error"] = str(error)
     (place.out / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -178,12 +183,12 @@ class Step:
 
 
 STEPS = {
-    "environment": Step(environment, 30, "versions, driver, GPU, and what is missing"),
+    "environment": Step(environment, 45, "versions, driver, GPU, and what is missing"),
     "build": Step(build, 100, "pip install --no-build-isolation --no-deps, both modules"),
     "wrappers": Step(wrappers, 45, "each PTX wrapper against the formula its host twin keeps to"),
-    "tests": Step(tests, 120, "the test suite on the GPU: kernels, gradcheck, ResNet-18, graphs"),
+    "tests": Step(tests, 115, "the test suite on the GPU: kernels, gradcheck, ResNet-18, graphs"),
     "sanitizer": Step(sanitizer, 80, "compute-sanitizer memcheck and racecheck, tiny problems"),
-    "bench": Step(bench, 160, "layers.csv and pools.csv against cuDNN and ATen; gets what is left"),
+    "bench": Step(bench, 150, "layers.csv and pools.csv against cuDNN and ATen; gets what is left"),
 }
 
 
