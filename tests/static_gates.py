@@ -52,9 +52,9 @@ KERNELS = [
     Family(r"conv2d_(wgrad_)?implicit_gemm\b", 8, tensor_cores=True, vectorised=r"VectorGather"),
     Family(r"conv2d_(gather|wgrad)_direct\b", 16, vectorised=r"DirectTile<[^>]*>, true"),
     Family(r"conv2d_fprop_stem\b", 16),
-    Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise(_generic)?\b", 8),
+    Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise(_generic)?\b", 8, vectorised=r"depthwise<"),
     Family(r"pool2d_\w+", 32, vectorised=_VECTORS),
-    Family(r"epilogue_\w+|conv2d_(im2col|col2im)\w*", 32, vectorised=_VECTORS),
+    Family(r"epilogue_\w+|conv2d_(im2col|col2im)\b", 32, vectorised=_VECTORS),
     Family(r"implicit_gemm_pack_filters|\w*reduce", 32),
 ]
 
