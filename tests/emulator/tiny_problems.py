@@ -56,11 +56,12 @@ class Pool:
     name: str
     function: str
     arguments: tuple
+    channels: int = 8  # a vector, where they are adjacent
 
     def run(self, backend, dtype, channels_last):
         layout = torch.channels_last if channels_last else torch.contiguous_format
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn((2, 5, 9, 7), generator=generator).to(place(backend), dtype)
+        x = torch.randn((2, self.channels, 9, 7), generator=generator).to(place(backend), dtype)
         x = x.to(memory_format=layout).requires_grad_()
         y = getattr(fastconv, self.function)(x, *self.arguments, backend=backend)
         y.backward(torch.randn(y.shape, generator=generator).to(place(backend), dtype))
@@ -73,15 +74,25 @@ CONVS = [
     Conv("1x1", (2, 16, 4, 4), (8, 16, 1, 1), padding=0),
     Conv("dilated", (1, 4, 7, 7), (4, 4, 3, 2), dilation=2, padding=2),
     Conv("grouped", (1, 8, 5, 5), (8, 4, 3, 3), groups=2),
+    Conv("split_gemm_k", (1, 64, 4, 5), (40, 64, 3, 3)),
+    Conv("stem", (1, 3, 20, 17), (16, 3, 7, 7), stride=2, padding=3),
     Conv("depthwise", (1, 6, 7, 9), (6, 1, 3, 3), groups=6, stride=2),
+    Conv("depthwise_3x3", (2, 16, 7, 8), (16, 1, 3, 3), groups=16),
+    Conv("depthwise_5x5", (1, 16, 9, 11), (16, 1, 5, 5), groups=16, padding=2),
+    Conv("depthwise_7x7", (1, 16, 9, 12), (16, 1, 7, 7), groups=16, stride=2, padding=3),
+    Conv("depthwise_multiplier", (1, 3, 6, 5), (6, 1, 4, 3), groups=3),
     Conv("epilogue", (1, 4, 6, 5), (6, 4, 3, 3), activation="silu"),
 ]
 POOLS = [
     Pool("max", "max_pool2d", (3, 2, 1)),
+    Pool("max_odd", "max_pool2d", (3, 2, 1), channels=5),
+    Pool("max_2x2", "max_pool2d", (2,)),
     Pool("max_overlapping", "max_pool2d", (3, 1, 1)),
     Pool("avg", "avg_pool2d", (3, 2, 1)),
     Pool("avg_overlapping", "avg_pool2d", (2, 1)),
     Pool("adaptive", "adaptive_avg_pool2d", ((4, 3),)),
+    Pool("adaptive_max", "adaptive_max_pool2d", ((4, 3),)),
+    Pool("global", "adaptive_avg_pool2d", (1,)),
 ]
 
 
