@@ -50,6 +50,8 @@ _WHOLE_VECTORS = r"<(__half|__nv_bfloat16), \(?(int\))?8|<float, \(?(int\))?4|<d
 KERNELS = [
     Family(r"conv2d_(wgrad_)?implicit_gemm\b", 8, tensor_cores=True, vectorised=r"Vector\w*Gather"),
     Family(r"conv2d_\w*direct\w*", 16),
+    Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<\w+, \(?(int\))?7", 12, vectorised="."),
+    Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<", 16, vectorised="."),
     Family(r"conv2d_\w*depthwise\w*", 16),
     Family(r"pool2d_\w+", 32, vectorised=_WHOLE_VECTORS),
     Family(r"epilogue_\w+|im2col\w*|col2im\w*|implicit_gemm_pack_filters|\w*reduce", 32),
