@@ -31,6 +31,7 @@ void check(cudaError_t status, const char* what);
 
 void bind_cuda_conv2d(pybind11::module_& m);
 void bind_cuda_epilogue(pybind11::module_& m);
+void bind_cuda_im2col(pybind11::module_& m);
 void bind_cuda_pool2d(pybind11::module_& m);
 
 }  // namespace fastconv

@@ -62,5 +62,6 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("driver_status", &driver_status);
   bind_cuda_conv2d(m);
   bind_cuda_epilogue(m);
+  bind_cuda_im2col(m);
   bind_cuda_pool2d(m);
 }

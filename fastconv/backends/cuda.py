@@ -10,6 +10,7 @@ import torch
 
 from .._native import core, cuda, cuda_missing
 from ..problem import ConvOp
+from . import cuda_im2col
 from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from .cuda_launch import DEVICE, allows_tf32, device_properties, launch, workspace
 from .cuda_pool2d import CudaPool2d
@@ -109,6 +110,9 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             all(address % _ALIGNMENT == 0 for address, _ in places),
             x.device.index or 0,
         )
+        if plan.algorithm == core.CudaAlgorithm.im2col:
+            column_bytes = plan.workspace_bytes
+            return cuda_im2col.convolve(op, problem, x, w, y, epilogue, column_bytes)
         memory = workspace(plan.workspace_bytes, x)
         launch(
             cuda.conv2d,

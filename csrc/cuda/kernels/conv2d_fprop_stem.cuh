@@ -42,7 +42,7 @@ struct StemParams {
 
 template <typename T, int kChannels>
 __device__ __forceinline__ void load_stem_halo(const StemParams& params, accumulator_t<T>* halo,
-                                               int64_t n, int64_t group, int64_t first_row,
+                                               const T* group_x, int64_t n, int64_t first_row,
                                                int64_t first_column) {
   const ConvProblem& o = params.problem;
   const int64_t h = first_row * o.stride_h - o.pad_h, w = first_column * o.stride_w - o.pad_w;
@@ -53,8 +53,7 @@ __device__ __forceinline__ void load_stem_halo(const StemParams& params, accumul
   const int column_begin = clamp(-w, params.halo_columns);
   const int column_end = clamp(o.W - w, params.halo_columns);
   const Strides& x = params.x.strides;
-  const T* const source = static_cast<const T*>(params.x.data) + n * x.n +
-                          group * params.channels * x.c + h * x.h + w * x.w;
+  const T* const source = group_x + n * x.n + h * x.h + w * x.w;
   const int count = kChannels * params.halo_rows * params.halo_columns;
 #pragma unroll 4
   for (int e = threadIdx.x; e < count; e += kStemThreads) {
@@ -163,8 +162,8 @@ __device__ __forceinline__ void sum_stem_taps(const StemParams& params, const A*
 
 // Stores a thread's pixels (p + i, q) of image n, filters k and up, of which `left` exist.
 template <typename T, int kRows, int kFilters>
-__device__ __forceinline__ void store_stem(const StemParams& params, int64_t n, int64_t k,
-                                           int64_t left, int64_t p, int64_t q,
+__device__ __forceinline__ void store_stem(const StemParams& params, int64_t n, int64_t k, int left,
+                                           int64_t p, int64_t q,
                                            const accumulator_t<T> (&sums)[kRows][kFilters]) {
   constexpr int kVector = min_of(kFilters, kVectorSize<T>);
 #pragma unroll
@@ -212,24 +211,28 @@ __global__ void __launch_bounds__(kStemThreads, 2)
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int filter = warp % params.filter_groups * kFilters;
   const int row = warp / params.filter_groups * kRows;
-  const int64_t end = min_of((chunk + 1) * params.chunk_tiles, params.pixel_tiles);
-  for (int64_t tile = chunk * params.chunk_tiles; tile < end; ++tile) {
-    int64_t n = tile;
+  const int64_t k = group * params.filters + first_filter + filter;
+  const int left = static_cast<int>(
+      min_of(params.filters - first_filter - filter, static_cast<int64_t>(kFilters)));
+  const T* const x =
+      static_cast<const T*>(params.x.data) + group * params.channels * params.x.strides.c;
+  const int64_t first_tile = chunk * params.chunk_tiles;
+  const int tiles = static_cast<int>(min_of(params.chunk_tiles, params.pixel_tiles - first_tile));
+  for (int tile = 0; tile < tiles; ++tile) {
+    int64_t n = first_tile + tile;
     const int64_t first_column = take_digit(n, params.column_tiles) * 32;
     const int64_t first_row = take_digit(n, params.row_tiles) * tile_rows;
     __syncthreads();  // the last tile's halo was read
-    load_stem_halo<T, kChannels>(params, halo, n, group, first_row, first_column);
+    load_stem_halo<T, kChannels>(params, halo, x, n, first_row, first_column);
     __syncthreads();
     const int64_t p = first_row + row, q = first_column + lane;
-    const int64_t left = params.filters - first_filter - filter;
     if (p >= params.P || left <= 0) continue;  // the whole warp
     A sums[kRows][kFilters] = {};
     sum_stem_taps<A, kChannels, kRows, kFilters>(
         params, halo + row * params.problem.stride_h * params.pitch + lane, filters + filter,
         column_offsets, sums);
     if (q < params.Q) {
-      store_stem<T, kRows, kFilters>(params, n, group * params.filters + first_filter + filter,
-                                     left, p, q, sums);
+      store_stem<T, kRows, kFilters>(params, n, k, left, p, q, sums);
     }
   }
 }

@@ -38,8 +38,14 @@ struct alignas(16) WgradRow {
   int tap_h, tap_w;  // no tap beyond the last row
 };
 
+// Which part of the product a block computes.
+struct WgradBlock {
+  int64_t first_row, first_filter, slice, group;
+};
+
 template <typename Tile>
 struct WgradStorage {
+  WgradBlock block;  // kept here over the main loop, where registers are short
   Slab<Tile> slabs[2];
   WgradPixel pixels[2][Tile::kSlab];
   WgradRow rows[Tile::kTileM];
@@ -173,26 +179,25 @@ class WgradLoader {
 
 // Sums to the workspace, or, where there is one slice, to dw.
 template <typename Tile>
-__device__ __forceinline__ void store_wgrad_tile(const WgradParams& params, int64_t slice,
-                                                 int64_t group, int64_t first_row,
-                                                 int64_t first_filter, const TileSums<Tile>& sums) {
+__device__ __forceinline__ void store_wgrad_tile(const WgradParams& params, const WgradBlock& block,
+                                                 const TileSums<Tile>& sums) {
   using T = typename Tile::T;
   using A = typename Tile::A;
 #pragma unroll
   for (int i = 0; i < Tile::kThreadM; ++i) {
     const int64_t row =
-        first_row + thread_row<Tile>() + i % Tile::kRun + i / Tile::kRun * Tile::kHalf;
+        block.first_row + thread_row<Tile>() + i % Tile::kRun + i / Tile::kRun * Tile::kHalf;
     if (row >= params.rows) continue;
     int64_t channel, tap_h, tap_w;
     decode_row(params, row, channel, tap_h, tap_w);
 #pragma unroll
     for (int j = 0; j < Tile::kThreadN; ++j) {
-      const int64_t filter = first_filter + thread_column<Tile>() + j;
+      const int64_t filter = block.first_filter + thread_column<Tile>() + j;
       if (filter >= params.filters) continue;
-      const int64_t k = group * params.filters + filter;
+      const int64_t k = block.group * params.filters + filter;
       if (params.slices > 1) {
         const int64_t filters = params.groups * params.filters;
-        static_cast<A*>(params.workspace)[(slice * filters + k) * params.rows + row] =
+        static_cast<A*>(params.workspace)[(block.slice * filters + k) * params.rows + row] =
             sums.total[i][j];
       } else {
         *params.dw.at<T>(k, channel, tap_h, tap_w) = from_accumulator<T>(sums.total[i][j]);
@@ -207,14 +212,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
   auto& shared = shared_storage<WgradStorage<Tile>>();
   int64_t tile = blockIdx.y * static_cast<int64_t>(gridDim.x) + blockIdx.x;
   if (tile >= params.tiles) return;
-  const int64_t first_row = take_digit(tile, params.row_tiles) * Tile::kTileM;
-  const int64_t first_filter = take_digit(tile, params.filter_tiles) * Tile::kTileN;
-  const int64_t slice = take_digit(tile, params.slices), group = tile;
+  WgradBlock block;
+  block.first_row = take_digit(tile, params.row_tiles) * Tile::kTileM;
+  block.first_filter = take_digit(tile, params.filter_tiles) * Tile::kTileN;
+  block.slice = take_digit(tile, params.slices), block.group = tile;
+  if (threadIdx.x == 0) shared.block = block;
 
   for (int row = threadIdx.x; row < Tile::kTileM; row += Tile::kThreads) {
-    shared.rows[row] = row_descriptor(params, first_row + row);
+    shared.rows[row] = row_descriptor(params, block.first_row + row);
   }
-  const int64_t first_slab = slice * params.slice_slabs;
+  const int64_t first_slab = block.slice * params.slice_slabs;
   const int64_t all_slabs =
       div_up(params.N * params.h.out * params.w.out, static_cast<int64_t>(Tile::kSlab));
   const int slabs = static_cast<int>(min_of(params.slice_slabs, all_slabs - first_slab));
@@ -226,13 +233,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
   const auto write_pixels = [&](int slab) {
     if (!writes_pixels) return;
     Counter& pixel = shared.pixels_ahead[threadIdx.x];
-    shared.pixels[slab % 2][threadIdx.x] = pixel_descriptor(params, group, pixel);
+    shared.pixels[slab % 2][threadIdx.x] = pixel_descriptor(params, shared.block.group, pixel);
     pixel.advance();
   };
+  __syncthreads();
   write_pixels(0);
   __syncthreads();
 
-  WgradLoader<Tile, kVectorised> loader(params, shared.rows, first_filter);
+  WgradLoader<Tile, kVectorised> loader(params, shared.rows, block.first_filter);
   const int row = thread_row<Tile>(), column = thread_column<Tile>();
   TileSums<Tile> sums;
   loader.load(shared.pixels[0]);
@@ -248,7 +256,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
     __syncthreads();
   }
   sums.end_piece();
-  store_wgrad_tile<Tile>(params, slice, group, first_row, first_filter, sums);
+  store_wgrad_tile<Tile>(params, shared.block, sums);
 }
 
 // ---- the slices' sums ------------------------------------------------------------------------

@@ -48,7 +48,7 @@ struct Mean {
 };
 
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     pool2d_avg_bwd(const __grid_constant__ PoolParams params) {
   using A = accumulator_t<T>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPoolThreads + threadIdx.x;
@@ -95,7 +95,7 @@ struct PoolGlobalParams {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     pool2d_avg_bwd_global(const __grid_constant__ PoolGlobalParams params) {
   using A = accumulator_t<T>;
   constexpr int kVector = kVectorSize<T>;

@@ -141,7 +141,7 @@ __device__ __forceinline__ void compare_places(const void* places, int64_t at, i
 }
 
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kPoolThreads, 3)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     pool2d_max_bwd(const __grid_constant__ PoolParams params) {
   using A = accumulator_t<T>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPoolThreads + threadIdx.x;

@@ -9,8 +9,7 @@
 //           row 2 /  \                       row 2 \ y[p + 1]
 //           row 3     | y[p + 1]             row 3 /
 //           row 4    /
-// All loads are independent: up to 15 in flight for each thread. 16-bit numbers are compared two at
-// a time: adjacent channels, or the two elements of y.
+// 16-bit numbers are compared two at a time: adjacent channels, or the two elements of y.
 //
 // bwd, from int8 offsets: a thread owns a tile of dx of 2 columns and 2 * kTiles rows, and reads dy
 // and offset of each window that meets the tile once. Which tap of which window an element is, is
@@ -101,23 +100,27 @@ struct MaxStrip {
       }
     }
   }
+  // One tap of window j, channels apart.
+  __device__ __forceinline__ void take(int j, const Vector<T, kVector>& values, int tap) {
+    static_assert(!kPairsStrip);
+    constexpr int kRegisters = kCount / kPoolStrip;
+#pragma unroll
+    for (int i = 0; i < kRegisters; ++i) {
+      if constexpr (kPairs) {
+        max[j * kRegisters + i].take(Max::pack(values.v[2 * i], values.v[2 * i + 1]), tap);
+      } else {
+        max[j * kRegisters + i].take(Max::pack(values.v[i]), tap);
+      }
+    }
+  }
   // The same tap of both windows.
   __device__ __forceinline__ void take(const Vector<T, kVector>& upper,
                                        const Vector<T, kVector>& lower, int tap) {
     if constexpr (kPairsStrip) {
       max[0].take(Max::pack(upper.v[0], lower.v[0]), tap);
-    } else if constexpr (kPairs) {
-#pragma unroll
-      for (int i = 0; i < kVector / 2; ++i) {
-        max[i].take(Max::pack(upper.v[2 * i], upper.v[2 * i + 1]), tap);
-        max[kVector / 2 + i].take(Max::pack(lower.v[2 * i], lower.v[2 * i + 1]), tap);
-      }
     } else {
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        max[i].take(Max::pack(upper.v[i]), tap);
-        max[kVector + i].take(Max::pack(lower.v[i]), tap);
-      }
+      take(0, upper, tap);
+      take(1, lower, tap);
     }
   }
   __device__ __forceinline__ T value(int j, int v) const {
@@ -131,7 +134,7 @@ struct MaxStrip {
 };
 
 template <typename T, int kVector, int kKernel>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     pool2d_max_fwd_strip(const __grid_constant__ PoolParams params) {
   constexpr int kRows = (kPoolStrip - 1) * kPoolTileStride + kKernel;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPoolThreads + threadIdx.x;
@@ -149,28 +152,41 @@ __global__ void __launch_bounds__(kPoolThreads)
   for (int v = 0; v < kVector; ++v) {
     outside.v[v] = from_accumulator<T>(-static_cast<accumulator_t<T>>(HUGE_VAL));
   }
-  Vector<T, kVector> taps[kRows][kKernel];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-    for (int s = 0; s < kKernel; ++s) {
-      const bool inside = static_cast<unsigned>(h0 + r) < static_cast<unsigned>(H) &&
-                          static_cast<unsigned>(w0 + s) < static_cast<unsigned>(W);
-      taps[r][s] =
-          inside ? load_vector<T, kVector>(x + r * params.x.strides.h + s * params.x.strides.w)
-                 : outside;
-    }
-  }
+  const auto load_tap = [&](int r, int s) {
+    const bool inside = static_cast<unsigned>(h0 + r) < static_cast<unsigned>(H) &&
+                        static_cast<unsigned>(w0 + s) < static_cast<unsigned>(W);
+    if (!inside) return outside;
+    return load_vector<T, kVector>(x + r * params.x.strides.h + s * params.x.strides.w);
+  };
 
   const int s0 = w0 < 0 ? -w0 : 0;
   const int first[kPoolStrip] = {(h0 < 0 ? -h0 : 0) * kKernel + s0, s0};
   MaxStrip<T, kVector> strip;
   strip.init(first);
+  if constexpr (kVector == 1) {  // all loads first: they need few registers
+    Vector<T, kVector> taps[kRows][kKernel];
 #pragma unroll
-  for (int r = 0; r < kKernel; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-    for (int s = 0; s < kKernel; ++s) {
-      strip.take(taps[r][s], taps[r + kPoolTileStride][s], r * kKernel + s);
+      for (int s = 0; s < kKernel; ++s) taps[r][s] = load_tap(r, s);
+    }
+#pragma unroll
+    for (int tap = 0; tap < kKernel * kKernel; ++tap) {
+      const int r = tap / kKernel, s = tap % kKernel;
+      strip.take(taps[r][s], taps[r + kPoolTileStride][s], tap);
+    }
+  } else {  // row by row, so that vectors take no more registers than 32 warps leave each other
+#pragma unroll 1
+    for (int r = 0; r < kRows; ++r) {
+      Vector<T, kVector> taps[kKernel];
+#pragma unroll
+      for (int s = 0; s < kKernel; ++s) taps[s] = load_tap(r, s);
+#pragma unroll
+      for (int s = 0; s < kKernel; ++s) {
+        const int lower = r - kPoolTileStride;
+        if (r < kKernel) strip.take(0, taps[s], r * kKernel + s);
+        if (lower >= 0) strip.take(1, taps[s], lower * kKernel + s);
+      }
     }
   }
 
@@ -203,7 +219,7 @@ template <int kVector>
 constexpr int kPoolTiles = kVector == 1 ? 2 : 1;
 
 template <typename T, int kVector, int kKernel, int kPad>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     pool2d_max_bwd_tile(const __grid_constant__ PoolParams params) {
   using A = accumulator_t<T>;
   constexpr int kTiles = kPoolTiles<kVector>;

@@ -45,7 +45,7 @@ __device__ __forceinline__ void merge_lanes(State (&states)[kVector], int lanes,
 // Reduction has State<A>; init, take (one element, in the order of taps), merge (of two lanes) and
 // store (the states of kVector channels).
 template <typename Reduction, typename T, int kVector>
-__global__ void __launch_bounds__(kPoolThreads, 3)
+__global__ void __launch_bounds__(kPoolThreads, 4)
     pool2d_reduce(const __grid_constant__ PoolParams params) {
   using State = typename Reduction::template State<accumulator_t<T>>;
   const int thread = static_cast<int>(threadIdx.x);

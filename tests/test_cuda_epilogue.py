@@ -1,0 +1,118 @@
+"""The stand-alone epilogue's kernels: every layout and activation against torch, sums exact."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from devices import CUDA, device_of
+
+from fastconv._native import cuda
+from fastconv.backends import BACKENDS
+from fastconv.backends.conv2d import ACTIVATIONS as NUMBERS
+from fastconv.backends.cuda import _locate
+from fastconv.backends.cuda_launch import launch
+from fastconv.backends.memory import DTYPES
+
+NAN = float("nan")
+ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 2e-2,
+}
+# Whole vectors of channels, or of columns, or neither; more lanes, channels, slices than one block.
+SIZES = [(2, 5, 3, 7), (3, 16, 4, 4), (2, 96, 3, 3), (2, 300, 2, 1), (1, 3, 80, 66), (2, 1, 1, 1)]
+LAYOUTS = {
+    "nchw": lambda x: x,
+    "nhwc": lambda x: x.to(memory_format=torch.channels_last),
+    "sliced": lambda x: x.new_full(
+        (x.shape[0], x.shape[1] + 2, x.shape[2] + 1, 2 * x.shape[3] + 1), NAN
+    )[:, 2:, 1:, 1::2].copy_(x),
+    "expanded": lambda x: x[:, :1, :, :1].expand_as(x),
+}
+
+
+def integers(size, low, high, dtype):
+    return torch.randint(low, high, size).to(dtype)
+
+
+def derivatives(z, dy, activation):
+    """(y, dz, db) in float64."""
+    z = z.double().requires_grad_()
+    y = getattr(F, activation)(z)
+    (dz,) = torch.autograd.grad(y, z, dy.double())
+    return y.detach(), dz, dz.sum((0, 2, 3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("backend", [CUDA])
+def test_activation_forward_and_backward(backend, dtype, layout):
+    kernels, device = BACKENDS[backend], device_of(backend)
+    for size in SIZES:
+        z, dy = integers(size, -4, 9, dtype), integers(size, -3, 4, dtype)
+        if layout == "expanded":
+            z, dy = z[:, :1, :, :1].expand(size).clone(), dy[:, :1, :, :1].expand(size).clone()
+        z_on, dy_on = (LAYOUTS[layout](t.to(device)) for t in (z, dy))
+        for activation in ACTIVATIONS:
+            y = kernels.activation_forward(z_on, activation)
+            saved = y if activation in ("relu", "relu6") else z_on
+            dz, db = kernels.epilogue_backward(dy_on, saved, activation)
+            for got, exact in zip((y, dz, db), derivatives(z, dy, activation), strict=True):
+                assert got.dtype == dtype
+                scale = 1 if got.dim() == 4 else exact.abs().max().item() + 1
+                torch.testing.assert_close(
+                    got.cpu().double(), exact, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale
+                )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("backend", [CUDA])
+def test_sums_are_exact_and_the_same_every_time(backend, layout):
+    for dtype in TOLERANCE:
+        for size in SIZES:
+            dy = LAYOUTS[layout](integers(size, -1, 2, dtype).to(device_of(backend)))
+            db = BACKENDS[backend].bias_grad(dy)
+            assert torch.equal(db.cpu(), dy.cpu().double().sum((0, 2, 3)).to(dtype))
+    dy = LAYOUTS[layout](torch.randn(2, 40, 9, 8, device=device_of(backend)))
+    assert torch.equal(BACKENDS[backend].bias_grad(dy), BACKENDS[backend].bias_grad(dy))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("residual_layout", [None, *LAYOUTS])
+@pytest.mark.parametrize("backend", [CUDA])
+def test_bias_and_residual(backend, residual_layout, layout):
+    """What follows im2col's GEMM."""
+    device = device_of(backend)
+    for dtype in TOLERANCE:
+        for size in SIZES:
+            z = LAYOUTS[layout](integers(size, -4, 5, dtype).to(device))
+            b = integers(size[1:2], -4, 5, dtype).to(device)
+            residual = None
+            if residual_layout is not None:
+                residual = LAYOUTS[residual_layout](integers(size, -4, 5, dtype).to(device))
+            y = torch.empty_like(z)
+            launch(
+                cuda.epilogue_forward,
+                z,
+                size,
+                int(DTYPES[dtype]),
+                *_locate(z),
+                *_locate(y),
+                b.data_ptr(),
+                *_locate(residual),
+                int(NUMBERS["relu"]),
+            )
+            expected = z + b.view(1, -1, 1, 1) + (0 if residual is None else residual)
+            assert torch.equal(y, expected.relu())
+
+
+@pytest.mark.parametrize("backend", [CUDA])
+def test_nan_passes_through(backend):
+    z = torch.tensor([NAN, -1.0, float("inf"), -float("inf")]).view(1, 1, 2, 2)
+    z = z.to(device_of(backend))
+    for activation in ("relu", "relu6", "silu"):
+        y = BACKENDS[backend].activation_forward(z, activation)
+        torch.testing.assert_close(y, getattr(F, activation)(z), equal_nan=True)
+    dz, db = BACKENDS[backend].epilogue_backward(z, torch.ones_like(z), "relu")
+    assert torch.equal(dz.isnan(), z.isnan()) and db.isnan()
