@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 
 from .digits import report_training, train_both
+from .measure import no_fallback
 from .resnet_agreement import compare_resnet, report_resnet
-from .run import no_fallback
 
 
 def run(options):

@@ -1,6 +1,8 @@
 """One case from inputs to rows: verify, then time against every baseline."""
 
-from contextlib import ExitStack, nullcontext
+import functools
+import os
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -19,23 +21,41 @@ from .verify import exact_result, judge
 OURS = "fastconv"
 
 
-def _cudnn(allow_tf32):
+@contextmanager
+def no_fallback():
+    """Inside, a call without a kernel of ours raises: torch must not be timed under our name."""
+    before = os.environ.get("FASTCONV_STRICT")
+    os.environ["FASTCONV_STRICT"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FASTCONV_STRICT"]
+        else:
+            os.environ["FASTCONV_STRICT"] = before
+
+
+def _cudnn(layout, allow_tf32):
+    # At its best in channels_last; in NCHW as most programs have it, with torch's defaults.
     return lambda: torch.backends.cudnn.flags(
-        enabled=True, benchmark=True, deterministic=False, allow_tf32=allow_tf32
+        enabled=True,
+        benchmark=layout == "channels_last",
+        deterministic=False,
+        allow_tf32=allow_tf32,
     )
 
 
 def baselines(case, device):
-    """[(name, settings)]; fastconv's accuracy is held against the first."""
+    """[(name, settings)]; the settings hold for fastconv too, which follows allow_tf32."""
     if device == "cpu":
         return [("torch", nullcontext)]
     if not case.op.startswith("conv2d"):
         return [("ATen", nullcontext)]
     if case.dtype == "float32":
         # torch's default lets cuDNN round float32 inputs to TF32's 10 bits: another precision,
-        # hence another baseline.
-        return [("cuDNN", _cudnn(False)), ("cuDNN TF32", _cudnn(True))]
-    return [("cuDNN", _cudnn(True))]
+        # hence another pair.
+        return [("cuDNN", _cudnn(case.layout, False)), ("cuDNN TF32", _cudnn(case.layout, True))]
+    return [("cuDNN", _cudnn(case.layout, True))]
 
 
 def _settings(settings, backend):
@@ -61,8 +81,11 @@ def _plan(decisions, pass_):
     return made.backend, plans.get(pass_, (None,))[0]
 
 
-def _verify(case, inputs, settings, baseline_settings, row):
+def _verify(case, inputs, settings, baseline_settings, exact, row):
     """Runs both sides once and writes the verdict into the row.
+
+    Args:
+        exact: a function that returns the result in float64.
 
     Returns (fastconv may be timed, torch may be timed).
     """
@@ -85,7 +108,7 @@ def _verify(case, inputs, settings, baseline_settings, row):
     except Exception as error:  # whatever a kernel's caller may see is one row's failure
         row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
         return False, True
-    verdict = judge(result, torch_result, exact_result(case, inputs))
+    verdict = judge(result, torch_result, exact())
     row.error, row.baseline_error = verdict.error, verdict.torch_error
     if verdict.wrong is not None:
         row.status, row.reason = "wrong", verdict.wrong
@@ -130,33 +153,44 @@ def measure(case, device, seconds, backend=None, attempts=1):
     )  # fmt: skip
     case_bytes = shape.bytes(DTYPES[case.dtype].itemsize)
     references = baselines(case, device)
-    settings = _settings(references[0][1], backend)
     try:
         sets = 1
         if device == "cuda":
             sets = input_sets(case_bytes, device)
             row.input_sets = sets
         inputs = [make_inputs(case, device, seed) for seed in range(sets)]
-        time_ours, time_torch = _verify(case, inputs[0], settings, references[0][1], row)
-        if not time_torch:
-            return [row]
-        sides = []
-        for name, context in [(OURS, settings)] * time_ours + references:
-            function = ours(case) if name == OURS else theirs(case)
-            with context():
-                sides.append(Side(name, [make_call(function, i) for i in inputs], context))
-        timings = _time(sides, device, seconds, attempts, row)
+        exact = functools.cache(lambda: exact_result(case, inputs[0]))
+        return [
+            _measure_against(case, device, seconds, backend, attempts, inputs, exact, row, *pair)
+            for pair in references
+        ]
     except torch.OutOfMemoryError as error:
         row.status, row.reason = "no memory", str(error).splitlines()[0]
         return [row]
-    return [_against(row, case, name, timings) for name, _ in references]
+
+
+def _measure_against(
+    case, device, seconds, backend, attempts, inputs, exact, row, name, baseline_settings
+):
+    """The row against one baseline, under its settings."""
+    row = Row(**vars(row))
+    row.baseline = name
+    settings = _settings(baseline_settings, backend)
+    time_ours, time_torch = _verify(case, inputs[0], settings, baseline_settings, exact, row)
+    if not time_torch:
+        return row
+    sides = []
+    for side, context in [(OURS, settings)] * time_ours + [(name, baseline_settings)]:
+        function = ours(case) if side == OURS else theirs(case)
+        with context():
+            sides.append(Side(side, [make_call(function, i) for i in inputs], context))
+    return _against(row, case, name, _time(sides, device, seconds, attempts, row))
 
 
 def _against(row, case, name, timings):
-    """A copy of the row with the times of fastconv, where it was timed, and of one baseline."""
-    row = Row(**vars(row))
+    """The row with the times of fastconv, where it was timed, and of one baseline."""
     own, baseline = timings.get(OURS), timings[name]
-    row.baseline, row.timer, row.note = name, baseline.method, baseline.note
+    row.timer, row.note = baseline.method, baseline.note
     row.baseline_us, row.baseline_eager_us = baseline.median_us, baseline.eager_us
     row.baseline_page_faults = baseline.page_faults
     row.baseline_p20_us, row.baseline_p80_us = baseline.p20_us, baseline.p80_us

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -42,6 +43,7 @@ class Row:
     baseline_p20_us: float | None = None
     baseline_p80_us: float | None = None
     baseline_eager_us: float | None = None
+    roofline_percent: float | None = None  # of the device's ceilings (GPU sweep only)
     x_baseline: float | None = None  # baseline_us / us: above 1 fastconv is the faster one
     timer: str | None = None
     input_sets: int | None = None  # rotated through, to find inputs cold in L2 (GPU only)
@@ -83,7 +85,10 @@ def _git(*arguments):
 
 def _commit():
     """The commit of a checkout, "+" after it where files differ from it; None where this file is
-    not a tracked one: an installed package may lie inside somebody else's repository."""
+    not a tracked one: an installed package may lie inside somebody else's repository.
+    FASTCONV_COMMIT tells an installed package what it was built from."""
+    if os.environ.get("FASTCONV_COMMIT"):
+        return os.environ["FASTCONV_COMMIT"]
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     return (_git("rev-parse", "--short=12", "HEAD") or "") + ("+" if _git("status", "-s") else "")
@@ -137,3 +142,13 @@ def write_csv(path, rows, where):
         writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
+
+
+def append_csv(path, rows, where):
+    """write_csv, after what is there already; the file's columns must be ours."""
+    path = Path(path)
+    if not path.exists():
+        return write_csv(path, rows, where)
+    with open(path, "a", newline="") as file:
+        records = [_as_dict(row) | where for row in rows]
+        csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n").writerows(records)

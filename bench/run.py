@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..dispatch import get_backend
 from .cases import select_cases
-from .measure import measure
+from .measure import measure, no_fallback
 from .record import environment, write_csv, write_json
 from .report import print_header, print_report
 from .timing import keep_pages
@@ -18,20 +18,6 @@ from .timing import keep_pages
 DEFAULT_SECONDS, QUICK_SECONDS = 0.4, 0.1
 # Times a line is timed at most, for want of a quiet machine.
 BUSY_ATTEMPTS = 4
-
-
-@contextmanager
-def no_fallback():
-    """Inside, a call without a kernel of ours raises: torch must not be timed under our name."""
-    before = os.environ.get("FASTCONV_STRICT")
-    os.environ["FASTCONV_STRICT"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["FASTCONV_STRICT"]
-        else:
-            os.environ["FASTCONV_STRICT"] = before
 
 
 def _default_batches(device, quick):

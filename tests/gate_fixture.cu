@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(128)
 
 // A register array with a run-time index lives in local memory.
 __global__ void __launch_bounds__(128)
-    conv2d_direct_spill(const __grid_constant__ FixtureParams p) {
+    conv2d_gather_direct(const __grid_constant__ FixtureParams p) {
   float sums[64];
   for (int i = 0; i < 64; ++i) sums[i] = p.x[i * 128 + threadIdx.x];
   for (int i = 0; i < p.n; ++i) sums[(i * p.n) & 63] += p.x[i];

@@ -44,17 +44,20 @@ class Family:
     vectorised: str | None = None  # a regular expression: which instances have 16-byte loads
 
 
-_WHOLE_VECTORS = r"<(__half|__nv_bfloat16), \(?(int\))?8|<float, \(?(int\))?4|<double, \(?(int\))?2"
+# A type and how many of it make 16 bytes.
+_VECTORS = r"(__half|__nv_bfloat16|short), 8\b|(float|int), 4\b|(double|long), 2\b"
 # Memory-bound kernels hide latency with warps; those that compute from registers and shared memory
-# need the schedulers fed: two warps each, or four where every operand is read from shared memory.
+# need the four schedulers fed: two warps each, or four where operands come from shared memory.
 KERNELS = [
-    Family(r"conv2d_(wgrad_)?implicit_gemm\b", 8, tensor_cores=True, vectorised=r"Vector\w*Gather"),
-    Family(r"conv2d_\w*direct\w*", 16),
+    Family(r"conv2d_(wgrad_)?implicit_gemm\b", 8, tensor_cores=True, vectorised=r"VectorGather"),
+    Family(r"conv2d_(gather|wgrad)_direct\b", 16, vectorised=r"DirectTile<[^>]*>, true"),
+    Family(r"conv2d_fprop_stem\b", 16),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<\w+, \(?(int\))?7", 12, vectorised="."),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<", 16, vectorised="."),
-    Family(r"conv2d_\w*depthwise\w*", 16),
-    Family(r"pool2d_\w+", 32, vectorised=_WHOLE_VECTORS),
-    Family(r"epilogue_\w+|im2col\w*|col2im\w*|implicit_gemm_pack_filters|\w*reduce", 32),
+    Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise_generic\b", 16),
+    Family(r"pool2d_\w+", 32, vectorised=_VECTORS),
+    Family(r"epilogue_\w+|conv2d_(im2col|col2im)\w*", 32, vectorised=_VECTORS),
+    Family(r"implicit_gemm_pack_filters|\w*reduce", 32),
 ]
 
 

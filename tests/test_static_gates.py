@@ -40,7 +40,7 @@ def broken(tmp_path_factory):
 
 
 BROKEN = {
-    "conv2d_direct_spill": "spills: stack",
+    "conv2d_gather_direct": "spills: stack",
     "conv2d_wgrad_implicit_gemm": "no HMMA",
     "pool2d_unbounded": "no __launch_bounds__",
     "pool2d_hungry": "warps on an SM, needs 32",

@@ -10,9 +10,9 @@ namespace fastconv {
 namespace {
 
 constexpr int64_t kVectorBytes = 16;
-constexpr int64_t kMaxNarrowFilters = 32;        // more go to the wide tile
-constexpr int64_t kStemSharedMemory = 96 << 10;  // two blocks fit an SM of 228 KiB
-constexpr int64_t kMinStemColumns = 12;          // Q: the stem's tile is 32 wide
+constexpr int64_t kMaxNarrowFilters = 32;         // more go to the wide tile
+constexpr int64_t kStemSharedMemory = 112 << 10;  // two blocks fit an SM of 228 KiB
+constexpr int64_t kMinStemColumns = 12;           // Q: the stem's tile is 32 wide
 
 constexpr int64_t kMinSlicePixels = 256;
 constexpr int64_t kWgradBlocksPerSm = 4;

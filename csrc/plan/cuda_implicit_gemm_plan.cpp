@@ -10,6 +10,8 @@ namespace {
 
 // Coordinates and GEMM indices are 32-bit in the kernel; half of the range is left for sums.
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
+// Offsets within an image of the gathered tensor, taps in the padding included, have 32 bits.
+constexpr int64_t kMaxSpan = int64_t{1} << 30;
 // Slices shorter than this many main-loop steps are all prologue.
 constexpr int64_t kMinStepsPerSlice = 8;
 constexpr int64_t kMaxSplits = 256;
@@ -57,6 +59,11 @@ int choose_splits(int64_t blocks, int64_t steps, int64_t partial_bytes, const Cu
       std::max<int64_t>(kMaxPartialBytes / std::max<int64_t>(partial_bytes, 1), 1);
   return static_cast<int>(
       std::clamp<int64_t>(wanted, 1, std::min({possible, affordable, kMaxSplits})));
+}
+
+// Elements from an image's first to its last.
+int64_t image_span(const Strides& strides, int64_t channels, int64_t height, int64_t width) {
+  return (channels - 1) * strides.c + (height - 1) * strides.h + (width - 1) * strides.w;
 }
 
 std::string name_of(int tile) {
@@ -145,8 +152,15 @@ std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
              " is too large";
     }
   }
-  if (call.op == ConvOp::dgrad &&
-      std::min(o.stride_h, o.H) * std::min(o.stride_w, o.W) > kMaxGemmClasses) {
+  const bool dgrad = call.op == ConvOp::dgrad;
+  const int64_t x_span = dgrad ? 0 : image_span(call.x, o.C, o.H, o.W);
+  const int64_t y_span = call.op == ConvOp::fprop ? 0 : image_span(call.y, o.K, o.P(), o.Q());
+  const int64_t span = std::max(x_span, y_span);
+  if (span >= kMaxSpan) {
+    return "the implicit GEMM's offsets within an image have 32 bits, this one spans " +
+           std::to_string(span) + " elements";
+  }
+  if (dgrad && std::min(o.stride_h, o.H) * std::min(o.stride_w, o.W) > kMaxGemmClasses) {
     return "dgrad has one sub-problem for each of stride_h * stride_w = " +
            std::to_string(o.stride_h * o.stride_w) + " residue classes, more than " +
            std::to_string(kMaxGemmClasses);

@@ -33,6 +33,9 @@ std::string unsupported_reason(CudaAlgorithm algorithm, const CudaConvCall& call
 
 CudaConvPlan plan_conv2d_cuda(CudaAlgorithm algorithm, const CudaConvCall& call,
                               std::string reason) {
+  if (const std::string refusal = unsupported_reason(algorithm, call); !refusal.empty()) {
+    throw std::invalid_argument(refusal);
+  }
   const auto plan = [&]() -> CudaConvPlan {
     switch (algorithm) {
       case CudaAlgorithm::direct:

@@ -80,6 +80,11 @@ def build_test_kernels(sanitize=None, debug=False):
     return _link("test_kernels.so", sources, [], sanitize, debug)
 
 
+def build_library(source):
+    """A library for ctypes of one .cu outside of this folder."""
+    return _link(f"{source.stem}.so", [source], [f"-I{ROOT / 'csrc'}"], None, False)
+
+
 def _link(name, sources, includes, sanitize, debug):
     from ninja.ninja_syntax import Writer
 

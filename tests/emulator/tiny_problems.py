@@ -1,6 +1,8 @@
 """Every CUDA kernel on problems of a few blocks, each result compared with the reference backend.
-sanitize.py starts this with the emulated module and a sanitizer in the process."""
+sanitize.py starts this with the emulated module and a sanitizer in the process; on a GPU it runs
+under compute-sanitizer (bench/accept)."""
 
+import random
 import sys
 import time
 from dataclasses import dataclass
@@ -9,9 +11,15 @@ import torch
 
 import fastconv
 from fastconv import _native
+from fastconv.backends.cuda_launch import DEVICE
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-2, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def place(backend):
+    """The type of device whose tensors a backend takes."""
+    return "cpu" if backend == "reference" else DEVICE
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Conv:
         generator = torch.Generator().manual_seed(0)
 
         def leaf(size):
-            values = torch.randn(size, generator=generator).to(dtype)
+            values = torch.randn(size, generator=generator).to(place(backend), dtype)
             return values.to(memory_format=layout) if len(size) == 4 else values
 
         x, w, b = (leaf(size).requires_grad_() for size in (self.x, self.w, self.w[:1]))
@@ -52,10 +60,10 @@ class Pool:
     def run(self, backend, dtype, channels_last):
         layout = torch.channels_last if channels_last else torch.contiguous_format
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn((2, 5, 9, 7), generator=generator).to(dtype, memory_format=layout)
-        x.requires_grad_()
+        x = torch.randn((2, 5, 9, 7), generator=generator).to(place(backend), dtype)
+        x = x.to(memory_format=layout).requires_grad_()
         y = getattr(fastconv, self.function)(x, *self.arguments, backend=backend)
-        y.backward(torch.randn(y.shape, generator=generator).to(dtype))
+        y.backward(torch.randn(y.shape, generator=generator).to(place(backend), dtype))
         return {"y": y, "dx": x.grad}
 
 
@@ -94,42 +102,48 @@ def cases():
 def wrong(problem, got, dtype, channels_last):
     expected = problem.run("reference", torch.float64, channels_last)
     for key, value in got.items():
-        error = (value.double() - expected[key]).abs().max().item()
+        error = (value.cpu().double() - expected[key]).abs().max().item()
         limit = TOLERANCE[dtype] * max(1.0, expected[key].abs().max().item())
         if not error <= limit:
             return f"{key} is off by {error:.3g}"
     return None
 
 
-def main(part, only_list):
-    ran = failed = 0
-    for name, problem, backend, dtype, channels_last in cases():
-        if part not in name:
-            continue
-        if only_list:
-            print(name)
-            continue
+def main(part, only_list, seconds):
+    """Runs the cases whose names hold `part`; all of them, or as many as begin within so many
+    seconds, then in an order that has some of each kind among the first."""
+    chosen = [case for case in cases() if part in case[0]]
+    if only_list:
+        print("\n".join(case[0] for case in chosen))
+        return 0
+    if seconds is not None:
+        random.Random(0).shuffle(chosen)
+    end = time.perf_counter() + (float("inf") if seconds is None else seconds)
+    ran = failed = skipped = 0
+    for name, problem, backend, dtype, channels_last in chosen:
         start = time.perf_counter()
+        if start > end:
+            break
         try:
             got = problem.run(backend, dtype, channels_last)
             error = wrong(problem, got, dtype, channels_last)
         except NotImplementedError as reason:
+            skipped += 1
             print(f"skip {name}: {str(reason).splitlines()[0]}", flush=True)
             continue
         except RuntimeError as reason:
             error = reason
         ran += 1
         failed += error is not None
-        seconds = time.perf_counter() - start
+        took = time.perf_counter() - start
         print(
-            f"{'ok  ' if error is None else 'FAIL'} {name} {seconds:.1f} s {error or ''}",
+            f"{'ok  ' if error is None else 'FAIL'} {name} {took:.1f} s {error or ''}",
             flush=True,
         )
-    if only_list:
-        return 0
-    print(f"{ran} ran, {failed} failed")
+    print(f"{ran} ran, {failed} failed, {len(chosen) - ran - skipped} left for want of time")
     return 0 if ran > 0 and failed == 0 else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], "--list" in sys.argv))
+    limit = next((a.partition("=")[2] for a in sys.argv if a.startswith("--seconds=")), None)
+    raise SystemExit(main(sys.argv[1], "--list" in sys.argv, limit and float(limit)))

@@ -22,7 +22,11 @@ class FastDivmod {
   __host__ __device__ __forceinline__ uint32_t divisor() const { return divisor_; }
 
   __host__ __device__ __forceinline__ uint32_t div(uint32_t n) const {
-    return static_cast<uint32_t>((static_cast<uint64_t>(n) * multiplier_) >> (31 + shift_));
+#ifdef __CUDA_ARCH__
+    return __umulhi(n << 1, multiplier_) >> shift_;
+#else
+    return static_cast<uint32_t>((static_cast<uint64_t>(n << 1) * multiplier_ >> 32) >> shift_);
+#endif
   }
 
   __host__ __device__ __forceinline__ uint32_t divmod(uint32_t n, uint32_t& remainder) const {

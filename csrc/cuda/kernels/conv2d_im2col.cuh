@@ -31,21 +31,26 @@ struct Im2colParams {
   int64_t count = 0;  // threads wanted
 };
 
-// Offset of (group, channel, r, s, pixel) in the columns.
-__device__ __forceinline__ int64_t column_offset(const Im2colParams& params, int64_t taps_h,
-                                                 int64_t taps_w, int64_t group, int64_t channel,
-                                                 int64_t r, int64_t s, int64_t pixel) {
-  const int64_t pixels = params.images * params.rows * params.columns_w;
-  if (params.channels_inner) {
-    return (((group * pixels + pixel) * taps_h + r) * taps_w + s) * params.channels + channel;
+// Elements from one tap, row of taps and pixel of the columns to the next, and the first of a
+// channel.
+struct ColumnStrides {
+  int64_t r, s, pixel, channel;
+  __device__ __forceinline__ ColumnStrides(const Im2colParams& params, int64_t group,
+                                           int64_t channel_in_group) {
+    const int64_t pixels = params.images * params.rows * params.columns_w;
+    const int64_t taps = params.h.kernel * params.w.kernel;
+    s = params.channels_inner ? params.channels : pixels;
+    r = params.w.kernel * s;
+    pixel = params.channels_inner ? taps * params.channels : 1;
+    channel = group * params.channels * taps * pixels +
+              channel_in_group * (params.channels_inner ? 1 : taps * pixels);
   }
-  return (((group * params.channels + channel) * taps_h + r) * taps_w + s) * pixels + pixel;
-}
+};
 
 // T: any type of the size of an element; kVector: adjacent channels of a thread.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kIm2colThreads)
-    im2col(const __grid_constant__ Im2colParams params) {
+__global__ void __launch_bounds__(kIm2colThreads, 4)
+    conv2d_im2col(const __grid_constant__ Im2colParams params) {
   const int64_t block = blockIdx.y * static_cast<int64_t>(gridDim.x) + blockIdx.x;
   int64_t rest = block * kIm2colThreads + threadIdx.x;
   if (rest >= params.count) return;
@@ -67,12 +72,9 @@ __global__ void __launch_bounds__(kIm2colThreads)
   const Strides& strides = params.x.strides;
   const T* const x = static_cast<const T*>(params.x.data) + (params.first_image + n) * strides.n +
                      channel * strides.c + h * strides.h + w * strides.w;
-  int64_t channel_in_group = channel;
   const int64_t group = quotient(channel, params.channels);
-  channel_in_group -= group * params.channels;
-  T* out = static_cast<T*>(params.columns) + column_offset(params, params.h.kernel, params.w.kernel,
-                                                           group, channel_in_group, 0, 0, pixel);
-  const int64_t out_step = params.channels_inner ? params.channels : pixels;
+  const ColumnStrides columns(params, group, channel - group * params.channels);
+  T* out = static_cast<T*>(params.columns) + columns.channel + pixel * columns.pixel;
   for (int r = 0; r < params.h.kernel; ++r) {
 #pragma unroll 4
     for (int s = 0; s < params.w.kernel; ++s) {
@@ -82,14 +84,14 @@ __global__ void __launch_bounds__(kIm2colThreads)
                                         s * params.w.tap_step * strides.w);
       }
       store_vector(out, value);
-      out += out_step;
+      out += columns.s;
     }
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kIm2colThreads)
-    col2im(const __grid_constant__ Im2colParams params) {
+__global__ void __launch_bounds__(kIm2colThreads, 4)
+    conv2d_col2im(const __grid_constant__ Im2colParams params) {
   using A = accumulator_t<T>;
   const int64_t block = blockIdx.y * static_cast<int64_t>(gridDim.x) + blockIdx.x;
   int64_t n = block * kIm2colThreads + threadIdx.x;
@@ -107,17 +109,19 @@ __global__ void __launch_bounds__(kIm2colThreads)
   const TapRange taps_h = tap_range(p, params.h.tap_step, phase_h.taps, params.h.source);
   const TapRange taps_w = tap_range(q, params.w.tap_step, phase_w.taps, params.w.source);
   const int64_t group = quotient(channel, params.channels);
-  const A* const columns = static_cast<const A*>(params.columns);
+  const ColumnStrides columns(params, group, channel - group * params.channels);
+  const int64_t step_h =
+      params.h.tap_period * columns.r + params.h.tap_step * params.columns_w * columns.pixel;
+  const int64_t step_w = params.w.tap_period * columns.s + params.w.tap_step * columns.pixel;
+  const int64_t pixel = (n * params.rows + p - params.first_row) * params.columns_w + q;
+  const A* const first = static_cast<const A*>(params.columns) + columns.channel +
+                         phase_h.first_tap * columns.r + phase_w.first_tap * columns.s +
+                         pixel * columns.pixel;
   A sum = 0;
   for (int a = taps_h.first; a < taps_h.first + taps_h.count; ++a) {
-    const int64_t r = phase_h.first_tap + a * params.h.tap_period;
-    const int64_t row = p + a * params.h.tap_step - params.first_row;
 #pragma unroll 4
     for (int b = taps_w.first; b < taps_w.first + taps_w.count; ++b) {
-      const int64_t s = phase_w.first_tap + b * params.w.tap_period;
-      const int64_t pixel = (n * params.rows + row) * params.columns_w + q + b * params.w.tap_step;
-      sum += columns[column_offset(params, params.h.kernel, params.w.kernel, group,
-                                   channel - group * params.channels, r, s, pixel)];
+      sum += first[a * step_h + b * step_w];
     }
   }
   *params.x.at<T>(params.first_image + n, channel, h, w) = from_accumulator<T>(sum);

@@ -20,7 +20,8 @@
 //
 // Bound: mma for many channels (a slab moves 64 B x (kTileM + kTileN) for kTileM * kTileN * kTileK
 // multiply-adds); bytes of x and y for 1x1 and small K.
-// Limits: every extent below 2^30; at most kMaxGemmClasses classes.
+// Limits: every extent below 2^30, an image of the gathered tensor within 2^31 elements; at most
+// kMaxGemmClasses classes.
 #pragma once
 
 #include "cuda/device/cp_async.cuh"
@@ -88,25 +89,27 @@ struct GemmBlock {
 };
 
 // A row of gemm_m as the gather sees it: the position that a tap at offset 0 reads.
+template <typename T>
 struct GatherRow {
-  int64_t offset;
+  const T* in;
   int h, w;
 };
 
-__device__ __forceinline__ GatherRow gather_row(const ImplicitGemmParams& o, const GemmClass& cls,
-                                                int m) {
-  if (m >= cls.gemm_m) return {0, kNowhere, 0};
+// `in` is the gathered tensor's first channel of the group.
+template <typename T>
+__device__ __forceinline__ GatherRow<T> gather_row(const ImplicitGemmParams& o,
+                                                   const GemmClass& cls, const T* in, int m) {
+  if (m >= cls.gemm_m) return {in, kNowhere, 0};
   uint32_t pixel, q;
   const int64_t n = cls.image.divmod(m, pixel);
   const int p = cls.width.divmod(pixel, q);
   const int h = p * o.in_h_step + cls.in_h, w = static_cast<int>(q) * o.in_w_step + cls.in_w;
-  return {n * o.in.strides.n + h * o.in.strides.h + w * o.in.strides.w, h, w};
+  return {in + n * o.in.strides.n + h * o.in.strides.h + w * o.in.strides.w, h, w};
 }
 
-// An element of gemm_k: what it adds to the row's position.
-struct GatherTap {
-  int64_t offset;
-  int h, w;
+// An element of gemm_k: what it adds to the row's position. An image's offsets fit 32 bits.
+struct alignas(16) GatherTap {
+  int offset, h, w;
 };
 
 __device__ __forceinline__ GatherTap gather_tap(const ImplicitGemmParams& o, const GemmClass& cls,
@@ -115,34 +118,51 @@ __device__ __forceinline__ GatherTap gather_tap(const ImplicitGemmParams& o, con
   uint32_t channel, tap_w;
   const int tap_h = cls.taps_w.divmod(o.channels.divmod(k, channel), tap_w);
   const int h = tap_h * cls.tap_h_step, w = static_cast<int>(tap_w) * cls.tap_w_step;
-  return {h * o.in.strides.h + w * o.in.strides.w + channel * o.in.strides.c, h, w};
+  return {h * static_cast<int>(o.in.strides.h) + w * static_cast<int>(o.in.strides.w) +
+              static_cast<int>(channel) * static_cast<int>(o.in.strides.c),
+          h, w};
 }
 
-__device__ __forceinline__ bool inside(const ImplicitGemmParams& o, const GatherRow& row,
+template <typename T>
+__device__ __forceinline__ bool inside(const ImplicitGemmParams& o, const GatherRow<T>& row,
                                        const GatherTap& tap) {
   return static_cast<unsigned>(row.h + tap.h) < static_cast<unsigned>(o.in_h) &&
          static_cast<unsigned>(row.w + tap.w) < static_cast<unsigned>(o.in_w);
 }
 
-// Filters of a slab: rows of packed elements, 16 bytes at a time.
+// The filters of a block: rows of packed elements, 16 bytes at a time.
 template <typename Config>
-__device__ __forceinline__ void load_filters(const ImplicitGemmParams& o, const GemmBlock& block,
-                                             int slab, unsigned char* place) {
+struct FilterRows {
   using T = typename Config::element_t;
-  const GemmClass& cls = o.classes[block.cls];
-  const int chunk = static_cast<int>(threadIdx.x) % kSlabChunks;
-  const int k = slab * Config::kTileK + chunk * Config::kVector;
-  const T* const filters = static_cast<const T*>(o.filters) + cls.filters +
-                           static_cast<int64_t>(block.group) * o.gemm_n * cls.filter_row;
-#pragma unroll
-  for (int i = 0; i < Config::kTileN; i += Config::kThreads / kSlabChunks) {
-    const int row = i + static_cast<int>(threadIdx.x) / kSlabChunks;
-    const int column = block.column0 + row;
-    const bool valid = column < o.gemm_n && k < cls.gemm_k;
-    const int64_t offset = static_cast<int64_t>(column) * cls.filter_row + k;
-    cp_async_16(place + slab_offset(row, chunk), valid ? filters + offset : filters, valid);
+  static constexpr int kRowStep = Config::kThreads / kSlabChunks;
+  static constexpr int kRows = Config::kTileN / kRowStep;  // of a thread
+  static_assert(Config::kTileN % kRowStep == 0);
+
+  const GemmClass& cls;
+  const T* first;
+  int rows, row, chunk;
+
+  __device__ __forceinline__ FilterRows(const ImplicitGemmParams& o, const GemmBlock& block)
+      : cls(o.classes[block.cls]) {
+    chunk = static_cast<int>(threadIdx.x) % kSlabChunks;
+    row = static_cast<int>(threadIdx.x) / kSlabChunks;
+    const int64_t column = static_cast<int64_t>(block.group) * o.gemm_n + block.column0 + row;
+    first = static_cast<const T*>(o.filters) + cls.filters + column * cls.filter_row;
+    rows = o.gemm_n - block.column0 - row;  // the thread's i-th row is there if i*kRowStep < rows
   }
-}
+
+  __device__ __forceinline__ void load(int slab, unsigned char* place, const void* anywhere) const {
+    const int k = slab * Config::kTileK + chunk * Config::kVector;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const bool valid = i * kRowStep < rows && k < cls.gemm_k;
+      cp_async_16(
+          place + slab_offset(row + i * kRowStep, chunk),
+          valid ? first + static_cast<int64_t>(i * kRowStep) * cls.filter_row + k : anywhere,
+          valid);
+    }
+  }
+};
 
 // ---- main loop, vectorised gather
 // ----------------------------------------------------------------
@@ -152,7 +172,7 @@ struct VectorGather {
   using T = typename Config::element_t;
   static constexpr int kRowStep = Config::kThreads / kSlabChunks;
   static constexpr int kRows = Config::kTileM / kRowStep;  // of a thread
-  static_assert(Config::kTileM % kRowStep == 0 && Config::kTileN % kRowStep == 0);
+  static_assert(Config::kTileM % kRowStep == 0);
 
   struct Storage {
     unsigned char a[kGemmStages][Config::kTileM * kGemmSlabBytes];
@@ -166,10 +186,11 @@ struct VectorGather {
     const int first_row = static_cast<int>(threadIdx.x) / kSlabChunks;
     const T* const in =
         static_cast<const T*>(o.in.data) + static_cast<int64_t>(block.group) * o.channels.divisor();
-    GatherRow rows[kRows];
+    const FilterRows<Config> filters(o, block);
+    GatherRow<T> rows[kRows];
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      rows[i] = gather_row(o, cls, block.row0 + first_row + i * kRowStep);
+      rows[i] = gather_row(o, cls, in, block.row0 + first_row + i * kRowStep);
     }
     const auto load = [&](int slab, int stage) {
       const GatherTap tap = gather_tap(o, cls, slab * Config::kTileK + chunk * Config::kVector);
@@ -177,9 +198,9 @@ struct VectorGather {
       for (int i = 0; i < kRows; ++i) {
         const bool valid = inside(o, rows[i], tap);
         cp_async_16(storage.a[stage] + slab_offset(first_row + i * kRowStep, chunk),
-                    valid ? in + rows[i].offset + tap.offset : in, valid);
+                    valid ? rows[i].in + tap.offset : in, valid);
       }
-      load_filters<Config>(o, block, slab, storage.b[stage]);
+      filters.load(slab, storage.b[stage], in);
     };
 
     const WarpPlace<Config> place;
@@ -230,7 +251,8 @@ struct ElementGather {
     const int row = thread % Config::kTileM, first_chunk = thread / Config::kTileM * kChunks;
     const T* const in = static_cast<const T*>(o.in.data) +
                         static_cast<int64_t>(block.group) * o.channels.divisor() * o.in.strides.c;
-    const GatherRow gathered = gather_row(o, cls, block.row0 + row);
+    const GatherRow<T> gathered = gather_row(o, cls, in, block.row0 + row);
+    const FilterRows<Config> filters(o, block);
     Vector<T, Config::kVector> chunks[kChunks];
 
     const auto tabulate = [&](int slab) {
@@ -245,11 +267,11 @@ struct ElementGather {
 #pragma unroll
         for (int e = 0; e < Config::kVector; ++e) {
           const GatherTap tap = taps[c * Config::kVector + e];
-          chunks[c].v[e] = inside(o, gathered, tap) ? in[gathered.offset + tap.offset]
+          chunks[c].v[e] = inside(o, gathered, tap) ? __ldg(gathered.in + tap.offset)
                                                     : from_accumulator<T>(0.0f);
         }
       }
-      load_filters<Config>(o, block, slab, storage.b[slab % kStages]);
+      filters.load(slab, storage.b[slab % kStages], in);
     };
     const auto put = [&](int slab) {
 #pragma unroll

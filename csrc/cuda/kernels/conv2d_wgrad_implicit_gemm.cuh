@@ -15,7 +15,7 @@
 // Every slice of gemm_k writes its float32 sums; split_k_reduce.cuh adds them in order.
 // Bound: mma for many channels, else bytes of x and dy: dy is read once for each tile along gemm_n,
 // x once for each tap and each tile along gemm_m, mostly from L2.
-// Limits: every extent below 2^30.
+// Limits: every extent below 2^30, an image of x or dy within 2^31 elements.
 #pragma once
 
 #include "cuda/device/cp_async.cuh"
@@ -38,10 +38,9 @@ struct WgradGemmParams {
   FastDivmod tiles_m, tiles_n;
 };
 
-// One column of gemm_n: what it adds to a pixel's first position.
-struct WgradTap {
-  int64_t offset;
-  int h, w;
+// One column of gemm_n: what it adds to a pixel's first position. An image's offsets fit 32 bits.
+struct alignas(16) WgradTap {
+  int offset, h, w;
 };
 
 // Shared memory of one operand: kTileK rows of kColumns elements.
@@ -63,18 +62,19 @@ struct WgradSlab {
   }
 };
 
+// One pixel of gemm_k: where dy lies, and what a tap at offset 0 reads of x.
+struct alignas(16) WgradPixel {
+  int64_t dy, x;
+  int h, w;
+};
+
 template <typename Config, int kStages>
 struct WgradStorage {
   using T = typename Config::element_t;
   WgradSlab<T, Config::kTileM> dy[kStages];
   WgradSlab<T, Config::kTileN> x[kStages];
   WgradTap taps[Config::kTileN];
-};
-
-// One pixel of gemm_k: where dy lies, and what a tap at offset 0 reads of x.
-struct WgradPixel {
-  int64_t dy, x;
-  int h, w;
+  WgradPixel pixels[kStages][Config::kTileK];  // of the slabs that are loaded next
 };
 
 __device__ __forceinline__ WgradPixel wgrad_pixel(const WgradGemmParams& o, int pixel) {
@@ -93,7 +93,9 @@ __device__ __forceinline__ WgradTap wgrad_tap(const WgradGemmParams& o, int colu
   uint32_t channel, tap_w;
   const int tap_h = o.taps_w.divmod(o.channels.divmod(column, channel), tap_w);
   const int h = tap_h * o.dilation_h, w = static_cast<int>(tap_w) * o.dilation_w;
-  return {h * o.x.strides.h + w * o.x.strides.w + channel * o.x.strides.c, h, w};
+  return {h * static_cast<int>(o.x.strides.h) + w * static_cast<int>(o.x.strides.w) +
+              static_cast<int>(channel) * static_cast<int>(o.x.strides.c),
+          h, w};
 }
 
 __device__ __forceinline__ bool inside(const WgradGemmParams& o, const WgradPixel& pixel,
@@ -120,6 +122,16 @@ struct WgradBlock {
     return block;
   }
 };
+
+// Decodes the pixels of a slab for all; a barrier must follow.
+template <typename Config, int kStages>
+__device__ __forceinline__ void tabulate(const WgradGemmParams& o, int slab,
+                                         WgradStorage<Config, kStages>& storage) {
+  const int row = static_cast<int>(threadIdx.x);
+  if (row < Config::kTileK) {
+    storage.pixels[slab % kStages][row] = wgrad_pixel(o, slab * Config::kTileK + row);
+  }
+}
 
 // The chunks of a slab that one thread moves: item j of kItems is chunk `chunk` of row `row`.
 template <typename Config, int kColumns, bool kVectorised>
@@ -204,11 +216,11 @@ struct WgradVectorGather {
   __device__ __forceinline__ static void run(const WgradGemmParams& o, const WgradBlock& block,
                                              const T* dy, const T* x, Storage& storage,
                                              WarpTile<Config>& tile) {
-    const auto load = [&](int slab, int stage) {
-      const int k0 = slab * Config::kTileK;
+    const auto load = [&](int slab) {
+      const int stage = slab % kGemmStages;
 #pragma unroll
       for (int j = 0; j < ItemsDy::kItems; ++j) {
-        const WgradPixel pixel = wgrad_pixel(o, k0 + ItemsDy::row(j));
+        const WgradPixel& pixel = storage.pixels[stage][ItemsDy::row(j)];
         const int filter = block.row0 + ItemsDy::chunk(j) * Config::kVector;
         const bool valid = pixel.h != kNowhere && filter < o.gemm_m;
         cp_async_16(storage.dy[stage].chunk(ItemsDy::row(j), ItemsDy::chunk(j)),
@@ -216,29 +228,32 @@ struct WgradVectorGather {
       }
 #pragma unroll
       for (int j = 0; j < ItemsX::kItems; ++j) {
-        const WgradPixel pixel = wgrad_pixel(o, k0 + ItemsX::row(j));
+        const WgradPixel& pixel = storage.pixels[stage][ItemsX::row(j)];
         const WgradTap tap = storage.taps[ItemsX::chunk(j) * Config::kVector];
         const bool valid = inside(o, pixel, tap);
         cp_async_16(storage.x[stage].chunk(ItemsX::row(j), ItemsX::chunk(j)),
                     valid ? x + pixel.x + tap.offset : x, valid);
       }
     };
+    for (int ahead = 0; ahead < kGemmStages; ++ahead) {
+      tabulate<Config, kGemmStages>(o, block.slab_begin + ahead, storage);
+    }
+    __syncthreads();
 #pragma unroll
-    for (int stage = 0; stage < kGemmStages - 1; ++stage) {
-      if (block.slab_begin + stage < block.slab_end) load(block.slab_begin + stage, stage);
+    for (int ahead = 0; ahead < kGemmStages - 1; ++ahead) {
+      if (block.slab_begin + ahead < block.slab_end) load(block.slab_begin + ahead);
       cp_async_commit();
     }
-    int stage = 0;
     for (int slab = block.slab_begin; slab < block.slab_end; ++slab) {
       cp_async_wait<kGemmStages - 2>();
       // Makes this slab visible to all, and tells that all are done with the previous one, whose
-      // place the next load takes.
+      // place the next load takes, and with the pixels of this one.
       __syncthreads();
       const int next = slab + kGemmStages - 1;
-      if (next < block.slab_end) load(next, stage == 0 ? kGemmStages - 1 : stage - 1);
+      if (next < block.slab_end) load(next);
       cp_async_commit();
-      wgrad_add_slab<Config>(storage.dy[stage], storage.x[stage], tile);
-      stage = stage + 1 == kGemmStages ? 0 : stage + 1;
+      tabulate<Config, kGemmStages>(o, next + 1, storage);
+      wgrad_add_slab<Config>(storage.dy[slab % kGemmStages], storage.x[slab % kGemmStages], tile);
     }
     cp_async_wait<0>();
   }
@@ -258,24 +273,26 @@ struct WgradElementGather {
     Vector<T, Config::kVector> dy_chunks[ItemsDy::kItems], x_chunks[ItemsX::kItems];
     const T zero = from_accumulator<T>(0.0f);
     const auto load = [&](int slab) {
-      const int k0 = slab * Config::kTileK;
+      const WgradPixel* const pixels = storage.pixels[slab % kStages];
 #pragma unroll
       for (int j = 0; j < ItemsDy::kItems; ++j) {
-        const WgradPixel pixel = wgrad_pixel(o, k0 + ItemsDy::row(j));
+        const WgradPixel& pixel = pixels[ItemsDy::row(j)];
         const int filter = block.row0 + ItemsDy::chunk(j) * Config::kVector;
+        const int filters = pixel.h != kNowhere ? o.gemm_m - filter : 0;  // that are there
+        const int step = static_cast<int>(o.dy.strides.c);
+        const T* const at = dy + pixel.dy + filter * o.dy.strides.c;
 #pragma unroll
         for (int e = 0; e < Config::kVector; ++e) {
-          const bool valid = pixel.h != kNowhere && filter + e < o.gemm_m;
-          dy_chunks[j].v[e] = valid ? dy[pixel.dy + (filter + e) * o.dy.strides.c] : zero;
+          dy_chunks[j].v[e] = e < filters ? __ldg(at + e * step) : zero;
         }
       }
 #pragma unroll
       for (int j = 0; j < ItemsX::kItems; ++j) {
-        const WgradPixel pixel = wgrad_pixel(o, k0 + ItemsX::row(j));
+        const WgradPixel& pixel = pixels[ItemsX::row(j)];
 #pragma unroll
         for (int e = 0; e < Config::kVector; ++e) {
           const WgradTap tap = storage.taps[ItemsX::chunk(j) * Config::kVector + e];
-          x_chunks[j].v[e] = inside(o, pixel, tap) ? x[pixel.x + tap.offset] : zero;
+          x_chunks[j].v[e] = inside(o, pixel, tap) ? __ldg(x + pixel.x + tap.offset) : zero;
         }
       }
     };
@@ -289,6 +306,9 @@ struct WgradElementGather {
         store_vector(storage.x[stage].chunk(ItemsX::row(j), ItemsX::chunk(j)), x_chunks[j]);
       }
     };
+    tabulate<Config, kStages>(o, block.slab_begin, storage);
+    tabulate<Config, kStages>(o, block.slab_begin + 1, storage);
+    __syncthreads();
     if (block.slab_begin < block.slab_end) {
       load(block.slab_begin);
       put(block.slab_begin % kStages);
@@ -297,6 +317,7 @@ struct WgradElementGather {
     for (int slab = block.slab_begin; slab < block.slab_end; ++slab) {
       const bool more = slab + 1 < block.slab_end;
       if (more) load(slab + 1);
+      tabulate<Config, kStages>(o, slab + 2, storage);  // all have read this slab's before
       wgrad_add_slab<Config>(storage.dy[slab % kStages], storage.x[slab % kStages], tile);
       if (more) put((slab + 1) % kStages);
       __syncthreads();
@@ -316,7 +337,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
   for (int column = threadIdx.x; column < Config::kTileN; column += Config::kThreads) {
     storage.taps[column] = wgrad_tap(o, block.column0 + column);
   }
-  __syncthreads();
+  // The main loops' first barrier comes before anyone reads the taps.
   const T* const dy = static_cast<const T*>(o.dy.data) +
                       static_cast<int64_t>(block.group) * o.gemm_m * o.dy.strides.c;
   const T* const x = static_cast<const T*>(o.x.data) +

@@ -85,9 +85,10 @@ struct WarpTile {
   static constexpr CudaMath kMath = Config::kMathMode;
   static constexpr int kRows = Config::kWarpM / kMmaM, kColumns = Config::kWarpN / kMmaN;
   using mma_t = typename MathTraits<kMath>::mma_t;
-  using Sums = float[kRows][kColumns][4];
   using FragmentsA = uint32_t[kRows][4];
   using FragmentsB = uint32_t[kColumns][2];
+
+  using Sums = float[kRows][kColumns][4];
 
   Sums acc = {};
 
@@ -167,17 +168,19 @@ struct WarpTile {
   __device__ __forceinline__ void add_slab(const unsigned char* a_slab, const unsigned char* b_slab,
                                            int lane) {
     // Matrices of A: (rows 0-7, 8-15) x (chunk 0, 1). Of B: (chunk 0, 1) x (columns 0-7, 8-15).
-    const int a_row = lane % 8 + lane / 8 % 2 * 8, a_chunk = lane / 16;
-    const int b_row = lane % 8 + lane / 16 * 8, b_chunk = lane / 8 % 2;
+    // Sixteen rows on, the swizzle is the same; a step on, the chunk's second bit flips.
+    const int a_offset = slab_offset(lane % 8 + lane / 8 % 2 * 8, lane / 16);
+    const int b_offset = slab_offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    constexpr int kStepBytes = kGemmSlabBytes / kStepsPerSlab;
     add_steps([&](int step, FragmentsA& a, FragmentsB& b) {
+      const unsigned char* const a_rows = a_slab + (a_offset ^ (step * kStepBytes));
+      const unsigned char* const b_rows = b_slab + (b_offset ^ (step * kStepBytes));
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        ldmatrix(a[i], a_slab + slab_offset(i * kMmaM + a_row, 2 * step + a_chunk));
-      }
+      for (int i = 0; i < kRows; ++i) ldmatrix(a[i], a_rows + i * kMmaM * kGemmSlabBytes);
 #pragma unroll
       for (int j = 0; j < kColumns; j += 2) {
         uint32_t pair[4];
-        ldmatrix(pair, b_slab + slab_offset(j * kMmaN + b_row, 2 * step + b_chunk));
+        ldmatrix(pair, b_rows + j * kMmaN * kGemmSlabBytes);
         b[j][0] = pair[0], b[j][1] = pair[1];
         b[j + 1][0] = pair[2], b[j + 1][1] = pair[3];
       }

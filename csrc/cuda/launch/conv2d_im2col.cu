@@ -41,9 +41,9 @@ cudaError_t copy(const Im2colArgs& args) {
                           x.n % kVector == 0 && x.h % kVector == 0 && x.w % kVector == 0 &&
                           aligned(args.x.data) && aligned(args.columns);
   params.count = params.images * params.rows * params.columns_w * args.problem.C;
-  if (!vectorised) return start(im2col<T, 1>, params, args.stream);
+  if (!vectorised) return start(conv2d_im2col<T, 1>, params, args.stream);
   params.count /= kVector;
-  return start(im2col<T, kVector>, params, args.stream);
+  return start(conv2d_im2col<T, kVector>, params, args.stream);
 }
 
 }  // namespace
@@ -66,7 +66,7 @@ cudaError_t col2im(const Im2colArgs& args) {
   Im2colParams params = im2col_params(args, true);
   params.count = params.images * params.h_rows * args.problem.W * args.problem.C;
   return dispatch_dtype(args.dtype, [&](auto tag) {
-    return start(col2im<typename decltype(tag)::type>, params, args.stream);
+    return start(conv2d_col2im<typename decltype(tag)::type>, params, args.stream);
   });
 }
 

@@ -1,0 +1,253 @@
+"""Does the net under the CUDA kernels hold? Seeded faults, each of which a named test must catch.
+
+One fault at a time goes into a copy of csrc/, which is compiled for the emulator with its objects
+kept, and the named test runs against the module in a process of its own. Asynchronous copies are
+lazy; a fault that only some order of threads or blocks shows has a seed."""
+
+import fcntl
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ninja")
+pytest.importorskip("pybind11")
+
+from emulator import build as emulator
+
+ROOT = Path(__file__).parent.parent
+QUICK = 2  # faults of a run without --exhaustive: each costs a compilation
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    file: str  # under csrc/cuda
+    right: str
+    wrong: str
+    caught_by: str  # pytest arguments
+    seed: int = 0
+
+    def __str__(self):
+        return self.name.replace(" ", "_")
+
+
+EVERY_GEMM = "test_cuda_implicit_gemm.py::test_every_kernel -k "
+INTEGERS = "test_cuda_conv2d.py::test_integers_exactly -k "
+GEMM = "kernels/conv2d_implicit_gemm.cuh"
+WGRAD_GEMM = "kernels/conv2d_wgrad_implicit_gemm.cuh"
+FAULTS = [
+    Fault(
+        "dropped slice of a split gemm_k",
+        "kernels/split_k_reduce.cuh",
+        "split < o.splits; ++split",
+        "split < max_of(1, o.splits - 1); ++split",
+        EVERY_GEMM + "fp16-v1",
+    ),
+    Fault(
+        "a class without taps packs filters",
+        "kernels/implicit_gemm_pack_filters.cuh",
+        "if (cls.gemm_k == 0) return;",
+        "",
+        INTEGERS + "'implicit_gemm and stride_beyond_kernel'",
+        seed=7,
+    ),
+    Fault(
+        "taps of a class in the wrong order",
+        "kernels/implicit_gemm_pack_filters.cuh",
+        "cls.tap_h_first + tap_h * cls.tap_h_step",
+        "cls.tap_h_first + tap_h",
+        EVERY_GEMM + "fp16-v1",
+    ),
+    Fault(
+        "missing barrier in the ring of slabs",
+        GEMM,
+        "      // place the next load takes.\n      __syncthreads();",
+        "      // place the next load takes.",
+        EVERY_GEMM + "fp16-v1",
+        seed=3,
+    ),
+    Fault(
+        "wait for too few slabs",
+        GEMM,
+        "cp_async_wait<kGemmStages - 2>();",
+        "cp_async_wait<kGemmStages - 1>();",
+        EVERY_GEMM + "fp16-v1",
+    ),
+    Fault(
+        "halo off by one",
+        GEMM,
+        "static_cast<unsigned>(row.h + tap.h) < static_cast<unsigned>(o.in_h)",
+        "static_cast<unsigned>(row.h + tap.h) <= static_cast<unsigned>(o.in_h)",
+        EVERY_GEMM + "fp16",
+    ),
+    Fault(
+        "rows past the end are stored",
+        GEMM,
+        "if (block.row0 + row >= cls.gemm_m || block.column0",
+        "if (block.column0",
+        "test_cuda_conv2d.py::test_outputs_are_written_whole_and_nothing_else -k implicit_gemm",
+    ),
+    Fault(
+        "taps tabulated too late",
+        GEMM,
+        "tabulate(next + 1);",
+        "tabulate(next);",
+        EVERY_GEMM + "fp16-v0",
+    ),
+    Fault(
+        "wrong swizzle",
+        "kernels/implicit_gemm_tile.cuh",
+        "a_slab + (a_offset ^ (step * kStepBytes))",
+        "a_slab + (a_offset + step * kStepBytes)",
+        EVERY_GEMM + "fp16",
+    ),
+    Fault(
+        "the small halves of TF32 are lost",
+        "kernels/implicit_gemm_tile.cuh",
+        "small = round_to_tf32(whole - __uint_as_float(big));",
+        "small = 0;",
+        "test_cuda_conv2d.py::test_random_no_worse_than_torch -k 'implicit_gemm and float32'",
+    ),
+    Fault(
+        "stale pixels in wgrad",
+        WGRAD_GEMM,
+        "tabulate<Config, kGemmStages>(o, next + 1, storage);",
+        "",
+        EVERY_GEMM + "fp16-v1-w1",
+    ),
+    Fault(
+        "copies past the end keep what was there",
+        "device/cp_async.cuh",
+        "emulator::cp_async(shared, global, 16, valid ? 16 : 0);",
+        "if (valid) emulator::cp_async(shared, global, 16, 16);",
+        EVERY_GEMM + "fp16-v1",
+    ),
+    Fault(
+        "direct: missing barrier before the slab is read",
+        "kernels/conv2d_gather_direct.cuh",
+        "    __syncthreads();\n",
+        "",
+        INTEGERS + "direct",
+        seed=5,
+    ),
+    Fault(
+        "depthwise: the filter is not turned for dgrad",
+        "kernels/conv2d_depthwise_tile.cuh",
+        "params.flip_filter ? kTaps - 1 - tap : tap",
+        "tap",
+        "test_cuda_depthwise.py",
+    ),
+    Fault(
+        "depthwise: missing barrier in wgrad",
+        "kernels/conv2d_wgrad_depthwise.cuh",
+        "    __syncthreads();  // nobody still reads the last item's tiles\n",
+        "",
+        "test_cuda_depthwise.py",
+        seed=5,
+    ),
+    Fault(
+        "stem: the last tile's halo is overwritten",
+        "kernels/conv2d_fprop_stem.cuh",
+        "    __syncthreads();  // the last tile's halo was read\n",
+        "",
+        "test_cuda_direct.py -k stem",
+        seed=5,
+    ),
+    Fault(
+        "pool: NaN loses",
+        "kernels/pool2d_max.cuh",
+        "value > max.value || value != value",
+        "value > max.value",
+        "test_pool2d.py -k nan",
+    ),
+    Fault(
+        "pool: the last of equals wins",
+        "kernels/pool2d_max.cuh",
+        "value > max.value || value != value",
+        "value >= max.value || value != value",
+        "test_pool2d.py -k 'max and cuda'",
+    ),
+    Fault(
+        "bias gradient: missing barrier",
+        "kernels/epilogue.cuh",
+        "    __syncthreads();\n",
+        "",
+        "test_cuda_epilogue.py",
+        seed=5,
+    ),
+]
+
+
+class Copy:
+    """A copy of csrc/ in the emulator's cache, so that its objects are kept from run to run."""
+
+    def __init__(self):
+        self.csrc = emulator.cache_folder() / "faults" / "csrc"
+        self.csrc.mkdir(parents=True, exist_ok=True)
+        for source in (ROOT / "csrc").rglob("*"):
+            copy = self.csrc / source.relative_to(ROOT / "csrc")
+            if source.is_dir():
+                copy.mkdir(exist_ok=True)
+            elif not copy.exists() or not filecmp.cmp(source, copy, shallow=False):
+                shutil.copyfile(source, copy)
+        for copy in list(self.csrc.rglob("*.*")):
+            if not (ROOT / "csrc" / copy.relative_to(self.csrc)).exists():
+                copy.unlink()
+
+    def run(self, pytest_arguments, seed=0):
+        """The named tests against the copy, compiled."""
+        env = {
+            **os.environ,
+            "FASTCONV_CUDA_MODULE": str(emulator.build(csrc=self.csrc)),
+            "FASTCONV_EMULATOR_ASYNC": "lazy",
+            "FASTCONV_EMULATOR_SEED": str(seed),
+        }
+        path, _, keyword = pytest_arguments.partition(" -k ")
+        options = ["-k", keyword.strip("'")] if keyword else []
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
+                str(ROOT / "tests" / path),
+                *options,
+            ],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+
+@pytest.fixture(scope="module")
+def copy():
+    folder = emulator.cache_folder() / "faults"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Copy()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_fault_is_caught(copy, fault, exhaustive):
+    if not exhaustive and FAULTS.index(fault) >= QUICK:
+        pytest.skip("--exhaustive tries it")
+    path = copy.csrc / "cuda" / fault.file
+    text = path.read_text()
+    assert text.count(fault.right) >= 1, f"{fault.right!r} is no longer in {fault.file}"
+    try:
+        path.write_text(text.replace(fault.right, fault.wrong))
+        done = copy.run(fault.caught_by, fault.seed)
+        # 1: tests failed; negative: the emulator's own report, or a crash. Others mean no test ran.
+        assert done.returncode == 1 or done.returncode < 0, done.stdout + done.stderr
+    finally:
+        path.write_text(text)
+
+
+def test_the_copy_without_a_fault_passes(copy):
+    done = copy.run(EVERY_GEMM + "fp16-v1-w1", seed=3)
+    assert done.returncode == 0, done.stdout + done.stderr
