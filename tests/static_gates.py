@@ -56,7 +56,7 @@ KERNELS = [
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<", 16, vectorised="."),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise_generic\b", 16),
     Family(r"pool2d_\w+", 32, vectorised=_VECTORS),
-    Family(r"epilogue_\w+|conv2d_(im2col|col2im)\w*", 32, vectorised=_VECTORS),
+    Family(r"epilogue_\w+|conv2d_(im2col|col2im)\b", 32, vectorised=_VECTORS),
     Family(r"implicit_gemm_pack_filters|\w*reduce", 32),
 ]
 

@@ -72,6 +72,15 @@ def test_the_ptx_assembles(arch, tmp_path):
     _nvcc(arch, tmp_path / "wrappers.cubin", "-cubin")
 
 
+def test_every_wrapper_with_a_twin_is_here():
+    """A header that has another code for the emulator is one that this file has to try."""
+    included = SOURCE.read_text()
+    for header in (HERE.parent / "csrc" / "cuda" / "device").glob("*.cuh"):
+        text = header.read_text()
+        if "FASTCONV_EMULATOR" in text or "asm" in text:
+            assert f'#include "cuda/device/{header.name}"' in included, header.name
+
+
 def words(x):
     """The bytes of x as 32-bit words."""
     return x.contiguous().view(torch.int32)
@@ -201,3 +210,19 @@ def test_vectors(wrappers, size):
     y = torch.zeros_like(x, device=wrappers.device)
     wrappers.vector(size, x.to(wrappers.device), y)
     assert torch.equal(y.cpu(), x.flip(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_packed_comparisons(wrappers, dtype):
+    """Every number against random ones, NaN, infinities and both zeros."""
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1.0]).to(dtype)
+    a = torch.cat([every, every, every])
+    b = torch.cat([every[torch.randperm(2**16)], special[torch.randint(0, 6, (2**16,))], every])
+    packed = [words(tensor).to(wrappers.device) for tensor in (a, b)]
+    masks = [torch.zeros_like(packed[0]) for _ in range(2)]
+    index = [torch.float16, torch.bfloat16].index(dtype)
+    wrappers.packed(index, ctypes.c_int64(len(packed[0])), *packed, *masks)
+    greater, is_nan = (mask.cpu().view(torch.int16) for mask in masks)
+    assert torch.equal(greater, -(a.float() > b.float()).to(torch.int16))
+    assert torch.equal(is_nan, -a.isnan().to(torch.int16))

@@ -12,6 +12,8 @@
 #include "cuda/device/ldmatrix.cuh"
 #include "cuda/device/mma.cuh"
 #include "cuda/device/numeric.cuh"
+#include "cuda/device/packed_compare.cuh"
+#include "cuda/device/shared_memory.cuh"
 #include "cuda/device/vector.cuh"
 #include "cuda/launch/launch.h"
 
@@ -159,6 +161,23 @@ __global__ void __launch_bounds__(kThreads) wrapper_vector(const __grid_constant
   store_vector(p.y + first, y);
 }
 
+// Pairs of 16-bit numbers: masks of a > b and of NaN in a.
+struct PackedParams {
+  const uint32_t* a;
+  const uint32_t* b;
+  uint32_t* greater;
+  uint32_t* is_nan;
+  int64_t count;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) wrapper_packed(const __grid_constant__ PackedParams p) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= p.count) return;
+  p.greater[i] = packed_greater<T>(p.a[i], p.b[i]);
+  p.is_nan[i] = packed_is_nan<T>(p.a[i]);
+}
+
 }  // namespace fastconv::cuda
 
 namespace fc = fastconv::cuda;
@@ -208,4 +227,13 @@ FOR_CTYPES run_vector(int size, const __half* x, __half* y) {
   if (size == 8) return fc::run(fc::wrapper_vector<8>, dim3(1), fc::kThreads, 0, params);
   if (size == 4) return fc::run(fc::wrapper_vector<4>, dim3(1), fc::kThreads, 0, params);
   return fc::run(fc::wrapper_vector<2>, dim3(1), fc::kThreads, 0, params);
+}
+
+// dtype: 0 float16, 1 bfloat16
+FOR_CTYPES run_packed(int dtype, int64_t count, const uint32_t* a, const uint32_t* b,
+                      uint32_t* greater, uint32_t* is_nan) {
+  const fc::PackedParams params{a, b, greater, is_nan, count};
+  const dim3 grid(static_cast<unsigned>(fc::div_up<int64_t>(count, fc::kThreads)));
+  const auto kernel = dtype == 0 ? fc::wrapper_packed<__half> : fc::wrapper_packed<__nv_bfloat16>;
+  return fc::run(kernel, grid, fc::kThreads, 0, params);
 }

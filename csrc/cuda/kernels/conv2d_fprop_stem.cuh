@@ -110,8 +110,6 @@ __device__ __forceinline__ void sum_stem_taps(const StemParams& params, const A*
                                               const A* filters, const int* column_offsets,
                                               A (&total)[kRows][kFilters]) {
   constexpr bool kInPieces = sizeof(A) == 4;
-  // Every channel unrolled takes kRows addresses in registers.
-  [[maybe_unused]] constexpr int kUnroll = sizeof(A) == 8 ? 1 : (kChannels == 4 ? 2 : kChannels);
   const int R = static_cast<int>(params.problem.R), S = static_cast<int>(params.problem.S);
   const int row_step = static_cast<int>(params.problem.stride_h) * params.pitch;
   const int tap_step = static_cast<int>(params.problem.dilation_h) * params.pitch;
@@ -122,7 +120,7 @@ __device__ __forceinline__ void sum_stem_taps(const StemParams& params, const A*
 #pragma unroll 1
     for (int s = 0; s < S; ++s) {
       const A* const pixels = halo + r * tap_step + column_offsets[s];
-#pragma unroll kUnroll
+#pragma unroll 1  // unrolled, each channel would take kRows addresses in registers
       for (int c = 0; c < kChannels; ++c) {
         A f[kFilters], x[kRows];
 #pragma unroll

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
   for (int v = 0; v < kVector; ++v) {
     y.v[v] = from_accumulator<T>(activate(sums[v], epilogue.activation));
   }
-  store_vector(params.y.at<T>(at.n, k, at.h, q), y);
+  store_global(params.y.at<T>(at.n, k, at.h, q), y);
 }
 
 struct EpilogueBackwardParams {
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
       Vector<T, kVector> rounded;
 #pragma unroll
       for (int v = 0; v < kVector; ++v) rounded.v[v] = from_accumulator<T>(dz[v]);
-      store_vector(params.dz.at<T>(n, k, p, q), rounded);
+      store_global(params.dz.at<T>(n, k, p, q), rounded);
     }
   }
   if (params.partials == nullptr) return;

@@ -43,7 +43,7 @@ struct Mean {
     Vector<T, kVector> y;
 #pragma unroll
     for (int v = 0; v < kVector; ++v) y.v[v] = from_accumulator<T>(sums[v] / divisor);
-    store_vector(params.y.at<T>(n, c, p, q), y);
+    store_global(params.y.at<T>(n, c, p, q), y);
   }
 };
 
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
     Vector<T, kVector> result;
 #pragma unroll
     for (int v = 0; v < kVector; ++v) result.v[v] = from_accumulator<T>(sums[v]);
-    store_vector(dx, result);
+    store_global(dx, result);
   }
 }
 
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
     }
   }
   if (count == kVector) {
-    store_vector(dx, result);
+    store_global(dx, result);
   } else {
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {

@@ -33,7 +33,7 @@ __device__ __forceinline__ void store_offsets(int8_t* address, const int (&offse
   Vector<int8_t, kVector> packed;
 #pragma unroll
   for (int v = 0; v < kVector; ++v) packed.v[v] = static_cast<int8_t>(offsets[v]);
-  store_vector(address, packed);
+  store_global(address, packed);
 }
 
 // int64 vectors move in pieces of 16 bytes, to which alone their address is aligned.
@@ -45,7 +45,7 @@ __device__ __forceinline__ void store_indices(int64_t* address, const int64_t (&
     Vector<int64_t, kPiece> piece;
 #pragma unroll
     for (int i = 0; i < kPiece; ++i) piece.v[i] = indices[v + i];
-    store_vector(address + v, piece);
+    store_global(address + v, piece);
   }
 }
 
@@ -94,24 +94,27 @@ struct Maximum {
     Vector<T, kVector> y;
 #pragma unroll
     for (int v = 0; v < kVector; ++v) y.v[v] = from_accumulator<T>(maxima[v].value);
-    store_vector(params.y.at<T>(n, c, p, q), y);
+    store_global(params.y.at<T>(n, c, p, q), y);
     if (params.places.data == nullptr) return;
 
-    int64_t indices[kVector];
-    int offsets[kVector];
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      const int r = static_cast<int>(params.by_pitch.div(maxima[v].tap));
-      const int s = maxima[v].tap - r * params.pitch;
-      indices[v] = pool_index(params, rows, columns, r, s);
-      offsets[v] =
-          rows.count == 0 || columns.count == 0
-              ? -1
-              : static_cast<int>((rows.skipped + r) * params.w.kernel + columns.skipped + s);
-    }
     if (params.offsets) {
+      const bool nothing = rows.count == 0 || columns.count == 0;
+      const int S = static_cast<int>(params.w.kernel);
+      const int before = rows.skipped * S + columns.skipped;
+      int offsets[kVector];
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const int r = static_cast<int>(params.by_pitch.div(maxima[v].tap));
+        offsets[v] = nothing ? -1 : before + r * S + maxima[v].tap - r * params.pitch;
+      }
       store_offsets(params.places.at<int8_t>(n, c, p, q), offsets);
     } else {
+      int64_t indices[kVector];
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const int r = static_cast<int>(params.by_pitch.div(maxima[v].tap));
+        indices[v] = pool_index(params, rows, columns, r, maxima[v].tap - r * params.pitch);
+      }
       store_indices(params.places.at<int64_t>(n, c, p, q), indices);
     }
   }
@@ -186,7 +189,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
     Vector<T, kVector> result;
 #pragma unroll
     for (int v = 0; v < kVector; ++v) result.v[v] = from_accumulator<T>(sums[v]);
-    store_vector(dx, result);
+    store_global(dx, result);
   }
 }
 

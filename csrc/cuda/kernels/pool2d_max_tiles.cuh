@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
       indices[v] = static_cast<int64_t>(h0 + j * kPoolTileStride + r) * params.index_w + w0 +
                    offsets[v] - r * kKernel;
     }
-    store_vector(params.y.at<T>(at.n, c, p + j, at.w), y);
+    store_global(params.y.at<T>(at.n, c, p + j, at.w), y);
     if (params.places.data == nullptr) continue;
     if (params.offsets) {
       store_offsets(params.places.at<int8_t>(at.n, c, p + j, at.w), offsets);
@@ -276,10 +276,10 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
       for (int v = 0; v < kVector; ++v) results[b].v[v] = from_accumulator<T>(sums[a][b][v]);
     }
     if (kVector == 1 && params.paired) {
-      store_vector(dx, Vector<T, kColumns>{results[0].v[0], results[1].v[0]});
+      store_global(dx, Vector<T, kColumns>{results[0].v[0], results[1].v[0]});
     } else {
-      store_vector(dx, results[0]);
-      if (w0 + 1 < params.w.in) store_vector(dx + params.x.strides.w, results[1]);
+      store_global(dx, results[0]);
+      if (w0 + 1 < params.w.in) store_global(dx + params.x.strides.w, results[1]);
     }
   }
 }
