@@ -20,7 +20,7 @@
 namespace fastconv::cuda {
 
 template <typename T, int kFilter, int kStride, int kStrip, int kThreads>
-__global__ void __launch_bounds__(kThreads, kFilter == 5 ? 2 : 3)
+__global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
     conv2d_fprop_depthwise(const __grid_constant__ DepthwiseParams params) {
   constexpr int kRows = (kFilter + kStride - 1) / kStride;
   constexpr int kWindow = (kStrip - 1) * kStride + kFilter;
