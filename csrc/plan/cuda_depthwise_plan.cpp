@@ -10,11 +10,17 @@ namespace {
 // adding them up costs little.
 constexpr int64_t kWaves = 4;
 constexpr int64_t kMaxSlices = 256;
+constexpr int64_t kTensorsToSlices = 8;  // bytes of x and dy for each byte of the workspace
 
-int slices(int64_t items, int64_t blocks_of_one, int sm_count) {
-  const int64_t wanted =
-      ceil_div(kWaves * std::max(sm_count, 1), std::max<int64_t>(blocks_of_one, 1));
-  const int64_t most = std::clamp<int64_t>(wanted, 1, std::min(items, kMaxSlices));
+// `traffic`: bytes that slices may cost in all, unless the device would be left half empty.
+int slices(int64_t items, int64_t blocks_of_one, int64_t bytes_of_one, int64_t traffic,
+           int sm_count) {
+  const int64_t multiprocessors = std::max(sm_count, 1);
+  const int64_t wanted = ceil_div(kWaves * multiprocessors, blocks_of_one);
+  const int64_t affordable =
+      std::max(traffic / bytes_of_one, ceil_div(multiprocessors, blocks_of_one));
+  const int64_t most =
+      std::clamp<int64_t>(std::min(wanted, affordable), 1, std::min(items, kMaxSlices));
   return static_cast<int>(ceil_div(items, ceil_div(items, most)));  // none is empty
 }
 
@@ -43,10 +49,12 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
   const char* const lanes =
       depthwise_channels_inner(o, gathered) ? ", lanes along channels" : ", lanes along columns";
   const int64_t sums_bytes = o.K * o.R * o.S * (call.dtype == DType::float64 ? 8 : 4);
+  const int64_t traffic = o.bytes(call.op, dtype_bytes(call.dtype)) / kTensorsToSlices;
   if (plan.tile == 0) {
     plan.tile_name = std::string("any geometry") + lanes;
     if (call.op == ConvOp::wgrad) {
-      plan.splits = slices(o.N * o.P(), depthwise_generic_wgrad_blocks(o), call.device.sm_count);
+      plan.splits = slices(o.N * o.P(), depthwise_generic_wgrad_blocks(o), sums_bytes, traffic,
+                           call.device.sm_count);
       plan.workspace_bytes = plan.splits * sums_bytes;
     }
     return plan;
@@ -62,8 +70,8 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
                    std::to_string(tile.rows) + " rows x " + std::to_string(tile.tile_cols()) +
                    " columns";
   if (call.op == ConvOp::wgrad) {
-    plan.splits =
-        slices(o.N * tile.row_tiles, tile.channel_blocks * tile.col_tiles, call.device.sm_count);
+    plan.splits = slices(o.N * tile.row_tiles, tile.channel_blocks * tile.col_tiles,
+                         tile.col_tiles * sums_bytes, traffic, call.device.sm_count);
     plan.workspace_bytes = plan.splits * tile.col_tiles * sums_bytes;
   }
   return plan;

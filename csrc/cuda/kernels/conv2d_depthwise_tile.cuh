@@ -15,12 +15,10 @@
 
 namespace fastconv::cuda {
 
-// Blocks that must fit onto a multiprocessor at once, which bounds a thread's registers: 64 for
-// 3x3, 128 for 5x5, 168 for 7x7 with its smaller blocks.
+// Blocks that must fit onto a multiprocessor at once, which bounds a thread's registers: 80 for
+// 3x3 (64 would spill), 128 for 5x5, 168 for 7x7 with its smaller blocks.
 template <int kFilter>
-constexpr int kDepthwiseMinBlocks = kFilter == 3   ? 4
-                                    : kFilter == 5 ? 2
-                                                   : 3;
+constexpr int kDepthwiseMinBlocks = kFilter == 5 ? 2 : 3;
 
 struct SharedTile {
   FastDivmod inner, middle;                   // counts of the two fastest axes of units
@@ -133,31 +131,57 @@ __device__ __forceinline__ void fill_filters(T* shared, const DepthwiseParams& p
   }
 }
 
-// Row `row` of a thread's strip is complete. To shared memory, or straight to memory.
+// bias, residual and activation of a strip. Branches stand outside of the loops over columns.
 template <typename T, int kStrip>
-__device__ __forceinline__ void store_strip(const float (&sums)[kStrip], T* staged,
+__device__ __forceinline__ void apply_epilogue(float (&z)[kStrip], const Epilogue& epilogue,
+                                               int64_t n, int c, int h, int w0, int width) {
+  if (epilogue.bias != nullptr) {
+    const float bias = to_accumulator(static_cast<const T*>(epilogue.bias)[c]);
+#pragma unroll
+    for (int e = 0; e < kStrip; ++e) z[e] += bias;
+  }
+  if (epilogue.residual.data != nullptr) {
+    const T* const residual = epilogue.residual.at<T>(n, c, h, w0);
+#pragma unroll
+    for (int e = 0; e < kStrip; ++e) {
+      if (w0 + e < width) z[e] += to_accumulator(residual[e * epilogue.residual.strides.w]);
+    }
+  }
+  if (epilogue.activation == Activation::none) return;
+  if (epilogue.activation == Activation::relu) {
+#pragma unroll
+    for (int e = 0; e < kStrip; ++e) z[e] = activate(z[e], Activation::relu);
+    return;
+  }
+  // The others are long: one copy of the code, past which the strip is turned round in registers.
+#pragma unroll 1
+  for (int turn = 0; turn < kStrip; ++turn) {
+    const float y = activate(z[0], epilogue.activation);
+#pragma unroll
+    for (int e = 0; e + 1 < kStrip; ++e) z[e] = z[e + 1];
+    z[kStrip - 1] = y;
+  }
+}
+
+// Stores row `row` of a thread's strip: to shared memory, or straight to memory.
+template <typename T, int kStrip>
+__device__ __forceinline__ void store_strip(const float (&z)[kStrip], T* staged,
                                             const DepthwiseParams& params,
                                             const DepthwiseWork& work, int row) {
-  const int c = work.c0 + work.channel, h = work.out_h0 + row;
   const int w0 = work.out_w0 + work.strip * kStrip;
-  const Epilogue& epilogue = params.epilogue;
-  const float bias =
-      epilogue.bias != nullptr ? to_accumulator(static_cast<const T*>(epilogue.bias)[c]) : 0.0f;
-  T* const shared = staged + work.channel * params.out_tile.pitch_c +
-                    row * params.out_tile.pitch_h + w0 - max_of(work.out_w0, 0);
-  const T* const residual =
-      epilogue.residual.data != nullptr ? epilogue.residual.at<T>(work.n, c, h, w0) : nullptr;
-  T* const out = params.out.at<T>(work.n, c, h, w0);
+  const auto inside = [&](int e) { return w0 + e >= 0 && w0 + e < params.out_w; };
+  if (params.stage_out) {
+    T* const shared = staged + work.channel * params.out_tile.pitch_c +
+                      row * params.out_tile.pitch_h + w0 - max_of(work.out_w0, 0);
 #pragma unroll
-  for (int e = 0; e < kStrip; ++e) {
-    if (w0 + e < 0 || w0 + e >= params.out_w) continue;
-    float z = sums[e] + bias;
-    if (residual != nullptr) z += to_accumulator(residual[e * epilogue.residual.strides.w]);
-    const T y = from_accumulator<T>(activate(z, epilogue.activation));
-    if (params.stage_out) {
-      shared[e] = y;
-    } else {
-      out[e * params.out.strides.w] = y;
+    for (int e = 0; e < kStrip; ++e) {
+      if (inside(e)) shared[e] = from_accumulator<T>(z[e]);
+    }
+  } else {
+    T* const out = params.out.at<T>(work.n, work.c0 + work.channel, work.out_h0 + row, w0);
+#pragma unroll
+    for (int e = 0; e < kStrip; ++e) {
+      if (inside(e)) out[e * params.out.strides.w] = from_accumulator<T>(z[e]);
     }
   }
 }

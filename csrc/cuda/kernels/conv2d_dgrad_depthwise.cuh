@@ -19,12 +19,8 @@
 
 namespace fastconv::cuda {
 
-// One block fewer for 3x3 than in the other passes: 64 registers would spill.
-template <int kFilter>
-constexpr int kDepthwiseDgradMinBlocks = kFilter == 3 ? 3 : kDepthwiseMinBlocks<kFilter>;
-
 template <typename T, int kFilter, int kStrip, int kThreads>
-__global__ void __launch_bounds__(kThreads, kDepthwiseDgradMinBlocks<kFilter>)
+__global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
     conv2d_dgrad_depthwise(const __grid_constant__ DepthwiseParams params) {
   constexpr int kReach = kFilter - 1;
   constexpr int kWindow = (kStrip + kReach) / 2;

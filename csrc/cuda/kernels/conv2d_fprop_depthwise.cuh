@@ -77,7 +77,11 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
           }
         }
       }
-      if (p >= 0) store_strip<T>(sums[0], staged, params, work, p);
+      if (p >= 0) {
+        apply_epilogue<T>(sums[0], params.epilogue, work.n, work.c0 + work.channel, work.out_h0 + p,
+                          work.out_w0 + work.strip * kStrip, params.out_w);
+        store_strip<T>(sums[0], staged, params, work, p);
+      }
 #pragma unroll
       for (int a = 0; a < kRows; ++a) {
 #pragma unroll

@@ -26,8 +26,12 @@ struct DepthwiseWgradParams {
   int64_t slice_items = 0;
 };
 
+// 3x3 needs no more than 64 registers here.
+template <int kFilter>
+constexpr int kDepthwiseWgradMinBlocks = kFilter == 3 ? 4 : kDepthwiseMinBlocks<kFilter>;
+
 template <typename T, int kFilter, int kStride, int kStrip, int kThreads>
-__global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
+__global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
     conv2d_wgrad_depthwise(const __grid_constant__ DepthwiseWgradParams params) {
   constexpr int kRows = (kFilter + kStride - 1) / kStride;
   constexpr int kWindow = (kStrip - 1) * kStride + kFilter;
