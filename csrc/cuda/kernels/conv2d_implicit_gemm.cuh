@@ -18,6 +18,8 @@
 //   Sums go through shared memory to be stored along channels or pixels, whichever is contiguous,
 //   with the epilogue; or, with gemm_k split, as float32 partial sums (split_k_reduce.cuh).
 //
+// Filters lie along gemm_n, where mma is 8 wide and not 16: few filters need a narrow tile, and no
+// exchange of the operands.
 // Bound: mma for many channels (a slab moves 64 B x (kTileM + kTileN) for kTileM * kTileN * kTileK
 // multiply-adds); bytes of x and y for 1x1 and small K.
 // Limits: every extent below 2^30, an image of the gathered tensor within 2^31 elements; at most
