@@ -296,6 +296,19 @@ def test_every_template_is_planned_and_its_block_fits():
     }
 
 
+def test_blocks_have_no_more_threads_than_their_kernel():
+    """The plan refuses to make such a block; it needs to for no width, channel count or layout."""
+    for R in (3, 5, 7):
+        for stride in (1, 2):
+            for dtype in (core.DType.float32, core.DType.bfloat16):
+                for size in range(7, 130):
+                    for C in (3, 12, 19, 96, 384):
+                        problem = depthwise("width", C, 9, size, R, stride, N=32)
+                        for op in ConvOp.__members__.values():
+                            for channels_last in (False, True):
+                                plan(op, problem, dtype, channels_last)
+
+
 def gathered_width(op, size, stride):
     return (size - 1) // stride + 1 if op == ConvOp.dgrad else size
 

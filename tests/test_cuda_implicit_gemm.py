@@ -146,3 +146,20 @@ def test_dgrad_of_too_many_classes_is_direct():
         ConvOp.dgrad, problem, torch.float32, False, *strides, True, None
     )
     assert plan.algorithm == core.CudaAlgorithm.direct and "residue classes" in plan.reason
+
+
+def test_offsets_of_taps_in_the_padding_fit_32_bits_too():
+    problem = ConvProblem(
+        N=1, C=8, H=1, W=2**20, K=8, R=2, S=1, stride_h=2048, pad_h=2048, dilation_h=2048
+    )
+    assert "spans" in BACKENDS["cuda:implicit_gemm"]._unsupported_reason(problem, torch.float16)
+
+
+def test_one_pixel_is_vectorised_in_either_layout():
+    """The strides of axes of one position say nothing: torch's say (C, 1, 1, 1) or (C, 1, C, C)."""
+    problem = ConvProblem(N=4, C=64, H=1, W=1, K=32, R=1, S=1)
+    for strides in ((64, 1, 1, 1), (64, 1, 64, 64)):
+        plan = BACKENDS["cuda:implicit_gemm"]._make_plan(
+            ConvOp.fprop, problem, torch.float16, False, strides, (64, 1, 1, 1), strides, True, None
+        )
+        assert plan.vectorised

@@ -2,6 +2,7 @@
 explanations and errors of `backend="cuda"`."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 
 import fastconv
 from fastconv._native import cuda, cuda_missing
+from fastconv.backends import cuda_launch
 from fastconv.backends.cuda_launch import DEVICE
 from fastconv.bench.models.resnet import ResNet18
 from fastconv.bench.models.small_cnn import SmallCNN
@@ -139,3 +141,36 @@ def test_strides_that_an_algorithm_cannot_follow():
     with pytest.raises(ValueError, match="spans"):
         fastconv.conv2d(x, w, backend="cuda:implicit_gemm")
     assert (fastconv.conv2d(x, w, backend="cuda") == 18).all()
+
+
+@pytest.mark.parametrize(
+    "archs, capability, usable",
+    [
+        ("sm_80, sm_90a, sm_100, PTX", 75, False),
+        ("sm_80, sm_90a, sm_100, PTX", 80, True),
+        ("sm_80, sm_90a, sm_100, PTX", 89, True),
+        ("sm_80, sm_90a, sm_100, PTX", 90, True),
+        ("sm_80, sm_90a, sm_100, PTX", 120, True),
+        ("sm_90a", 80, False),
+        ("sm_90a", 100, False),
+        ("sm_80, sm_90a", 120, False),
+    ],
+)
+def test_a_device_without_machine_code_is_told_from_one_with(
+    monkeypatch, archs, capability, usable
+):
+    module = SimpleNamespace(
+        archs=archs,
+        driver_status=lambda: "no error",
+        device_properties=lambda index: (1, 1, 1, capability),
+    )
+    monkeypatch.setattr(cuda_launch, "cuda", module)
+    for function in (cuda_launch.unusable_reason, cuda_launch.device_properties):
+        function.cache_clear()
+    try:
+        reason = cuda_launch.unusable_reason(0)
+    finally:
+        for function in (cuda_launch.unusable_reason, cuda_launch.device_properties):
+            function.cache_clear()
+    assert (reason is None) == usable, reason
+    assert usable or f"sm_{capability}" in reason

@@ -233,7 +233,10 @@ def test_bitwise_equal_over_runs(algorithm):
         assert all(torch.equal(a, b) for a, b in zip(first, step(algorithm, x, w, groups)))
 
 
-# Beyond 2^31 elements
+# Beyond 2^31 elements: one after the other, for together they would not fit
+
+
+ALONE = pytest.mark.xdist_group("memory")
 
 
 def needs_memory(gigabytes):
@@ -253,6 +256,7 @@ def noise(*size):
     return torch.empty(size, dtype=torch.bfloat16, device="cuda").normal_()
 
 
+@ALONE
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("algorithm", ["direct", "implicit_gemm", "depthwise"])
 def test_more_than_two_to_the_31_elements(algorithm, channels_last):
@@ -278,6 +282,7 @@ def test_more_than_two_to_the_31_elements(algorithm, channels_last):
     assert_same(dx[-1:], expected)
 
 
+@ALONE
 def test_wgrad_over_more_than_two_to_the_31_elements():
     needs_memory(20)
     x, w = noise(33, 64, 1024, 1024), noise(8, 64, 3, 3).requires_grad_()
@@ -289,6 +294,7 @@ def test_wgrad_over_more_than_two_to_the_31_elements():
     assert_same(dw, expected)
 
 
+@ALONE
 @pytest.mark.parametrize("name", ["max", "avg"])
 def test_pools_of_more_than_two_to_the_31_elements(name):
     needs_memory(20)
@@ -301,6 +307,7 @@ def test_pools_of_more_than_two_to_the_31_elements(name):
     assert_same(dx[-1:], expected)
 
 
+@ALONE
 def test_one_image_of_more_than_two_to_the_31_elements():
     needs_memory(20)
     x, w = noise(1, 4, 24_000, 24_000), noise(4, 1, 3, 3)

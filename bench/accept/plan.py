@@ -130,7 +130,7 @@ def _pytest(place, output, seconds, report, files):
     command += [f"--junitxml={place.out / report}", f"--rootdir={place.root}"]
     command += ["-c", place.root / "pyproject.toml"]
     if importlib.util.find_spec("xdist") and len(files) > 1:
-        command += ["-n", min(6, os.cpu_count() or 1)]
+        command += ["-n", min(6, os.cpu_count() or 1), "--dist", "loadgroup"]
     if importlib.util.find_spec("pytest_timeout"):
         command += ["--timeout", 60]
     (place.out / report).unlink(missing_ok=True)

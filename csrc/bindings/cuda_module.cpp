@@ -60,6 +60,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.attr("archs") = FASTCONV_CUDA_ARCHS;  // what machine code there is (setup.py)
   m.def("device_properties", &device_properties, py::arg("device"));
   m.def("driver_status", &driver_status);
+  m.def("set_device", [](int device) { check(cudaSetDevice(device), "cudaSetDevice"); });
   bind_cuda_conv2d(m);
   bind_cuda_epilogue(m);
   bind_cuda_im2col(m);

@@ -1,11 +1,14 @@
 #include "plan/cuda_depthwise_tile.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 namespace fastconv {
 namespace {
 
 constexpr int64_t kVectorBytes = 16;
+constexpr int64_t kWarpSize = 32;
 // Without opting in, and four such blocks share a multiprocessor.
 constexpr int64_t kSharedBudget = 48 << 10;
 // Fewer bytes of a pixel than this use its sectors of memory badly.
@@ -36,6 +39,10 @@ int64_t window(int64_t outputs, ConvOp op, DepthwiseConfig config) {
   return (outputs - 1) * config.stride + config.filter;
 }
 
+int64_t threads_of(const DepthwiseTile& tile) {
+  return round_up(tile.channels * tile.strips, kWarpSize);
+}
+
 int64_t shared_bytes(const DepthwiseTile& tile, ConvOp op, int filter, int64_t element,
                      int64_t unit) {
   // Along channels a pixel is padded to whole vectors; along columns a row may begin inside of one.
@@ -46,7 +53,7 @@ int64_t shared_bytes(const DepthwiseTile& tile, ConvOp op, int filter, int64_t e
   const int64_t input = plane(tile.in_rows, tile.in_cols) * element;
   const int64_t output = plane(tile.rows, tile.tile_cols()) * element;
   if (op == ConvOp::wgrad) {
-    const int64_t sums = filter * round_up(tile.channels * tile.strips, 32) * 4;
+    const int64_t sums = filter * threads_of(tile) * 4;
     return std::max(input + output, sums);
   }
   const int64_t taps = filter * filter * tile.channels * element;
@@ -132,13 +139,14 @@ DepthwiseTile depthwise_tile(ConvOp op, const ConvProblem& o, DType dtype, const
       tile.channels = static_cast<int>(ceil_div(o.C, ceil_div(o.C, wanted)));
     }
     tile.channel_blocks = ceil_div(o.C, tile.channels);
+    const bool threads_fit = threads_of(tile) <= depthwise_max_threads(config.filter);
     for (tile.row_tiles = ceil_div(extent.rows, kMaxRows);; ++tile.row_tiles) {
       tile.rows = static_cast<int>(ceil_div(extent.rows, tile.row_tiles));
       if (pairs) tile.rows += tile.rows % 2;
       tile.in_rows = static_cast<int>(window(tile.rows, op, config));
       tile.in_cols = static_cast<int>(window(tile.tile_cols(), op, config));
       tile.shared_bytes = shared_bytes(tile, op, config.filter, element, copied);
-      const bool fits = tile.shared_bytes <= kSharedBudget;
+      const bool fits = threads_fit && tile.shared_bytes <= kSharedBudget;
       const bool enough = op == ConvOp::wgrad || o.N * tile.blocks_per_sample() >= kEnoughBlocks;
       if ((fits && enough) || tile.rows <= min_rows) {
         tile.row_tiles = ceil_div(extent.rows, tile.rows);
@@ -159,6 +167,10 @@ DepthwiseTile depthwise_tile(ConvOp op, const ConvProblem& o, DType dtype, const
     } else {
       break;
     }
+  }
+  if (threads_of(tile) > depthwise_max_threads(config.filter)) {
+    throw std::logic_error("a depthwise block of " + std::to_string(threads_of(tile)) +
+                           " threads is more than its kernel was compiled for");
   }
   return tile;
 }

@@ -11,7 +11,7 @@ namespace {
 // Coordinates and GEMM indices are 32-bit in the kernel; half of the range is left for sums.
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
 // Offsets within an image of the gathered tensor, taps in the padding included, have 32 bits.
-constexpr int64_t kMaxSpan = int64_t{1} << 30;
+constexpr double kMaxSpan = 1 << 30;
 // Slices shorter than this many main-loop steps are all prologue.
 constexpr int64_t kMinStepsPerSlice = 8;
 constexpr int64_t kMaxSplits = 256;
@@ -36,10 +36,25 @@ CudaMath math_of(const CudaConvCall& call) {
   throw std::invalid_argument("the implicit GEMM knows no float64");
 }
 
-// Whether channels lie side by side, and every position of the tensor begins a 16-byte vector.
-bool vectorisable(const Strides& strides, int64_t channels_per_group, int64_t vector) {
-  return strides.c == 1 && channels_per_group % vector == 0 && strides.n % vector == 0 &&
-         strides.h % vector == 0 && strides.w % vector == 0;
+// Whether channels lie side by side, and every position of the tensor begins a 16-byte vector. The
+// stride of an axis of one position says nothing.
+bool vectorisable(const Strides& strides, int64_t N, int64_t channels_per_group, int64_t height,
+                  int64_t width, int64_t vector) {
+  const auto whole = [&](int64_t size, int64_t stride) {
+    return size == 1 || stride % vector == 0;
+  };
+  return strides.c == 1 && channels_per_group % vector == 0 && whole(N, strides.n) &&
+         whole(height, strides.h) && whole(width, strides.w);
+}
+
+bool x_vectorisable(const CudaConvCall& call, int64_t vector) {
+  const ConvProblem& o = call.problem;
+  return vectorisable(call.x, o.N, o.channels_per_group(), o.H, o.W, vector);
+}
+
+bool y_vectorisable(const CudaConvCall& call, int64_t vector) {
+  const ConvProblem& o = call.problem;
+  return vectorisable(call.y, o.N, o.filters_per_group(), o.P(), o.Q(), vector);
 }
 
 // Whether w can be read as rows of gemm_k adjacent elements in the order (r, s, c).
@@ -61,9 +76,30 @@ int choose_splits(int64_t blocks, int64_t steps, int64_t partial_bytes, const Cu
       std::clamp<int64_t>(wanted, 1, std::min({possible, affordable, kMaxSplits})));
 }
 
-// Elements from an image's first to its last.
-int64_t image_span(const Strides& strides, int64_t channels, int64_t height, int64_t width) {
-  return (channels - 1) * strides.c + (height - 1) * strides.h + (width - 1) * strides.w;
+// Elements from an image's first to the farthest that a tap is computed for, in the padding too. As
+// a double, for any strides.
+double image_span(const Strides& strides, int64_t channels, int64_t height, int64_t width) {
+  const auto along = [](int64_t size, int64_t stride) {
+    return static_cast<double>(size - 1) * static_cast<double>(stride);
+  };
+  return along(channels, strides.c) + along(height, strides.h) + along(width, strides.w);
+}
+
+double gathered_span(const CudaConvCall& call) {
+  const ConvProblem& o = call.problem;
+  const int64_t reach_h = o.dilation_h * (o.R - 1), reach_w = o.dilation_w * (o.S - 1);
+  const double x = image_span(call.x, o.C, o.H + reach_h, o.W + reach_w);
+  const double y =
+      image_span(call.y, o.K, o.P() + reach_h / o.stride_h + 1, o.Q() + reach_w / o.stride_w + 1);
+  switch (call.op) {
+    case ConvOp::fprop:
+      return x;
+    case ConvOp::dgrad:
+      return y;
+    case ConvOp::wgrad:
+      return std::max(x, y);
+  }
+  throw std::logic_error("gathered_span: unknown ConvOp");
 }
 
 std::string name_of(int tile) {
@@ -83,8 +119,7 @@ CudaConvPlan plan_wgrad(const CudaConvCall& call) {
   const GemmShape shape = o.gemm_shape(ConvOp::wgrad);
   CudaConvPlan plan;
   plan.math = math_of(call);
-  plan.vectorised = call.aligned && vectorisable(call.x, o.channels_per_group(), vector) &&
-                    vectorisable(call.y, o.filters_per_group(), vector);
+  plan.vectorised = call.aligned && x_vectorisable(call, vector) && y_vectorisable(call, vector);
   const bool large = shape.gemm_m > kGemmTiles[kTile64x64].m;
   plan.tile = !large ? kTile64x64 : has_wide_warps(plan) ? kTile128x128 : kTile128x64Small;
   plan.tile_name = name_of(plan.tile);
@@ -103,10 +138,10 @@ CudaConvPlan plan_fprop_or_dgrad(const CudaConvCall& call) {
   const bool dgrad = call.op == ConvOp::dgrad;
   const int64_t size = element_size(call.dtype), vector = kGemmVectorBytes / size;
   const GemmShape shape = o.gemm_shape(call.op);
-  const int64_t channels = dgrad ? o.filters_per_group() : o.channels_per_group();
   CudaConvPlan plan;
   plan.math = math_of(call);
-  plan.vectorised = call.aligned && vectorisable(dgrad ? call.y : call.x, channels, vector);
+  plan.vectorised =
+      call.aligned && (dgrad ? y_vectorisable(call, vector) : x_vectorisable(call, vector));
   plan.packed_w = dgrad || !is_krsc(call, vector);
 
   const auto blocks_of = [&](int tile) {
@@ -146,21 +181,18 @@ std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
   const GemmShape shape = o.gemm_shape(call.op);
   for (const int64_t extent :
        {shape.gemm_m, shape.gemm_n, shape.gemm_k, o.C, o.K, o.H + 2 * o.pad_h, o.W + 2 * o.pad_w,
-        o.dilation_h * o.R, o.dilation_w * o.S, o.stride_h, o.stride_w}) {
+        o.dilation_h * o.R, o.dilation_w * o.S, o.stride_h, o.stride_w, o.K * o.R * o.S}) {
     if (extent >= kMaxExtent) {
       return "the implicit GEMM indexes with 32 bits: an extent of " + std::to_string(extent) +
              " is too large";
     }
   }
-  const bool dgrad = call.op == ConvOp::dgrad;
-  const int64_t x_span = dgrad ? 0 : image_span(call.x, o.C, o.H, o.W);
-  const int64_t y_span = call.op == ConvOp::fprop ? 0 : image_span(call.y, o.K, o.P(), o.Q());
-  const int64_t span = std::max(x_span, y_span);
-  if (span >= kMaxSpan) {
+  if (const double span = gathered_span(call); span >= kMaxSpan) {
     return "the implicit GEMM's offsets within an image have 32 bits, this one spans " +
-           std::to_string(span) + " elements";
+           std::to_string(static_cast<int64_t>(span)) + " elements";
   }
-  if (dgrad && std::min(o.stride_h, o.H) * std::min(o.stride_w, o.W) > kMaxGemmClasses) {
+  if (call.op == ConvOp::dgrad &&
+      std::min(o.stride_h, o.H) * std::min(o.stride_w, o.W) > kMaxGemmClasses) {
     return "dgrad has one sub-problem for each of stride_h * stride_w = " +
            std::to_string(o.stride_h * o.stride_w) + " residue classes, more than " +
            std::to_string(kMaxGemmClasses);

@@ -12,7 +12,7 @@ from .._native import core, cuda, cuda_missing
 from ..problem import ConvOp
 from . import cuda_im2col
 from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
-from .cuda_launch import DEVICE, allows_tf32, device_properties, launch, workspace
+from .cuda_launch import DEVICE, allows_tf32, device_properties, launch, unusable_reason, workspace
 from .cuda_pool2d import CudaPool2d
 from .memory import DTYPES, location
 
@@ -50,6 +50,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             return cuda_missing
         if device not in (DEVICE, "meta"):
             return f"runs tensors on {DEVICE} devices, got device {device}"
+        if device == "cuda" and (reason := unusable_reason(torch.cuda.current_device())):
+            return reason
         if dtype not in DTYPES:
             return f"no kernels for {dtype}"
         if operator == "conv2d":

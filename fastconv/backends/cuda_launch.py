@@ -16,6 +16,7 @@ def launch(function, like, *args):
         return function(*args, 0)
     index = like.device.index
     with torch.cuda.device(index):
+        cuda.set_device(index)  # the module has a CUDA runtime of its own, with its own idea of it
         return function(*args, torch._C._cuda_getCurrentRawStream(index))
 
 
@@ -29,6 +30,25 @@ def workspace(size, like):
         return torch.empty(size, dtype=torch.uint8, device=like.device)
     padded = torch.empty(size + 256, dtype=torch.uint8)
     return padded[-padded.data_ptr() % 256 :][:size]
+
+
+@functools.lru_cache(maxsize=64)
+def unusable_reason(index):
+    """Why the module's kernels cannot run on a device, or None."""
+    if torch.version.hip is not None:
+        return "torch is built for ROCm, the kernels for NVIDIA's GPUs"
+    if (status := cuda.driver_status()) != "no error":
+        return f"no device can be used: {status}"
+    capability = device_properties(index)[3]
+    archs = [name.removeprefix("sm_") for name in cuda.archs.split(", ") if name != "PTX"]
+    numbers = [int(arch.rstrip("af")) for arch in archs]
+    if "PTX" in cuda.archs and capability >= numbers[-1]:  # PTX is of the newest
+        return None
+    for arch, number in zip(archs, numbers):
+        same_major = number // 10 == capability // 10
+        if number == capability or (same_major and number < capability and arch.isdigit()):
+            return None
+    return f"the kernels were built for {cuda.archs}, the device is sm_{capability}"
 
 
 @functools.lru_cache(maxsize=64)

@@ -261,6 +261,7 @@ struct ElementGather {
       if (thread < Config::kTileK) {
         storage.taps[slab % kStages][thread] = gather_tap(o, cls, slab * Config::kTileK + thread);
       }
+      __syncwarp();  // mma wants the whole warp together again
     };
     const auto load = [&](int slab) {
       const GatherTap* const taps = storage.taps[slab % kStages] + first_chunk * Config::kVector;

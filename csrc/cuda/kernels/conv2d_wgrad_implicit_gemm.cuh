@@ -131,6 +131,7 @@ __device__ __forceinline__ void tabulate(const WgradGemmParams& o, int slab,
   if (row < Config::kTileK) {
     storage.pixels[slab % kStages][row] = wgrad_pixel(o, slab * Config::kTileK + row);
   }
+  __syncwarp();  // mma wants the whole warp together again
 }
 
 // The chunks of a slab that one thread moves: item j of kItems is chunk `chunk` of row `row`.

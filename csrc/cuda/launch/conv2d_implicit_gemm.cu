@@ -52,18 +52,25 @@ dim3 helper_grid(int64_t count, int threads, unsigned y = 1) {
 
 FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); }
 
-bool is_vector_aligned(const TensorView& view, int64_t vector, int64_t element) {
+// The stride of an axis of one position says nothing.
+bool is_vector_aligned(const TensorView& view, const int64_t (&size)[3], int64_t vector,
+                       int64_t element) {
   const Strides& s = view.strides;
+  const auto whole = [&](int64_t positions, int64_t stride) {
+    return positions == 1 || stride % vector == 0;
+  };
   return reinterpret_cast<uintptr_t>(view.data) % (vector * element) == 0 && s.c == 1 &&
-         s.n % vector == 0 && s.h % vector == 0 && s.w % vector == 0;
+         whole(size[0], s.n) && whole(size[1], s.h) && whole(size[2], s.w);
 }
 
-GemmStore choose_store(const ConvArgs& args, const TensorView& out, int64_t gemm_n, bool partial) {
+GemmStore choose_store(const ConvArgs& args, const ImplicitGemmParams& params) {
+  const TensorView& out = params.out;
+  const int64_t size[] = {args.problem.N, params.out_height, params.out_width};
   const int64_t element = element_size(args.dtype), vector = kGemmVectorBytes / element;
-  if (partial) return GemmStore::channels;
+  if (params.splits > 1) return GemmStore::channels;
   const TensorView& residual = args.epilogue.residual;
-  if (gemm_n % vector == 0 && is_vector_aligned(out, vector, element) &&
-      (residual.data == nullptr || is_vector_aligned(residual, vector, element))) {
+  if (params.gemm_n % vector == 0 && is_vector_aligned(out, size, vector, element) &&
+      (residual.data == nullptr || is_vector_aligned(residual, size, vector, element))) {
     return GemmStore::vectors;
   }
   return out.strides.c == 1 ? GemmStore::channels : GemmStore::pixels;
@@ -129,7 +136,7 @@ class ForwardGemm {
     channels_ = dgrad_ ? o_.filters_per_group() : o_.channels_per_group();
     params_.channels = divmod(channels_);
     params_.epilogue = args_.epilogue;
-    params_.store = choose_store(args_, params_.out, params_.gemm_n, args_.plan.splits > 1);
+    params_.store = choose_store(args_, params_);
   }
 
   void classes() {
