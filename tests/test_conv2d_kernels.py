@@ -66,14 +66,11 @@ def test_random_no_worse_than_torch(backend, dtype, channels_last):
             assert_no_worse_than_torch(*tensors, f"{problem} {name}")
 
 
-@pytest.mark.parametrize("backend", ALGORITHMS[:3])
-def test_any_strides(backend):
-    """Slices, offsets, expanded and transposed tensors are read where they lie."""
-    problem = CONVS[4]
-    stride, pad, dilation, groups = problem.geometry
-    big_x = integers((4, 9, 11, 20), torch.float32)
-    big_w = integers((8, 9, 4, 5), torch.float32)
-    views = {
+def strided_views(device="cpu"):
+    """{name: (x, w)} of CONVS[4]: slices, offsets, expanded and transposed tensors."""
+    big_x = integers((4, 9, 11, 20), torch.float32).to(device)
+    big_w = integers((8, 9, 4, 5), torch.float32).to(device)
+    return {
         "slice": (big_x[1:3, 2:6, 1:10, 3:12], big_w[1:7, 1:5, 1:4, 1:4]),
         "step": (big_x[::2, 1:9:2, 2:11, ::2][..., :9], big_w[:6, :8:2, :3, ::2]),
         "expanded": (
@@ -85,7 +82,42 @@ def test_any_strides(backend):
             big_w[:6, :4, :3, :3].transpose(2, 3),
         ),
     }
-    for name, (x, w) in views.items():
+
+
+GUARD = 64  # elements of NaN before and behind an output
+
+
+def guarded_empty(buffers):
+    """A stand-in for backends.memory.empty: outputs lie inside a larger buffer of NaN, which is
+    added to `buffers` with the number of elements."""
+
+    def empty(size, like, channels_last):
+        count = torch.Size(size).numel()
+        buffer = torch.full(
+            (count + 2 * GUARD,), float("nan"), dtype=like.dtype, device=like.device
+        )
+        buffers.append((buffer, count))
+        plain = buffer[GUARD : GUARD + count]
+        if channels_last:
+            n, c, h, w = size
+            return plain.view(n, h, w, c).permute(0, 3, 1, 2)
+        return plain.view(size)
+
+    return empty
+
+
+def assert_written_whole_and_nothing_else(buffers):
+    for buffer, count in buffers:
+        assert not buffer[GUARD : GUARD + count].isnan().any()
+        assert buffer[:GUARD].isnan().all() and buffer[GUARD + count :].isnan().all()
+
+
+@pytest.mark.parametrize("backend", ALGORITHMS[:3])
+def test_any_strides(backend):
+    """Slices, offsets, expanded and transposed tensors are read where they lie."""
+    problem = CONVS[4]
+    stride, pad, dilation, groups = problem.geometry
+    for name, (x, w) in strided_views().items():
         y = torch.nn.functional.conv2d(x.double(), w.double(), None, stride, pad, dilation, groups)
         dy = integers((*y.shape[:3], 2 * y.shape[3]), torch.float32)[..., ::2]
         expected = conv_passes(problem, x.double(), w.double(), dy.double())
@@ -98,19 +130,7 @@ def test_any_strides(backend):
 @pytest.mark.parametrize("backend", ALGORITHMS)
 def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
     """Outputs lie inside a larger buffer of NaN: none is left inside, and none beside is lost."""
-    guard = 64
     buffers = []
-
-    def poisoned_empty(size, like, channels_last):
-        count = torch.Size(size).numel()
-        buffer = torch.full((count + 2 * guard,), float("nan"), dtype=like.dtype)
-        buffers.append((buffer, count))
-        plain = buffer[guard : guard + count]
-        if channels_last:
-            n, c, h, w = size
-            return plain.view(n, h, w, c).permute(0, 3, 1, 2)
-        return plain.view(size)
-
     problem = next(
         p for p in CONVS if p.why == ("depthwise multiplier" if "depth" in backend else "strided")
     )
@@ -120,12 +140,10 @@ def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
         )
         dy = torch.nn.functional.conv2d(x, w, None, *problem.geometry)
         with monkeypatch.context() as patch:
-            patch.setattr("fastconv.backends.conv2d.empty", poisoned_empty)
+            patch.setattr("fastconv.backends.conv2d.empty", guarded_empty(buffers))
             passes(backend, problem, x, w, dy, channels_last)
     assert len(buffers) == 6
-    for buffer, count in buffers:
-        assert not buffer[guard : guard + count].isnan().any()
-        assert buffer[:guard].isnan().all() and buffer[guard + count :].isnan().all()
+    assert_written_whole_and_nothing_else(buffers)
 
 
 @pytest.mark.parametrize("backend", ALGORITHMS)

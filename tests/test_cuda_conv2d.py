@@ -5,7 +5,12 @@ import pytest
 import torch
 from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, conv_passes
 from problems import CONVS, EMPTY_BATCH, integers, normals
-from test_conv2d_kernels import passes
+from test_conv2d_kernels import (
+    assert_written_whole_and_nothing_else,
+    guarded_empty,
+    passes,
+    strided_views,
+)
 
 from fastconv._native import cuda, cuda_missing
 from fastconv.backends import BACKENDS
@@ -98,21 +103,7 @@ def test_tf32_is_used_where_torch_allows_it(channels_last):
 def test_any_strides(backend):
     """Slices, offsets, expanded and transposed tensors are read where they lie."""
     problem = CONVS[4]
-    big_x = integers((4, 9, 11, 20), torch.float32).to(DEVICE)
-    big_w = integers((8, 9, 4, 5), torch.float32).to(DEVICE)
-    views = {
-        "slice": (big_x[1:3, 2:6, 1:10, 3:12], big_w[1:7, 1:5, 1:4, 1:4]),
-        "step": (big_x[::2, 1:9:2, 2:11, ::2][..., :9], big_w[:6, :8:2, :3, ::2]),
-        "expanded": (
-            big_x[:1, :1, :9, :9].expand(2, 4, 9, 9),
-            big_w[:1, :4, :3, :3].expand(6, 4, 3, 3),
-        ),
-        "transposed": (
-            big_x[:2, :4, :9, :9].transpose(2, 3),
-            big_w[:6, :4, :3, :3].transpose(2, 3),
-        ),
-    }
-    for name, (x, w) in views.items():
+    for name, (x, w) in strided_views(DEVICE).items():
         y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
         dy = integers((*y.shape[:3], 2 * y.shape[3]), torch.float32).to(DEVICE)[..., ::2]
         expected = conv_passes(problem, x.double(), w.double(), dy.double())
@@ -138,30 +129,16 @@ def test_epilogue(backend, activation):
 @pytest.mark.parametrize("backend", ALGORITHMS)
 def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
     """Outputs lie inside a larger buffer of NaN: none is left inside, and none beside is lost."""
-    guard = 64
     buffers = []
-
-    def poisoned_empty(size, like, channels_last):
-        count = torch.Size(size).numel()
-        buffer = torch.full((count + 2 * guard,), float("nan"), dtype=like.dtype, device=DEVICE)
-        buffers.append((buffer, count))
-        plain = buffer[guard : guard + count]
-        if channels_last:
-            n, c, h, w = size
-            return plain.view(n, h, w, c).permute(0, 3, 1, 2)
-        return plain.view(size)
-
     wanted = "depthwise multiplier" if backend == "cuda:depthwise" else "strided"
     problem = next(p for p in CONVS if p.why == wanted)
     for channels_last in LAYOUTS:
         x, w, dy = drawn(integers, problem, torch.float32, channels_last)
         with monkeypatch.context() as patch:
-            patch.setattr("fastconv.backends.conv2d.empty", poisoned_empty)
+            patch.setattr("fastconv.backends.conv2d.empty", guarded_empty(buffers))
             passes(backend, problem, x, w, dy, channels_last)
     assert len(buffers) == 6
-    for buffer, count in buffers:
-        assert not buffer[guard : guard + count].isnan().any()
-        assert buffer[:guard].isnan().all() and buffer[guard + count :].isnan().all()
+    assert_written_whole_and_nothing_else(buffers)
 
 
 @pytest.mark.parametrize("backend", ALGORITHMS)

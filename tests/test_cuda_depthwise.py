@@ -11,6 +11,7 @@ from oracles import (
     conv_passes,
 )
 from problems import Conv, integers, normals
+from test_conv2d_kernels import assert_written_whole_and_nothing_else, guarded_empty
 
 from fastconv._native import core, cuda
 from fastconv.backends import BACKENDS
@@ -187,30 +188,15 @@ def test_any_strides(R):
 @pytest.mark.parametrize("R", [5, 6])
 def test_outputs_are_written_whole_and_nothing_else(R, channels_last, monkeypatch):
     """Outputs lie inside a larger buffer of NaN: none is left inside, and none beside is lost."""
-    guard, buffers = 64, []
-
-    def poisoned_empty(size, like, channels_last):
-        count = torch.Size(size).numel()
-        buffer = torch.full(
-            (count + 2 * guard,), float("nan"), dtype=like.dtype, device=like.device
-        )
-        buffers.append((buffer, count))
-        inside = buffer[guard : guard + count]
-        if channels_last:
-            n, c, h, w = size
-            return inside.view(n, h, w, c).permute(0, 3, 1, 2)
-        return inside.view(size)
-
-    monkeypatch.setattr("fastconv.backends.conv2d.empty", poisoned_empty)
+    buffers = []
+    monkeypatch.setattr("fastconv.backends.conv2d.empty", guarded_empty(buffers))
     for stride in (1, 2):
         problem = depthwise("guarded", 20, 9, 16, R, stride, N=2)
         x = integers(problem.x_size, torch.float16, channels_last=channels_last)
         w = integers(problem.w_size, torch.float16)
         passes(problem, x, w, F.conv2d(x, w, None, *problem.geometry), channels_last)
     assert len(buffers) == 6
-    for buffer, count in buffers:
-        assert not buffer[guard : guard + count].isnan().any()
-        assert buffer[:guard].isnan().all() and buffer[guard + count :].isnan().all()
+    assert_written_whole_and_nothing_else(buffers)
 
 
 @LAYOUTS
