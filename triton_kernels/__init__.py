@@ -1,0 +1,9 @@
+"""The Triton twins of csrc/cuda/kernels: the same file stems and words, the same results.
+
+A file holds one kernel family: its configurations, its `@triton.jit` kernels, and launch(), which
+turns tensors into a grid and arguments. Nothing here knows autograd, modules or backends;
+fastconv/backends/triton.py is the only caller. Importing a kernel file imports triton, so that is
+done at the first call and not with fastconv.
+
+With TRITON_INTERPRET=1 in the environment before triton is imported the kernels take CPU tensors.
+"""

@@ -3,5 +3,6 @@ one method for each operator it runs; only tensors that dispatch found real reac
 
 from .cpu import CPU_BACKENDS
 from .cuda import CUDA_BACKENDS
+from .triton import TRITON_BACKENDS
 
-BACKENDS = CPU_BACKENDS | CUDA_BACKENDS
+BACKENDS = CPU_BACKENDS | CUDA_BACKENDS | TRITON_BACKENDS

@@ -1,0 +1,73 @@
+"""Whether the Triton kernels can run, and on which tensors. Triton is imported at the first call of
+one of these functions, not with fastconv."""
+
+import functools
+import importlib
+import importlib.util
+
+import torch
+
+from .cuda_launch import allows_tf32
+
+__all__ = ["allows_tf32", "device_type", "kernels", "missing_reason", "sm_count", "unusable_reason"]
+
+OLDEST = (3, 4)
+_OLDEST_CAPABILITY = (8, 0)
+# The interpreter runs programs one by one: large tiles and few slices suit it.
+_INTERPRETED_SM_COUNT = 2
+
+
+@functools.cache
+def missing_reason():
+    """Why there are no Triton kernels in this process, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    try:
+        import triton
+    except Exception as error:  # whatever is wrong with an installation is a reason, not our error
+        return f"triton could not be imported: {error}"
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if version < OLDEST:
+        return f"needs triton {OLDEST[0]}.{OLDEST[1]} or later, found {triton.__version__}"
+    return None
+
+
+def kernels(stem):
+    """The module fastconv.triton_kernels.<stem>."""
+    return importlib.import_module(f"fastconv.triton_kernels.{stem}")
+
+
+@functools.cache
+def device_type():
+    """The type of the tensors that the kernels take; only where missing_reason() is None."""
+    return "cpu" if kernels("language").IS_INTERPRETED else "cuda"
+
+
+@torch.compiler.assume_constant_result  # compilers need not read how it is found out
+def unusable_reason(device):
+    """Why the kernels cannot run tensors of a device type, or None."""
+    if (reason := missing_reason()) is not None:
+        return reason
+    if device not in (device_type(), "meta"):
+        if device == "cpu":
+            return "runs CPU tensors only where TRITON_INTERPRET=1 is set before triton is imported"
+        return f"runs tensors on {device_type()}, got device {device}"
+    return _gpu_reason(torch.cuda.current_device()) if device == "cuda" else None
+
+
+@functools.cache
+def _gpu_reason(index):
+    if torch.version.hip is not None:
+        return "torch is built for ROCm, the kernels for NVIDIA's GPUs"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < _OLDEST_CAPABILITY:
+        return f"needs compute capability 8.0, the device has {capability[0]}.{capability[1]}"
+    return None
+
+
+@functools.cache
+def sm_count(index):
+    """Multiprocessors of a CUDA device; None is the interpreter."""
+    if index is None:
+        return _INTERPRETED_SM_COUNT
+    return torch.cuda.get_device_properties(index).multi_processor_count

@@ -1,0 +1,54 @@
+"""What differs between versions of Triton, between compiled and interpreted kernels, or between
+dtypes: in one place."""
+
+import triton
+import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
+
+# Triton's own functions are bound to the interpreter, or not, when triton is imported.
+IS_INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
+INTERPRETED = tl.constexpr(IS_INTERPRETED)
+
+# What multiplies; "tf32x3" splits each float32 into two TF32 and sums three products.
+MATHS = ("float64", "fp16", "bf16", "tf32", "tf32x3")
+
+
+@triton.jit
+def widen(x, DTYPE: tl.constexpr):
+    """x in the dtype that sums are kept in."""
+    if INTERPRETED and x.dtype == tl.bfloat16:
+        # The interpreter's own conversion loses infinities and subnormal numbers.
+        x = (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
+def narrow(z, DTYPE: tl.constexpr):
+    """z rounded to nearest in a tensor's dtype."""
+    if INTERPRETED and DTYPE == tl.bfloat16:
+        # The interpreter's own conversion cuts off.
+        bits = z.to(tl.float32).to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        z = tl.where(z != z, 0x7FC0, rounded).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return z.to(DTYPE)
+
+
+@triton.jit
+def dot(a, b, acc, MATH: tl.constexpr):
+    """acc (m, n) + a (m, k) @ b (k, n), summed in acc's dtype."""
+    if MATH == "float64":
+        # tl.dot learned float64 in Triton 3.6.
+        acc += tl.sum(a[:, :, None] * b[None, :, :], 1)
+    elif INTERPRETED:
+        # The interpreter's tl.dot takes bfloat16's bits for integers.
+        acc = tl.dot(widen(a, tl.float32), widen(b, tl.float32), acc, input_precision="ieee")
+    elif MATH == "tf32x3":
+        # Tensor cores truncate as they add: long sums are added outside of them. The fused
+        # multiply-add by 1 keeps the compiler from adding within.
+        part = tl.dot(a, b, input_precision="tf32x3")
+        acc = tl.fma(part, tl.full(part.shape, 1.0, tl.float32), acc)
+    elif MATH == "tf32":
+        acc = tl.dot(a, b, acc, input_precision="tf32")
+    else:
+        acc = tl.dot(a, b, acc)
+    return acc

@@ -1,0 +1,72 @@
+"""How every kernel is started."""
+
+import threading
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+
+from .language import IS_INTERPRETED
+
+# The interpreter keeps the program's coordinates in a global.
+_one_at_a_time = threading.RLock()
+
+
+class Config(NamedTuple):
+    """A kernel's tile and how the hardware works on it. What m, n and k are is the kernel's word:
+    in a GEMM the output's rows and columns and the terms of one step."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int = 1
+
+    def __str__(self):
+        return (
+            f"tile {self.block_m}x{self.block_n}x{self.block_k}, {self.num_warps} warps, "
+            f"{self.num_stages} stages"
+        )
+
+
+def launch(kernel, programs, config, like, *args, **constants):
+    """Starts kernel on the device of the tensor `like` and torch's current stream.
+
+    Args:
+        programs: the grid, at most three sizes.
+        config: gives num_warps and num_stages; the kernel's blocks are among `constants`.
+    """
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    if IS_INTERPRETED:
+        with _one_at_a_time:
+            kernel[programs](*args, **constants, **options)
+    else:
+        with torch.cuda.device(like.device):
+            # Products and sums fuse, as in the CUDA kernels; Triton's default changes in 3.10.
+            kernel[programs](*args, **constants, **options, enable_fp_fusion=True)
+
+
+def offset_type(*tensors):
+    """The constexpr OFFSETS of a call: 32 bits where every element's distance from the first fits,
+    else 64. None among the tensors is passed over."""
+    farthest = max(
+        sum((size - 1) * abs(stride) for size, stride in zip(t.shape, t.stride()))
+        for t in tensors
+        if t is not None
+    )
+    return tl.int32 if farthest < 2**31 else tl.int64
+
+
+def pixels_inner(tensor):
+    """Whether neighbours along w are nearer than neighbours along c: where lanes lie along."""
+    return tensor.stride(3) < tensor.stride(1)
+
+
+def strides(tensor):
+    """Of a 4-D tensor, zeros for None."""
+    return (0, 0, 0, 0) if tensor is None else tensor.stride()
+
+
+def block_k(config, dtype):
+    """Terms of a GEMM's step, of which configurations count 2 bytes each."""
+    return config.block_k * 2 // dtype.itemsize

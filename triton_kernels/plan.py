@@ -1,0 +1,99 @@
+"""Problem -> algorithm, kernel and configuration, with the reason; printable. The twin of
+csrc/plan/cuda_plan.h.
+
+A convolution's kernel file has
+    CONFIGS                                              at most six
+    table_config(op, problem, dtype, sm_count)           the one to take where none was tuned
+    slices(op, problem, dtype, config, sm_count)         of the sum, each a program of its own
+    launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits)
+"""
+
+import importlib
+from dataclasses import dataclass
+
+import torch
+
+from .launch import Config
+
+_INDEX_LIMIT = 2**30  # half of what 32 bits hold: room for the last tile
+# Fewer terms, or channels of the result, in a group leave most of a tensor core's tile empty.
+_FEW_TERMS, _FEW_COLUMNS = 16, 8
+ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
+_KERNELS = {
+    ("implicit_gemm", "fprop"): "conv2d_implicit_gemm",
+    ("implicit_gemm", "dgrad"): "conv2d_implicit_gemm",
+    ("implicit_gemm", "wgrad"): "conv2d_wgrad_implicit_gemm",
+    ("direct", "fprop"): "conv2d_gather_direct",
+    ("direct", "dgrad"): "conv2d_gather_direct",
+    ("direct", "wgrad"): "conv2d_wgrad_direct",
+    ("depthwise", "fprop"): "conv2d_fprop_depthwise",
+    ("depthwise", "dgrad"): "conv2d_dgrad_depthwise",
+    ("depthwise", "wgrad"): "conv2d_wgrad_depthwise",
+}
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    algorithm: str
+    reason: str
+    kernel: str = ""  # the file stem; none for im2col, which is two kernels and a matrix product
+    math: str = ""
+    config: Config | None = None
+    splits: int = 1
+
+    def __str__(self):
+        parts = [self.reason, self.config and str(self.config), self.math]
+        if self.splits > 1:
+            parts.append(f"gemm_k in {self.splits} slices")
+        return ", ".join(filter(None, parts))
+
+
+def kernel_module(stem):
+    return importlib.import_module(f"{__package__}.{stem}")
+
+
+def math_of(dtype, allow_tf32):
+    """The constexpr MATH of a GEMM: what multiplies (language.MATHS)."""
+    if dtype == torch.float32:
+        return "tf32" if allow_tf32 else "tf32x3"
+    return {torch.float64: "float64", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+
+
+def unsupported_reason(algorithm, op, problem):
+    """Why an algorithm cannot run a problem, or None."""
+    if algorithm == "depthwise" and problem.groups != problem.C:
+        return "depthwise takes one channel per group"
+    if algorithm != "im2col":
+        largest = max(problem.gemm_shape(op))
+        if largest >= _INDEX_LIMIT:
+            return f"indexes a group's GEMM with 32 bits: an extent of {largest} is too large"
+    return None
+
+
+def plan_conv2d(op, problem, dtype, allow_tf32, sm_count, algorithm=None, reason=""):
+    """The ConvPlan of a pass; of the given algorithm, or of the one that should be fastest."""
+    if algorithm is None:
+        algorithm, reason = _choose(op, problem, dtype)
+    if algorithm == "im2col":
+        return ConvPlan(algorithm, reason)
+    stem = _KERNELS[algorithm, op.name]
+    kernel = kernel_module(stem)
+    config = kernel.table_config(op, problem, dtype, sm_count)
+    math = math_of(dtype, allow_tf32) if algorithm == "implicit_gemm" else ""
+    splits = kernel.slices(op, problem, dtype, config, sm_count)
+    return ConvPlan(algorithm, reason, stem, math, config, splits)
+
+
+def _choose(op, problem, dtype):
+    o = problem
+    if unsupported_reason("implicit_gemm", op, o):
+        return "im2col", "too large for the others' 32-bit indices"
+    if o.groups == o.C and o.groups > 1:
+        return "depthwise", "one channel per group"
+    if dtype == torch.float64:
+        return "direct", "tensor cores are for shorter types"
+    gemm_m, gemm_n, gemm_k = o.gemm_shape(op)
+    terms, columns = (gemm_n, gemm_m) if op.name == "wgrad" else (gemm_k, gemm_n)
+    if terms < _FEW_TERMS or columns < _FEW_COLUMNS:
+        return "direct", f"{terms} terms for each of {columns} channels: too few for tensor cores"
+    return "implicit_gemm", f"gemm_m {gemm_m}, gemm_n {gemm_n}, gemm_k {gemm_k}"

@@ -1,0 +1,92 @@
+"""Sums the slices of a split gemm_k, in the order of the slices: the same bits every time.
+
+    fprop, dgrad: partial (split, n, h, w, channel) -> out, with the epilogue
+    wgrad:        partial (split, filter, r, s, channel) -> dw
+
+A program owns block_m adjacent elements of the result; partial is read as it lies. Bound: bytes,
+4 * (splits + 1) an element at most (8 in float64).
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .epilogue import activate
+from .language import narrow, widen
+from .launch import Config, launch, offset_type, strides
+
+CONFIG = Config(1024, 1, 1, 4)
+# Slices shorter than this many main-loop steps are all prologue.
+_MIN_STEPS = 4
+_MAX_SLICES = 256
+_MAX_PARTIAL_BYTES = 256 << 20
+
+
+def slices(programs, steps, elements, sm_count):
+    """How often to cut a sum of `steps` steps, given the programs and elements of one slice."""
+    wanted = sm_count // max(programs, 1)
+    affordable = _MAX_PARTIAL_BYTES // max(4 * elements, 1)
+    return max(1, min(wanted, steps // _MIN_STEPS, affordable, _MAX_SLICES))
+
+
+@triton.jit(do_not_specialize=["count", "splits", "height", "width"])
+def split_k_reduce(
+    partial, out, bias, residual,
+    count, splits, channels, height, width,
+    out_n, out_c, out_h, out_w, residual_n, residual_c, residual_h, residual_w,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    OFFSETS: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    index = tl.program_id(0).to(OFFSETS) * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid = index < count
+    z = tl.zeros((BLOCK_M,), partial.dtype.element_ty)
+    for _ in range(splits):
+        z += tl.load(partial + index, valid, 0.0)
+        partial += count
+    channel = index % channels
+    row = index // channels
+    w = row % width
+    row //= width
+    h = row % height
+    n = row // height
+    if HAS_BIAS:
+        z += widen(tl.load(bias + channel, valid, 0.0), z.dtype)
+    if HAS_RESIDUAL:
+        source = n * residual_n + channel * residual_c + h * residual_h + w * residual_w
+        z += widen(tl.load(residual + source, valid, 0.0), z.dtype)
+    z = activate(z, ACTIVATION)
+    place = n * out_n + channel * out_c + h * out_h + w * out_w
+    tl.store(out + place, narrow(z, out.dtype.element_ty), valid)
+
+
+def accumulator(dtype):
+    """What sums of products of a dtype are kept in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def partial_sums(splits, out):
+    """Room for `splits` slices shaped like out, not initialised, channels innermost:
+    (splits, *out.shape)."""
+    n, c, h, w = out.shape
+    partial = torch.empty((splits, n, h, w, c), dtype=accumulator(out.dtype), device=out.device)
+    return partial.permute(0, 1, 4, 2, 3)
+
+
+def launch_reduce(partial, out, epilogue=(None, None, "none")):
+    """out = the epilogue of the sum of partial_sums(...) over its slices."""
+    bias, residual, activation = epilogue
+    channels, height, width = out.shape[1:]
+    launch(
+        split_k_reduce,
+        (triton.cdiv(out.numel(), CONFIG.block_m),),
+        CONFIG,
+        out,
+        partial, out, bias, residual,
+        out.numel(), len(partial), channels, height, width,
+        *out.stride(), *strides(residual),
+        HAS_BIAS=bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        ACTIVATION=activation,
+        OFFSETS=offset_type(partial[0], out, residual),
+        BLOCK_M=CONFIG.block_m,
+    )  # fmt: skip
