@@ -13,8 +13,12 @@ if not list((ROOT / "fastconv").glob("_core*")):
 
 
 def pytest_configure(config):
-    """The CUDA kernels run on the GPU where there is one, and otherwise on the CPU, emulated."""
-    if "FASTCONV_CUDA_MODULE" in os.environ or torch.cuda.is_available():
+    """The CUDA and Triton kernels run on the GPU where there is one, and otherwise on the CPU,
+    emulated and interpreted."""
+    if torch.cuda.is_available():
+        return
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    if "FASTCONV_CUDA_MODULE" in os.environ:
         return
     if shutil.which(os.environ.get("CXX", "c++")):  # without: the CUDA tests skip and say why
         from emulator.build import build

@@ -1,16 +1,27 @@
-"""Where the tensors of a backend's tests live. CUDA stands for "cuda" in a list of backends: on a
-GPU, or on the CPU where the module is the emulator's."""
+"""Where the tensors of a backend's tests live. CUDA and TRITON stand for "cuda" and "triton" in a
+list of backends: on a GPU, or on the CPU, where CUDA is the emulator's module and Triton its
+interpreter."""
 
 import pytest
 import torch
 
 from fastconv._native import cuda, cuda_missing
+from fastconv.backends import triton_launch
 from fastconv.backends.cuda_launch import DEVICE
 
 if cuda is not None and not cuda.is_emulated and not torch.cuda.is_available():
     cuda_missing = "no GPU"
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(bool(cuda_missing), reason=str(cuda_missing)))
 
+triton_missing = triton_launch.missing_reason()
+TRITON_DEVICE = "cpu" if triton_missing else triton_launch.device_type()
+if TRITON_DEVICE == "cuda" and not torch.cuda.is_available():
+    triton_missing = "no GPU, and no TRITON_INTERPRET=1"
+needs_triton = pytest.mark.skipif(bool(triton_missing), reason=f"no Triton: {triton_missing}")
+TRITON = pytest.param("triton", marks=needs_triton)
+
 
 def device_of(backend):
+    if backend.startswith("triton"):
+        return TRITON_DEVICE
     return DEVICE if backend.startswith("cuda") else "cpu"
