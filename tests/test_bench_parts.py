@@ -184,7 +184,7 @@ class Counting:
 
 
 def test_triton_is_timed_against_our_cuda_kernels_too(monkeypatch):
-    (case,) = select_cases([1], ["nchw"], ["fprop"], ["float32"], ["resnet18 l4.ds1x1s2"])
+    case, *_ = select_cases([1], ["nchw"], ["fprop"], ["float32"], ["resnet18 l4.ds1x1s2"])
     monkeypatch.setattr(measure, "cuda", object())
     named = {b.name: b.backend for b in measure.baselines(case, "cuda", "triton")}
     assert named == {"cuDNN": None, "cuDNN TF32": None, "fastconv CUDA TF32": "cuda"}
