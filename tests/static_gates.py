@@ -91,14 +91,20 @@ class Kernel:
         return warps // per_block * per_block
 
 
+def spills(kernel):
+    """A list of the words that tell them, empty where there are none."""
+    counts = kernel.counts
+    if not (kernel.stack or kernel.local or counts["LDL"] or counts["STL"]):
+        return []
+    return [
+        f"spills: stack {kernel.stack} B, local {kernel.local} B, {counts['LDL']} LDL, "
+        f"{counts['STL']} STL"
+    ]
+
+
 def judge(kernel):
     """What a kernel fails by: a list of words, empty where it passes."""
-    wrong, counts = [], kernel.counts
-    if kernel.stack or kernel.local or counts["LDL"] or counts["STL"]:
-        wrong.append(
-            f"spills: stack {kernel.stack} B, local {kernel.local} B, {counts['LDL']} LDL, "
-            f"{counts['STL']} STL"
-        )
+    wrong, counts = spills(kernel), kernel.counts
     if kernel.threads == 0:
         wrong.append("no __launch_bounds__")
     family = next((f for f in KERNELS if re.match(f.names, kernel.short_name)), None)
@@ -147,9 +153,8 @@ def _resources(cubin):
 def _opcode_keys(opcode):
     """Under which names an instruction is counted."""
     base, *modifiers = opcode.split(".")
-    wide = "128" in modifiers
     if base in ("LDG", "LDGSTS", "STG"):
-        return [base, f"{base}.128"] if wide else [base]
+        return [base, *(f"{base}.{width}" for width in ("64", "128") if width in modifiers)]
     return [base]
 
 

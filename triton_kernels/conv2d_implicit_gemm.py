@@ -34,6 +34,8 @@ _GEOMETRY = (
     "classes_w groups"
 ).split()
 
+_OUTSIDE = tl.constexpr(-(2**30))
+
 
 @triton.jit(do_not_specialize=_GEOMETRY)
 def conv2d_implicit_gemm(
@@ -44,7 +46,7 @@ def conv2d_implicit_gemm(
     images, src_height, src_width, out_height, out_width, gemm_n, kernel_h, kernel_w,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, tap_step_h, tap_step_w,
     tiles_m, tiles_n, steps_per_split, classes_w, groups,
-    DGRAD: tl.constexpr, FLAT: tl.constexpr, MATH: tl.constexpr, OFFSETS: tl.constexpr,
+    DGRAD: tl.constexpr, FLAT_CHANNELS: tl.constexpr, MATH: tl.constexpr, OFFSETS: tl.constexpr,
     SRC_PIXELS_INNER: tl.constexpr, OUT_PIXELS_INNER: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -83,39 +85,43 @@ def conv2d_implicit_gemm(
         h = p * stride_h + src_first_h
         v = q * stride_w + src_first_w
     src_rows = n * src_n + h.to(OFFSETS) * src_h + v.to(OFFSETS) * src_w
+    h = tl.where(m_valid, h, _OUTSIDE)
     src += group * channels * src_c
     w += group * w_group
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     n_valid = column < gemm_n
     w_columns = column.to(OFFSETS) * w_n
 
-    blocks = tl.cdiv(channels, BLOCK_K)
-    if FLAT:
-        steps = tl.cdiv(taps_h * taps_w * channels, BLOCK_K)
+    if FLAT_CHANNELS:
+        steps = tl.cdiv(taps_h * taps_w * FLAT_CHANNELS, BLOCK_K)
     else:
+        blocks = tl.cdiv(channels, BLOCK_K)
         steps = taps_h * taps_w * blocks
     first_step = tl.program_id(1) * steps_per_split
     last_step = tl.minimum(first_step + steps_per_split, steps)
+    if not FLAT_CHANNELS:
+        # Division is dear: the place of a step is counted on from the first.
+        block = first_step % blocks
+        tap_h = first_step // blocks // tl.maximum(taps_w, 1)
+        tap_w = first_step // blocks % tl.maximum(taps_w, 1)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float64 if MATH == "float64" else tl.float32)
     for step in range(first_step, last_step):
-        if FLAT:
+        if FLAT_CHANNELS:
             k = step * BLOCK_K + tl.arange(0, BLOCK_K)
-            tap = k // channels
-            channel = k % channels
-            k_valid = tap < taps_h * taps_w
+            channel = k % FLAT_CHANNELS
+            tap_h = k // FLAT_CHANNELS // taps_w
+            tap_w = k // FLAT_CHANNELS % taps_w
+            k_valid = tap_h < taps_h
         else:
-            tap = step // blocks
-            channel = (step % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
+            channel = block * BLOCK_K + tl.arange(0, BLOCK_K)
             k_valid = channel < channels
-        tap_h = tap // taps_w
-        tap_w = tap % taps_w
         dh = tap_h * tap_offset_h
         dv = tap_w * tap_offset_w
         src_k = dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w + channel.to(OFFSETS) * src_c
         r = tap_first_h + tap_h * tap_step_h
         s = tap_first_w + tap_w * tap_step_w
         w_rows = r.to(OFFSETS) * w_r + s.to(OFFSETS) * w_s + channel.to(OFFSETS) * w_c
-        if FLAT:
+        if FLAT_CHANNELS:
             if SRC_PIXELS_INNER:
                 there_h = dh[:, None] + h[None, :]
                 there_v = dv[:, None] + v[None, :]
@@ -128,14 +134,22 @@ def conv2d_implicit_gemm(
         else:
             there_h = (h + dh)[:, None]
             there_v = (v + dv)[:, None]
-        inside = (there_h >= 0) & (there_h < src_height) & (there_v >= 0) & (there_v < src_width)
+        inside = (there_h.to(tl.uint32) < src_height.to(tl.uint32)) & (there_v.to(tl.uint32) < src_width.to(tl.uint32))
         if SRC_PIXELS_INNER:
-            inside = inside & k_valid[:, None] & m_valid[None, :]
+            inside = inside & k_valid[:, None]
         else:
-            inside = inside & m_valid[:, None] & k_valid[None, :]
+            inside = inside & k_valid[None, :]
         a = load_tile(src, src_rows, src_k, inside, 0.0, SRC_PIXELS_INNER)
         b = load_tile(w, w_rows, w_columns, k_valid[:, None] & n_valid[None, :], 0.0, False)
         acc = dot(a, b, acc, MATH)
+        if not FLAT_CHANNELS:
+            block += 1
+            wraps = block == blocks
+            block = tl.where(wraps, 0, block)
+            tap_w = tl.where(wraps, tap_w + 1, tap_w)
+            wraps = tap_w == taps_w
+            tap_w = tl.where(wraps, 0, tap_w)
+            tap_h = tl.where(wraps, tap_h + 1, tap_h)
 
     if DGRAD:
         p = p * stride_h + residue_h
@@ -163,6 +177,11 @@ CONFIGS = (
 )
 # Of a step's terms in whole blocks of channels, the share that may be zeros.
 _MAX_WASTE = 0.25
+
+
+def configs(dtype):
+    """Those that suit a dtype."""
+    return CONFIGS[-1:] if dtype == torch.float64 else CONFIGS[:-1]
 
 
 def table_config(op, problem, dtype, sm_count):
@@ -235,7 +254,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         tap_step(op, o.stride_h, o.dilation_h), tap_step(op, o.stride_w, o.dilation_w),
         tiles_m, tiles_n, triton.cdiv(steps, splits), classes_w, o.groups,
         DGRAD=dgrad,
-        FLAT=flat,
+        FLAT_CHANNELS=channels if flat else 0,
         MATH=math,
         OFFSETS=offset_type(src, w, place, extra[1]),
         SRC_PIXELS_INNER=pixels_inner(src),

@@ -1,0 +1,306 @@
+"""What Triton would compile for the package's calls: the instances of its kernels, each specialised
+as Triton's JIT does it, recorded without a GPU and without memory (tensors of device "meta").
+
+Only for a process without TRITON_INTERPRET=1.
+"""
+
+import contextlib
+import csv
+import importlib
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import torch
+import triton
+from problems import CONVS
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+import fastconv.backends.triton as backend_module
+from fastconv import triton_kernels
+from fastconv.backends import BACKENDS, triton_launch
+from fastconv.backends.conv2d import ACTIVATIONS, conv_problem
+from fastconv.checks_pool2d import Windows
+
+ROOT = Path(__file__).resolve().parent.parent
+SM_COUNT = 132
+DTYPES = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "tf32": torch.float32,
+    "tf32x3": torch.float32,
+    "float64": torch.float64,
+}
+# Names of options of a launch that the machine code depends on.
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
+MOST_CONFIGS = 6  # of a kernel file
+_FORCED_CONVS = 0, 1, 2, 3, 4, 20, 24, 26, 42  # of conv_calls()
+_MANY_ELEMENTS = (700, 64, 224, 224)  # more than 2**31
+
+
+@dataclass
+class Instance:
+    """A kernel as Triton compiles it: argument types, what is constant, what 16 divides."""
+
+    kernel: JITFunction
+    signature: dict
+    constants: dict
+    attributes: dict
+    options: dict
+    seen: str  # the first call that needed it
+    aligned: bool = False  # whether one of its calls had channels_last tensors of 16s of channels
+    forced: bool = False  # whether only a configuration that was forced led here
+
+    @property
+    def name(self):
+        return self.kernel.__name__
+
+    @property
+    def words(self):
+        """{name: value} of its constexpr parameters."""
+        parameters = self.kernel.params
+        return {
+            parameters[path[0]].name: getattr(value, "value", value)
+            for path, value in self.constants.items()
+            if parameters[path[0]].is_constexpr
+        }
+
+    @property
+    def dtype(self):
+        """Of its first tensor's elements that are no integers."""
+        types = [t[1:] for t in self.signature.values() if t.startswith("*")]
+        return next((t for t in types if not re.match("[iu]", t)), types[0])
+
+
+@dataclass
+class Scenario:
+    """What is being recorded."""
+
+    words: str = ""
+    aligned: bool = False
+    forced: bool = False
+    instances: dict = field(default_factory=dict)  # by Triton's own key
+
+
+class _Device:
+    """As much of a driver as JITFunction asks for up to compiling."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@contextlib.contextmanager
+def recording(scenario):
+    """Kernels that are launched here are noted down in the scenario's instances, not compiled."""
+
+    def note(*, key, fn, compile, **_):
+        full_key = (fn.name, key)
+        if (instance := scenario.instances.get(full_key)) is None:
+            options = json.loads(compile["specialization_data"])["options"]
+            instance = scenario.instances[full_key] = Instance(
+                fn.jit_function,
+                compile["signature"],
+                compile["constants"],
+                compile["configs"][0],
+                {name: options[name] for name in _OPTIONS},
+                scenario.words,
+                forced=scenario.forced,
+            )
+        instance.aligned |= scenario.aligned
+        instance.forced &= scenario.forced
+        return True  # there is nothing to compile
+
+    driver.set_active(_Device())
+    triton_launch.sm_count.cache_clear()
+    with (
+        mock.patch.object(triton.knobs.runtime, "jit_cache_hook", note),
+        mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()),
+        mock.patch.object(triton_launch, "_INTERPRETED_SM_COUNT", SM_COUNT),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def forced_config(turn, dtype):
+    """Every kernel file with configurations takes number `turn` of those for the dtype, modulo."""
+    with contextlib.ExitStack() as stack:
+        for path in Path(triton_kernels.__path__[0]).glob("*.py"):
+            kernel = importlib.import_module(f"{triton_kernels.__name__}.{path.stem}")
+            if hasattr(kernel, "table_config"):
+                configs = kernel.configs(dtype) if hasattr(kernel, "configs") else kernel.CONFIGS
+                config = configs[turn % len(configs)]
+                patch = mock.patch.object(kernel, "table_config", lambda *_, c=config: c)
+                stack.enter_context(patch)
+        _forget_plans()
+        yield
+    _forget_plans()
+
+
+def _forget_plans():
+    for backend in backend_module.TRITON_BACKENDS.values():
+        backend._plan.cache_clear()
+
+
+def _meta(size, dtype, channels_last=False):
+    layout = torch.channels_last if channels_last and len(size) == 4 else torch.contiguous_format
+    return torch.empty(size, dtype=dtype, device="meta", memory_format=layout)
+
+
+def conv_calls():
+    """(x size, w size, stride, padding, dilation, groups) of the layers that are timed, and of the
+    problems that are tested."""
+    calls = {}
+    with open(ROOT / "bench" / "layers.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            o = {name: int(row[name]) for name in "NCHWKRS"}
+            u, p, d = ((int(row[name]),) * 2 for name in ("stride", "pad", "dilation"))
+            groups = int(row["groups"])
+            x, w = (o["N"], o["C"], o["H"], o["W"]), (o["K"], o["C"] // groups, o["R"], o["S"])
+            calls[row["model"], row["name"]] = x, w, u, p, d, groups
+    for problem in CONVS:
+        calls[str(problem)] = problem.x_size, problem.w_size, *problem.geometry
+    calls["many elements"] = _MANY_ELEMENTS, (64, 64, 3, 3), (1, 1), (1, 1), (1, 1), 1
+    calls["many elements, depthwise"] = _MANY_ELEMENTS, (64, 1, 3, 3), (1, 1), (1, 1), (1, 1), 64
+    return list(calls.values())
+
+
+def pool_calls():
+    """(x size, Windows) likewise."""
+    calls = {}
+    with open(ROOT / "bench" / "pools.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            size = tuple(int(row[name]) for name in "NCHW")
+            r, u, p = ((int(row[name]),) * 2 for name in ("R", "stride", "pad"))
+            calls[row["model"], row["name"]] = size, Windows(r, u, p, (1, 1), False, ())
+    square = (2, 2)
+    calls["ceil"] = (2, 5, 9, 7), Windows((3, 2), square, (1, 0), (1, 1), True, ())
+    calls["dilated"] = (2, 5, 19, 17), Windows((3, 3), square, (1, 1), (2, 3), False, ())
+    calls["many elements"] = _MANY_ELEMENTS, Windows(square, square, (0, 0), (1, 1), False, ())
+    calls["global"] = (32, 512, 7, 7), Windows((), (), (), (), False, (1, 1))
+    calls["adaptive"] = (2, 13, 11, 17), Windows((), (), (), (), False, (3, 5))
+    return list(calls.values())
+
+
+def _run_conv(backend, call, dtype, channels_last, activations=("relu",)):
+    """All passes of a convolution, and with each activation the epilogues and their backward."""
+    x_size, w_size, *geometry = call
+    x, w = (_meta(size, dtype, channels_last) for size in (x_size, w_size))
+    y = _meta(conv_problem(x_size, w_size, *geometry).out_size(), dtype, channels_last)
+    b = _meta(w_size[:1], dtype)
+    backend.conv2d_fprop(x, w, None, None, *geometry, "none")
+    backend.conv2d_dgrad(y, w, x_size, channels_last, *geometry)
+    backend.conv2d_wgrad(y, x, w_size, channels_last, *geometry)
+    backend.bias_grad(y)
+    for activation in activations:
+        backend.conv2d_fprop(x, w, b, None, *geometry, activation)
+        backend.conv2d_fprop(x, w, b, y, *geometry, activation)
+        backend.epilogue_backward(y, y, activation)
+        backend.activation_forward(y, activation)
+
+
+def _run_pool(backend, call, dtype, channels_last):
+    x_size, windows = call
+    x, y = (_meta((*x_size[:2], *hw), dtype, channels_last) for hw in (x_size[2:], windows.count(x_size)))
+    for place_dtype in (None, torch.int64, *[torch.int8] * backend.saves_offsets(windows)):
+        _, places = backend.max_pool2d_fwd(x, windows, place_dtype)
+        if places is not None:
+            backend.max_pool2d_bwd(y, places, x_size, channels_last, windows)
+    if windows.dilation in ((), (1, 1)):
+        for mean in ((True, None), (False, None), (True, 3)):
+            backend.avg_pool2d_fwd(x, windows, *mean)
+            backend.avg_pool2d_bwd(y, x_size, channels_last, windows, *mean)
+
+
+def _record_calls(scenario, math, channels_last, convs, pools):
+    dtype = DTYPES[math]
+    layout = "channels_last" if channels_last else "contiguous"
+    for call in convs:
+        x_size, w_size, *_, groups = call
+        channels = [x_size[1], w_size[0]]
+        for backend in backend_module.TRITON_BACKENDS.values():
+            if backend.supports("conv2d", call, dtype, "meta") is None:
+                depthwise = groups == x_size[1] and backend.algorithm in (None, "depthwise")
+                counted = channels if depthwise else [count // groups for count in channels]
+                scenario.aligned = channels_last and all(count % 16 == 0 for count in counted)
+                scenario.words = f"{backend.name} {math} {layout} {call}"
+                _run_conv(backend, call, dtype, channels_last)
+    backend = BACKENDS["triton"]
+    for call in pools:
+        if backend.supports("max_pool2d", call, dtype, "meta") is None:
+            scenario.aligned = channels_last and call[0][1] % 16 == 0
+            scenario.words = f"pools {math} {layout} {call}"
+            _run_pool(backend, call, dtype, channels_last)
+
+
+def record():
+    """Instances that calls of all operators, dtypes and layouts need; with the table's choices, and
+    some calls with every configuration."""
+    scenario = Scenario()
+    convs, pools = conv_calls(), pool_calls()
+    with recording(scenario):
+        for math, dtype in DTYPES.items():
+            with mock.patch.object(backend_module, "allows_tf32", lambda m=math: m == "tf32"):
+                for channels_last in (False, True):
+                    scenario.forced = False
+                    _record_calls(scenario, math, channels_last, convs, pools)
+                    scenario.forced = True
+                    for turn in range(MOST_CONFIGS):
+                        with forced_config(turn, dtype):
+                            some = [convs[i] for i in _FORCED_CONVS], pools[:1] + pools[-3:]
+                            _record_calls(scenario, math, channels_last, *some)
+    return list(scenario.instances.values())
+
+
+def _traits(instance):
+    """What is to be tried with each other: {name: value}."""
+    words = instance.words
+    blocks = tuple(value for name, value in words.items() if name.startswith("BLOCK_"))
+    traits = {
+        "config": (*blocks, instance.options["num_warps"], instance.options["num_stages"]),
+        "dtype": instance.dtype,
+        "aligned": instance.aligned,
+    }
+    for name, value in words.items():
+        if not name.startswith("BLOCK_"):
+            if isinstance(value, int) and value > 1:  # a size: what matters is what divides it
+                value = f"multiple of {value & -value if value % 16 else 16}"
+            traits[name] = str(value)
+    return traits
+
+
+def representatives(instances):
+    """Few instances such that any two traits that some instance of a kernel has are had by a chosen
+    one as well: the one with most pairs not seen yet first, the earlier recorded among equals."""
+    chosen = []
+    for name in dict.fromkeys(instance.name for instance in instances):
+        pairs = {}
+        for index, instance in enumerate(instances):
+            if instance.name == name:
+                traits = sorted(_traits(instance).items())
+                pairs.setdefault(frozenset(itertools.combinations(traits, 2)), index)
+        missing = set().union(*pairs)
+        while missing:
+            best = max(pairs, key=lambda own: (len(own & missing), -pairs[own]))
+            chosen.append(pairs[best])
+            missing -= best
+    return [instances[index] for index in sorted(chosen)]
+
+
+def never_launched(instances):
+    """Names of kernels in triton_kernels, functions decorated with @triton.jit that no other one
+    calls, of which there is no instance."""
+    found = {instance.name for instance in instances}
+    text = "".join(path.read_text() for path in sorted(Path(triton_kernels.__path__[0]).glob("*.py")))
+    kernels = re.findall(r"^@triton\.jit\([^)]*\)\s+def (\w+)", text, re.M)
+    return [name for name in kernels if name not in found]
