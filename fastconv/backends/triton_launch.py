@@ -8,7 +8,7 @@ import re
 
 import torch
 
-from .cuda_launch import allows_tf32
+from .cuda_launch import allows_tf32, constant_while_compiling
 
 __all__ = [
     "allows_tf32",
@@ -55,7 +55,7 @@ def device_type():
     return "cpu" if kernels("language").IS_INTERPRETED else "cuda"
 
 
-@torch.compiler.assume_constant_result  # compilers need not read how it is found out
+@constant_while_compiling  # compilers need not read how it is found out
 def unusable_reason(device):
     """Why the kernels cannot run tensors of a device type, or None."""
     if (reason := missing_reason()) is not None:
