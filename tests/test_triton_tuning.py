@@ -1,5 +1,5 @@
-"""Which configuration a Triton kernel runs with: every one of them is right, the table's is one of
-them, and the fastest is kept where FASTCONV_AUTOTUNE=1. A test says what is fast."""
+"""Which configuration a Triton kernel runs with: the table's or, where FASTCONV_AUTOTUNE=1, the
+fastest, which is kept. The tests say what is fast."""
 
 import threading
 
@@ -111,9 +111,12 @@ def test_without_the_variable_the_table_decides(tuner, operands, monkeypatch):
     assert sorted(tuner.timed) == sorted(CONFIGS)
 
 
-def test_of_equals_the_tables(tuner, operands):
+def test_of_equals_the_tables(tuner, operands, monkeypatch):
     convolve(*operands)
-    assert tuner.launched[-1][0] == tuner.timed[0] == tuner.launched[0][0]
+    (winner, *_) = tuner.launched[-1]
+    monkeypatch.setattr(tuning, "choose", lambda key, table, outs, run: table)
+    convolve(*operands)
+    assert tuner.launched[-1][0] == winner != CONFIGS[-1]
 
 
 def test_what_cannot_run_is_passed_over(tuner, operands, caplog):
@@ -146,7 +149,8 @@ def test_a_damaged_file_is_told_and_replaced(tuner, operands, tmp_path):
     with pytest.warns(UserWarning, match="not JSON") as told:
         convolve(*operands)
         convolve(*operands)
-    assert len(told) == 1 and str(path) in str(told[0].message)
+    ours = [str(w.message) for w in told if "fastconv" in str(w.message)]  # Triton may warn, too
+    assert len(ours) == 1 and str(path) in ours[0]
     assert len(tuner.timed) == len(CONFIGS)
     tuner.forget()
     convolve(*operands)

@@ -4,21 +4,27 @@ costs a warning and no choice of ours; two processes lose nothing."""
 import json
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
 import pytest
 from devices import needs_triton
 
+from fastconv.backends.triton_launch import missing_reason
+
 pytestmark = needs_triton
-TIDY = "conv2d_implicit_gemm {op} float16 fp16 channels gemm_m=64 gemm_n=32 gemm_k=512"
-FPROP, DGRAD = TIDY.format(op="fprop"), TIDY.format(op="dgrad")
+if missing_reason() is None:
+    from fastconv.triton_kernels import tuning, tuning_cache
+    from fastconv.triton_kernels.conv2d_implicit_gemm import CONFIGS
+
+KEY = "conv2d_implicit_gemm {op} float16 fp16 channels gemm_m=64 gemm_n=32 gemm_k=512"
+FPROP, DGRAD = KEY.format(op="fprop"), KEY.format(op="dgrad")
 
 
 @pytest.fixture
 def opened(tmp_path):
     """opened() is TunedChoices of a folder as a new process finds it, its file `opened().path`."""
-    from fastconv.triton_kernels import tuning, tuning_cache
 
     def open_again(folder=tmp_path / "cache"):
         return tuning_cache.TunedChoices(folder, "A GPU (40 GB)", "3.9.0", tuning.candidates)
@@ -28,10 +34,7 @@ def opened(tmp_path):
 
 @pytest.fixture
 def found():
-    from fastconv.triton_kernels.conv2d_implicit_gemm import CONFIGS
-    from fastconv.triton_kernels.tuning_cache import Tuned
-
-    return Tuned(CONFIGS[1], 41.25, 52.0)
+    return tuning_cache.Tuned(CONFIGS[1], 41.25, 52.0)
 
 
 @pytest.fixture(autouse=True)
@@ -157,8 +160,6 @@ def test_a_failed_write_leaves_the_old_file(opened, found, monkeypatch):
 
 
 def test_where_the_files_lie(monkeypatch, tmp_path, found):
-    from fastconv.triton_kernels import tuning, tuning_cache
-
     monkeypatch.setenv("FASTCONV_CACHE_DIR", str(tmp_path / "a"))
     assert tuning_cache.folder() == tmp_path / "a"
     monkeypatch.setenv("FASTCONV_CACHE_DIR", "")
@@ -173,6 +174,30 @@ def test_where_the_files_lie(monkeypatch, tmp_path, found):
     with pytest.warns(UserWarning, match="FASTCONV_CACHE_DIR"):
         choices.put(FPROP, found)
     assert choices.get(FPROP) == found
+
+
+def test_one_writer_at_a_time(opened, found, monkeypatch):
+    """The second reads what the first is about to write."""
+    first, second = opened(), opened()
+    write, reached, go = tuning_cache._write, threading.Event(), threading.Event()
+
+    def slow_write(*args):
+        if not reached.is_set():
+            reached.set()
+            go.wait()
+        write(*args)
+
+    monkeypatch.setattr(tuning_cache, "_write", slow_write)
+    one = threading.Thread(target=first.put, args=(FPROP, found))
+    other = threading.Thread(target=second.put, args=(DGRAD, found))
+    one.start()
+    reached.wait()
+    other.start()
+    other.join(0.2)
+    go.set()
+    one.join()
+    other.join()
+    assert opened().get(FPROP) == opened().get(DGRAD) == found
 
 
 _WRITER = f"""
