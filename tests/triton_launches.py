@@ -280,15 +280,16 @@ def _traits(instance):
 
 
 def representatives(instances):
-    """Few instances such that any two traits that some instance of a kernel has are had by a chosen
-    one as well: the one with most pairs not seen yet first, the earlier recorded among equals."""
+    """Few instances, such that what is varied meets every configuration and every dtype that it
+    meets in some instance: the one with most pairs not seen yet first, the earlier of equals."""
     chosen = []
     for name in dict.fromkeys(instance.name for instance in instances):
         pairs = {}
         for index, instance in enumerate(instances):
             if instance.name == name:
-                traits = sorted(_traits(instance).items())
-                pairs.setdefault(frozenset(itertools.combinations(traits, 2)), index)
+                traits = _traits(instance)
+                ends = traits["config"], traits["dtype"]
+                pairs.setdefault(frozenset(itertools.product(ends, traits.items())), index)
         missing = set().union(*pairs)
         while missing:
             best = max(pairs, key=lambda own: (len(own & missing), -pairs[own]))

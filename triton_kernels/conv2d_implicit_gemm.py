@@ -37,6 +37,14 @@ _GEOMETRY = (
 _OUTSIDE = tl.constexpr(-(2**30))
 
 
+@triton.jit
+def pixels(tile, gemm_m, height, width, OFFSETS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """(n, p, q, whether they are there) of a tile's rows."""
+    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    pixel = m % (height * width)
+    return (m // (height * width)).to(OFFSETS), pixel // width, pixel % width, m < gemm_m
+
+
 @triton.jit(do_not_specialize=_GEOMETRY)
 def conv2d_implicit_gemm(
     src, w, out, bias, residual,
@@ -72,12 +80,7 @@ def conv2d_implicit_gemm(
     if tile_m * BLOCK_M >= gemm_m:
         return  # the first class has the most positions, and all have as many programs
 
-    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_valid = m < gemm_m
-    n = (m // (height * width)).to(OFFSETS)
-    pixel = m % (height * width)
-    p = pixel // width
-    q = pixel % width
+    n, p, q, m_valid = pixels(tile_m, gemm_m, height, width, OFFSETS, BLOCK_M)
     if DGRAD:
         h = p + src_first_h
         v = q + src_first_w
@@ -99,22 +102,23 @@ def conv2d_implicit_gemm(
         steps = taps_h * taps_w * blocks
     first_step = tl.program_id(1) * steps_per_split
     last_step = tl.minimum(first_step + steps_per_split, steps)
+    block = first_step
     if not FLAT_CHANNELS:
         # Division is dear: the place of a step is counted on from the first.
         block = first_step % blocks
         tap_h = first_step // blocks // tl.maximum(taps_w, 1)
         tap_w = first_step // blocks % tl.maximum(taps_w, 1)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float64 if MATH == "float64" else tl.float32)
-    for step in range(first_step, last_step):
+    for _ in range(first_step, last_step):
+        k = block * BLOCK_K + tl.arange(0, BLOCK_K)
         if FLAT_CHANNELS:
-            k = step * BLOCK_K + tl.arange(0, BLOCK_K)
             channel = k % FLAT_CHANNELS
             tap_h = k // FLAT_CHANNELS // taps_w
             tap_w = k // FLAT_CHANNELS % taps_w
             k_valid = tap_h < taps_h
         else:
-            channel = block * BLOCK_K + tl.arange(0, BLOCK_K)
-            k_valid = channel < channels
+            channel = k
+            k_valid = k < channels
         dh = tap_h * tap_offset_h
         dv = tap_w * tap_offset_w
         src_k = dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w + channel.to(OFFSETS) * src_c
@@ -142,8 +146,8 @@ def conv2d_implicit_gemm(
         a = load_tile(src, src_rows, src_k, inside, 0.0, SRC_PIXELS_INNER)
         b = load_tile(w, w_rows, w_columns, k_valid[:, None] & n_valid[None, :], 0.0, False)
         acc = dot(a, b, acc, MATH)
+        block += 1
         if not FLAT_CHANNELS:
-            block += 1
             wraps = block == blocks
             block = tl.where(wraps, 0, block)
             tap_w = tl.where(wraps, tap_w + 1, tap_w)
@@ -151,6 +155,12 @@ def conv2d_implicit_gemm(
             tap_w = tl.where(wraps, 0, tap_w)
             tap_h = tl.where(wraps, tap_h + 1, tap_h)
 
+    # Zero, which the compiler cannot know: so it computes what the store needs only here, and does
+    # not keep it in registers all along.
+    late = tl.minimum(block, 0)
+    n, p, q, m_valid = pixels(tile_m + late, gemm_m, height, width, OFFSETS, BLOCK_M)
+    column = (tile_n + late) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n_valid = column < gemm_n
     if DGRAD:
         p = p * stride_h + residue_h
         q = q * stride_w + residue_w
@@ -180,7 +190,6 @@ _MAX_WASTE = 0.25
 
 
 def configs(dtype):
-    """Those that suit a dtype."""
     return CONFIGS[-1:] if dtype == torch.float64 else CONFIGS[:-1]
 
 
@@ -232,6 +241,8 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     classes_h, classes_w = classes(op, out_height, o.stride_h), classes(op, out_width, o.stride_w)
     terms = block_k(config, x.dtype)
     flat = triton.cdiv(channels, terms) * terms * (1 - _MAX_WASTE) > channels
+    if flat:
+        terms //= 2 if channels * x.dtype.itemsize % 16 == 0 else 4
     taps = o.R * o.S
     steps = triton.cdiv(taps * channels, terms) if flat else taps * triton.cdiv(channels, terms)
     # Of the first class, which has the most positions.
