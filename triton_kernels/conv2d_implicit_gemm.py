@@ -29,7 +29,7 @@ from .launch import Config, block_k, launch, offset_type, pixels_inner, strides
 from .taps import axis_taps, classes, tap_step
 
 _GEOMETRY = (
-    "images src_height src_width out_height out_width gemm_n kernel_h kernel_w stride_h stride_w "
+    "images src_height src_width out_height out_width kernel_h kernel_w stride_h stride_w "
     "pad_h pad_w dilation_h dilation_w tap_step_h tap_step_w tiles_m tiles_n steps_per_split "
     "classes_w groups"
 ).split()
