@@ -2,12 +2,15 @@
 
 import functools
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 
 import fastconv
 
+from .._native import cuda
 from ..backends import BACKENDS
 from ..dispatch import recording
 from .cases import DTYPES
@@ -45,17 +48,34 @@ def _cudnn(layout, allow_tf32):
     )
 
 
-def baselines(case, device):
-    """[(name, settings)]; the settings hold for fastconv too, which follows allow_tf32."""
+class Baseline(NamedTuple):
+    """What fastconv is timed against."""
+
+    name: str
+    settings: Callable  # () -> a context that holds for fastconv too, which follows allow_tf32
+    function: Callable = theirs  # case -> a function of the inputs
+    backend: str | None = None  # of fastconv, where that is the function
+
+
+def baselines(case, device, backend=None):
+    """The Baselines of a case; backend is the one of fastconv that is measured."""
     if device == "cpu":
-        return [("torch", nullcontext)]
+        return [Baseline("torch", nullcontext)]
     if not case.op.startswith("conv2d"):
-        return [("ATen", nullcontext)]
-    if case.dtype == "float32":
+        found = [Baseline("ATen", nullcontext)]
+    elif case.dtype == "float32":
         # torch's default lets cuDNN round float32 inputs to TF32's 10 bits: another precision,
         # hence another pair.
-        return [("cuDNN", _cudnn(case.layout, False)), ("cuDNN TF32", _cudnn(case.layout, True))]
-    return [("cuDNN", _cudnn(case.layout, True))]
+        found = [
+            Baseline("cuDNN", _cudnn(case.layout, False)),
+            Baseline("cuDNN TF32", _cudnn(case.layout, True)),
+        ]
+    else:
+        found = [Baseline("cuDNN", _cudnn(case.layout, True))]
+    if backend == "triton" and cuda is not None:
+        name = OURS + " CUDA" + found[-1].name.removeprefix("cuDNN").removeprefix("ATen")
+        found.append(Baseline(name, found[-1].settings, ours, "cuda"))
+    return found
 
 
 def _settings(settings, backend):
@@ -81,17 +101,18 @@ def _plan(decisions, pass_):
     return made.backend, plans.get(pass_, (None,))[0]
 
 
-def _verify(case, inputs, settings, baseline_settings, exact, row):
+def _verify(case, inputs, settings, baseline, exact, row):
     """Runs both sides once and writes the verdict into the row.
 
     Args:
+        settings: fastconv's.
         exact: a function that returns the result in float64.
 
-    Returns (fastconv may be timed, torch may be timed).
+    Returns (fastconv may be timed, the baseline may be timed).
     """
     try:
-        with baseline_settings():
-            torch_result = make_call(theirs(case), inputs)()
+        with _settings(baseline.settings, baseline.backend)():
+            baseline_result = make_call(baseline.function(case), inputs)()
     except RuntimeError as error:  # a dtype that torch has no kernel for, say
         row.status, row.reason = "no baseline", str(error).splitlines()[0]
         return False, False
@@ -108,7 +129,7 @@ def _verify(case, inputs, settings, baseline_settings, exact, row):
     except Exception as error:  # whatever a kernel's caller may see is one row's failure
         row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
         return False, True
-    verdict = judge(result, torch_result, exact())
+    verdict = judge(result, baseline_result, exact())
     row.error, row.baseline_error = verdict.error, verdict.torch_error
     if verdict.wrong is not None:
         row.status, row.reason = "wrong", verdict.wrong
@@ -149,10 +170,9 @@ def measure(case, device, seconds, backend=None, attempts=1):
     shape = case.shape
     row = Row(
         case.op, case.pass_, case.family, shape.model, shape.name, shape.problem, case.layout,
-        case.dtype,
+        case.dtype, backend,
     )  # fmt: skip
     case_bytes = shape.bytes(DTYPES[case.dtype].itemsize)
-    references = baselines(case, device)
     try:
         sets = 1
         if device == "cuda":
@@ -161,30 +181,28 @@ def measure(case, device, seconds, backend=None, attempts=1):
         inputs = [make_inputs(case, device, seed) for seed in range(sets)]
         exact = functools.cache(lambda: exact_result(case, inputs[0]))
         return [
-            _measure_against(case, device, seconds, backend, attempts, inputs, exact, row, *pair)
-            for pair in references
+            _measure_against(case, device, seconds, backend, attempts, inputs, exact, row, baseline)
+            for baseline in baselines(case, device, backend)
         ]
     except torch.OutOfMemoryError as error:
         row.status, row.reason = "no memory", str(error).splitlines()[0]
         return [row]
 
 
-def _measure_against(
-    case, device, seconds, backend, attempts, inputs, exact, row, name, baseline_settings
-):
+def _measure_against(case, device, seconds, backend, attempts, inputs, exact, row, baseline):
     """The row against one baseline, under its settings."""
     row = Row(**vars(row))
-    row.baseline = name
-    settings = _settings(baseline_settings, backend)
-    time_ours, time_torch = _verify(case, inputs[0], settings, baseline_settings, exact, row)
-    if not time_torch:
+    row.baseline = baseline.name
+    settings = _settings(baseline.settings, backend)
+    time_ours, time_baseline = _verify(case, inputs[0], settings, baseline, exact, row)
+    if not time_baseline:
         return row
+    theirs_too = (baseline.name, baseline.function, _settings(baseline.settings, baseline.backend))
     sides = []
-    for side, context in [(OURS, settings)] * time_ours + [(name, baseline_settings)]:
-        function = ours(case) if side == OURS else theirs(case)
+    for name, function, context in [(OURS, ours, settings)] * time_ours + [theirs_too]:
         with context():
-            sides.append(Side(side, [make_call(function, i) for i in inputs], context))
-    return _against(row, case, name, _time(sides, device, seconds, attempts, row))
+            sides.append(Side(name, [make_call(function(case), i) for i in inputs], context))
+    return _against(row, case, baseline.name, _time(sides, device, seconds, attempts, row))
 
 
 def _against(row, case, name, timings):

@@ -1,5 +1,6 @@
 """`python -m fastconv.bench.sweep --out FOLDER --seconds S`: the layers and pools of the CSVs on a
-GPU against cuDNN and ATen, the most telling lines first, for as long as there is time.
+GPU, our CUDA against cuDNN and ATen, our Triton against these and our CUDA, the most telling lines
+first, for as long as there is time.
 
 Writes layers.csv and pools.csv line by line, so that a sweep that is cut off leaves what it has;
 the next one with the same commit and device goes on where it ended. Needs no extras."""
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..backends.triton_launch import unusable_reason
 from .cases import DTYPES, PASSES, QUICK, select_cases
 from .measure import measure, no_fallback
 from .record import append_csv, environment
@@ -22,22 +24,25 @@ SECONDS_PER_SIDE = 0.04
 SAME = ("device", "commit", "torch", "fastconv")
 
 
-def importance(case):
-    """Sorts cases: one layer of each family before all layers, the batch of 32 before 128; within
-    that bfloat16 channels_last (a network at its fastest), then float32 NCHW (torch's default)."""
+def importance(job):
+    """Sorts (case, backend): one layer of each family before all layers, CUDA before Triton, the
+    batch of 32 before 128; within that bfloat16 channels_last (a network at its fastest), then
+    float32 NCHW (torch's default)."""
+    case, backend = job
     shape = case.shape
     kinds = [("bfloat16", "channels_last"), ("float32", "nchw"), ("float32", "channels_last")]
     kind = (case.dtype, case.layout)
     return (
         shape.layer not in QUICK,
+        backend,
         shape.N > 32,
         kinds.index(kind) if kind in kinds else len(kinds),
     )
 
 
-def key(case):
-    """What tells one case from the others, in a file too."""
-    return (case.op, case.pass_, case.layout, case.dtype, case.shape.problem)
+def key(case, backend):
+    """What tells one line from the others, in a file too."""
+    return (backend, case.op, case.pass_, case.layout, case.dtype, case.shape.problem)
 
 
 def finished(path, where):
@@ -51,9 +56,8 @@ def finished(path, where):
     if any(row.get(name) != str(where[name] or "") for row in rows for name in SAME):
         Path(path).unlink()
         return set()
-    return {
-        tuple(row[name] for name in ("op", "pass", "layout", "dtype", "problem")) for row in rows
-    }
+    names = ("backend", "op", "pass", "layout", "dtype", "problem")
+    return {tuple(row[name] for name in names) for row in rows}
 
 
 def _line(row):
@@ -62,13 +66,17 @@ def _line(row):
     us = f"{row.us:.1f} us" if row.us else "-"
     wrong = "" if row.status == "ok" else f"{row.status}: {row.reason}"
     return (
-        f"{row.op} {row.pass_} {row.layout} {row.dtype} {row.problem} {row.algorithm or '-'} {us} "
-        f"{ratio} {row.baseline} {share} {wrong}".rstrip()
+        f"{row.backend} {row.op} {row.pass_} {row.layout} {row.dtype} {row.problem} "
+        f"{row.algorithm or '-'} {us} {ratio} {row.baseline} {share} {wrong}".rstrip()
     )
 
 
-def sweep(cases, folder, seconds, device="cuda", seconds_per_side=SECONDS_PER_SIDE):
-    """Measures what fits into so many seconds. Returns (lines measured, lines left, failures)."""
+def sweep(jobs, folder, seconds, device="cuda", seconds_per_side=SECONDS_PER_SIDE):
+    """Measures what fits into so many seconds. Returns (lines measured, lines left, failures).
+
+    Args:
+        jobs: (case, name of the backend), in order.
+    """
     end = time.perf_counter() + seconds
     where = environment(device)
     ceilings = Ceilings.measured() if device == "cuda" else None
@@ -78,14 +86,14 @@ def sweep(cases, folder, seconds, device="cuda", seconds_per_side=SECONDS_PER_SI
     paths = {True: Path(folder, "layers.csv"), False: Path(folder, "pools.csv")}
     done = {is_conv: finished(path, where) for is_conv, path in paths.items()}
     measured = left = failures = 0
-    for case in cases:
+    for case, backend in jobs:
         is_conv = case.op.startswith("conv2d")
-        if key(case) in done[is_conv]:
+        if key(case, backend) in done[is_conv]:
             continue
         if time.perf_counter() > end:
             left += 1
             continue
-        rows = measure(case, device, seconds_per_side)
+        rows = measure(case, device, seconds_per_side, backend)
         for row in rows:
             if ceilings is not None and row.us:
                 row.roofline_percent = 100 * ceilings.floor_us(case, row) / row.us
@@ -107,11 +115,15 @@ def main(argv=None):
     options.out.mkdir(parents=True, exist_ok=True)
     dtypes = [name for name in DTYPES if name in ("bfloat16", "float32")]
     cases = select_cases(None, ["channels_last", "nchw"], PASSES, dtypes)
+    backends = ["cuda"]
+    if reason := unusable_reason("cuda"):
+        print(f"no Triton: {reason}", flush=True)
+    else:
+        backends.append("triton")
+    jobs = sorted(((case, name) for name in backends for case in cases), key=importance)
     # A CUDA graph cannot be captured on the default stream.
     with torch.cuda.stream(torch.cuda.Stream()), no_fallback():
-        measured, left, failures = sweep(
-            sorted(cases, key=importance), options.out, options.seconds
-        )
+        measured, left, failures = sweep(jobs, options.out, options.seconds)
     print(f"{measured} lines measured, {left} left for want of time, {failures} failures")
     return 1 if failures or measured == 0 else 0
 

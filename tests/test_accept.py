@@ -48,7 +48,8 @@ def test_the_plan_fits_in_nine_minutes_and_starts_nothing(tmp_path):
     done = run("--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines()]
-    assert names == ["environment", "build", "wrappers", "tests", "sanitizer", "bench", "in"]
+    steps = ["environment", "build", "wrappers", "tests", "triton", "sanitizer", "bench"]
+    assert names == [*steps, "in"]
     seconds = [float(line.split()[1]) for line in done.stdout.splitlines()[:-1]]
     assert sum(seconds) <= 540 and min(seconds) >= 20
     assert not list(tmp_path.iterdir())
@@ -196,13 +197,16 @@ def test_the_log_is_bounded(accept, tmp_path):
     assert "(left out)" in log and "the end" in log
 
 
-LAYERS = """op,pass,family,layout,dtype,problem,status,baseline,x_baseline,roofline_percent
-conv2d,fprop,dense RxS,channels_last,bfloat16,a,ok,cuDNN,0.5,40
-conv2d,fprop,dense RxS,channels_last,bfloat16,b,ok,cuDNN,2.0,90
-conv2d,wgrad,depthwise,nchw,float32,c,wrong,cuDNN TF32,,
+HEAD = "backend,op,pass,family,layout,dtype,problem,status,baseline,x_baseline,roofline_percent\n"
+LAYERS = f"""{HEAD}\
+cuda,conv2d,fprop,dense RxS,channels_last,bfloat16,a,ok,cuDNN,0.5,40
+cuda,conv2d,fprop,dense RxS,channels_last,bfloat16,b,ok,cuDNN,2.0,90
+cuda,conv2d,wgrad,depthwise,nchw,float32,c,wrong,cuDNN TF32,,
+triton,conv2d,fprop,dense RxS,channels_last,bfloat16,a,ok,cuDNN,0.25,20
+triton,conv2d,fprop,dense RxS,channels_last,bfloat16,a,ok,fastconv CUDA,0.75,20
 """
-POOLS = """op,pass,family,layout,dtype,problem,status,baseline,x_baseline,roofline_percent
-max_pool2d,fwd,max pool,nchw,bfloat16,d,ok,ATen,3.25,81.6
+POOLS = f"""{HEAD}\
+cuda,max_pool2d,fwd,max pool,nchw,bfloat16,d,ok,ATen,3.25,81.6
 """
 JUNIT = (
     '<testsuites><testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10">'
@@ -222,8 +226,13 @@ def test_the_table_of_families(accept, tmp_path):
     assert "dense RxS fprop 2 - 1.00x 60% -".split() in lines
     assert "depthwise wgrad 1 - - - 1 WRONG".split() in lines
     assert "max pool fwd 1 3.25x 82% - -".split() in lines
+    assert text.count("times faster than") == 3
+    peers = [line.split()[0] for line in text.splitlines() if "times faster" in line]
+    assert peers == ["cuda:", "triton:", "triton:"]
+    assert "dense RxS fprop 1 0.25x 20%".split() in lines
+    assert "dense RxS fprop 1 0.75x 20%".split() in lines
     assert "4 passed, 3 failed, 3 skipped" in text
-    assert "3 layer lines, 1 pool lines" in text
+    assert "5 layer lines, 1 pool lines" in text
 
 
 def test_results_that_are_missing_or_cut_off_do_no_harm(accept, tmp_path):
@@ -259,13 +268,17 @@ def test_the_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     words = ["resnet18 l4.ds1x1s2", "resnet18 gap7x7"]
     cases = select_cases([1], ["nchw"], ["fprop", "fwd"], ["float32"], words)
     assert len(cases) == 3
-    assert sweep.sweep(cases[:1], tmp_path, 60, "cpu", 0.005) == (1, 0, 0)
-    assert sweep.sweep(cases, tmp_path, 60, "cpu", 0.005) == (2, 0, 0)
+    jobs = [(case, "cpu") for case in cases]
+    assert sweep.sweep(jobs[:1], tmp_path, 60, "cpu", 0.005) == (1, 0, 0)
+    assert sweep.sweep(jobs, tmp_path, 60, "cpu", 0.005) == (2, 0, 0)
+    other = [(cases[0], "cpu:direct")]
+    assert sweep.sweep(other, tmp_path, 60, "cpu", 0.005) == (1, 0, 0)
+    assert sweep.sweep(jobs + other, tmp_path, 60, "cpu", 0.005) == (0, 0, 0)
     lines = (tmp_path / "layers.csv").read_text().splitlines()
-    assert len(lines) == 3 and lines[0].count(",") == lines[2].count(",")
+    assert len(lines) == 4 and len({line.count(",") for line in lines}) == 1
     assert len((tmp_path / "pools.csv").read_text().splitlines()) == 2
     monkeypatch.setenv("FASTCONV_COMMIT", "def")
-    assert sweep.sweep(cases[:1], tmp_path, 0, "cpu", 0.005) == (0, 1, 0)
+    assert sweep.sweep(jobs[:1], tmp_path, 0, "cpu", 0.005) == (0, 1, 0)
     assert not (tmp_path / "layers.csv").exists()
 
 
@@ -276,12 +289,16 @@ def test_the_sweep_begins_with_what_tells_most():
     cases = select_cases(
         None, ["nchw", "channels_last"], ["fprop", "dgrad", "wgrad", "fwd"], ["bfloat16", "float32"]
     )
-    ordered = sorted(cases, key=sweep.importance)
-    first = ordered[: 3 * len(QUICK)]
+    jobs = [(case, backend) for backend in ("triton", "cuda") for case in cases]
+    ordered = sorted(jobs, key=sweep.importance)
+    assert all(backend == "cuda" for _, backend in ordered[: 3 * len(QUICK)])
+    quick = sum(case.shape.layer in QUICK for case in cases)
+    assert all(case.shape.layer in QUICK for case, _ in ordered[: 2 * quick])
+    first = [case for case, _ in ordered[: 3 * len(QUICK)]]
     assert all(case.shape.layer in QUICK and case.shape.N == 32 for case in first)
     assert (first[0].dtype, first[0].layout) == ("bfloat16", "channels_last")
     assert {case.family for case in first} >= {"dense RxS", "depthwise", "max pool", "stem (C=3)"}
-    assert len(set(map(sweep.key, cases))) == len(cases)
+    assert len({sweep.key(*job) for job in jobs}) == len(jobs)
 
 
 def test_ceilings_make_a_floor():

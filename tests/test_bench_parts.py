@@ -4,14 +4,16 @@ import csv
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from fastconv.bench import load, timing, timing_cuda
+from fastconv.backends import BACKENDS
+from fastconv.bench import load, measure, timing, timing_cuda
 from fastconv.bench.cases import Case, select_cases
 from fastconv.bench.models.resnet import ResNet18
-from fastconv.bench.operators import make_inputs
+from fastconv.bench.operators import make_inputs, ours
 from fastconv.bench.record import Row
 from fastconv.bench.report import print_report
 from fastconv.bench.shapes import HERE, Layer, Pool, load_layers, load_pools
@@ -168,3 +170,30 @@ def test_timed_calls_with_large_outputs_take_no_page_faults(tmp_path):
         pytest.skip("this C library has no mallopt")
     assert float(after) < 16
     assert float(after) < float(before)
+
+
+class Counting:
+    """A backend that notes its fprops."""
+
+    def __init__(self, backend):
+        self.backend, self.calls = backend, 0
+
+    def __getattr__(self, name):
+        self.calls += name == "conv2d_fprop"
+        return getattr(self.backend, name)
+
+
+def test_triton_is_timed_against_our_cuda_kernels_too(monkeypatch):
+    case, *_ = select_cases([1], ["nchw"], ["fprop"], ["float32"], ["resnet18 l4.ds1x1s2"])
+    monkeypatch.setattr(measure, "cuda", object())
+    named = {b.name: b.backend for b in measure.baselines(case, "cuda", "triton")}
+    assert named == {"cuDNN": None, "cuDNN TF32": None, "fastconv CUDA TF32": "cuda"}
+    assert len(measure.baselines(case, "cuda", "cuda")) == 2
+    # A baseline of ours runs on the backend it names.
+    other = measure.Baseline("fastconv other", nullcontext, ours, "cpu:direct")
+    monkeypatch.setattr(measure, "baselines", lambda *arguments: [other])
+    counting = Counting(BACKENDS["cpu:direct"])
+    monkeypatch.setitem(BACKENDS, "cpu:direct", counting)
+    (row,) = measure.measure(case, "cpu", 0.005, "cpu:im2col")
+    assert (row.status, row.backend, row.baseline) == ("ok", "cpu:im2col", "fastconv other")
+    assert row.x_baseline > 0 and counting.calls > 1

@@ -161,16 +161,25 @@ def test_a_device_without_machine_code_is_told_from_one_with(
 ):
     module = SimpleNamespace(
         archs=archs,
-        driver_status=lambda: "no error",
+        driver_status=cuda.driver_status,  # native, as it is on a GPU
         device_properties=lambda index: (1, 1, 1, capability),
     )
     monkeypatch.setattr(cuda_launch, "cuda", module)
-    for function in (cuda_launch.unusable_reason, cuda_launch.device_properties):
+    caches = (cuda_launch._unusable_reason, cuda_launch.device_properties)
+    for function in caches:
         function.cache_clear()
     try:
         reason = cuda_launch.unusable_reason(0)
+        # dispatch asks while a compiler is tracing it.
+        torch._dynamo.reset()
+        compiled = torch.compile(
+            lambda x: x + (cuda_launch.unusable_reason(0) is None),
+            fullgraph=True,
+            backend="eager",
+        )
+        assert compiled(torch.zeros(())) == usable
     finally:
-        for function in (cuda_launch.unusable_reason, cuda_launch.device_properties):
+        for function in caches:
             function.cache_clear()
     assert (reason is None) == usable, reason
     assert usable or f"sm_{capability}" in reason

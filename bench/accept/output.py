@@ -11,6 +11,7 @@ FILES = (
     "environment.json",
     "wrappers.xml",
     "tests.xml",
+    "triton.xml",
     "layers.csv",
     "pools.csv",
 )

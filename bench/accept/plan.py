@@ -152,6 +152,14 @@ def tests(place, seconds, output):
     return _pytest(place, output, seconds, "tests.xml", files)
 
 
+def triton(place, seconds, output):
+    if importlib.util.find_spec("triton") is None:
+        return "triton is missing"
+    files = sorted((place.root / "tests").glob("test_triton*.py"))
+    files += [place.root / "tests" / f"test_{name}.py" for name in ("pool2d", "pool2d_opinfo")]
+    return _pytest(place, output, seconds, "triton.xml", [*files, "-k", "triton"])
+
+
 def sanitizer(place, seconds, output):
     """memcheck, then racecheck, each with half of the time, on problems of a few blocks."""
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
@@ -183,12 +191,13 @@ class Step:
 
 
 STEPS = {
-    "environment": Step(environment, 45, "versions, driver, GPU, and what is missing"),
+    "environment": Step(environment, 30, "versions, driver, GPU, and what is missing"),
     "build": Step(build, 100, "pip install --no-build-isolation --no-deps, both modules"),
-    "wrappers": Step(wrappers, 45, "each PTX wrapper against the formula its host twin keeps to"),
+    "wrappers": Step(wrappers, 40, "each PTX wrapper against the formula its host twin keeps to"),
     "tests": Step(tests, 115, "the test suite on the GPU: kernels, gradcheck, ResNet-18, graphs"),
-    "sanitizer": Step(sanitizer, 80, "compute-sanitizer memcheck and racecheck, tiny problems"),
-    "bench": Step(bench, 150, "layers.csv and pools.csv against cuDNN and ATen; gets what is left"),
+    "triton": Step(triton, 90, "the tests of the Triton kernels, which compile as they go"),
+    "sanitizer": Step(sanitizer, 60, "compute-sanitizer memcheck and racecheck, tiny problems"),
+    "bench": Step(bench, 100, "layers.csv and pools.csv against cuDNN and ATen; gets what is left"),
 }
 
 

@@ -4,6 +4,8 @@ import csv
 import math
 import xml.etree.ElementTree as ElementTree
 
+REPORTS = {"wrappers": "wrappers.xml", "tests": "tests.xml", "triton": "triton.xml"}
+
 
 def count_tests(path):
     """(passed, failed, skipped) of a junit file; None where it cannot be read."""
@@ -60,8 +62,24 @@ def _cell(rows):
     return text + (f" {wrong} WRONG" if wrong else "")
 
 
-def family_table(rows):
-    """Lines of a table: a line for each family and pass, a column for each precision and layout."""
+def _peer(row):
+    """Which table a line belongs to: (backend, what it is compared with)."""
+    backend, baseline = row.get("backend") or "?", row.get("baseline") or "?"
+    ours = baseline.startswith("fastconv")
+    return backend, "fastconv's CUDA" if ours else "cuDNN (NHWC: its benchmark mode) or ATen"
+
+
+def family_tables(rows):
+    """Lines of tables, one for each backend and peer."""
+    lines = []
+    for backend, peer in dict.fromkeys(map(_peer, rows)):
+        own = [row for row in rows if _peer(row) == (backend, peer)]
+        lines += [f"{backend}: times faster than {peer}, and % of roofline", *_table(own), ""]
+    return lines
+
+
+def _table(rows):
+    """A line for each family and pass, a column for each precision and layout."""
     columns = sorted({_column(row) for row in rows})
     cells = {}
     for row in rows:
@@ -72,10 +90,7 @@ def family_table(rows):
         count = str(sum(map(len, by_column.values())))
         table.append((*line, count, *(_cell(by_column.get(name, [])) for name in columns)))
     widths = [max(map(len, column)) for column in zip(*table)]
-    return [
-        "times faster than cuDNN (NHWC: its benchmark mode) or ATen, and % of roofline",
-        *("  ".join(text.ljust(w) for text, w in zip(line, widths)).rstrip() for line in table),
-    ]
+    return ["  ".join(t.ljust(w) for t, w in zip(line, widths)).rstrip() for line in table]
 
 
 def summarise(folder, results):
@@ -83,10 +98,10 @@ def summarise(folder, results):
     lines = [""]
     rows = {name: read_rows(folder / f"{name}.csv") for name in ("layers", "pools")}
     if any(rows.values()):
-        lines += [*family_table(rows["layers"] + rows["pools"]), ""]
+        lines += family_tables(rows["layers"] + rows["pools"])
     for name, (seconds, wrong) in results.items():
         detail = wrong or "passed"
-        report = {"wrappers": "wrappers.xml", "tests": "tests.xml"}.get(name)
+        report = REPORTS.get(name)
         counts = count_tests(folder / report) if report else None
         if counts:
             detail += f"; {counts[0]} passed, {counts[1]} failed, {counts[2]} skipped"

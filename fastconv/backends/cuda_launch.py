@@ -32,9 +32,20 @@ def workspace(size, like):
     return padded[-padded.data_ptr() % 256 :][:size]
 
 
-@functools.lru_cache(maxsize=64)
+def constant_while_compiling(function):
+    """torch.compiler.assume_constant_result, without its import of the whole compiler."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant_while_compiling  # compilers cannot look into a native module
 def unusable_reason(index):
     """Why the module's kernels cannot run on a device, or None."""
+    return _unusable_reason(index)
+
+
+@functools.lru_cache(maxsize=64)
+def _unusable_reason(index):
     if torch.version.hip is not None:
         return "torch is built for ROCm, the kernels for NVIDIA's GPUs"
     if (status := cuda.driver_status()) != "no error":
