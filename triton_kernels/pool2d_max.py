@@ -70,7 +70,9 @@ def pool2d_max_bwd(
     dy += n * dy_n
     places += n * places_n
     c = c.to(OFFSETS)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32)
+    acc = tl.zeros(
+        (BLOCK_M, BLOCK_N), tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
+    )
     for i in range(covers_h):
         p = first_h + i
         for j in range(covers_w):

@@ -189,9 +189,7 @@ def pool2d_reduce(
     p = p.to(OFFSETS)
     q = q.to(OFFSETS)
     c = c.to(OFFSETS)
-    tl.store(
-        y + n * y_n + (c * y_c + p * y_h + q * y_w), narrow(best, y.dtype.element_ty), valid
-    )
+    tl.store(y + n * y_n + (c * y_c + p * y_h + q * y_w), narrow(best, y.dtype.element_ty), valid)
     if PLACES != "none":
         if PLACES == "offset":
             place = skipped_h * step_h + skipped_w * step_w + distance
