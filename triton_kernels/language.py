@@ -3,10 +3,9 @@ dtypes: in one place."""
 
 import triton
 import triton.language as tl
-from triton.runtime.interpreter import InterpretedFunction
 
 # Triton's own functions are bound to the interpreter, or not, when triton is imported.
-IS_INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
+IS_INTERPRETED = not isinstance(tl.cdiv, triton.JITFunction)
 INTERPRETED = tl.constexpr(IS_INTERPRETED)
 
 # What multiplies; "tf32x3" splits each float32 into two TF32 and sums three products.

@@ -3,6 +3,7 @@ csrc/plan/cuda_plan.h.
 
 A convolution's kernel file has
     CONFIGS                                              at most six
+    configs(dtype)                                       those that suit; all, if not defined
     table_config(op, problem, dtype, sm_count)           the one to take where none was tuned
     slices(op, problem, dtype, config, sm_count)         of the sum, each a program of its own
     launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits)
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from .launch import Config
+from .tuning import make_key
+from .tuning_cache import Tuned
 
 _INDEX_LIMIT = 2**30  # half of what 32 bits hold: room for the last tile
 # Fewer terms, or channels of the result, in a group leave most of a tensor core's tile empty.
@@ -40,11 +43,15 @@ class ConvPlan:
     math: str = ""
     config: Config | None = None
     splits: int = 1
+    key: str = ""  # what a configuration is tuned for (tuning.py)
+    tuned: Tuned | None = None  # where config is not the table's
 
     def __str__(self):
         parts = [self.reason, self.config and str(self.config), self.math]
         if self.splits > 1:
             parts.append(f"gemm_k in {self.splits} slices")
+        if self.config is not None:
+            parts.append(str(self.tuned or "from the table"))
         return ", ".join(filter(None, parts))
 
 
@@ -70,18 +77,25 @@ def unsupported_reason(algorithm, op, problem):
     return None
 
 
-def plan_conv2d(op, problem, dtype, allow_tf32, sm_count, algorithm=None, reason=""):
-    """The ConvPlan of a pass; of the given algorithm, or of the one that should be fastest."""
+def plan_conv2d(
+    op, problem, dtype, allow_tf32, sm_count, layout, algorithm=None, reason="", config=None
+):
+    """The ConvPlan of a pass: of the given algorithm, or of the one that should be fastest; with
+    the given configuration, or the table's. layout is that of tuning.layout(x, y)."""
     if algorithm is None:
         algorithm, reason = _choose(op, problem, dtype)
     if algorithm == "im2col":
         return ConvPlan(algorithm, reason)
     stem = _KERNELS[algorithm, op.name]
     kernel = kernel_module(stem)
-    config = kernel.table_config(op, problem, dtype, sm_count)
+    config = config or kernel.table_config(op, problem, dtype, sm_count)
     math = math_of(dtype, allow_tf32) if algorithm == "implicit_gemm" else ""
     splits = kernel.slices(op, problem, dtype, config, sm_count)
-    return ConvPlan(algorithm, reason, stem, math, config, splits)
+    extents = dict(zip(("gemm_m", "gemm_n", "gemm_k"), problem.gemm_shape(op)))
+    if problem.groups > 1:
+        extents["groups"] = problem.groups
+    key = make_key(stem, op.name, dtype, math, layout, **extents)
+    return ConvPlan(algorithm, reason, stem, math, config, splits, key)
 
 
 def _choose(op, problem, dtype):
