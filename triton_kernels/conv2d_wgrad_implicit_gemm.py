@@ -167,6 +167,13 @@ CONFIGS = (
 _MOST_SUMS = 128 * 64
 
 
+def configs(dtype):
+    """float32 has no registers for the largest."""
+    if dtype == torch.float64:
+        return CONFIGS[5:]
+    return CONFIGS[1:5] if dtype == torch.float32 else CONFIGS[:5]
+
+
 def table_config(op, problem, dtype, sm_count):
     """The tile that gemm_m and gemm_n fill: slices of gemm_k keep the multiprocessors busy,
     whatever the number of tiles."""
@@ -177,8 +184,7 @@ def table_config(op, problem, dtype, sm_count):
         return CONFIGS[4]
     if gemm_m <= 64:
         return CONFIGS[3 if gemm_n <= 64 else 2]
-    # float32 has no registers for the largest.
-    return CONFIGS[1 if gemm_n <= 64 or dtype == torch.float32 else 0]
+    return CONFIGS[1] if gemm_n <= 64 else configs(dtype)[0]
 
 
 def slices(op, problem, dtype, config, sm_count):
