@@ -51,3 +51,13 @@ def dot(a, b, acc, MATH: tl.constexpr):
     else:
         acc = tl.dot(a, b, acc)
     return acc
+
+
+@triton.jit
+def divide(a, b):
+    """a / b rounded to nearest; Triton's own float32 quotient is not."""
+    if a.dtype == tl.float32:
+        result = tl.div_rn(a, b)
+    else:
+        result = a / b
+    return result

@@ -11,13 +11,19 @@ import torch
 
 from ..problem import ConvOp
 from .conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
-from .memory import DTYPES, empty
-from .triton_launch import allows_tf32, current_device, kernels, sm_count, unusable_reason
+from .memory import DTYPES
+from .triton_launch import (
+    allows_tf32,
+    current_device,
+    kernels,
+    sm_count,
+    unusable_reason,
+    without_memory,
+)
 from .triton_pool2d import TritonPool2d
 
 ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
 _WRITTEN = {ConvOp.fprop: 2, ConvOp.dgrad: 0, ConvOp.wgrad: 1}  # of x, w, y
-_SIZED = torch.empty(0, device="meta")  # tensors like this one have strides and no memory
 
 
 class TritonBackend(Conv2dBackend, TritonPool2d):
@@ -58,11 +64,11 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: (algorithm, reason)}) of a call, for dense tensors of the layout."""
         if operator != "conv2d":
-            return self.explain_pool2d(operator, call)
+            return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
         tuning, plans = kernels("tuning"), {}
         sizes = (call[0], problem.out_size())
-        layout = tuning.layout(*(empty(s, _SIZED, channels_last) for s in sizes))
+        layout = tuning.layout(*(without_memory(size, channels_last) for size in sizes))
         for name, op in ConvOp.__members__.items():
             about = (op, problem, dtype, allows_tf32(), current_device(), layout)
             plan = self._plan(*about)
