@@ -174,10 +174,6 @@ def configs(dtype):
     return CONFIGS[1:5] if dtype == torch.float32 else CONFIGS[:5]
 
 
-def configs(dtype):
-    return CONFIGS[-1:] if dtype == torch.float64 else CONFIGS
-
-
 def table_config(op, problem, dtype, sm_count):
     """The tile that gemm_m and gemm_n fill: slices of gemm_k keep the multiprocessors busy,
     whatever the number of tiles."""
