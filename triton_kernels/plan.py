@@ -89,7 +89,8 @@ def unsupported_reason(algorithm, op, problem, dtype):
         return core.unsupported_reason(core.CudaAlgorithm.im2col, call) or None
     if algorithm == "depthwise" and problem.groups != problem.C:
         return "depthwise takes one channel per group"
-    largest = max(problem.gemm_shape(op))
+    o = problem
+    largest = max(*o.gemm_shape(op), o.H + 2 * o.pad_h, o.W + 2 * o.pad_w)
     if largest >= _INDEX_LIMIT:
         return f"indexes a group's GEMM with 32 bits: an extent of {largest} is too large"
     return None

@@ -1,5 +1,9 @@
 """Pooling with Triton: what is supported, and the call."""
 
+import functools
+
+import torch
+
 from .._native import core
 from .pool2d import Pool2dBackend, pool_problem
 from .triton_launch import current_device, kernels, sm_count, without_memory
@@ -44,7 +48,8 @@ class TritonPool2d(Pool2dBackend):
         kind, plans = "max" if "max" in operator else "avg", {}
         for name, (algorithm, reason) in _ALGORITHMS.items():
             op = core.PoolOp.__members__[f"{kind}_{name}"]
-            key, config = _key_and_table(op, problem, dtype, x, y, current_device())
+            strides = x.stride(), y.stride()
+            key, config = _key_and_table(op, problem, dtype, *strides, current_device())
             tuned = kernels("tuning").choices(current_device()).get(key)
             found = f"{tuned.config if tuned else config}, {tuned or 'from the table'}"
             plans[name] = (algorithm, f"{reason}, {found}")
@@ -77,12 +82,16 @@ class TritonPool2d(Pool2dBackend):
 
     def _run(self, op, problem, x, y, places, run):
         outs = (x,) if op in _BACKWARD else (y, places)
-        key, table = _key_and_table(op, problem, x.dtype, x, y, x.device.index)
+        strides = x.stride(), y.stride()
+        key, table = _key_and_table(op, problem, x.dtype, *strides, x.device.index)
         run(kernels("tuning").choose(key, table, outs, run), outs)
 
 
-def _key_and_table(op, problem, dtype, x, y, device):
+@functools.lru_cache(maxsize=4096)
+def _key_and_table(op, problem, dtype, x_strides, y_strides, device):
     """What a configuration is tuned for, and the one to take where none was."""
+    x = torch.empty_strided(problem.sizes[:4], x_strides, device="meta")
+    y = torch.empty_strided(problem.out_size(), y_strides, device="meta")
     tuning, windows = kernels("tuning"), kernels("pool2d_windows").geometry(problem)
     stem, out = _KERNELS[op], x if op in _BACKWARD else y
     along_columns = kernels("launch").pixels_inner(x)
