@@ -18,6 +18,7 @@ from fastconv.problem import ConvOp
 pytestmark = needs_triton
 STEMS = {} if missing_reason() else kernels("plan")._KERNELS
 KERNELS = sorted(STEMS)
+DEPTHWISE = Conv("two filters a channel", N=1, C=3, K=6, H=7, W=6, pad=(1, 1), groups=3)
 IDS = [f"{op}-{algorithm}" for algorithm, op in KERNELS]
 
 
@@ -47,8 +48,8 @@ def one_pass(backend, op, problem, x, w, dy, channels_last):
     ids=["float16-nchw", "float32-nhwc", "float64-nchw"],
 )
 def test_every_configuration_is_right(algorithm, op, dtype, channels_last, monkeypatch):
-    why = "depthwise multiplier" if algorithm == "depthwise" else "grouped odd"
-    problem = next(problem for problem in CONVS if problem.why == why)
+    grouped = next(problem for problem in CONVS if problem.why == "grouped odd")
+    problem = DEPTHWISE if algorithm == "depthwise" else grouped
     x, w, dy = drawn(integers, problem, dtype, channels_last, 8)
     expected = conv_passes(problem, x.double(), w.double(), dy.double())
     expected = expected[("fprop", "dgrad", "wgrad").index(op)]
