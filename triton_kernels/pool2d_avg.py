@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from .language import divide, narrow, widen
-from .launch import launch, offset_type
+from .launch import Config, launch, offset_type
 from .pool2d_windows import (
     CELL_GEOMETRY,
     GEOMETRY,
@@ -25,8 +25,19 @@ from .pool2d_windows import (
     owned_tile,
 )
 
-CONFIGS = TILES
-table_config = bwd_config
+CONFIGS = (*TILES, Config(64, 64, 1, 4))
+
+
+def table_config(problem, dx, sm_count):
+    """The large tile for whole planes, where a thread has little to do for each element."""
+    o, dx = geometry(problem).with_whole_planes_joined(dx)
+    if o.whole and dx.numel() >= sm_count * _ENOUGH_ELEMENTS:
+        return CONFIGS[3]
+    return bwd_config(problem, dx, sm_count)
+
+
+# For each multiprocessor, so that large tiles leave none idle.
+_ENOUGH_ELEMENTS = 1 << 14
 
 
 @triton.jit
@@ -35,8 +46,7 @@ def share(
     KIND: tl.constexpr, COUNT_INCLUDE_PAD: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """1 / the axis' factor of the divisor; of windows outside of the tensor anything."""
-    factor = extent(p, size, out, kernel, stride, pad, KIND, COUNT_INCLUDE_PAD, INDEX).to(ACC)
-    return divide(tl.full(factor.shape, 1.0, ACC), factor)
+    return 1.0 / extent(p, size, out, kernel, stride, pad, KIND, COUNT_INCLUDE_PAD, INDEX).to(ACC)
 
 
 @triton.jit(do_not_specialize=[*GEOMETRY, "covers_h", "covers_w", "divisor"])
@@ -49,7 +59,7 @@ def pool2d_avg_bwd(
     KIND: tl.constexpr, INDEX: tl.constexpr, OFFSETS: tl.constexpr, PIXELS_INNER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    n, c, h, w, valid = owned_tile(
+    n, c, h, w, row_valid, lane_valid = owned_tile(
         tl.program_id(0), channels, height, width, tiles_m, tiles_n,
         PIXELS_INNER, INDEX, BLOCK_M, BLOCK_N,
     )  # fmt: skip
@@ -59,6 +69,7 @@ def pool2d_avg_bwd(
     first_w, count_w = cover(
         w, width, out_width, kernel_w, stride_w, pad_w, dilation_w, KIND, INDEX
     )
+    valid = row_valid & lane_valid
     dy += n * dy_n
     c = c.to(OFFSETS)
     ACC: tl.constexpr = tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
@@ -72,7 +83,10 @@ def pool2d_avg_bwd(
             )  # fmt: skip
         for j in range(covers_w):
             q = first_w + j
-            inside = (i < count_h) & (j < count_w) & valid
+            if KIND == "whole":
+                inside = row_valid if PIXELS_INNER else lane_valid
+            else:
+                inside = (i < count_h) & (j < count_w) & valid
             source = c * dy_c + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
             grad = widen(tl.load(dy + source, inside, 0.0), ACC)
             if not UNIFORM:
@@ -111,38 +125,46 @@ def pool2d_avg_bwd_cells(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     # Cell (i, j) meets the windows (i + FIRST_H .. i + LAST_H, j + FIRST_W .. j + LAST_W).
-    n, c, i, j, valid = owned_tile(
+    n, c, i, j, row_valid, lane_valid = owned_tile(
         tl.program_id(0), channels, cells_h, cells_w, tiles_m, tiles_n,
         PIXELS_INNER, INDEX, BLOCK_M, BLOCK_N,
     )  # fmt: skip
     dx += n * dx_n
+    valid = row_valid & lane_valid
     dy += n * dy_n
     c = c.to(OFFSETS)
     ACC: tl.constexpr = tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
     if UNIFORM:
         scale = divide(tl.full((1, 1), 1.0, ACC), divisor.to(ACC))
     grads = ()
+    dy_w = tl.cast(dy_w, OFFSETS)
     for di in tl.static_range(FIRST_H, LAST_H + 1):
+        p = i + di
+        row_inside = row_valid & (p >= 0) & (p < out_height)
+        row = dy + (c * dy_c + p.to(OFFSETS) * dy_h + j.to(OFFSETS) * dy_w)
+        if not UNIFORM:
+            share_h = share(
+                p, height, out_height, KERNEL_H, STRIDE_H, PAD_H,
+                ACC, "dense", COUNT_INCLUDE_PAD, INDEX,
+            )  # fmt: skip
         for dj in tl.static_range(FIRST_W, LAST_W + 1):
-            p = i + di
             q = j + dj
-            inside = (p >= 0) & (p < out_height) & (q >= 0) & (q < out_width) & valid
-            source = c * dy_c + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
-            grad = widen(tl.load(dy + source, inside, 0.0), ACC)
+            inside = row_inside & (q >= 0) & (q < out_width) & lane_valid
+            grad = widen(tl.load(row + dj * dy_w, inside, 0.0), ACC)
             if UNIFORM:
                 grad *= scale
             else:
-                share_h = share(
-                    p, height, out_height, KERNEL_H, STRIDE_H, PAD_H,
-                    ACC, "dense", COUNT_INCLUDE_PAD, INDEX,
-                )  # fmt: skip
                 share_w = share(
                     q, width, out_width, KERNEL_W, STRIDE_W, PAD_W,
                     ACC, "dense", COUNT_INCLUDE_PAD, INDEX,
                 )  # fmt: skip
                 grad = tl.where(inside, grad * (share_h * share_w), 0.0)
-            grads = grads + (grad,)
+            grads = grads + (grad,)  # noqa: RUF005 (Triton knows no unpacking)
+    w = j * STRIDE_W
+    dx_w = tl.cast(dx_w, OFFSETS)
     for a in tl.static_range(STRIDE_H):
+        h = i * STRIDE_H + a
+        dx_row = dx + (c * dx_c + h.to(OFFSETS) * dx_h + w.to(OFFSETS) * dx_w)
         for b in tl.static_range(STRIDE_W):
             acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
             for di in tl.static_range(FIRST_H, LAST_H + 1):
@@ -155,11 +177,8 @@ def pool2d_avg_bwd_cells(
                         KERNEL_H,
                         KERNEL_W,
                     )
-            h = i * STRIDE_H + a
-            w = j * STRIDE_W + b
-            target = dx + (c * dx_c + h.to(OFFSETS) * dx_h + w.to(OFFSETS) * dx_w)
-            within = valid & (h < height) & (w < width)
-            tl.store(target, narrow(acc, dx.dtype.element_ty), within)
+            within = valid & (h < height) & (w + b < width)
+            tl.store(dx_row + b * dx_w, narrow(acc, dx.dtype.element_ty), within)
 
 
 def launch_bwd(problem, dx, dy, mean, config):

@@ -15,7 +15,6 @@ Which tap of which window an element is, is then known when compiled, too:
 Bound: bytes, (dx + dy) * sizeof(dtype) + places.
 """
 
-import torch
 import triton
 import triton.language as tl
 
@@ -57,7 +56,7 @@ def pool2d_max_bwd(
     KIND: tl.constexpr, INDEX: tl.constexpr, OFFSETS: tl.constexpr, PIXELS_INNER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    n, c, h, w, valid = owned_tile(
+    n, c, h, w, row_valid, lane_valid = owned_tile(
         tl.program_id(0), channels, height, width, tiles_m, tiles_n,
         PIXELS_INNER, INDEX, BLOCK_M, BLOCK_N,
     )  # fmt: skip
@@ -67,15 +66,21 @@ def pool2d_max_bwd(
     first_w, count_w = cover(
         w, width, out_width, kernel_w, stride_w, pad_w, dilation_w, KIND, INDEX
     )
+    valid = row_valid & lane_valid
     dy += n * dy_n
     places += n * places_n
     c = c.to(OFFSETS)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32)
+    acc = tl.zeros(
+        (BLOCK_M, BLOCK_N), tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
+    )
     for i in range(covers_h):
         p = first_h + i
         for j in range(covers_w):
             q = first_w + j
-            inside = (i < count_h) & (j < count_w) & valid
+            if KIND == "whole":
+                inside = row_valid if PIXELS_INNER else lane_valid
+            else:
+                inside = (i < count_h) & (j < count_w) & valid
             source = c * dy_c + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
             grad = widen(tl.load(dy + source, inside, 0.0), acc.dtype)
             source = c * places_c + p.to(OFFSETS) * places_h + q.to(OFFSETS) * places_w
@@ -118,30 +123,38 @@ def pool2d_max_bwd_cells(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     # Cell (i, j) meets the windows (i + FIRST_H .. i + LAST_H, j + FIRST_W .. j + LAST_W).
-    n, c, i, j, valid = owned_tile(
+    n, c, i, j, row_valid, lane_valid = owned_tile(
         tl.program_id(0), channels, cells_h, cells_w, tiles_m, tiles_n,
         PIXELS_INNER, INDEX, BLOCK_M, BLOCK_N,
     )  # fmt: skip
     dx += n * dx_n
+    valid = row_valid & lane_valid
     dy += n * dy_n
     places += n * places_n
     c = c.to(OFFSETS)
     ACC: tl.constexpr = tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
     grads = ()
     marks = ()
+    dy_w = tl.cast(dy_w, OFFSETS)
+    places_w = tl.cast(places_w, OFFSETS)
     for di in tl.static_range(FIRST_H, LAST_H + 1):
+        p = i + di
+        row_inside = row_valid & (p >= 0) & (p < out_height)
+        dy_row = dy + (c * dy_c + p.to(OFFSETS) * dy_h + j.to(OFFSETS) * dy_w)
+        places_row = places + (c * places_c + p.to(OFFSETS) * places_h + j.to(OFFSETS) * places_w)
         for dj in tl.static_range(FIRST_W, LAST_W + 1):
-            p = i + di
             q = j + dj
-            inside = (p >= 0) & (p < out_height) & (q >= 0) & (q < out_width) & valid
-            source = c * dy_c + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
-            grads = grads + (widen(tl.load(dy + source, inside, 0.0), ACC),)
-            source = c * places_c + p.to(OFFSETS) * places_h + q.to(OFFSETS) * places_w
-            marks = marks + (tl.load(places + source, inside, -1),)
+            inside = row_inside & (q >= 0) & (q < out_width) & lane_valid
+            grad = widen(tl.load(dy_row + dj * dy_w, inside, 0.0), ACC)
+            grads = grads + (grad,)  # noqa: RUF005 (Triton knows no unpacking)
+            place = tl.load(places_row + dj * places_w, inside, -1)
+            marks = marks + (place,)  # noqa: RUF005
+    w = j * STRIDE_W
+    dx_w = tl.cast(dx_w, OFFSETS)
     for a in tl.static_range(STRIDE_H):
+        h = i * STRIDE_H + a
+        dx_row = dx + (c * dx_c + h.to(OFFSETS) * dx_h + w.to(OFFSETS) * dx_w)
         for b in tl.static_range(STRIDE_W):
-            h = i * STRIDE_H + a
-            w = j * STRIDE_W + b
             acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
             for di in tl.static_range(FIRST_H, LAST_H + 1):
                 for dj in tl.static_range(FIRST_W, LAST_W + 1):
@@ -149,22 +162,20 @@ def pool2d_max_bwd_cells(
                         acc,
                         grads[(di - FIRST_H) * (LAST_W - FIRST_W + 1) + dj - FIRST_W],
                         marks[(di - FIRST_H) * (LAST_W - FIRST_W + 1) + dj - FIRST_W],
-                        h * width + w,
+                        h * width + w + b,
                         a + PAD_H - di * STRIDE_H,
                         b + PAD_W - dj * STRIDE_W,
                         KERNEL_H,
                         KERNEL_W,
                     )
-            target = dx + (c * dx_c + h.to(OFFSETS) * dx_h + w.to(OFFSETS) * dx_w)
-            within = valid & (h < height) & (w < width)
-            tl.store(target, narrow(acc, dx.dtype.element_ty), within)
+            within = valid & (h < height) & (w + b < width)
+            tl.store(dx_row + b * dx_w, narrow(acc, dx.dtype.element_ty), within)
 
 
 def launch_bwd(problem, dx, dy, places, config):
     """dx from dy and places (int64 indices or int8 offsets)."""
     o = geometry(problem)
-    if places.dtype != torch.int8:
-        o, dx = o.with_whole_planes_joined(dx)
+    o, dx = o.with_whole_planes_joined(dx, places)
     grid, scalars, constants = bwd_call(o, dx, config)
     launch(
         pool2d_max_bwd_cells if o.cells else pool2d_max_bwd,

@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .language import divide, narrow, widen
+from .language import divide, hide, narrow, widen
 from .launch import Config, launch, offset_type, pixels_inner, strides
 from .pool2d_windows import (
     GEOMETRY,
@@ -44,11 +44,13 @@ _INFINITY = tl.constexpr(float("inf"))
 @triton.jit
 def take(best, distance, value, tap_distance, MAX: tl.constexpr, PLACES: tl.constexpr):
     """The state (maximum and its place, or sum) with one more element of each window."""
+    value = widen(value, best.dtype)
     if not MAX:
         best += value
     elif PLACES == "none":
         best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
     else:
+        value = hide(value)
         takes = (value > best) | (value != value)
         best = tl.where(takes, value, best)
         distance = tl.where(takes, tap_distance, distance)
@@ -80,14 +82,19 @@ def join_lanes(best, distance, AXIS: tl.constexpr, MAX: tl.constexpr, PLACES: tl
 @triton.jit
 def owned_outputs(
     program, channels, height, width, tiles_m,
-    PIXELS_INNER: tl.constexpr, INDEX: tl.constexpr, BLOCK_M: tl.constexpr,
+    KIND: tl.constexpr, PIXELS_INNER: tl.constexpr, INDEX: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """owned_tile() where taps are the other axis of the tile: (block_m outputs, taps) or (taps,
     block_m channels)."""
     tile = program % tiles_m
     program //= tiles_m
     output = tile.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
-    if PIXELS_INNER:
+    if KIND == "whole":
+        c = output[:, None] if PIXELS_INNER else output[None, :]
+        h = tl.full((1, 1), 0, INDEX)
+        w = h
+        n = program
+    elif PIXELS_INNER:
         output = output[:, None]
         w = output % width
         row = output // width
@@ -100,7 +107,7 @@ def owned_outputs(
         program //= width
         h = (program % height).to(INDEX)
         n = program // height
-    return n.to(tl.int64), c, h, w, c < channels
+    return n.to(tl.int64), c, h, w, c < channels, tl.full((1, 1), True, tl.int1)
 
 
 @triton.jit(do_not_specialize=[*GEOMETRY, "taps_h", "taps_w", "step_h", "step_w", "divisor"])
@@ -113,20 +120,20 @@ def pool2d_reduce(
     MAX: tl.constexpr, PLACES: tl.constexpr, UNIFORM: tl.constexpr,
     COUNT_INCLUDE_PAD: tl.constexpr, KIND: tl.constexpr, INDEX: tl.constexpr,
     OFFSETS: tl.constexpr, PIXELS_INNER: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
-    ONE_ROW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     # taps: of the longest window; TAPS_H x TAPS_W where unrolled, else 0. step: what a tap adds to
     # a place.
     program = tl.program_id(0)
     if BLOCK_K == 1:
-        n, c, p, q, valid = owned_tile(
+        n, c, p, q, row_valid, lane_valid = owned_tile(
             program, channels, out_height, out_width, tiles_m, tiles_n,
             PIXELS_INNER, INDEX, BLOCK_M, BLOCK_N,
         )  # fmt: skip
         TILE: tl.constexpr = (BLOCK_M, BLOCK_N)
     else:
-        n, c, p, q, valid = owned_outputs(
-            program, channels, out_height, out_width, tiles_m, PIXELS_INNER, INDEX, BLOCK_M
+        n, c, p, q, row_valid, lane_valid = owned_outputs(
+            program, channels, out_height, out_width, tiles_m, KIND, PIXELS_INNER, INDEX, BLOCK_M
         )
         TILE: tl.constexpr = (BLOCK_M, BLOCK_K) if PIXELS_INNER else (BLOCK_K, BLOCK_M)
     begin_h, count_h, skipped_h = window(
@@ -135,10 +142,16 @@ def pool2d_reduce(
     begin_w, count_w, skipped_w = window(
         q, width, out_width, kernel_w, stride_w, pad_w, dilation_w, KIND, INDEX
     )
+    count_h = tl.where(row_valid, count_h, 0)
     x += n * x_n
     first = c.to(OFFSETS) * x_c + begin_h.to(OFFSETS) * x_h + begin_w.to(OFFSETS) * x_w
-    tap_h = dilation_h.to(OFFSETS) * x_h
-    tap_w = dilation_w.to(OFFSETS) * x_w
+    tap_h = tl.cast(x_h, OFFSETS)
+    tap_w = tl.cast(x_w, OFFSETS)
+    if KIND == "dilated":
+        tap_h *= dilation_h
+        tap_w *= dilation_w
+    step_h = step_h.to(INDEX)
+    step_w = step_w.to(INDEX)
 
     NOTHING: tl.constexpr = -_INFINITY if MAX else 0.0
     best = tl.full(TILE, NOTHING, tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
@@ -147,33 +160,34 @@ def pool2d_reduce(
         for begin in range(0, taps_h * taps_w, BLOCK_K):
             t = begin + tl.arange(0, BLOCK_K)
             t = t[None, :] if PIXELS_INNER else t[:, None]
-            if ONE_ROW:
-                r = t * 0
-                s = t
+            if KIND == "whole":
+                source = first + t * tap_w
+                inside = row_valid & (t < width)
+                tap_distance = t.to(INDEX)
             else:
                 r = t // taps_w
                 s = t % taps_w
-            inside = (r < count_h) & (s < count_w) & valid
-            source = first + (r.to(OFFSETS) * tap_h + s.to(OFFSETS) * tap_w)
-            value = widen(tl.load(x + source, inside, NOTHING), best.dtype)
-            tap_distance = r.to(INDEX) * step_h + s.to(INDEX) * step_w
+                source = first + (r * tap_h + s * tap_w)
+                inside = (r < count_h) & (s < count_w)
+                tap_distance = r * step_h + s * step_w
+            value = tl.load(x + source, inside, NOTHING)
             best, distance = take(best, distance, value, tap_distance, MAX, PLACES)
         best, distance = join_lanes(best, distance, 1 if PIXELS_INNER else 0, MAX, PLACES)
     elif TAPS_H > 0:
         for r in tl.static_range(TAPS_H):
+            row = x + (first + r * tap_h)
             for s in tl.static_range(TAPS_W):
-                inside = (r < count_h) & (s < count_w) & valid
-                source = first + (r * tap_h + s * tap_w)
-                value = widen(tl.load(x + source, inside, NOTHING), best.dtype)
-                tap_distance = (r * step_h + s * step_w).to(INDEX)
+                inside = (r < count_h) & (s < count_w) & lane_valid
+                value = tl.load(row + s * tap_w, inside, NOTHING)
+                tap_distance = r * step_h + s * step_w
                 best, distance = take(best, distance, value, tap_distance, MAX, PLACES)
     else:
         for r in range(taps_h):
+            row = x + (first + r * tap_h)
             for s in range(taps_w):
-                inside = (r < count_h) & (s < count_w) & valid
-                source = first + (r * tap_h + s * tap_w)
-                value = widen(tl.load(x + source, inside, NOTHING), best.dtype)
-                tap_distance = (r * step_h + s * step_w).to(INDEX)
+                inside = (r < count_h) & (s < count_w) & lane_valid
+                value = tl.load(row + s * tap_w, inside, NOTHING)
+                tap_distance = r * step_h + s * step_w
                 best, distance = take(best, distance, value, tap_distance, MAX, PLACES)
 
     if not MAX:
@@ -189,9 +203,9 @@ def pool2d_reduce(
     p = p.to(OFFSETS)
     q = q.to(OFFSETS)
     c = c.to(OFFSETS)
-    tl.store(
-        y + n * y_n + (c * y_c + p * y_h + q * y_w), narrow(best, y.dtype.element_ty), valid
-    )
+    valid = row_valid & lane_valid
+    target = y + n * y_n + (c * y_c + p * y_h + q * y_w)
+    tl.store(target, narrow(best, y.dtype.element_ty), valid)
     if PLACES != "none":
         if PLACES == "offset":
             place = skipped_h * step_h + skipped_w * step_w + distance
@@ -203,7 +217,7 @@ def pool2d_reduce(
 
 
 # Rows, lanes; or outputs, -, taps where lanes lie along taps.
-CONFIGS = (*TILES, Config(16, 1, 64, 4), Config(2, 1, 1024, 4), Config(64, 1, 64, 8))
+CONFIGS = (*TILES, Config(64, 1, 64, 4), Config(4, 1, 1024, 4), Config(64, 1, 128, 8))
 # Lanes along taps pay from here on, but only where lanes along outputs would be few, or read far
 # apart.
 _SHARED_TAPS, _FAR_APART = 16, 8
@@ -224,9 +238,9 @@ def table_config(problem, x, sm_count):
         shared = outputs < sm_count * _ENOUGH_VECTORS
     if taps < _SHARED_TAPS or not shared:
         return tile_for(o.w.out if along_columns else o.C)
-    if not along_columns:
-        return CONFIGS[5]
-    return CONFIGS[3] if taps <= 2 * CONFIGS[3].block_k else CONFIGS[4]
+    if taps <= 2 * CONFIGS[3].block_k:
+        return CONFIGS[3]
+    return CONFIGS[4] if along_columns else CONFIGS[5]
 
 
 def launch_reduce(problem, x, y, config, places=None, mean=None):
@@ -240,8 +254,7 @@ def launch_reduce(problem, x, y, config, places=None, mean=None):
     kind = "none" if places is None else _PLACES[places.dtype]
     count_include_pad, divisor = mean or (False, 1)
     divisor = divisor or o.common_extent(count_include_pad)
-    if kind != "offset":
-        o, x = o.with_whole_planes_joined(x)
+    o, x = o.with_whole_planes_joined(x, places)
     along_columns = pixels_inner(x)
     h, w = o.h.out, o.w.out
     if config.block_k == 1:
@@ -271,7 +284,6 @@ def launch_reduce(problem, x, y, config, places=None, mean=None):
         PIXELS_INNER=along_columns,
         TAPS_H=taps_h if unrolled else 0,
         TAPS_W=taps_w if unrolled else 0,
-        ONE_ROW=taps_h == 1,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         BLOCK_K=config.block_k,

@@ -1,7 +1,9 @@
 """Where pooling windows lie, and which elements a program owns.
 
-    plain:    window p holds p * stride - pad + r * dilation for r in [0, kernel)
+    dense:    window p holds p * stride - pad + r for r in [0, kernel)
+    dilated:  window p holds p * stride - pad + r * dilation for r in [0, kernel)
     adaptive: window p holds [floor(p * size / out), ceil((p + 1) * size / out))
+    whole:    one window holds a plane, which is a single row
 
 The functions take positions of any shape. A program's tile is (block_m, block_n): lanes, which are
 adjacent, lie along channels or along columns, and each program stays within one image.
@@ -11,12 +13,13 @@ adjacent, lie along channels or along columns, and each program stays within one
 import functools
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 
 from .launch import Config, pixels_inner
 
-# Rows, lanes. Elements of a tile are a few for each thread, whose loads are then in flight together.
+# Rows, lanes: a few elements for each thread, whose loads are then in flight together.
 TILES = (Config(64, 16, 1, 4), Config(32, 32, 1, 4), Config(16, 64, 1, 4))
 # Taps that are unrolled, and windows whose gradients are held at once.
 MOST_UNROLLED, _MOST_CELL_WINDOWS = 16, 9
@@ -91,6 +94,7 @@ class PoolGeometry(NamedTuple):
     C: int
     h: Axis
     w: Axis
+    whole: bool = False
 
     @property
     def adaptive(self):
@@ -100,7 +104,7 @@ class PoolGeometry(NamedTuple):
     def kind(self):
         """The constexpr KIND."""
         if self.adaptive:
-            return "adaptive"
+            return "whole" if self.whole else "adaptive"
         return "dense" if self.h.dilation == self.w.dilation == 1 else "dilated"
 
     def common_extent(self, count_include_pad):
@@ -134,25 +138,29 @@ class PoolGeometry(NamedTuple):
             h.dilation, w.dilation,
         )  # fmt: skip
 
-    def with_whole_planes_joined(self, x):
+    def with_whole_planes_joined(self, x, places=None):
         """(geometry, x) in which a window over the whole of planes without gaps is one over a
-        single row of H * W elements; unchanged where there is no such window."""
+        single row of H * W elements; unchanged where there is no such window, or where places are
+        offsets that would change."""
         H, W = x.shape[2:]
-        if not (self.h.is_whole and self.w.is_whole and H > 1 and x.stride(2) == W * x.stride(3)):
+        joined = self.h.is_whole and self.w.is_whole and x.stride(2) == W * x.stride(3)
+        if joined and places is not None and places.dtype == torch.int8:
+            joined = self.h.pad == self.w.pad == 0 and self.w.kernel == W
+        if not joined:
             return self, x
         one_row = x.as_strided((*x.shape[:2], 1, H * W), (*x.stride()[:2], 0, x.stride(3)))
-        w = Axis(H * W, 1, adaptive=True)
-        return PoolGeometry(self.N, self.C, Axis(1, 1, adaptive=True), w), one_row
+        h, w = (Axis(size, 1, adaptive=True) for size in (1, H * W))
+        return PoolGeometry(self.N, self.C, h, w, True), one_row
 
 
-# Arguments that no kernel is compiled for.
+# Arguments that no kernel is compiled for; the width is left out, since lanes may lie along it.
 GEOMETRY = (
-    "height width out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w dilation_h "
+    "height out_height out_width kernel_h kernel_w stride_h stride_w pad_h pad_w dilation_h "
     "dilation_w tiles_m tiles_n"
 ).split()
 
 
-CELL_GEOMETRY = "height width out_height out_width cells_h cells_w tiles_m tiles_n".split()
+CELL_GEOMETRY = "height out_height out_width cells_h cells_w tiles_m tiles_n".split()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -184,7 +192,11 @@ def window(
 ):  # fmt: skip
     """Of window p: (its first element's position, its number of elements, taps in the padding
     before the first). The position lies in the tensor also where the window holds nothing."""
-    if KIND == "adaptive":
+    if KIND == "whole":
+        begin = tl.full((1, 1), 0, INDEX)
+        count = begin + size
+        skipped = begin
+    elif KIND == "adaptive":
         p = p.to(INDEX)
         begin = p * size // out
         count = ((p + 1) * size + out - 1) // out - begin
@@ -210,7 +222,7 @@ def extent(
     KIND: tl.constexpr, COUNT_INCLUDE_PAD: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """The axis' factor of an average's divisor."""
-    if KIND == "adaptive" or not COUNT_INCLUDE_PAD:
+    if KIND == "adaptive" or KIND == "whole" or not COUNT_INCLUDE_PAD:
         _, result, _ = window(p, size, out, kernel, stride, pad, 1, KIND, INDEX)
     else:
         start = p.to(INDEX) * stride - pad
@@ -225,7 +237,10 @@ def cover(
     """(first, count) of the windows that hold a position; with dilation some between the first and
     the last do not."""
     position = position.to(INDEX)
-    if KIND == "adaptive":
+    if KIND == "whole":
+        first = tl.full((1, 1), 0, INDEX)
+        last = first
+    elif KIND == "adaptive":
         first = position * out // size
         last = ((position + 1) * out - 1) // size
     else:
@@ -240,7 +255,8 @@ def owned_tile(
     program, channels, height, width, tiles_m, tiles_n,
     PIXELS_INNER: tl.constexpr, INDEX: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """(n, c, h, w, whether c, h and w are in the tensor), to be broadcast to (rows, lanes)."""
+    """(n, c, h, w, whether rows and whether lanes are in the tensor), to be broadcast to (rows,
+    lanes)."""
     tile_n = program % tiles_n
     program //= tiles_n
     tile_m = program % tiles_m
@@ -251,13 +267,15 @@ def owned_tile(
         c = row // height
         h = row % height
         w = lane
-        valid = (row < channels * height) & (lane < width)
+        row_valid = row < channels * height
+        lane_valid = lane < width
     else:
         c = lane
         h = row // width
         w = row % width
-        valid = (row < height * width) & (lane < channels)
-    return n, c, h, w, valid
+        row_valid = row < height * width
+        lane_valid = lane < channels
+    return n, c, h, w, row_valid, lane_valid
 
 
 def tiles(config, channels, height, width, pixels_inner):

@@ -10,6 +10,7 @@ import functools
 import torch
 
 from ..problem import ConvOp
+from . import im2col
 from .conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from .memory import DTYPES
 from .triton_launch import (
@@ -50,15 +51,15 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
             if call[0][1] == 0:
                 return "no input channels: torch defines the result"
             # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
-            if self.algorithm is not None and not torch.compiler.is_compiling():
-                return self._unsupported_reason(conv_problem(*call))
+            if not torch.compiler.is_compiling():
+                return self._unsupported_reason(conv_problem(*call), dtype)
         elif not torch.compiler.is_compiling():
             return self.pool2d_unsupported_reason(*call)
         return None
 
-    def _unsupported_reason(self, problem):
+    def _unsupported_reason(self, problem, dtype):
         check = kernels("plan").unsupported_reason
-        reasons = (check(self.algorithm, op, problem) for op in ConvOp.__members__.values())
+        reasons = (check(self.algorithm, op, problem, dtype) for op in ConvOp.__members__.values())
         return next(filter(None, reasons), None)
 
     def explain(self, operator, call, dtype, channels_last):
@@ -82,7 +83,8 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
         about = (op, problem, x.dtype, allows_tf32(), x.device.index, tuning.layout(x, y))
         plan = self._plan(*about)
         if plan.algorithm == "im2col":
-            raise NotImplementedError
+            around, bytes_at_once = kernels("conv2d_im2col"), plan.workspace_bytes
+            return im2col.convolve(around, op, problem, x, w, y, epilogue, bytes_at_once)
         tensors = [x, w, y]
         written = _WRITTEN[op]
 
@@ -97,10 +99,11 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
         run(tuning.choose(plan.key, plan.config, outs, run), outs)
 
     def _epilogue_backward(self, dy, saved, activation, dz, db):
-        kernels("epilogue").launch_backward(dy, saved, activation, dz, db)
+        sms = sm_count(dy.device.index)
+        kernels("epilogue").launch_backward(dy, saved, activation, dz, db, sms)
 
     def _activate(self, z, activation, y):
-        kernels("epilogue").launch_activation(z, activation, y)
+        kernels("epilogue").launch_epilogue(z, None, None, activation, y)
 
 
 TRITON_BACKENDS = {
