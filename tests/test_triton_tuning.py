@@ -10,7 +10,7 @@ from devices import needs_triton
 from problems import integers
 
 import fastconv
-from fastconv.backends.triton_launch import missing_reason
+from fastconv.backends.triton_launch import kernels, missing_reason
 
 pytestmark = needs_triton
 if missing_reason() is None:
@@ -168,6 +168,26 @@ def test_explain_follows(tuner, operands, monkeypatch):
     (fprop,) = [line for line in lines if "tuned: 41.0 us, the table's choice 52.0 us" in line]
     assert "fprop: implicit_gemm" in fprop and str(CONFIGS[4]) in fprop
     assert str(explanation).count("from the table") == 2
+
+
+@pytest.mark.parametrize("pool", ["max_pool2d", "avg_pool2d"])
+def test_pools_are_tuned(tuner, operands, pool):
+    def passes(library, **options):
+        x = operands[0][:, :3].clone().requires_grad_()
+        y = getattr(library, pool)(x, 2, **options)
+        return y, *torch.autograd.grad(y, x, torch.ones_like(y))
+
+    expected = passes(torch.nn.functional)
+    forward, backward = (kernels(stem).CONFIGS for stem in ("pool2d_reduce", "pool2d_max"))
+    tuner.times = {forward[1]: 41.0}
+    for _ in range(2):
+        got = passes(fastconv, backend="triton")
+        assert all(torch.equal(a, b) for a, b in zip(got, expected))
+    assert sorted(tuner.timed) == sorted([*forward, *backward])
+    with fastconv.backend("triton"):
+        explanation = fastconv.explain(getattr(fastconv, pool), operands[0][:, :3], 2)
+    lines = [line for line in str(explanation).splitlines() if "tuned: 41.0 us" in line]
+    assert len(lines) == 2 and all(str(forward[1]) in line for line in lines)
 
 
 def test_threads_tune_once(tuner, operands):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .._native import core
+from ..backends.memory import DTYPES
 from .launch import Config
 from .tuning import make_key
 from .tuning_cache import Tuned
@@ -45,6 +47,7 @@ class ConvPlan:
     splits: int = 1
     key: str = ""  # what a configuration is tuned for (tuning.py)
     tuned: Tuned | None = None  # where config is not the table's
+    workspace_bytes: int = 0  # of im2col
 
     def __str__(self):
         parts = [self.reason, self.config and str(self.config), self.math]
@@ -52,6 +55,8 @@ class ConvPlan:
             parts.append(f"gemm_k in {self.splits} slices")
         if self.config is not None:
             parts.append(str(self.tuned or "from the table"))
+        if self.workspace_bytes:
+            parts.append(f"workspace {self.workspace_bytes / 2**20:.3g} MiB")
         return ", ".join(filter(None, parts))
 
 
@@ -66,14 +71,28 @@ def math_of(dtype, allow_tf32):
     return {torch.float64: "float64", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
 
 
-def unsupported_reason(algorithm, op, problem):
-    """Why an algorithm cannot run a problem, or None."""
+def _im2col_call(op, problem, dtype):
+    """The call whose im2col plan, the same for CUDA and Triton, the core knows."""
+    no_strides, no_device = (0, 0, 0, 0), (1, 0, 0)
+    return core.CudaConvCall(
+        op, problem, DTYPES[dtype], False, *[no_strides] * 3, False, *no_device
+    )
+
+
+def unsupported_reason(algorithm, op, problem, dtype):
+    """Why an algorithm, or with None any that the plan would choose, cannot run a problem."""
+    if algorithm is None:
+        others = unsupported_reason("implicit_gemm", op, problem, dtype)
+        return others and unsupported_reason("im2col", op, problem, dtype)
+    if algorithm == "im2col":
+        call = _im2col_call(op, problem, dtype)
+        return core.unsupported_reason(core.CudaAlgorithm.im2col, call) or None
     if algorithm == "depthwise" and problem.groups != problem.C:
         return "depthwise takes one channel per group"
-    if algorithm != "im2col":
-        largest = max(problem.gemm_shape(op))
-        if largest >= _INDEX_LIMIT:
-            return f"indexes a group's GEMM with 32 bits: an extent of {largest} is too large"
+    o = problem
+    largest = max(*o.gemm_shape(op), o.H + 2 * o.pad_h, o.W + 2 * o.pad_w)
+    if largest >= _INDEX_LIMIT:
+        return f"indexes a group's GEMM with 32 bits: an extent of {largest} is too large"
     return None
 
 
@@ -85,7 +104,9 @@ def plan_conv2d(
     if algorithm is None:
         algorithm, reason = _choose(op, problem, dtype)
     if algorithm == "im2col":
-        return ConvPlan(algorithm, reason)
+        call = _im2col_call(op, problem, dtype)
+        plan = core.plan_conv2d_cuda(core.CudaAlgorithm.im2col, call, reason)
+        return ConvPlan(algorithm, reason, workspace_bytes=plan.workspace_bytes)
     stem = _KERNELS[algorithm, op.name]
     kernel = kernel_module(stem)
     config = config or kernel.table_config(op, problem, dtype, sm_count)
@@ -100,7 +121,7 @@ def plan_conv2d(
 
 def _choose(op, problem, dtype):
     o = problem
-    if unsupported_reason("implicit_gemm", op, o):
+    if unsupported_reason("implicit_gemm", op, o, dtype):
         return "im2col", "too large for the others' 32-bit indices"
     if o.groups == o.C and o.groups > 1:
         return "depthwise", "one channel per group"

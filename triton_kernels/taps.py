@@ -44,3 +44,11 @@ def tap_step(op, stride, dilation):
 def classes(op, size, stride):
     """Classes of an axis of `size` output positions."""
     return min(size, stride) if op.name == "dgrad" else 1
+
+
+def pieces(kernel_h, kernel_w, most):
+    """(rows, columns) of the equal pieces that a filter is cut into, of at most so many taps: whole
+    rows if one fits."""
+    columns = triton.cdiv(kernel_w, triton.cdiv(kernel_w, most))
+    rows = min(kernel_h, most // columns) if columns == kernel_w else 1
+    return triton.cdiv(kernel_h, triton.cdiv(kernel_h, rows)), columns

@@ -3,7 +3,7 @@ tried on a problem of this kind.
 
 Tried where FASTCONV_AUTOTUNE=1, at the first call of a key, into outputs of its own; the findings
 are kept (tuning_cache.py) and hold with or without the variable. Configurations may cut sums
-differently, so a choice can change a result's last bits; it stays the same within a process.
+differently, so a choice can change a result's last bits; once found, it stays.
 
 @triton.autotune does not do: its cache on disk (json.load in triton/runtime/autotuner.py) fails on
 a damaged file, it asks a driver for its timer, and it knows no slices that depend on the tile.

@@ -10,14 +10,21 @@ import functools
 import torch
 
 from ..problem import ConvOp
+from . import im2col
 from .conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
-from .memory import DTYPES, empty
-from .triton_launch import allows_tf32, current_device, kernels, sm_count, unusable_reason
+from .memory import DTYPES
+from .triton_launch import (
+    allows_tf32,
+    current_device,
+    kernels,
+    sm_count,
+    unusable_reason,
+    without_memory,
+)
 from .triton_pool2d import TritonPool2d
 
 ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
 _WRITTEN = {ConvOp.fprop: 2, ConvOp.dgrad: 0, ConvOp.wgrad: 1}  # of x, w, y
-_SIZED = torch.empty(0, device="meta")  # tensors like this one have strides and no memory
 
 
 class TritonBackend(Conv2dBackend, TritonPool2d):
@@ -44,25 +51,25 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
             if call[0][1] == 0:
                 return "no input channels: torch defines the result"
             # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
-            if self.algorithm is not None and not torch.compiler.is_compiling():
-                return self._unsupported_reason(conv_problem(*call))
+            if not torch.compiler.is_compiling():
+                return self._unsupported_reason(conv_problem(*call), dtype)
         elif not torch.compiler.is_compiling():
             return self.pool2d_unsupported_reason(*call)
         return None
 
-    def _unsupported_reason(self, problem):
+    def _unsupported_reason(self, problem, dtype):
         check = kernels("plan").unsupported_reason
-        reasons = (check(self.algorithm, op, problem) for op in ConvOp.__members__.values())
+        reasons = (check(self.algorithm, op, problem, dtype) for op in ConvOp.__members__.values())
         return next(filter(None, reasons), None)
 
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: (algorithm, reason)}) of a call, for dense tensors of the layout."""
         if operator != "conv2d":
-            return self.explain_pool2d(operator, call)
+            return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
         tuning, plans = kernels("tuning"), {}
         sizes = (call[0], problem.out_size())
-        layout = tuning.layout(*(empty(s, _SIZED, channels_last) for s in sizes))
+        layout = tuning.layout(*(without_memory(size, channels_last) for size in sizes))
         for name, op in ConvOp.__members__.items():
             about = (op, problem, dtype, allows_tf32(), current_device(), layout)
             plan = self._plan(*about)
@@ -76,7 +83,8 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
         about = (op, problem, x.dtype, allows_tf32(), x.device.index, tuning.layout(x, y))
         plan = self._plan(*about)
         if plan.algorithm == "im2col":
-            raise NotImplementedError
+            around, bytes_at_once = kernels("conv2d_im2col"), plan.workspace_bytes
+            return im2col.convolve(around, op, problem, x, w, y, epilogue, bytes_at_once)
         tensors = [x, w, y]
         written = _WRITTEN[op]
 
@@ -91,10 +99,11 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
         run(tuning.choose(plan.key, plan.config, outs, run), outs)
 
     def _epilogue_backward(self, dy, saved, activation, dz, db):
-        kernels("epilogue").launch_backward(dy, saved, activation, dz, db)
+        sms = sm_count(dy.device.index)
+        kernels("epilogue").launch_backward(dy, saved, activation, dz, db, sms)
 
     def _activate(self, z, activation, y):
-        kernels("epilogue").launch_activation(z, activation, y)
+        kernels("epilogue").launch_epilogue(z, None, None, activation, y)
 
 
 TRITON_BACKENDS = {

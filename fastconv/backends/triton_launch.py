@@ -1,5 +1,5 @@
-"""Whether the Triton kernels can run, and on which tensors. Triton is imported at the first call of
-one of these functions, not with fastconv."""
+"""Whether the Triton kernels can run, and on which tensors. Nothing here needs triton before the
+first call of one of these functions."""
 
 import functools
 import importlib
@@ -8,6 +8,7 @@ import re
 
 import torch
 
+from ..problem import memory_format
 from .cuda_launch import allows_tf32, constant_while_compiling
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "missing_reason",
     "sm_count",
     "unusable_reason",
+    "without_memory",
 ]
 
 OLDEST = (3, 4)
@@ -93,3 +95,8 @@ def sm_count(index):
     if index is None:
         return _INTERPRETED_SM_COUNT
     return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def without_memory(size, channels_last):
+    """A dense 4-D tensor that has sizes and strides only: what plans are made for."""
+    return torch.empty(size, device="meta", memory_format=memory_format(channels_last))
