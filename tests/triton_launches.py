@@ -26,6 +26,7 @@ from fastconv import triton_kernels
 from fastconv.backends import BACKENDS, triton_launch
 from fastconv.backends.conv2d import ACTIVATIONS, conv_problem
 from fastconv.checks_pool2d import Windows
+from fastconv.triton_kernels.tuning import configs_for
 
 ROOT = Path(__file__).resolve().parent.parent
 SM_COUNT = 132
@@ -40,6 +41,7 @@ DTYPES = {
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 MOST_CONFIGS = 6  # of a kernel file
 _FORCED_CONVS = 0, 1, 2, 3, 4, 20, 24, 26, 42  # of conv_calls()
+_MOST_GROUPS = 32
 _MANY_ELEMENTS = (700, 64, 224, 224)  # more than 2**31
 
 
@@ -54,7 +56,6 @@ class Instance:
     options: dict
     seen: str  # the first call that needed it
     aligned: bool = False  # whether one of its calls had channels_last tensors of 16s of channels
-    forced: bool = False  # whether only a configuration that was forced led here
 
     @property
     def name(self):
@@ -83,8 +84,7 @@ class Scenario:
 
     words: str = ""
     aligned: bool = False
-    forced: bool = False
-    instances: dict = field(default_factory=dict)  # by Triton's own key
+    instances: list = field(default_factory=list)
 
 
 class _Device:
@@ -100,28 +100,43 @@ class _Device:
         return 0
 
 
+class _Noted:
+    """Stands for the compiled kernel of an instance in JITFunction's cache."""
+
+    function = packed_metadata = None
+
+    def __init__(self, instance, scenario):
+        self.instance, self.scenario = instance, scenario
+
+    def launch_metadata(self, *_):
+        pass
+
+    def run(self, *_):
+        self.instance.aligned |= self.scenario.aligned
+
+
 @contextlib.contextmanager
 def recording(scenario):
     """Kernels that are launched here are noted down in the scenario's instances, not compiled."""
 
     def note(*, key, fn, compile, **_):
-        full_key = (fn.name, key)
-        if (instance := scenario.instances.get(full_key)) is None:
-            options = json.loads(compile["specialization_data"])["options"]
-            instance = scenario.instances[full_key] = Instance(
-                fn.jit_function,
-                compile["signature"],
-                compile["constants"],
-                compile["configs"][0],
-                {name: options[name] for name in _OPTIONS},
-                scenario.words,
-                forced=scenario.forced,
-            )
-        instance.aligned |= scenario.aligned
-        instance.forced &= scenario.forced
+        kernel, options = fn.jit_function, json.loads(compile["specialization_data"])["options"]
+        instance = Instance(
+            kernel,
+            compile["signature"],
+            compile["constants"],
+            compile["configs"][0],
+            {name: options[name] for name in _OPTIONS},
+            scenario.words,
+            scenario.aligned,
+        )
+        scenario.instances.append(instance)
+        kernel.device_caches[0][0][key] = _Noted(instance, scenario)
         return True  # there is nothing to compile
 
     driver.set_active(_Device())
+    for kernel in all_kernels():
+        kernel.device_caches.clear()
     triton_launch.sm_count.cache_clear()
     with (
         mock.patch.object(triton.knobs.runtime, "jit_cache_hook", note),
@@ -131,14 +146,31 @@ def recording(scenario):
         yield
 
 
+def kernel_modules():
+    """Of fastconv.triton_kernels."""
+    paths = sorted(Path(triton_kernels.__path__[0]).glob("*.py"))
+    return [importlib.import_module(f"{triton_kernels.__name__}.{path.stem}") for path in paths]
+
+
+def all_kernels():
+    """The kernels of triton_kernels: functions of @triton.jit that no other one calls."""
+    functions = {
+        function
+        for module in kernel_modules()
+        for function in vars(module).values()
+        if isinstance(function, JITFunction)
+    }
+    text = "".join(function.src for function in functions)
+    return [f for f in functions if len(re.findall(rf"\b{f.__name__}\(", text)) == 1]
+
+
 @contextlib.contextmanager
 def forced_config(turn, dtype):
     """Every kernel file with configurations takes number `turn` of those for the dtype, modulo."""
     with contextlib.ExitStack() as stack:
-        for path in Path(triton_kernels.__path__[0]).glob("*.py"):
-            kernel = importlib.import_module(f"{triton_kernels.__name__}.{path.stem}")
+        for kernel in kernel_modules():
             if hasattr(kernel, "table_config"):
-                configs = kernel.configs(dtype) if hasattr(kernel, "configs") else kernel.CONFIGS
+                configs = configs_for(kernel.__name__.rsplit(".")[-1], dtype)
                 config = configs[turn % len(configs)]
                 patch = mock.patch.object(kernel, "table_config", lambda *_, c=config: c)
                 stack.enter_context(patch)
@@ -229,6 +261,8 @@ def _record_calls(scenario, math, channels_last, convs, pools):
         x_size, w_size, *_, groups = call
         channels = [x_size[1], w_size[0]]
         for backend in backend_module.TRITON_BACKENDS.values():
+            if backend.algorithm == "im2col" and groups > _MOST_GROUPS:
+                continue  # a launch for each
             if backend.supports("conv2d", call, dtype, "meta") is None:
                 depthwise = groups == x_size[1] and backend.algorithm in (None, "depthwise")
                 counted = channels if depthwise else [count // groups for count in channels]
@@ -252,14 +286,12 @@ def record():
         for math, dtype in DTYPES.items():
             with mock.patch.object(backend_module, "allows_tf32", lambda m=math: m == "tf32"):
                 for channels_last in (False, True):
-                    scenario.forced = False
                     _record_calls(scenario, math, channels_last, convs, pools)
-                    scenario.forced = True
                     for turn in range(MOST_CONFIGS):
                         with forced_config(turn, dtype):
                             some = [convs[i] for i in _FORCED_CONVS], pools[:1] + pools[-3:]
                             _record_calls(scenario, math, channels_last, *some)
-    return list(scenario.instances.values())
+    return scenario.instances
 
 
 def _traits(instance):
@@ -299,9 +331,5 @@ def representatives(instances):
 
 
 def never_launched(instances):
-    """Names of kernels in triton_kernels, functions decorated with @triton.jit that no other one
-    calls, of which there is no instance."""
-    found = {instance.name for instance in instances}
-    text = "".join(path.read_text() for path in sorted(Path(triton_kernels.__path__[0]).glob("*.py")))
-    kernels = re.findall(r"^@triton\.jit\([^)]*\)\s+def (\w+)", text, re.M)
-    return [name for name in kernels if name not in found]
+    """Names of the package's kernels of which there is no instance."""
+    return sorted({kernel.__name__ for kernel in all_kernels()} - {one.name for one in instances})
