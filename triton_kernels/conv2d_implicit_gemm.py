@@ -15,7 +15,7 @@ step, or, where channels are too few to fill that (FLAT), block_k pairs (tap, ch
                            +---------+     partial sums (split_k_reduce.py).
 
 Bound: tensor cores for many channels; bytes of x and y for 1x1 and small K.
-Limits: gemm_m, gemm_n and gemm_k below 2^31 less a tile.
+Limits: gemm_m, gemm_n and gemm_k below 2^30.
 """
 
 import torch
@@ -24,43 +24,78 @@ import triton.language as tl
 
 from . import split_k_reduce
 from .epilogue import load_tile, store_pixels
+from .fast_divmod import divider
 from .language import dot
 from .launch import Config, block_k, launch, offset_type, pixels_inner, strides
+from .pixel_places import common_vector, decode_pixels, pixel_offsets, places
+from .pixels import on_axis
 from .taps import axis_taps, classes, tap_step
+from .vectors import channel_vector, multiple_of, told_strides
 
+# Strides but those that may be 1, too: VECTORs say what divides them.
 _GEOMETRY = (
-    "images src_height src_width out_height out_width kernel_h kernel_w stride_h stride_w "
-    "pad_h pad_w dilation_h dilation_w tap_step_h tap_step_w tiles_m tiles_n steps_per_split "
-    "classes_w groups"
+    "src_n src_h out_n out_h residual_n residual_h split_stride channels gemm_n images "
+    "src_height src_width out_height out_width image_multiplier image_shift row_multiplier "
+    "row_shift kernel_h kernel_w stride_h stride_w pad_h pad_w dilation_h dilation_w tap_step_h "
+    "tap_step_w tiles_m tiles_n steps_per_split classes_w groups"
 ).split()
-
 _OUTSIDE = tl.constexpr(-(2**30))
 
 
 @triton.jit
-def pixels(tile, gemm_m, height, width, OFFSETS: tl.constexpr, BLOCK_M: tl.constexpr):
-    """(n, p, q, whether they are there) of a tile's rows."""
-    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    pixel = m % (height * width)
-    return (m // (height * width)).to(OFFSETS), pixel // width, pixel % width, m < gemm_m
+def is_within(position, size):
+    """Negative positions are large as unsigned numbers."""
+    return position.to(tl.uint32, bitcast=True) < size.to(tl.uint32)
 
 
 @triton.jit(do_not_specialize=_GEOMETRY)
 def conv2d_implicit_gemm(
     src, w, out, bias, residual,
-    src_n, src_c, src_h, src_w, w_n, w_c, w_r, w_s, out_n, out_c, out_h, out_w,
-    residual_n, residual_c, residual_h, residual_w, split_stride,
-    w_group, channels,
-    images, src_height, src_width, out_height, out_width, gemm_n, kernel_h, kernel_w,
-    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, tap_step_h, tap_step_w,
-    tiles_m, tiles_n, steps_per_split, classes_w, groups,
-    DGRAD: tl.constexpr, FLAT_CHANNELS: tl.constexpr, MATH: tl.constexpr, OFFSETS: tl.constexpr,
-    SRC_PIXELS_INNER: tl.constexpr, OUT_PIXELS_INNER: tl.constexpr,
+    src_n, src_c, src_h, src_w, out_n, out_c, out_h, out_w,
+    residual_n, residual_c, residual_h, residual_w, split_stride, channels, gemm_n,
+    images, src_height, src_width, out_height, out_width,
+    image_multiplier, image_shift, row_multiplier, row_shift,
+    kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
+    tap_step_h, tap_step_w, tiles_m, tiles_n, steps_per_split, classes_w, groups,
+    DGRAD: tl.constexpr, CLASSES: tl.constexpr,
+    FLAT_CHANNELS: tl.constexpr, FLAT_ROW: tl.constexpr,
+    MATH: tl.constexpr, OFFSETS: tl.constexpr, W_VECTOR: tl.constexpr,
+    SRC_PLACES: tl.constexpr, SRC_PIXELS_INNER: tl.constexpr, SRC_VECTOR: tl.constexpr,
+    OUT_PLACES: tl.constexpr, OUT_PIXELS_INNER: tl.constexpr, OUT_VECTOR: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    # Strides of w: of a channel of out, of a gathered channel, of a tap; w_group from group to
-    # group. Neighbouring programs share the gathered rows.
+    # CLASSES: dgrad with a stride; without one it is fprop with its taps reversed. FLAT_CHANNELS,
+    # FLAT_ROW: terms of a tap and of a row of taps, 0 if not FLAT. SRC_PLACES is not "apart"
+    # where there is one tap and each pixel reads its own place. w is dense (k, r, s, c).
+    POINTWISE: tl.constexpr = SRC_PLACES != "apart"
+    PIXELS: tl.constexpr = max(SRC_VECTOR * SRC_PIXELS_INNER, OUT_VECTOR * OUT_PIXELS_INNER, 1)
+    src_n, src_c, src_h, src_w = told_strides(
+        src_n, src_c, src_h, src_w, SRC_PIXELS_INNER, SRC_VECTOR
+    )
+    out_n, out_c, out_h, out_w = told_strides(
+        out_n, out_c, out_h, out_w, OUT_PIXELS_INNER, OUT_VECTOR
+    )
+    residual_n, residual_c, residual_h, residual_w = told_strides(
+        residual_n, residual_c, residual_h, residual_w, OUT_PIXELS_INNER, OUT_VECTOR
+    )
+    split_stride = multiple_of(split_stride, OUT_VECTOR)
+    if not SRC_PIXELS_INNER:
+        channels = multiple_of(channels, SRC_VECTOR)
+    if not OUT_PIXELS_INNER:
+        gemm_n = multiple_of(gemm_n, OUT_VECTOR)
+    if DGRAD:
+        gemm_n = multiple_of(gemm_n, W_VECTOR)
+        w_tap = gemm_n
+        w_n = 1
+        w_c = kernel_h * kernel_w * gemm_n
+    else:
+        channels = multiple_of(channels, W_VECTOR)
+        w_tap = channels
+        w_n = kernel_h * kernel_w * channels
+        w_c = 1
+
+    # Neighbouring programs share the gathered rows.
     index = tl.program_id(0)
     tile_n = index % tiles_n
     index //= tiles_n
@@ -71,38 +106,45 @@ def conv2d_implicit_gemm(
     residue_h = residue_class // classes_w
     residue_w = residue_class % classes_w
     height, taps_h, tap_first_h, src_first_h, tap_offset_h = axis_taps(
-        residue_h, out_height, kernel_h, stride_h, pad_h, dilation_h, tap_step_h, DGRAD
+        residue_h, out_height, kernel_h, stride_h, pad_h, dilation_h, tap_step_h, CLASSES
     )
     width, taps_w, tap_first_w, src_first_w, tap_offset_w = axis_taps(
-        residue_w, out_width, kernel_w, stride_w, pad_w, dilation_w, tap_step_w, DGRAD
+        residue_w, out_width, kernel_w, stride_w, pad_w, dilation_w, tap_step_w, CLASSES
     )
-    gemm_m = images * height * width
-    if tile_m * BLOCK_M >= gemm_m:
-        return  # the first class has the most positions, and all have as many programs
+    gemm_m = images * multiple_of(height * width, PIXELS)
+    if CLASSES:
+        if tile_m * BLOCK_M >= gemm_m:
+            return  # the first class has the most positions, and all have as many programs
 
-    n, p, q, m_valid = pixels(tile_m, gemm_m, height, width, OFFSETS, BLOCK_M)
-    if DGRAD:
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    n, within, p, q = decode_pixels(
+        m, height, width, image_multiplier, image_shift, row_multiplier, row_shift, not CLASSES
+    )
+    if CLASSES:
         h = p + src_first_h
         v = q + src_first_w
     else:
         h = p * stride_h + src_first_h
         v = q * stride_w + src_first_w
-    src_rows = n * src_n + h.to(OFFSETS) * src_h + v.to(OFFSETS) * src_w
+    src_rows = pixel_offsets(
+        m, n, within, h, v, src_n, src_h, src_w, SRC_PLACES, SRC_PIXELS_INNER, SRC_VECTOR, OFFSETS
+    )
+    m_valid = m < gemm_m
     h = tl.where(m_valid, h, _OUTSIDE)
     src += group * channels * src_c
-    w += group * w_group
+    w += group * gemm_n * channels * (kernel_h * kernel_w)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     n_valid = column < gemm_n
     w_columns = column.to(OFFSETS) * w_n
 
+    blocks = tl.cdiv(channels, BLOCK_K)
     if FLAT_CHANNELS:
-        steps = tl.cdiv(taps_h * taps_w * FLAT_CHANNELS, BLOCK_K)
+        steps = tl.cdiv(taps_h * FLAT_ROW, BLOCK_K)
     else:
-        blocks = tl.cdiv(channels, BLOCK_K)
         steps = taps_h * taps_w * blocks
-    first_step = tl.program_id(1) * steps_per_split
+    block = tl.program_id(1) * steps_per_split
+    first_step = block
     last_step = tl.minimum(first_step + steps_per_split, steps)
-    block = first_step
     if not FLAT_CHANNELS:
         # Division is dear: the place of a step is counted on from the first.
         block = first_step % blocks
@@ -113,36 +155,30 @@ def conv2d_implicit_gemm(
         k = block * BLOCK_K + tl.arange(0, BLOCK_K)
         if FLAT_CHANNELS:
             channel = k % FLAT_CHANNELS
-            tap_h = k // FLAT_CHANNELS // taps_w
-            tap_w = k // FLAT_CHANNELS % taps_w
+            tap_h = k // FLAT_ROW
+            tap_w = k % FLAT_ROW // FLAT_CHANNELS
             k_valid = tap_h < taps_h
         else:
             channel = k
             k_valid = k < channels
         dh = tap_h * tap_offset_h
         dv = tap_w * tap_offset_w
-        src_k = dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w + channel.to(OFFSETS) * src_c
+        src_k = channel.to(OFFSETS) * src_c
+        if not POINTWISE:
+            src_k += dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w
         r = tap_first_h + tap_h * tap_step_h
         s = tap_first_w + tap_w * tap_step_w
-        w_rows = r.to(OFFSETS) * w_r + s.to(OFFSETS) * w_s + channel.to(OFFSETS) * w_c
-        if FLAT_CHANNELS:
-            if SRC_PIXELS_INNER:
-                there_h = dh[:, None] + h[None, :]
-                there_v = dv[:, None] + v[None, :]
-            else:
-                there_h = h[:, None] + dh[None, :]
-                there_v = v[:, None] + dv[None, :]
-        elif SRC_PIXELS_INNER:
-            there_h = (h + dh)[None, :]
-            there_v = (v + dv)[None, :]
+        w_rows = (r * kernel_w + s).to(OFFSETS) * w_tap + channel.to(OFFSETS) * w_c
+        inside = on_axis(k_valid, not SRC_PIXELS_INNER)
+        if POINTWISE:
+            inside &= on_axis(m_valid, SRC_PIXELS_INNER)
+        elif FLAT_CHANNELS:
+            there_h = on_axis(h, SRC_PIXELS_INNER) + on_axis(dh, not SRC_PIXELS_INNER)
+            there_v = on_axis(v, SRC_PIXELS_INNER) + on_axis(dv, not SRC_PIXELS_INNER)
+            inside &= is_within(there_h, src_height) & is_within(there_v, src_width)
         else:
-            there_h = (h + dh)[:, None]
-            there_v = (v + dv)[:, None]
-        inside = (there_h.to(tl.uint32) < src_height.to(tl.uint32)) & (there_v.to(tl.uint32) < src_width.to(tl.uint32))
-        if SRC_PIXELS_INNER:
-            inside = inside & k_valid[:, None]
-        else:
-            inside = inside & k_valid[None, :]
+            there = is_within(h + dh, src_height) & is_within(v + dv, src_width)
+            inside &= on_axis(there, SRC_PIXELS_INNER)
         a = load_tile(src, src_rows, src_k, inside, 0.0, SRC_PIXELS_INNER)
         b = load_tile(w, w_rows, w_columns, k_valid[:, None] & n_valid[None, :], 0.0, False)
         acc = dot(a, b, acc, MATH)
@@ -158,20 +194,24 @@ def conv2d_implicit_gemm(
     # Zero, which the compiler cannot know: so it computes what the store needs only here, and does
     # not keep it in registers all along.
     late = tl.minimum(block, 0)
-    n, p, q, m_valid = pixels(tile_m + late, gemm_m, height, width, OFFSETS, BLOCK_M)
-    column = (tile_n + late) * BLOCK_N + tl.arange(0, BLOCK_N)
-    n_valid = column < gemm_n
-    if DGRAD:
+    m = (tile_m + late) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n, within, p, q = decode_pixels(
+        m, height, width, image_multiplier, image_shift, row_multiplier, row_shift, not CLASSES
+    )
+    if CLASSES:
         p = p * stride_h + residue_h
         q = q * stride_w + residue_w
-    p = p.to(OFFSETS)
-    q = q.to(OFFSETS)
+    column = (tile_n + late) * BLOCK_N + tl.arange(0, BLOCK_N)
     channel = group * gemm_n + column
     store_pixels(
         acc, out + tl.program_id(1).to(OFFSETS) * split_stride, bias, residual,
-        n * out_n + p * out_h + q * out_w, channel * out_c,
-        n * residual_n + p * residual_h + q * residual_w, channel * residual_c,
-        channel, m_valid, n_valid,
+        pixel_offsets(m, n, within, p, q, out_n, out_h, out_w,
+                      OUT_PLACES, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
+        channel * out_c,
+        pixel_offsets(m, n, within, p, q, residual_n, residual_h, residual_w,
+                      OUT_PLACES, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
+        channel * residual_c,
+        channel, m < gemm_m, column < gemm_n,
         HAS_BIAS, HAS_RESIDUAL, ACTIVATION, OUT_PIXELS_INNER,
     )  # fmt: skip
 
@@ -185,7 +225,7 @@ CONFIGS = (
     Config(64, 128, 64, 4, 4),
     Config(32, 32, 32, 4, 1),
 )
-# Of a step's terms in whole blocks of channels, the share that may be zeros.
+# Of a step's terms, the share that may be zeros.
 _MAX_WASTE = 0.25
 
 
@@ -219,6 +259,18 @@ def slices(op, problem, dtype, config, sm_count):
     )
 
 
+def _step(config, dtype, channels, taps, has_classes):
+    """(block_k, whether a step is of pairs (tap, channel))."""
+    most = block_k(config, dtype)
+    for terms in (most, most // 2):
+        if channels >= (1 - _MAX_WASTE) * triton.cdiv(channels, terms) * terms:
+            return terms, False
+    if taps == 1 or has_classes:
+        return most // 4, False
+    # Elements that are loaded one by one take registers.
+    return most // 2 if channels * dtype.itemsize % 16 == 0 else most // 4, True
+
+
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs fprop (x, w -> y, with the epilogue) or dgrad (y, w -> x).
 
@@ -233,18 +285,16 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     channels, gemm_n = o.C // o.groups, o.K // o.groups
     # Filters as rows of channels: a copy of the few bytes of w where they are not.
     w = w.contiguous(memory_format=torch.channels_last)
-    w_n, w_c, w_r, w_s = w.stride()
-    w_group = gemm_n * w_n
+    w_vector = channel_vector(w, channels)
     if dgrad:
-        channels, gemm_n, w_n, w_c = gemm_n, channels, w_c, w_n
+        channels, gemm_n = gemm_n, channels
+    stays = (o.R, o.S, o.stride_h, o.stride_w, o.pad_h, o.pad_w) == (1, 1, 1, 1, 0, 0)
+    has_classes = dgrad and (o.stride_h, o.stride_w) != (1, 1)
+    taps = o.R * o.S
+    terms, flat = _step(config, x.dtype, channels, taps, has_classes)
+    steps = triton.cdiv(taps * channels, terms) if flat else taps * triton.cdiv(channels, terms)
     out_height, out_width = out.shape[2:]
     classes_h, classes_w = classes(op, out_height, o.stride_h), classes(op, out_width, o.stride_w)
-    terms = block_k(config, x.dtype)
-    flat = triton.cdiv(channels, terms) * terms * (1 - _MAX_WASTE) > channels
-    if flat:
-        terms //= 2 if channels * x.dtype.itemsize % 16 == 0 else 4
-    taps = o.R * o.S
-    steps = triton.cdiv(taps * channels, terms) if flat else taps * triton.cdiv(channels, terms)
     # Of the first class, which has the most positions.
     gemm_m = o.N * triton.cdiv(out_height, classes_h) * triton.cdiv(out_width, classes_w)
     tiles_m, tiles_n = triton.cdiv(gemm_m, config.block_m), triton.cdiv(gemm_n, config.block_n)
@@ -252,24 +302,36 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, out)
         place, split_stride, extra = partial[0], partial.stride(0), (None, None, "none")
+    sign = -1 if dgrad and not has_classes else 1
+    src_places = places(src) if stays else "apart"
+    stored = place, extra[1]
+    out_places = "apart" if has_classes else places(*stored)
     launch(
         conv2d_implicit_gemm,
         (tiles_m * tiles_n * o.groups * classes_h * classes_w, splits),
         config,
         x,
         src, w, place, extra[0], extra[1],
-        *src.stride(), w_n, w_c, w_r, w_s, *place.stride(), *strides(extra[1]), split_stride,
-        w_group, channels,
-        o.N, *src.shape[2:], out_height, out_width, gemm_n, o.R, o.S,
-        o.stride_h, o.stride_w, o.pad_h, o.pad_w, o.dilation_h, o.dilation_w,
+        *src.stride(), *place.stride(), *strides(extra[1]), split_stride, channels, gemm_n,
+        o.N, *src.shape[2:], out_height, out_width,
+        *divider(out_height * out_width), *divider(out_width),
+        o.R, o.S, o.stride_h, o.stride_w, sign * o.pad_h, sign * o.pad_w,
+        sign * o.dilation_h, sign * o.dilation_w,
         tap_step(op, o.stride_h, o.dilation_h), tap_step(op, o.stride_w, o.dilation_w),
         tiles_m, tiles_n, triton.cdiv(steps, splits), classes_w, o.groups,
         DGRAD=dgrad,
+        CLASSES=has_classes,
         FLAT_CHANNELS=channels if flat else 0,
+        FLAT_ROW=o.S * channels if flat else 0,
         MATH=math,
         OFFSETS=offset_type(src, w, place, extra[1]),
+        W_VECTOR=w_vector,
+        SRC_PLACES=src_places,
         SRC_PIXELS_INNER=pixels_inner(src),
+        SRC_VECTOR=common_vector([src], channels, pixels_inner(src), src_places),
+        OUT_PLACES=out_places,
         OUT_PIXELS_INNER=pixels_inner(place),
+        OUT_VECTOR=common_vector(stored, gemm_n, pixels_inner(place), out_places),
         HAS_BIAS=extra[0] is not None,
         HAS_RESIDUAL=extra[1] is not None,
         ACTIVATION=extra[2],

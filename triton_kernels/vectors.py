@@ -35,3 +35,18 @@ def pixel_vector(tensor):
 def multiple_of(number, VECTOR: tl.constexpr):
     """A number of which the host knows that VECTOR divides it, or that nothing depends on it."""
     return number // VECTOR * VECTOR
+
+
+@triton.jit
+def told_strides(
+    stride_n, stride_c, stride_h, stride_w, PIXELS_INNER: tl.constexpr, VECTOR: tl.constexpr
+):
+    """Strides of a tensor of which VECTOR neighbours move at once: what is not the neighbours' own
+    stride is a multiple of it."""
+    stride_n = multiple_of(stride_n, VECTOR)
+    if PIXELS_INNER:
+        stride_c = multiple_of(stride_c, VECTOR)
+    else:
+        stride_h = multiple_of(stride_h, VECTOR)
+        stride_w = multiple_of(stride_w, VECTOR)
+    return stride_n, stride_c, stride_h, stride_w
