@@ -17,6 +17,7 @@ import triton.language as tl
 
 from .language import narrow, widen
 from .launch import Config, launch, offset_type, pixels_inner, strides
+from .pixels import on_axis
 
 _SQRT_HALF = tl.constexpr(0.70710678118654752440)
 _INV_SQRT_TAU = tl.constexpr(0.39894228040143267794)
@@ -108,16 +109,6 @@ def store_pixels(
         z += widen(tl.load(residual + source, valid, 0.0), z.dtype)
     z = activate(z, ACTIVATION)
     tl.store(out + place, narrow(z, out.dtype.element_ty), valid)
-
-
-@triton.jit
-def on_axis(v, LAST: tl.constexpr):
-    """A vector along the lanes, or across them."""
-    if LAST:
-        v = v[None, :]
-    else:
-        v = v[:, None]
-    return v
 
 
 @triton.jit

@@ -1,5 +1,5 @@
-"""Whether the Triton kernels can run, and on which tensors. Triton is imported at the first call of
-one of these functions, not with fastconv."""
+"""Whether the Triton kernels can run, and on which tensors. Nothing here needs triton before the
+first call of one of these functions."""
 
 import functools
 import importlib
