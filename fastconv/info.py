@@ -1,12 +1,11 @@
 """fastconv.info(): what this installation can do, and why it cannot do the rest."""
 
-import importlib.util
 import platform
 
 import torch
 
 from ._native import core, cuda, cuda_missing
-from .backends import BACKENDS
+from .backends import BACKENDS, triton_launch
 from .dispatch import fallbacks
 
 
@@ -30,19 +29,38 @@ def _cuda_line():
     return f"available: {built}"
 
 
+def _triton_line():
+    if reason := triton_launch.missing_reason():
+        return f"not available: {reason}"
+    from triton import __version__
+
+    if triton_launch.device_type() == "cpu":
+        return f"interpreted: {__version__} runs the kernels on CPU tensors (TRITON_INTERPRET=1)"
+    if not torch.cuda.is_available():
+        return f"{__version__}; no device can be used here"
+    if reason := triton_launch.unusable_reason("cuda"):
+        return f"not available: {__version__} {reason}"
+    return f"available: {__version__}"
+
+
+def _tuned_line():
+    if triton_launch.missing_reason():
+        return "none"
+    path = triton_launch.kernels("tuning").choices(triton_launch.current_device()).path
+    return str(path) if path is not None and path.exists() else "none"
+
+
 def info():
     """Versions, backends and the reasons for what is missing.
 
     Returns:
         A dict that prints well, with the keys fastconv, torch, python, instruction_set (of the CPU
         kernels), threads, backends (names that `backend=` takes), cuda and triton ("available" or
-        the reason), fallbacks (reason -> number of calls of this process that went to ATen).
+        the reason), tuned (the file of what FASTCONV_AUTOTUNE=1 found for Triton on this device, or
+        "none"), fallbacks (reason -> number of calls of this process that went to ATen).
     """
     from . import __version__
 
-    triton = "not available: no kernels in this version yet"
-    if importlib.util.find_spec("triton") is None:
-        triton = "not available: triton is not installed"
     return Info(
         fastconv=__version__,
         torch=torch.__version__,
@@ -51,6 +69,7 @@ def info():
         threads=torch.get_num_threads(),
         backends=", ".join(sorted(BACKENDS)),
         cuda=_cuda_line(),
-        triton=triton,
+        triton=_triton_line(),
+        tuned=_tuned_line(),
         fallbacks=dict(fallbacks),
     )

@@ -8,7 +8,7 @@ from oracles import assert_exact, conv_passes
 from problems import CONVS, Conv, integers
 
 from fastconv._native import core, cuda, cuda_missing
-from fastconv.backends import BACKENDS, cuda_im2col
+from fastconv.backends import BACKENDS, cuda_im2col, im2col
 from fastconv.backends.conv2d import ACTIVATIONS, conv_problem
 from fastconv.backends.cuda_launch import DEVICE, launch, workspace
 from fastconv.backends.memory import DTYPES, location, readable
@@ -253,7 +253,7 @@ def test_im2col_in_chunks(channels_last):
                 out = [torch.full_like(t, float("nan")) for t in (dy, x, w)]
                 calls = ((x, w, out[0]), (out[1], w, dy), (x, out[2], dy))
                 for op, tensors in zip(ConvOp.__members__.values(), calls):
-                    cuda_im2col.convolve(op, native, *tensors, NO_EPILOGUE, column_bytes)
+                    im2col.convolve(cuda_im2col, op, native, *tensors, NO_EPILOGUE, column_bytes)
                 for name, a, e in zip(("y", "dx", "dw"), out, exact):
                     assert_exact(a, e, f"{problem} {name} {dtype} {column_bytes}")
 

@@ -1,16 +1,18 @@
 """Pooling against torch: NaN, ties, divisors and windows; layouts, dtypes, derivatives."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import CUDA, device_of
+from devices import CUDA, TRITON, TRITON_DEVICE, device_of, triton_missing
 
 import fastconv
 from fastconv._native import cuda
 from fastconv.backends.pool2d import Pool2dBackend
 
 INF, NAN = float("inf"), float("nan")
-BACKENDS = ["cpu", "reference", CUDA]
+BACKENDS = ["cpu", "reference", CUDA, TRITON]
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # (kernel_size, stride, padding, dilation, ceil_mode) and the reason to try it.
 WINDOWS = {
@@ -34,6 +36,8 @@ LAYOUTS = {
     "offset": lambda x: torch.cat([x.flatten(), x.flatten()])[3:][: x.numel()].view(x.shape),
 }
 
+ADAPTIVE = (1, (1, 4), (7, 1), (3, 4), (11, 13), (23, 30), (None, 5))
+
 
 def image(dtype=torch.float32, channels=5):
     return torch.randn(2, channels, 11, 13).to(dtype)
@@ -43,7 +47,16 @@ def channel_counts(layout, backend="cpu"):
     """70 is more than a block of vector lanes, and no multiple of one; 16 are whole vectors."""
     if layout != "nhwc":
         return (5,)
-    return (5, 16) if backend == "cuda" else (5, 70)
+    return {"cuda": (5, 16), "triton": (16,)}.get(backend, (5, 70))
+
+
+def taken_in_turn(values, backend, *names):
+    """All of the values; of a backend as slow as Triton's interpreter one, which depends on the
+    names of a test's parameters."""
+    if backend != "triton" or TRITON_DEVICE == "cuda":
+        return values
+    turn = sum(list(of).index(name) for of, name in names)
+    return (values[turn % len(values)],)
 
 
 def integers(size, low, high, dtype):
@@ -70,34 +83,38 @@ def assert_close(got, expected, rtol, atol):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("windows", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("name", WINDOWS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_max_pool_is_exactly_torchs(windows, layout, backend):
-    for dtype in DTYPES:
+def test_max_pool_is_exactly_torchs(name, layout, backend):
+    windows = WINDOWS[name]
+    # Without indices backward may know the places of the maxima in another form.
+    cases = list(itertools.product((True, False), DTYPES))
+    for indices, dtype in taken_in_turn(cases, backend, (WINDOWS, name), (LAYOUTS, layout)):
         for channels in channel_counts(layout, backend):
             # Small integers: many ties, and sums of gradients that every dtype holds exactly.
             image = integers((2, channels, 11, 13), -2, 3, dtype)
             x = LAYOUTS[layout](image)
-            expected_y, expected_indices = F.max_pool2d(x, *windows, return_indices=True)
-            dy = integers(expected_y.shape, 0, 3, dtype)
-            expected = passes(F.max_pool2d, x, dy, *windows, True)
+            expected = F.max_pool2d(x, *windows, return_indices=True)
+            dy = integers(expected[0].shape, 0, 3, dtype)
+            expected_dx = passes(F.max_pool2d, x, dy, *windows)[1]
             x = LAYOUTS[layout](image.to(device_of(backend)))
-            got = passes(fastconv.max_pool2d, x, dy, *windows, True, backend=backend)
-            assert_same(got, expected)
-            # Without indices backward may know the places of the maxima in another form.
-            without = passes(fastconv.max_pool2d, x, dy, *windows, backend=backend)
-            assert_same(without, expected[::2])
-            assert_same([fastconv.max_pool2d(x, *windows, backend=backend)], [expected_y])
-            assert got[0].stride() == expected_y.stride()
-            assert got[1].stride() == expected_indices.stride()
+            *got, dx = passes(fastconv.max_pool2d, x, dy, *windows, indices, backend=backend)
+            assert_same([*got, dx], [*expected[: 1 + indices], expected_dx])
+            if not indices:
+                got = [fastconv.max_pool2d(x, *windows, backend=backend)]
+                assert_same(got, expected[:1])
+            for a, e in zip(got, expected):
+                assert a.stride() == e.stride()
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-@pytest.mark.parametrize("windows", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("name", WINDOWS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nan_and_infinity_follow_torchs_rule(windows, layout, backend):
-    for share, dtype in ((0.1, torch.float32), (0.7, torch.float32), (0.3, torch.bfloat16)):
-        x = image(channels=16 if backend == "cuda" else 20)
+def test_nan_and_infinity_follow_torchs_rule(name, layout, backend):
+    windows = WINDOWS[name]
+    cases = ((0.1, torch.float32), (0.7, torch.float32), (0.3, torch.bfloat16))
+    for share, dtype in taken_in_turn(cases, backend, (WINDOWS, name), (LAYOUTS, layout)):
+        x = image(channels=20 if backend in ("cpu", "reference") else 16)
         x[torch.rand_like(x) < share] = -INF
         x[torch.rand_like(x) < share / 2] = NAN
         x[torch.rand_like(x) < 0.05] = INF
@@ -113,15 +130,12 @@ def test_nan_and_infinity_follow_torchs_rule(windows, layout, backend):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    "windows",
-    [w for w in WINDOWS.values() if w[3] == 1],
-    ids=[name for name, w in WINDOWS.items() if w[3] == 1],
-)
+@pytest.mark.parametrize("name", [name for name, w in WINDOWS.items() if w[3] == 1])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_avg_pool_divides_as_torch(windows, layout, backend):
-    kernel, stride, padding, _, ceil = windows
-    for rule in ((True, None), (False, None), (True, 4), (False, -2)):
+def test_avg_pool_divides_as_torch(name, layout, backend):
+    kernel, stride, padding, _, ceil = WINDOWS[name]
+    rules = ((True, None), (False, None), (True, 4), (False, -2))
+    for rule in taken_in_turn(rules, backend, (WINDOWS, name), (LAYOUTS, layout)):
         for channels in channel_counts(layout, backend):
             image = integers((2, channels, 11, 13), -8, 9, torch.float32)
             x = LAYOUTS[layout](image)
@@ -143,10 +157,11 @@ def test_divisor_is_clipped_to_the_padding():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("size", [1, (1, 4), (7, 1), (3, 4), (11, 13), (23, 30), (None, 5)])
+@pytest.mark.parametrize("size", ADAPTIVE)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_adaptive_pools(size, layout, backend):
-    for dtype in (torch.float64, torch.float32):
+    dtypes = torch.float64, torch.float32
+    for dtype in taken_in_turn(dtypes, backend, (ADAPTIVE, size), (LAYOUTS, layout)):
         for channels in channel_counts(layout, backend):
             image = integers((2, channels, 11, 13), -3, 4, dtype)
             x, on_device = (LAYOUTS[layout](t) for t in (image, image.to(device_of(backend))))
@@ -167,11 +182,11 @@ def test_adaptive_pools_to_nothing():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("backend", ["cpu", CUDA])
+@pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
 def test_16_bit_averages_are_rounded_once(dtype, backend):
     rounding = torch.finfo(dtype).eps
     for layout in ("nchw", "nhwc"):
-        x = LAYOUTS[layout](image(dtype, 16 if backend == "cuda" else 70))
+        x = LAYOUTS[layout](image(dtype, 70 if backend == "cpu" else 16))
         on_device = x.to(device_of(backend))
         with fastconv.backend(backend):
             got = (
@@ -193,7 +208,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("backend", ["cpu", CUDA])
+@pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
 def test_derivatives_of_every_mode(call, backend, strict):
     with fastconv.backend(backend):
         check_derivatives(call, device_of(backend))
@@ -244,7 +259,12 @@ def test_stride_defaults_to_the_kernel():
 
 
 @pytest.mark.parametrize(
-    "backend, saved", [("cpu", torch.int64), pytest.param("cuda", torch.int8, marks=CUDA.marks)]
+    "backend, saved",
+    [
+        ("cpu", torch.int64),
+        pytest.param("cuda", torch.int8, marks=CUDA.marks),
+        pytest.param("triton", torch.int8, marks=TRITON.marks),
+    ],
 )
 def test_places_are_computed_only_where_they_are_wanted(backend, saved, monkeypatch):
     wanted = []
@@ -297,6 +317,7 @@ def test_windows_without_elements_have_an_index_in_the_plane(size, kernel, paddi
     the plane then."""
     x = torch.randn(1, 2, *size)
     names = ["cpu", "reference"] + ["cuda"] * (cuda is not None and cuda.is_emulated)
+    names += ["triton"] * (not triton_missing and TRITON_DEVICE == "cpu")
     results = [
         fastconv.max_pool2d(x, kernel, 1, padding, 2, return_indices=True, backend=name)
         for name in names

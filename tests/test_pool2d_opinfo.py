@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import CUDA, device_of
+from devices import CUDA, TRITON, device_of
 
 import fastconv
 
@@ -27,12 +27,12 @@ def derivatives(function, sample):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("backend", ["cpu", CUDA])
+@pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
 def test_every_sample(name, backend, strict):
     device = device_of(backend)
     samples = list(OPINFOS[name].sample_inputs(device, torch.float64, requires_grad=True))
     assert len(samples) >= 7
-    for sample in samples[:: 3 if backend == "cuda" else 1]:  # emulation takes its time
+    for sample in samples[:: {"cuda": 3, "triton": 5}.get(backend, 1)]:  # emulation takes its time
         with fastconv.backend(backend):
             got = derivatives(getattr(fastconv, name), sample)
         torch.testing.assert_close(got, derivatives(OPINFOS[name].op, sample))
@@ -105,7 +105,7 @@ def test_torchs_error_class(name, x, arguments, message):
         getattr(fastconv, name)(x, **arguments)
 
 
-@pytest.mark.parametrize("backend", ["cpu", CUDA])
+@pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
 def test_sizes_at_the_limit_neither_overflow_nor_take_long(backend, strict):
     x = torch.randn(1, 2, 6, 6, device=device_of(backend))
     with fastconv.backend(backend):
@@ -137,13 +137,13 @@ def test_indices_out_of_range_are_an_error():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("backend", ["cpu", CUDA])
+@pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
 def test_opcheck(layout, backend):
     device, channels_last = device_of(backend), layout is torch.channels_last
     x = torch.randn(2, 3, 6, 7, device=device).to(memory_format=layout).requires_grad_()
     plain = [[3, 3], [2, 2], [1, 1], [1, 1], True, []]
     adaptive = [[], [], [], [], False, [2, 9]]
-    for windows, offsets in ((plain, backend == "cuda"), (plain, False), (adaptive, False)):
+    for windows, offsets in ((plain, backend != "cpu"), (plain, False), (adaptive, False)):
         y, places = torch.ops.fastconv.pool2d_max_fwd(x, *windows, offsets, backend)
         dy = torch.randn_like(y).requires_grad_()
         for name, arguments in {
@@ -166,7 +166,7 @@ def test_wrong_places_are_errors():
         )
 
 
-@pytest.mark.parametrize("backend", [CUDA])
+@pytest.mark.parametrize("backend", [CUDA, TRITON])
 def test_a_gather_ignores_wrong_indices(backend):
     windows = ([2, 2], [2, 2], [0, 0], [1, 1], False, [])
     device = device_of(backend)

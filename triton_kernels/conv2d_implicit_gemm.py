@@ -29,7 +29,7 @@ from .launch import Config, block_k, launch, offset_type, pixels_inner, strides
 from .taps import axis_taps, classes, tap_step
 
 _GEOMETRY = (
-    "images src_height src_width out_height out_width gemm_n kernel_h kernel_w stride_h stride_w "
+    "images src_height src_width out_height out_width kernel_h kernel_w stride_h stride_w "
     "pad_h pad_w dilation_h dilation_w tap_step_h tap_step_w tiles_m tiles_n steps_per_split "
     "classes_w groups"
 ).split()
@@ -163,6 +163,10 @@ CONFIGS = (
 )
 # Of a step's terms in whole blocks of channels, the share that may be zeros.
 _MAX_WASTE = 0.25
+
+
+def configs(dtype):
+    return CONFIGS[-1:] if dtype == torch.float64 else CONFIGS
 
 
 def table_config(op, problem, dtype, sm_count):

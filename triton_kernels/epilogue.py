@@ -1,10 +1,23 @@
 """What follows a convolution before its result is stored, y = activation(z + bias[k] + residual),
-and its backward; the activations are those of csrc/problem/activation.h."""
+as functions of the convolutions' kernels, and on its own:
 
+    fwd: y = activation(z + bias[k] + residual)
+    bwd: dz = dy * activation'(saved), db[k] = sum of dz over n, p, q, in one pass over dy
+
+`saved` is the activated output for relu and relu6, the pre-activation for the others. A program has
+a tile of pixels x channels, lanes along whichever are adjacent in memory; of bwd one slice of the
+pixels, whose sums of dz, taken before dz is rounded, epilogue_bias_reduce joins in a fixed order.
+
+Bound: bytes. The activations are those of csrc/problem/activation.h.
+"""
+
+import torch
 import triton
 import triton.language as tl
 
 from .language import narrow, widen
+from .launch import Config, launch, offset_type, pixels_inner, strides
+from .pixels import on_axis
 
 _SQRT_HALF = tl.constexpr(0.70710678118654752440)
 _INV_SQRT_TAU = tl.constexpr(0.39894228040143267794)
@@ -96,3 +109,163 @@ def store_pixels(
         z += widen(tl.load(residual + source, valid, 0.0), z.dtype)
     z = activate(z, ACTIVATION)
     tl.store(out + place, narrow(z, out.dtype.element_ty), valid)
+
+
+@triton.jit
+def place_of(n, h, w, channel, stride_n, stride_c, stride_h, stride_w, PIXELS_INNER: tl.constexpr):
+    """Offsets of a tile."""
+    pixels = n * stride_n + h * stride_h + w * stride_w
+    return on_axis(pixels, PIXELS_INNER) + on_axis(channel * stride_c, not PIXELS_INNER)
+
+
+@triton.jit(do_not_specialize=["images", "height", "width", "tiles_n"])
+def epilogue_forward(
+    z, y, bias, residual, channels, images, height, width, tiles_n,
+    z_n, z_c, z_h, z_w, y_n, y_c, y_h, y_w, residual_n, residual_c, residual_h, residual_w,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    index = tl.program_id(0)
+    pixel = (index // tiles_n).to(OFFSETS) * BLOCK_M + tl.arange(0, BLOCK_M)
+    channel = (index % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)).to(OFFSETS)
+    n = pixel // width // height
+    h = pixel // width % height
+    w = pixel % width
+    valid = on_axis(n < images, PIXELS_INNER) & on_axis(channel < channels, not PIXELS_INNER)
+    dtype: tl.constexpr = tl.float64 if z.dtype.element_ty == tl.float64 else tl.float32
+    place = place_of(n, h, w, channel, z_n, z_c, z_h, z_w, PIXELS_INNER)
+    value = widen(tl.load(z + place, valid, 0.0), dtype)
+    if HAS_BIAS:
+        b = widen(tl.load(bias + channel, channel < channels, 0.0), dtype)
+        value += on_axis(b, not PIXELS_INNER)
+    if HAS_RESIDUAL:
+        place = place_of(
+            n, h, w, channel, residual_n, residual_c, residual_h, residual_w, PIXELS_INNER
+        )
+        value += widen(tl.load(residual + place, valid, 0.0), dtype)
+    value = activate(value, ACTIVATION)
+    place = place_of(n, h, w, channel, y_n, y_c, y_h, y_w, PIXELS_INNER)
+    tl.store(y + place, narrow(value, y.dtype.element_ty), valid)
+
+
+@triton.jit(do_not_specialize=["images", "height", "width", "tiles_n", "steps_per_slice"])
+def epilogue_backward(
+    dy, saved, dz, partial, channels, images, height, width, tiles_n, steps_per_slice,
+    dy_n, dy_c, dy_h, dy_w, saved_n, saved_c, saved_h, saved_w, dz_n, dz_c, dz_h, dz_w,
+    HAS_SAVED: tl.constexpr, HAS_DZ: tl.constexpr, ACTIVATION: tl.constexpr,
+    PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    index = tl.program_id(0)
+    slice = index // tiles_n
+    channel = (index % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)).to(OFFSETS)
+    dtype: tl.constexpr = tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
+    total = tl.zeros((BLOCK_N, BLOCK_M) if PIXELS_INNER else (BLOCK_M, BLOCK_N), dtype)
+    first = slice.to(OFFSETS) * steps_per_slice
+    for step in range(steps_per_slice):
+        pixel = (first + step) * BLOCK_M + tl.arange(0, BLOCK_M)
+        n = pixel // width // height
+        h = pixel // width % height
+        w = pixel % width
+        valid = on_axis(n < images, PIXELS_INNER) & on_axis(channel < channels, not PIXELS_INNER)
+        place = place_of(n, h, w, channel, dy_n, dy_c, dy_h, dy_w, PIXELS_INNER)
+        value = widen(tl.load(dy + place, valid, 0.0), dtype)
+        if HAS_SAVED:
+            place = place_of(n, h, w, channel, saved_n, saved_c, saved_h, saved_w, PIXELS_INNER)
+            value *= activation_slope(widen(tl.load(saved + place, valid, 0.0), dtype), ACTIVATION)
+        if HAS_DZ:
+            place = place_of(n, h, w, channel, dz_n, dz_c, dz_h, dz_w, PIXELS_INNER)
+            tl.store(dz + place, narrow(value, dz.dtype.element_ty), valid)
+        total += value
+    db = tl.sum(total, 1 if PIXELS_INNER else 0)
+    tl.store(partial + slice.to(OFFSETS) * channels + channel, db, channel < channels)
+
+
+@triton.jit(do_not_specialize=["slices"])
+def epilogue_bias_reduce(partial, db, channels, slices, BLOCK_N: tl.constexpr):
+    channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    valid = channel < channels
+    total = tl.zeros((BLOCK_N,), partial.dtype.element_ty)
+    for _ in range(slices):
+        total += tl.load(partial + channel, valid, 0.0)
+        partial += channels
+    tl.store(db + channel, narrow(total, db.dtype.element_ty), valid)
+
+
+# Elements of a tile; channels of it where lanes lie along channels, and where along pixels.
+CONFIGS = (Config(2048, 64, 4, 4),)
+_REDUCE = Config(1, 128, 1, 4)
+_PROGRAMS_PER_SM = 8
+
+
+def _tiles(tensor):
+    """(the configuration, BLOCK_M, BLOCK_N, tiles along pixels, along channels)."""
+    (config,) = CONFIGS
+    n, channels, h, w = tensor.shape
+    most = config.block_k if pixels_inner(tensor) else config.block_n
+    block_n = min(most, triton.next_power_of_2(channels))
+    block_m = config.block_m // block_n
+    return config, block_m, block_n, triton.cdiv(n * h * w, block_m), triton.cdiv(channels, block_n)
+
+
+def _offsets(*tensors):
+    """64 bits also where an expanded tensor has more pixels than its memory."""
+    n, _, h, w = tensors[0].shape
+    return tl.int64 if n * h * w >= 2**30 else offset_type(*tensors)
+
+
+def launch_epilogue(z, bias, residual, activation, y=None):
+    """y = activation(z + bias + residual); in place of z without y."""
+    y = z if y is None else y
+    n, channels, h, w = z.shape
+    config, block_m, block_n, tiles_m, tiles_n = _tiles(z)
+    launch(
+        epilogue_forward,
+        (tiles_m * tiles_n,),
+        config,
+        z,
+        z, y, bias, residual, channels, n, h, w, tiles_n,
+        *z.stride(), *y.stride(), *strides(residual),
+        HAS_BIAS=bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        ACTIVATION=activation,
+        PIXELS_INNER=pixels_inner(z),
+        OFFSETS=_offsets(z, y, residual),
+        BLOCK_M=block_m,
+        BLOCK_N=block_n,
+    )  # fmt: skip
+
+
+def launch_backward(dy, saved, activation, dz, db, sm_count):
+    """dz = dy * activation'(saved), or dy without saved; db = its sums. dz may be None."""
+    n, channels, h, w = dy.shape
+    config, block_m, block_n, tiles_m, tiles_n = _tiles(dy)
+    slices = max(1, min(tiles_m, _PROGRAMS_PER_SM * sm_count // tiles_n))
+    steps = triton.cdiv(tiles_m, slices)
+    slices = triton.cdiv(tiles_m, steps)
+    dtype = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    partial = torch.empty((slices, channels), dtype=dtype, device=dy.device)
+    launch(
+        epilogue_backward,
+        (slices * tiles_n,),
+        config,
+        dy,
+        dy, saved, dz, partial, channels, n, h, w, tiles_n, steps,
+        *dy.stride(), *strides(saved), *strides(dz),
+        HAS_SAVED=saved is not None,
+        HAS_DZ=dz is not None,
+        ACTIVATION=activation,
+        PIXELS_INNER=pixels_inner(dy),
+        OFFSETS=_offsets(dy, saved, dz),
+        BLOCK_M=block_m,
+        BLOCK_N=block_n,
+    )  # fmt: skip
+    launch(
+        epilogue_bias_reduce,
+        (triton.cdiv(channels, _REDUCE.block_n),),
+        _REDUCE,
+        dy,
+        partial, db, channels, slices,
+        BLOCK_N=_REDUCE.block_n,
+    )  # fmt: skip

@@ -3,10 +3,9 @@ dtypes: in one place."""
 
 import triton
 import triton.language as tl
-from triton.runtime.interpreter import InterpretedFunction
 
 # Triton's own functions are bound to the interpreter, or not, when triton is imported.
-IS_INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
+IS_INTERPRETED = not isinstance(tl.cdiv, triton.JITFunction)
 INTERPRETED = tl.constexpr(IS_INTERPRETED)
 
 # What multiplies; "tf32x3" splits each float32 into two TF32 and sums three products.
@@ -52,3 +51,24 @@ def dot(a, b, acc, MATH: tl.constexpr):
     else:
         acc = tl.dot(a, b, acc)
     return acc
+
+
+@triton.jit
+def divide(a, b):
+    """a / b rounded to nearest; Triton's own float32 quotient is not."""
+    if a.dtype == tl.float32:
+        result = tl.div_rn(a, b)
+    else:
+        result = a / b
+    return result
+
+
+@triton.jit
+def hide(x):
+    """x, but the compiler does not see how it came about. LLVM compares widened numbers in 16 bits,
+    two at once; both of their predicates then overflow the few predicate registers."""
+    if not INTERPRETED and x.dtype == tl.float32:
+        x = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return x

@@ -25,7 +25,7 @@ class Config(NamedTuple):
     def __str__(self):
         return (
             f"tile {self.block_m}x{self.block_n}x{self.block_k}, {self.num_warps} warps, "
-            f"{self.num_stages} stages"
+            f"{self.num_stages} stage{'s' * (self.num_stages > 1)}"
         )
 
 

@@ -3,6 +3,7 @@ csrc/plan/cuda_plan.h.
 
 A convolution's kernel file has
     CONFIGS                                              at most six
+    configs(dtype)                                       those that suit; all, if not defined
     table_config(op, problem, dtype, sm_count)           the one to take where none was tuned
     slices(op, problem, dtype, config, sm_count)         of the sum, each a program of its own
     launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits)
@@ -13,7 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
+from .._native import core
+from ..backends.memory import DTYPES
 from .launch import Config
+from .tuning import make_key
+from .tuning_cache import Tuned
 
 _INDEX_LIMIT = 2**30  # half of what 32 bits hold: room for the last tile
 # Fewer terms, or channels of the result, in a group leave most of a tensor core's tile empty.
@@ -40,11 +45,18 @@ class ConvPlan:
     math: str = ""
     config: Config | None = None
     splits: int = 1
+    key: str = ""  # what a configuration is tuned for (tuning.py)
+    tuned: Tuned | None = None  # where config is not the table's
+    workspace_bytes: int = 0  # of im2col
 
     def __str__(self):
         parts = [self.reason, self.config and str(self.config), self.math]
         if self.splits > 1:
             parts.append(f"gemm_k in {self.splits} slices")
+        if self.config is not None:
+            parts.append(str(self.tuned or "from the table"))
+        if self.workspace_bytes:
+            parts.append(f"workspace {self.workspace_bytes / 2**20:.3g} MiB")
         return ", ".join(filter(None, parts))
 
 
@@ -59,34 +71,57 @@ def math_of(dtype, allow_tf32):
     return {torch.float64: "float64", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
 
 
-def unsupported_reason(algorithm, op, problem):
-    """Why an algorithm cannot run a problem, or None."""
+def _im2col_call(op, problem, dtype):
+    """The call whose im2col plan, the same for CUDA and Triton, the core knows."""
+    no_strides, no_device = (0, 0, 0, 0), (1, 0, 0)
+    return core.CudaConvCall(
+        op, problem, DTYPES[dtype], False, *[no_strides] * 3, False, *no_device
+    )
+
+
+def unsupported_reason(algorithm, op, problem, dtype):
+    """Why an algorithm, or with None any that the plan would choose, cannot run a problem."""
+    if algorithm is None:
+        others = unsupported_reason("implicit_gemm", op, problem, dtype)
+        return others and unsupported_reason("im2col", op, problem, dtype)
+    if algorithm == "im2col":
+        call = _im2col_call(op, problem, dtype)
+        return core.unsupported_reason(core.CudaAlgorithm.im2col, call) or None
     if algorithm == "depthwise" and problem.groups != problem.C:
         return "depthwise takes one channel per group"
-    if algorithm != "im2col":
-        largest = max(problem.gemm_shape(op))
-        if largest >= _INDEX_LIMIT:
-            return f"indexes a group's GEMM with 32 bits: an extent of {largest} is too large"
+    o = problem
+    largest = max(*o.gemm_shape(op), o.H + 2 * o.pad_h, o.W + 2 * o.pad_w)
+    if largest >= _INDEX_LIMIT:
+        return f"indexes a group's GEMM with 32 bits: an extent of {largest} is too large"
     return None
 
 
-def plan_conv2d(op, problem, dtype, allow_tf32, sm_count, algorithm=None, reason=""):
-    """The ConvPlan of a pass; of the given algorithm, or of the one that should be fastest."""
+def plan_conv2d(
+    op, problem, dtype, allow_tf32, sm_count, layout, algorithm=None, reason="", config=None
+):
+    """The ConvPlan of a pass: of the given algorithm, or of the one that should be fastest; with
+    the given configuration, or the table's. layout is that of tuning.layout(x, y)."""
     if algorithm is None:
         algorithm, reason = _choose(op, problem, dtype)
     if algorithm == "im2col":
-        return ConvPlan(algorithm, reason)
+        call = _im2col_call(op, problem, dtype)
+        plan = core.plan_conv2d_cuda(core.CudaAlgorithm.im2col, call, reason)
+        return ConvPlan(algorithm, reason, workspace_bytes=plan.workspace_bytes)
     stem = _KERNELS[algorithm, op.name]
     kernel = kernel_module(stem)
-    config = kernel.table_config(op, problem, dtype, sm_count)
+    config = config or kernel.table_config(op, problem, dtype, sm_count)
     math = math_of(dtype, allow_tf32) if algorithm == "implicit_gemm" else ""
     splits = kernel.slices(op, problem, dtype, config, sm_count)
-    return ConvPlan(algorithm, reason, stem, math, config, splits)
+    extents = dict(zip(("gemm_m", "gemm_n", "gemm_k"), problem.gemm_shape(op)))
+    if problem.groups > 1:
+        extents["groups"] = problem.groups
+    key = make_key(stem, op.name, dtype, math, layout, **extents)
+    return ConvPlan(algorithm, reason, stem, math, config, splits, key)
 
 
 def _choose(op, problem, dtype):
     o = problem
-    if unsupported_reason("implicit_gemm", op, o):
+    if unsupported_reason("implicit_gemm", op, o, dtype):
         return "im2col", "too large for the others' 32-bit indices"
     if o.groups == o.C and o.groups > 1:
         return "depthwise", "one channel per group"

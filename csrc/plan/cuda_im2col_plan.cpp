@@ -1,5 +1,5 @@
 // im2col has no configuration but the size of its workspace: columns and products of some rows of
-// y, a constant number of bytes at most (fastconv/backends/cuda_im2col.py).
+// y, a constant number of bytes at most (fastconv/backends/im2col.py).
 #include <algorithm>
 
 #include "plan/cuda_plan.h"

@@ -10,7 +10,7 @@ import torch
 
 from .._native import core, cuda, cuda_missing
 from ..problem import ConvOp
-from . import cuda_im2col
+from . import cuda_im2col, im2col
 from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from .cuda_launch import DEVICE, allows_tf32, device_properties, launch, unusable_reason, workspace
 from .cuda_pool2d import CudaPool2d
@@ -114,7 +114,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
         )
         if plan.algorithm == core.CudaAlgorithm.im2col:
             column_bytes = plan.workspace_bytes
-            return cuda_im2col.convolve(op, problem, x, w, y, epilogue, column_bytes)
+            return im2col.convolve(cuda_im2col, op, problem, x, w, y, epilogue, column_bytes)
         memory = workspace(plan.workspace_bytes, x)
         launch(
             cuda.conv2d,

@@ -32,7 +32,13 @@ def workspace(size, like):
     return padded[-padded.data_ptr() % 256 :][:size]
 
 
-@torch.compiler.assume_constant_result  # compilers cannot look into a native module
+def constant_while_compiling(function):
+    """torch.compiler.assume_constant_result, without its import of the whole compiler."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant_while_compiling  # compilers cannot look into a native module
 def unusable_reason(index):
     """Why the module's kernels cannot run on a device, or None."""
     return _unusable_reason(index)

@@ -4,17 +4,27 @@
 "triton:implicit_gemm" and "triton:depthwise" fix it.
 """
 
+import dataclasses
 import functools
 
 import torch
 
 from ..problem import ConvOp
+from . import im2col
 from .conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from .memory import DTYPES
-from .triton_launch import allows_tf32, kernels, sm_count, unusable_reason
+from .triton_launch import (
+    allows_tf32,
+    current_device,
+    kernels,
+    sm_count,
+    unusable_reason,
+    without_memory,
+)
 from .triton_pool2d import TritonPool2d
 
 ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
+_WRITTEN = {ConvOp.fprop: 2, ConvOp.dgrad: 0, ConvOp.wgrad: 1}  # of x, w, y
 
 
 class TritonBackend(Conv2dBackend, TritonPool2d):
@@ -23,11 +33,12 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
         self.algorithm = algorithm
         self._plan = functools.lru_cache(maxsize=4096)(self._make_plan)
 
-    def _make_plan(self, op, problem, dtype, tf32, device):
-        """device is an index, or None for a usual one."""
+    def _make_plan(self, op, problem, dtype, tf32, device, layout, config=None):
+        """device is an index, or None for a usual one; config is the table's if None."""
         reason = f"asked for as {self.name!r}"
         plan = kernels("plan").plan_conv2d
-        return plan(op, problem, dtype, tf32, sm_count(device), self.algorithm, reason)
+        properties = sm_count(device), layout
+        return plan(op, problem, dtype, tf32, *properties, self.algorithm, reason, config)
 
     def supports(self, operator, call, dtype, device):
         """None, or why this backend cannot run the call. `call` is the operator's sizes; for conv2d
@@ -40,42 +51,59 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
             if call[0][1] == 0:
                 return "no input channels: torch defines the result"
             # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
-            if self.algorithm is not None and not torch.compiler.is_compiling():
-                return self._unsupported_reason(conv_problem(*call))
+            if not torch.compiler.is_compiling():
+                return self._unsupported_reason(conv_problem(*call), dtype)
         elif not torch.compiler.is_compiling():
             return self.pool2d_unsupported_reason(*call)
         return None
 
-    def _unsupported_reason(self, problem):
+    def _unsupported_reason(self, problem, dtype):
         check = kernels("plan").unsupported_reason
-        reasons = (check(self.algorithm, op, problem) for op in ConvOp.__members__.values())
+        reasons = (check(self.algorithm, op, problem, dtype) for op in ConvOp.__members__.values())
         return next(filter(None, reasons), None)
 
     def explain(self, operator, call, dtype, channels_last):
-        """(problem, {pass: (algorithm, reason)}) of a call."""
+        """(problem, {pass: (algorithm, reason)}) of a call, for dense tensors of the layout."""
         if operator != "conv2d":
-            return self.explain_pool2d(operator, call)
+            return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
-        device = torch.cuda.current_device() if torch.cuda.is_available() else None
-        plans = {
-            name: self._plan(op, problem, dtype, allows_tf32(), device)
-            for name, op in ConvOp.__members__.items()
-        }
-        return problem, {name: (p.algorithm, str(p)) for name, p in plans.items()}
+        tuning, plans = kernels("tuning"), {}
+        sizes = (call[0], problem.out_size())
+        layout = tuning.layout(*(without_memory(size, channels_last) for size in sizes))
+        for name, op in ConvOp.__members__.items():
+            about = (op, problem, dtype, allows_tf32(), current_device(), layout)
+            plan = self._plan(*about)
+            if tuned := plan.key and tuning.choices(current_device()).get(plan.key):
+                plan = dataclasses.replace(self._plan(*about, tuned.config), tuned=tuned)
+            plans[name] = (plan.algorithm, str(plan))
+        return problem, plans
 
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
-        plan = self._plan(op, problem, x.dtype, allows_tf32(), x.device.index)
+        tuning = kernels("tuning")
+        about = (op, problem, x.dtype, allows_tf32(), x.device.index, tuning.layout(x, y))
+        plan = self._plan(*about)
         if plan.algorithm == "im2col":
-            raise NotImplementedError
-        kernels(plan.kernel).launch_conv2d(
-            op, problem, x, w, y, epilogue, plan.config, plan.math, plan.splits
-        )
+            around, bytes_at_once = kernels("conv2d_im2col"), plan.workspace_bytes
+            return im2col.convolve(around, op, problem, x, w, y, epilogue, bytes_at_once)
+        tensors = [x, w, y]
+        written = _WRITTEN[op]
+
+        def run(config, outs):
+            tensors[written] = outs[0]
+            splits = self._plan(*about, config).splits
+            kernels(plan.kernel).launch_conv2d(
+                op, problem, *tensors, epilogue, config, plan.math, splits
+            )
+
+        outs = [tensors[written]]
+        run(tuning.choose(plan.key, plan.config, outs, run), outs)
 
     def _epilogue_backward(self, dy, saved, activation, dz, db):
-        kernels("epilogue").launch_backward(dy, saved, activation, dz, db)
+        sms = sm_count(dy.device.index)
+        kernels("epilogue").launch_backward(dy, saved, activation, dz, db, sms)
 
     def _activate(self, z, activation, y):
-        kernels("epilogue").launch_activation(z, activation, y)
+        kernels("epilogue").launch_epilogue(z, None, None, activation, y)
 
 
 TRITON_BACKENDS = {

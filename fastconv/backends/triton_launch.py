@@ -1,15 +1,26 @@
-"""Whether the Triton kernels can run, and on which tensors. Triton is imported at the first call of
-one of these functions, not with fastconv."""
+"""Whether the Triton kernels can run, and on which tensors. Nothing here needs triton before the
+first call of one of these functions."""
 
 import functools
 import importlib
 import importlib.util
+import re
 
 import torch
 
-from .cuda_launch import allows_tf32
+from ..problem import memory_format
+from .cuda_launch import allows_tf32, constant_while_compiling
 
-__all__ = ["allows_tf32", "device_type", "kernels", "missing_reason", "sm_count", "unusable_reason"]
+__all__ = [
+    "allows_tf32",
+    "current_device",
+    "device_type",
+    "kernels",
+    "missing_reason",
+    "sm_count",
+    "unusable_reason",
+    "without_memory",
+]
 
 OLDEST = (3, 4)
 _OLDEST_CAPABILITY = (8, 0)
@@ -26,9 +37,12 @@ def missing_reason():
         import triton
     except Exception as error:  # whatever is wrong with an installation is a reason, not our error
         return f"triton could not be imported: {error}"
-    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    if version < OLDEST:
+    version = re.match(r"(\d+)\.(\d+)", triton.__version__)
+    if version is None or tuple(map(int, version.groups())) < OLDEST:
         return f"needs triton {OLDEST[0]}.{OLDEST[1]} or later, found {triton.__version__}"
+    language = kernels("language")
+    if isinstance(language.widen, triton.JITFunction) == language.IS_INTERPRETED:
+        return "TRITON_INTERPRET was changed after triton was imported (fastconv imports it, too)"
     return None
 
 
@@ -43,14 +57,17 @@ def device_type():
     return "cpu" if kernels("language").IS_INTERPRETED else "cuda"
 
 
-@torch.compiler.assume_constant_result  # compilers need not read how it is found out
+@constant_while_compiling  # compilers need not read how it is found out
 def unusable_reason(device):
     """Why the kernels cannot run tensors of a device type, or None."""
     if (reason := missing_reason()) is not None:
         return reason
     if device not in (device_type(), "meta"):
         if device == "cpu":
-            return "runs CPU tensors only where TRITON_INTERPRET=1 is set before triton is imported"
+            return (
+                "runs CPU tensors only where TRITON_INTERPRET=1 is set before triton and fastconv "
+                "are imported"
+            )
         return f"runs tensors on {device_type()}, got device {device}"
     return _gpu_reason(torch.cuda.current_device()) if device == "cuda" else None
 
@@ -65,9 +82,21 @@ def _gpu_reason(index):
     return None
 
 
+def current_device():
+    """The index of the CUDA device in use; None is the interpreter, or no device at all."""
+    if device_type() == "cpu" or not torch.cuda.is_available():
+        return None
+    return torch.cuda.current_device()
+
+
 @functools.cache
 def sm_count(index):
     """Multiprocessors of a CUDA device; None is the interpreter."""
     if index is None:
         return _INTERPRETED_SM_COUNT
     return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def without_memory(size, channels_last):
+    """A dense 4-D tensor that has sizes and strides only: what plans are made for."""
+    return torch.empty(size, device="meta", memory_format=memory_format(channels_last))

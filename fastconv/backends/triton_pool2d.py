@@ -1,11 +1,108 @@
 """Pooling with Triton: what is supported, and the call."""
 
-from .pool2d import Pool2dBackend
+import functools
+
+import torch
+
+from .._native import core
+from .pool2d import Pool2dBackend, pool_problem
+from .triton_launch import current_device, kernels, sm_count, without_memory
+
+_MOST_OFFSETS = 127  # int8
+_LARGEST = 2**31 - 2**11  # what 32 bits hold, less a tile
+_KERNELS = {
+    core.PoolOp.max_fwd: "pool2d_reduce",
+    core.PoolOp.max_bwd: "pool2d_max",
+    core.PoolOp.avg_fwd: "pool2d_reduce",
+    core.PoolOp.avg_bwd: "pool2d_avg",
+}
+_BACKWARD = (core.PoolOp.max_bwd, core.PoolOp.avg_bwd)
+_ALGORITHMS = {
+    "fwd": ("window", "each program reduces a tile of windows, tap by tap"),
+    "bwd": ("gather", "each program sums what the windows around its tile send back"),
+}
 
 
 class TritonPool2d(Pool2dBackend):
     """Pooling methods of the Triton backends."""
 
+    def saves_offsets(self, windows):
+        kernel = windows.kernel_size  # none of adaptive pooling, whose windows differ
+        return len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_OFFSETS
+
     def pool2d_unsupported_reason(self, x_size, windows):
         """None, or why no kernel takes this call."""
-        return "not yet"
+        H, W = x_size[2:]
+        if max(H, W, *windows.count(x_size)) > _LARGEST:
+            return f"an axis of more than {_LARGEST} positions"
+        if max(1, H) * max(1, W) > _LARGEST:
+            R, S = windows.kernel_size or (H, W)
+            if min(R, H) * min(S, W) > _LARGEST:
+                return f"windows of more than {_LARGEST} elements"
+        return None
+
+    def explain_pool2d(self, operator, call, dtype, channels_last):
+        """(problem, {pass: (algorithm, reason)}) of a call (x size, windows), for dense tensors."""
+        problem = pool_problem(*call)
+        x, y = (without_memory(size, channels_last) for size in (call[0], problem.out_size()))
+        kind, plans = "max" if "max" in operator else "avg", {}
+        for name, (algorithm, reason) in _ALGORITHMS.items():
+            op = core.PoolOp.__members__[f"{kind}_{name}"]
+            strides = x.stride(), y.stride()
+            key, config = _key_and_table(op, problem, dtype, *strides, current_device())
+            tuned = kernels("tuning").choices(current_device()).get(key)
+            found = f"{tuned.config if tuned else config}, {tuned or 'from the table'}"
+            plans[name] = (algorithm, f"{reason}, {found}")
+        return problem, plans
+
+    def _max(self, op, problem, x, y, places):
+        if op == core.PoolOp.max_bwd:
+
+            def run(config, outs):
+                kernels("pool2d_max").launch_bwd(problem, outs[0], y, places, config)
+        else:
+
+            def run(config, outs):
+                kernels("pool2d_reduce").launch_reduce(problem, x, outs[0], config, outs[1])
+
+        self._run(op, problem, x, y, places, run)
+
+    def _avg(self, op, problem, x, y, count_include_pad, divisor):
+        mean = count_include_pad, divisor
+        if op == core.PoolOp.avg_bwd:
+
+            def run(config, outs):
+                kernels("pool2d_avg").launch_bwd(problem, outs[0], y, mean, config)
+        else:
+
+            def run(config, outs):
+                kernels("pool2d_reduce").launch_reduce(problem, x, outs[0], config, mean=mean)
+
+        self._run(op, problem, x, y, None, run)
+
+    def _run(self, op, problem, x, y, places, run):
+        outs = (x,) if op in _BACKWARD else (y, places)
+        strides = x.stride(), y.stride()
+        key, table = _key_and_table(op, problem, x.dtype, *strides, x.device.index)
+        run(kernels("tuning").choose(key, table, outs, run), outs)
+
+
+@functools.lru_cache(maxsize=4096)
+def _key_and_table(op, problem, dtype, x_strides, y_strides, device):
+    """What a configuration is tuned for, and the one to take where none was."""
+    x = torch.empty_strided(problem.sizes[:4], x_strides, device="meta")
+    y = torch.empty_strided(problem.out_size(), y_strides, device="meta")
+    tuning, windows = kernels("tuning"), kernels("pool2d_windows").geometry(problem)
+    stem, out = _KERNELS[op], x if op in _BACKWARD else y
+    along_columns = kernels("launch").pixels_inner(x)
+    key = tuning.make_key(
+        stem,
+        op.name,
+        dtype,
+        "",
+        tuning.layout(x, y),
+        outputs=out.numel(),
+        lanes=out.shape[3 if along_columns else 1],
+        taps=windows.h.longest_window * windows.w.longest_window,
+    )
+    return key, kernels(stem).table_config(problem, x, sm_count(device))

@@ -1,9 +1,10 @@
-"""The stand-alone epilogue's kernels: every layout and activation against torch, sums exact."""
+"""The stand-alone epilogue's kernels, CUDA's and Triton's: every layout and activation against
+torch, sums exact."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import CUDA, device_of
+from devices import CUDA, TRITON, device_of
 
 from fastconv._native import cuda
 from fastconv.backends import BACKENDS
@@ -11,6 +12,7 @@ from fastconv.backends.conv2d import ACTIVATIONS as NUMBERS
 from fastconv.backends.cuda import _locate
 from fastconv.backends.cuda_launch import launch
 from fastconv.backends.memory import DTYPES
+from fastconv.backends.triton_launch import kernels as triton_kernels
 
 NAN = float("nan")
 ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
@@ -36,6 +38,13 @@ def integers(size, low, high, dtype):
     return torch.randint(low, high, size).to(dtype)
 
 
+def in_turn(items, backend, turn):
+    """One of them where each call takes the interpreter's time, else all."""
+    if backend == "triton" and device_of(backend) == "cpu":
+        return [items[turn % len(items)]]
+    return items
+
+
 def derivatives(z, dy, activation):
     """(y, dz, db) in float64."""
     z = z.double().requires_grad_()
@@ -46,15 +55,16 @@ def derivatives(z, dy, activation):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("backend", [CUDA])
+@pytest.mark.parametrize("backend", [CUDA, TRITON])
 def test_activation_forward_and_backward(backend, dtype, layout):
     kernels, device = BACKENDS[backend], device_of(backend)
-    for size in SIZES:
+    turn = list(TOLERANCE).index(dtype) + list(LAYOUTS).index(layout)
+    for number, size in enumerate(SIZES):
         z, dy = integers(size, -4, 9, dtype), integers(size, -3, 4, dtype)
         if layout == "expanded":
             z, dy = z[:, :1, :, :1].expand(size).clone(), dy[:, :1, :, :1].expand(size).clone()
         z_on, dy_on = (LAYOUTS[layout](t.to(device)) for t in (z, dy))
-        for activation in ACTIVATIONS:
+        for activation in in_turn(ACTIVATIONS, backend, turn + number):
             y = kernels.activation_forward(z_on, activation)
             saved = y if activation in ("relu", "relu6") else z_on
             dz, db = kernels.epilogue_backward(dy_on, saved, activation)
@@ -67,7 +77,7 @@ def test_activation_forward_and_backward(backend, dtype, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("backend", [CUDA])
+@pytest.mark.parametrize("backend", [CUDA, TRITON])
 def test_sums_are_exact_and_the_same_every_time(backend, layout):
     for dtype in TOLERANCE:
         for size in SIZES:
@@ -78,36 +88,65 @@ def test_sums_are_exact_and_the_same_every_time(backend, layout):
     assert torch.equal(BACKENDS[backend].bias_grad(dy), BACKENDS[backend].bias_grad(dy))
 
 
+def epilogue_forward(backend, z, b, residual, y):
+    """y = relu(z + b + residual)."""
+    if backend == "triton":
+        return triton_kernels("epilogue").launch_epilogue(z, b, residual, "relu", y)
+    return launch(
+        cuda.epilogue_forward,
+        z,
+        tuple(z.shape),
+        int(DTYPES[z.dtype]),
+        *_locate(z),
+        *_locate(y),
+        b.data_ptr(),
+        *_locate(residual),
+        int(NUMBERS["relu"]),
+    )
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("residual_layout", [None, *LAYOUTS])
-@pytest.mark.parametrize("backend", [CUDA])
+@pytest.mark.parametrize("backend", [CUDA, TRITON])
 def test_bias_and_residual(backend, residual_layout, layout):
-    """What follows im2col's GEMM."""
+    """What follows im2col's GEMM: into another tensor, and in place."""
     device = device_of(backend)
-    for dtype in TOLERANCE:
+    turn = [None, *LAYOUTS].index(residual_layout) + list(LAYOUTS).index(layout)
+    for dtype in in_turn(list(TOLERANCE), backend, turn):
         for size in SIZES:
             z = LAYOUTS[layout](integers(size, -4, 5, dtype).to(device))
             b = integers(size[1:2], -4, 5, dtype).to(device)
             residual = None
             if residual_layout is not None:
                 residual = LAYOUTS[residual_layout](integers(size, -4, 5, dtype).to(device))
-            y = torch.empty_like(z)
-            launch(
-                cuda.epilogue_forward,
-                z,
-                size,
-                int(DTYPES[dtype]),
-                *_locate(z),
-                *_locate(y),
-                b.data_ptr(),
-                *_locate(residual),
-                int(NUMBERS["relu"]),
-            )
-            expected = z + b.view(1, -1, 1, 1) + (0 if residual is None else residual)
-            assert torch.equal(y, expected.relu())
+            expected = (z + b.view(1, -1, 1, 1) + (0 if residual is None else residual)).relu()
+            places = [torch.full_like(z, NAN, memory_format=torch.contiguous_format)]
+            if layout != "expanded":
+                places.append(z)
+            for y in places:
+                epilogue_forward(backend, z, b, residual, y)
+                assert torch.equal(y, expected)
 
 
-@pytest.mark.parametrize("backend", [CUDA])
+@pytest.mark.parametrize("axis", range(4), ids="nchw")
+@pytest.mark.parametrize("backend", [CUDA, TRITON])
+def test_strides_beyond_32_bits(backend, axis):
+    device, size = device_of(backend), (2, 3, 2, 2)
+    storage = torch.empty(2**31 + 4096, dtype=torch.float16, device=device)
+    strides = [8, 16, 48, 96]
+    strides[axis] = 2**31 // (size[axis] - 1) + 1
+    values = integers(size, -3, 9, torch.float16).to(device)
+    far = storage.as_strided(size, strides).copy_(values)
+    y = BACKENDS[backend].activation_forward(far, "relu6")
+    assert torch.equal(y, F.relu6(values))
+    dz, db = BACKENDS[backend].epilogue_backward(far, far, "relu6")
+    exact = values * ((values > 0) & (values < 6))
+    assert torch.equal(dz, exact) and torch.equal(db, exact.sum((0, 2, 3)))
+    epilogue_forward(backend, values, values[0, :, 0, 0].contiguous(), None, far)
+    assert torch.equal(far, (values + values[:1, :, :1, :1]).relu())
+
+
+@pytest.mark.parametrize("backend", [CUDA, TRITON])
 def test_nan_passes_through(backend):
     z = torch.tensor([NAN, -1.0, float("inf"), -float("inf")]).view(1, 1, 2, 2)
     z = z.to(device_of(backend))
