@@ -132,6 +132,8 @@ CONFIGS = (
 )
 _ELEMENTS_OF_LANES = 1024  # of a tile where lanes lie along pixels
 _PROGRAMS_PER_SM = 8
+# Of a thread. Far more than are needed; without a limit the assembler spills a few for occupancy.
+MOST_REGISTERS = 255
 
 
 def table_config(op, problem, dtype, sm_count):
@@ -194,4 +196,5 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         ACTIVATION=activation,
         BLOCK_M=block_m,
         BLOCK_N=block_n,
+        maxnreg=MOST_REGISTERS,
     )  # fmt: skip
