@@ -177,7 +177,7 @@ FAULTS = [
         "kernels/epilogue.cuh",
         "    __syncthreads();\n",
         "",
-        "test_cuda_epilogue.py",
+        "test_epilogue_kernels.py",
         seed=5,
     ),
 ]

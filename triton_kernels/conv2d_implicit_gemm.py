@@ -261,7 +261,7 @@ def slices(op, problem, dtype, config, sm_count):
 
 def _step(config, dtype, channels, taps, has_classes):
     """(block_k, whether a step is of pairs (tap, channel))."""
-    most = block_k(config, dtype)
+    most = block_k(config, dtype, channels)
     for terms in (most, most // 2):
         if channels >= (1 - _MAX_WASTE) * triton.cdiv(channels, terms) * terms:
             return terms, False

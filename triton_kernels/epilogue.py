@@ -183,19 +183,23 @@ def epilogue_backward(
 
 
 @triton.jit(do_not_specialize=["slices"])
-def epilogue_bias_reduce(partial, db, channels, slices, BLOCK_N: tl.constexpr):
+def epilogue_bias_reduce(
+    partial, db, channels, slices, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):  # fmt: skip
+    # Many slices at once: one after the other, they would wait for memory as often.
     channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     valid = channel < channels
-    total = tl.zeros((BLOCK_N,), partial.dtype.element_ty)
-    for _ in range(slices):
-        total += tl.load(partial + channel, valid, 0.0)
-        partial += channels
-    tl.store(db + channel, narrow(total, db.dtype.element_ty), valid)
+    total = tl.zeros((BLOCK_M, BLOCK_N), partial.dtype.element_ty)
+    for first in range(0, slices, BLOCK_M):
+        slice = first + tl.arange(0, BLOCK_M)
+        place = slice[:, None] * channels + channel[None, :]
+        total += tl.load(partial + place, (slice < slices)[:, None] & valid[None, :], 0.0)
+    tl.store(db + channel, narrow(tl.sum(total, 0), db.dtype.element_ty), valid)
 
 
 # Elements of a tile; channels of it where lanes lie along channels, and where along pixels.
 CONFIGS = (Config(2048, 64, 4, 4),)
-_REDUCE = Config(1, 128, 1, 4)
+_REDUCE = Config(128, 16, 1, 4)  # slices, channels
 _PROGRAMS_PER_SM = 8
 
 
@@ -267,5 +271,6 @@ def launch_backward(dy, saved, activation, dz, db, sm_count):
         _REDUCE,
         dy,
         partial, db, channels, slices,
+        BLOCK_M=_REDUCE.block_m,
         BLOCK_N=_REDUCE.block_n,
     )  # fmt: skip

@@ -8,6 +8,7 @@ is that of pool2d_max.py: a tile of elements, or of cells, gathers.
 Bound: bytes, (dx + dy) * sizeof(dtype).
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -31,7 +32,7 @@ CONFIGS = (*TILES, Config(64, 64, 1, 4))
 def table_config(problem, dx, sm_count):
     """The large tile for whole planes, where a thread has little to do for each element."""
     o, dx = geometry(problem).with_whole_planes_joined(dx)
-    if o.whole and dx.numel() >= sm_count * _ENOUGH_ELEMENTS:
+    if o.whole and dx.dtype != torch.float64 and dx.numel() >= sm_count * _ENOUGH_ELEMENTS:
         return CONFIGS[3]
     return bwd_config(problem, dx, sm_count)
 

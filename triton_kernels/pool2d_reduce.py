@@ -237,7 +237,7 @@ def table_config(problem, x, sm_count):
     else:
         shared = outputs < sm_count * _ENOUGH_VECTORS
     if taps < _SHARED_TAPS or not shared:
-        return tile_for(o.w.out if along_columns else o.C)
+        return tile_for(o.w.out if along_columns else o.C, x)
     if taps <= 2 * CONFIGS[3].block_k:
         return CONFIGS[3]
     return CONFIGS[4] if along_columns else CONFIGS[5]

@@ -19,10 +19,12 @@ import triton.language as tl
 
 from .launch import Config, pixels_inner
 
-# Rows, lanes: a few elements for each thread, whose loads are then in flight together.
-TILES = (Config(64, 16, 1, 4), Config(32, 32, 1, 4), Config(16, 64, 1, 4))
-# Taps that are unrolled, and windows whose gradients are held at once.
-MOST_UNROLLED, _MOST_CELL_WINDOWS = 16, 9
+# Rows, lanes. A thread has 8 channels, whose loads share addresses, or 4 columns, each of which has
+# its own address: with more of those, or of float64, registers spill.
+TILES = (Config(64, 16, 1, 8), Config(16, 64, 1, 8), Config(16, 64, 1, 4))
+_FOUR_EACH, _EIGHT_EACH = TILES[:2], TILES[::2]
+# Taps that are unrolled; as many windows' gradients are held at once.
+MOST_UNROLLED = 9
 _INT32 = 2**31
 
 
@@ -119,7 +121,7 @@ class PoolGeometry(NamedTuple):
         return (
             self.kind == "dense"
             and max(self.h.kernel * self.w.kernel, cell) <= MOST_UNROLLED
-            and len(self.h.cell_windows) * len(self.w.cell_windows) <= _MOST_CELL_WINDOWS
+            and len(self.h.cell_windows) * len(self.w.cell_windows) <= MOST_UNROLLED
         )
 
     @property
@@ -179,10 +181,12 @@ def geometry(problem):
     return _geometry(sizes if len(sizes) == 6 else (*sizes[:-1], problem.P, problem.Q))
 
 
-def tile_for(lanes):
-    """Of TILES, the one that leaves the fewest lanes idle; of equals the widest."""
+def tile_for(lanes, tensor):
+    """Of TILES, the one that leaves the fewest of the tensor's lanes idle; of equals the widest."""
+    few = pixels_inner(tensor) or tensor.dtype == torch.float64
+    tiles = _FOUR_EACH if few else _EIGHT_EACH
     return min(
-        reversed(TILES), key=lambda config: triton.cdiv(lanes, config.block_n) * config.block_n
+        reversed(tiles), key=lambda config: triton.cdiv(lanes, config.block_n) * config.block_n
     )
 
 
@@ -288,7 +292,7 @@ def bwd_config(problem, dx, sm_count):
     """A backward kernel's configuration."""
     o, dx = geometry(problem).with_whole_planes_joined(dx)
     columns = triton.cdiv(o.w.size, o.w.stride) if o.cells else o.w.size
-    return tile_for(columns if pixels_inner(dx) else o.C)
+    return tile_for(columns if pixels_inner(dx) else o.C, dx)
 
 
 def bwd_call(o, dx, config):

@@ -149,14 +149,16 @@ def wrappers(place, seconds, output):
 def tests(place, seconds, output):
     folder = place.root / "tests"
     files = [folder / "test_gpu.py", *sorted(folder.glob("test_cuda*.py"))]
-    return _pytest(place, output, seconds, "tests.xml", files)
+    files.append(folder / "test_epilogue_kernels.py")
+    return _pytest(place, output, seconds, "tests.xml", [*files, "-k", "not triton"])
 
 
 def triton(place, seconds, output):
     if importlib.util.find_spec("triton") is None:
         return "triton is missing"
     files = sorted((place.root / "tests").glob("test_triton*.py"))
-    files += [place.root / "tests" / f"test_{name}.py" for name in ("pool2d", "pool2d_opinfo")]
+    shared = ("pool2d", "pool2d_opinfo", "epilogue_kernels")
+    files += [place.root / "tests" / f"test_{name}.py" for name in shared]
     return _pytest(place, output, seconds, "triton.xml", [*files, "-k", "triton"])
 
 
