@@ -157,4 +157,4 @@ def test_slices_keep_two_programs_on_each_multiprocessor():
             splits = kernel.slices(ConvOp.wgrad, problem, dtype, config, 132)
             assert 132 <= tiles * splits <= 264 or splits == 1, (C, H, K, R, dtype)
     long = native(Conv("", 1, 1, 1, 2**30, 1, 1, 3, stride=(1, 2**20)))
-    assert "32 bits" in plan.unsupported_reason("implicit_gemm", ConvOp.wgrad, long)
+    assert "32 bits" in plan.unsupported_reason("implicit_gemm", ConvOp.wgrad, long, torch.float32)

@@ -15,6 +15,7 @@ import triton.language as tl
 
 from .conv2d_fprop_depthwise import (
     CONFIGS,
+    MOST_REGISTERS,
     add_taps,
     blocks,
     slices,
@@ -128,4 +129,5 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         DX_PIXELS_INNER=pixels_inner(x),
         BLOCK_M=block_m,
         BLOCK_N=block_n,
+        maxnreg=MOST_REGISTERS,
     )  # fmt: skip

@@ -22,7 +22,7 @@ import triton.language as tl
 from .epilogue import store_pixels
 from .language import widen
 from .launch import Config, launch, offset_type, pixels_inner, strides
-from .pixels import lanes_along_pixels, on_axis, pixel_tiles, source_pixels, tile_pixels
+from .pixels import lanes_along_pixels, on_axis, pixel_tiles, source_pixels, tile_pixels, within
 
 # Taps of a row that are loaded together, at most.
 _PIECE = tl.constexpr(5)
@@ -57,17 +57,18 @@ def add_taps(
     v = on_axis(v, LANES_ALONG_PIXELS)
     for tap_h in range(taps_h):
         dh = tap_h * offset_h
-        row_inside = (h + dh >= 0) & (h + dh < src_height)
+        row_inside = within(h + dh, src_height)
+        src_row = src + dh.to(OFFSETS) * src_h
+        w_row = w + tap_h * w_r
         for first in range(0, taps_w, PIECE):
             for j in tl.static_range(PIECE):
                 tap_w = first + j
                 dv = tap_w * offset_w
                 # Of a tap beyond the filter no channel is there.
                 there = channel < tl.where(tap_w < taps_w, channels, 0)
-                inside = row_inside & (v + dv >= 0) & (v + dv < src_width) & there
-                at = dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w
-                a = tl.load(src + at + offsets, inside, 0.0)
-                b = tl.load(w + (tap_h * w_r + tap_w * w_s) + w_offsets, there, 0.0)
+                inside = row_inside & within(v + dv, src_width) & there
+                a = tl.load(src_row + dv.to(OFFSETS) * src_w + offsets, inside, 0.0)
+                b = tl.load(w_row + tap_w * w_s + w_offsets, there, 0.0)
                 acc += widen(a, acc.dtype) * widen(b, acc.dtype)
     return acc
 
@@ -131,6 +132,8 @@ CONFIGS = (
 )
 _ELEMENTS_OF_LANES = 1024  # of a tile where lanes lie along pixels
 _PROGRAMS_PER_SM = 8
+# Of a thread. Far more than are needed; without a limit the assembler spills a few for occupancy.
+MOST_REGISTERS = 255
 
 
 def table_config(op, problem, dtype, sm_count):
@@ -193,4 +196,5 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         ACTIVATION=activation,
         BLOCK_M=block_m,
         BLOCK_N=block_n,
+        maxnreg=MOST_REGISTERS,
     )  # fmt: skip

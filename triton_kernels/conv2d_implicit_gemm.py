@@ -215,7 +215,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         channels, gemm_n, w_n, w_c = gemm_n, channels, w_c, w_n
     out_height, out_width = out.shape[2:]
     classes_h, classes_w = classes(op, out_height, o.stride_h), classes(op, out_width, o.stride_w)
-    terms = block_k(config, x.dtype)
+    terms = block_k(config, x.dtype, channels)
     flat = triton.cdiv(channels, terms) * terms * (1 - _MAX_WASTE) > channels
     taps = o.R * o.S
     steps = triton.cdiv(taps * channels, terms) if flat else taps * triton.cdiv(channels, terms)

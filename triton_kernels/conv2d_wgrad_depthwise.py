@@ -23,7 +23,7 @@ from . import split_k_reduce
 from .conv2d_fprop_depthwise import zero_tile
 from .language import narrow, widen
 from .launch import Config, launch, offset_type
-from .pixels import lanes_along_pixels, next_pixels, on_axis, pixel_step, source_pixels
+from .pixels import lanes_along_pixels, next_pixels, on_axis, pixel_step, source_pixels, within
 from .taps import pieces
 
 _GEOMETRY = (
@@ -71,7 +71,7 @@ def conv2d_wgrad_depthwise(
         for tap in tl.static_range(TAPS_H * TAPS_W):
             dh = (first_r + tap // TAPS_W) * dilation_h
             dv = (first_s + tap % TAPS_W) * dilation_w
-            inside = (h + dh >= 0) & (h + dh < src_height) & (v + dv >= 0) & (v + dv < src_width)
+            inside = within(h + dh, src_height) & within(v + dv, src_width)
             at = dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
             a = tl.load(x + at + (rows + columns), inside & k_there, 0.0)
             added += (sums[tap] + widen(a, sums[tap].dtype) * b,)

@@ -10,6 +10,7 @@ from .language import IS_INTERPRETED
 
 # The interpreter keeps the program's coordinates in a global.
 _one_at_a_time = threading.RLock()
+_MOST_INTERPRETED_TERMS = 512
 
 
 class Config(NamedTuple):
@@ -67,6 +68,11 @@ def strides(tensor):
     return (0, 0, 0, 0) if tensor is None else tensor.stride()
 
 
-def block_k(config, dtype):
-    """Terms of a GEMM's step, of which configurations count 2 bytes each."""
-    return config.block_k * 2 // dtype.itemsize
+def block_k(config, dtype, adjacent=0):
+    """Terms of a GEMM's step, of which configurations count 2 bytes each; `adjacent` of the sum's
+    terms are alike for the kernel, channels of a tap or pixels."""
+    terms = config.block_k * 2 // dtype.itemsize
+    # The interpreter pays for operations, not for elements: fewer steps where there are many.
+    while IS_INTERPRETED and 2 * terms <= min(adjacent, _MOST_INTERPRETED_TERMS):
+        terms *= 2
+    return terms

@@ -69,6 +69,12 @@ def next_pixels(n, h, w, step_n, step_h, step_w, height, width):
 
 
 @triton.jit
+def within(v, size):
+    """0 <= v < size, in one comparison."""
+    return v.to(tl.uint32) < size.to(tl.uint32)
+
+
+@triton.jit
 def on_axis(v, LAST: tl.constexpr):
     """A vector as a row, or as a column."""
     if LAST:
