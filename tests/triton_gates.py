@@ -18,7 +18,6 @@ constant parameters meet.
 """
 
 import argparse
-import csv
 import multiprocessing
 import os
 import re
@@ -112,9 +111,7 @@ def judge(compiled):
 def _compile(index, arch):
     """(bytes of shared memory, Kernel), or the words of an error."""
     instance = _instances[index]
-    source = ASTSource(
-        instance.kernel, instance.signature, instance.constants, instance.attributes
-    )
+    source = ASTSource(instance.kernel, instance.signature, instance.constants, instance.attributes)
     target = GPUTarget("cuda", int(arch), 32)
     try:
         done = triton.compile(source, target=target, options=instance.options)
@@ -136,7 +133,11 @@ def compile_all(instances, archs=ARCHS):
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
         results = pool.map(_compile, *zip(*jobs))
         return [
-            Compiled(instances[index], arch, *((0, NOTHING, result) if isinstance(result, str) else result))
+            Compiled(
+                instances[index],
+                arch,
+                *((0, NOTHING, result) if isinstance(result, str) else result),
+            )
             for (index, arch), result in zip(jobs, results)
         ]
 
@@ -192,7 +193,11 @@ def summary(compiled):
 def missing_reason():
     """Why nothing can be compiled and read here, or None."""
     missing = [tool for tool in ("cuobjdump", "nvdisasm") if not find_tool(tool)]
-    return f"{missing[0]} was found neither on PATH, in CUDA_HOME nor in Python's packages" if missing else None
+    return (
+        f"{missing[0]} was found neither on PATH, in CUDA_HOME nor in Python's packages"
+        if missing
+        else None
+    )
 
 
 def main():

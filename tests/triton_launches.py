@@ -24,7 +24,7 @@ from triton.runtime.jit import JITFunction
 import fastconv.backends.triton as backend_module
 from fastconv import triton_kernels
 from fastconv.backends import BACKENDS, triton_launch
-from fastconv.backends.conv2d import ACTIVATIONS, conv_problem
+from fastconv.backends.conv2d import conv_problem
 from fastconv.checks_pool2d import Windows
 from fastconv.triton_kernels.tuning import configs_for
 
@@ -243,7 +243,10 @@ def _run_conv(backend, call, dtype, channels_last, activations=("relu",)):
 
 def _run_pool(backend, call, dtype, channels_last):
     x_size, windows = call
-    x, y = (_meta((*x_size[:2], *hw), dtype, channels_last) for hw in (x_size[2:], windows.count(x_size)))
+    x, y = (
+        _meta((*x_size[:2], *hw), dtype, channels_last)
+        for hw in (x_size[2:], windows.count(x_size))
+    )
     for place_dtype in (None, torch.int64, *[torch.int8] * backend.saves_offsets(windows)):
         _, places = backend.max_pool2d_fwd(x, windows, place_dtype)
         if places is not None:
