@@ -54,7 +54,7 @@ def test_choices_are_kept(opened, found):
     assert opened().get(DGRAD).table_us is None
     text = choices.path.read_text()
     assert (
-        f'"{FPROP}":\n    {{"config": [128, 64, 64, 4, 4], "us": 41.25, "table_us": 52.0}}' in text
+        f'"{FPROP}":\n    {{"config": [128, 64, 64, 8, 3], "us": 41.25, "table_us": 52.0}}' in text
     )
     assert [p.name for p in sorted(choices.path.parent.iterdir())] == [".lock", choices.path.name]
 
@@ -68,7 +68,7 @@ def test_two_open_files_are_merged(opened, found):
 
 
 def _row(**changes):
-    return {"config": [128, 64, 64, 4, 4], "us": 1.0, "table_us": 2.0} | changes
+    return {"config": [128, 64, 64, 8, 3], "us": 1.0, "table_us": 2.0} | changes
 
 
 def _file(rows, **changes):
@@ -91,12 +91,12 @@ CONTENTS = [
     _file(None),
     _file({FPROP: None}),
     _file({FPROP: [1, 2]}),
-    _file({FPROP: {"config": [128, 64, 64, 4, 4]}}),
+    _file({FPROP: {"config": [128, 64, 64, 8, 3]}}),
     _file({FPROP: _row(more=1)}),
-    _file({FPROP: _row(config=[128, 64, 64, 4, 5])}),
+    _file({FPROP: _row(config=[128, 64, 64, 8, 4])}),
     _file({FPROP: _row(config=[])}),
     _file({FPROP: _row(config=None)}),
-    _file({FPROP: _row(config="128, 64, 64, 4, 4")}),
+    _file({FPROP: _row(config="128, 64, 64, 8, 3")}),
     _file({FPROP: _row(us="1")}),
     _file({FPROP: _row(us=True)}),
     _file({FPROP: _row(us=-1)}),

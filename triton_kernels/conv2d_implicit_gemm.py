@@ -69,7 +69,6 @@ def conv2d_implicit_gemm(
     # FLAT_ROW: terms of a tap and of a row of taps, 0 if not FLAT. SRC_PLACES is not "apart"
     # where there is one tap and each pixel reads its own place. w is dense (k, r, s, c).
     POINTWISE: tl.constexpr = SRC_PLACES != "apart"
-    PIXELS: tl.constexpr = max(SRC_VECTOR * SRC_PIXELS_INNER, OUT_VECTOR * OUT_PIXELS_INNER, 1)
     src_n, src_c, src_h, src_w = told_strides(
         src_n, src_c, src_h, src_w, SRC_PIXELS_INNER, SRC_VECTOR
     )
@@ -111,7 +110,12 @@ def conv2d_implicit_gemm(
     width, taps_w, tap_first_w, src_first_w, tap_offset_w = axis_taps(
         residue_w, out_width, kernel_w, stride_w, pad_w, dilation_w, tap_step_w, CLASSES
     )
-    gemm_m = images * multiple_of(height * width, PIXELS)
+    image = height * width
+    if SRC_PIXELS_INNER:
+        image = multiple_of(image, SRC_VECTOR)
+    if OUT_PIXELS_INNER:
+        image = multiple_of(image, OUT_VECTOR)
+    gemm_m = images * image
     if CLASSES:
         if tile_m * BLOCK_M >= gemm_m:
             return  # the first class has the most positions, and all have as many programs
@@ -265,13 +269,14 @@ def slices(op, problem, dtype, config, sm_count):
 def _step(config, dtype, channels, taps, has_classes):
     """(block_k, whether a step is of pairs (tap, channel))."""
     most = block_k(config, dtype, channels)
-    for terms in (most, most // 2):
+    least = min(most, 16)  # what tl.dot takes
+    for terms in (most, max(most // 2, least)):
         if channels >= (1 - _MAX_WASTE) * triton.cdiv(channels, terms) * terms:
             return terms, False
-    if taps == 1 or has_classes:
-        return most // 4, False
+    flat = taps > 1 and not has_classes
     # Elements that are loaded one by one take registers.
-    return most // 2 if channels * dtype.itemsize % 16 == 0 else most // 4, True
+    by_ones = channels * dtype.itemsize % 16 != 0
+    return max(most // (2 if flat and not by_ones else 4), least), flat
 
 
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
