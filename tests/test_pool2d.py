@@ -150,10 +150,13 @@ def test_avg_pool_divides_as_torch(name, layout, backend):
             assert got[0].stride() == y.stride()
 
 
-def test_divisor_is_clipped_to_the_padding():
-    ones = torch.ones(1, 1, 1, 6)
-    y = fastconv.avg_pool2d(ones, (1, 3), (1, 2), (0, 1), ceil_mode=True)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_divisor_is_clipped_to_the_padding(backend):
+    ones = torch.ones(1, 1, 1, 6, device=device_of(backend))
+    windows = ((1, 3), (1, 2), (0, 1), True)
+    y, dx = passes(fastconv.avg_pool2d, ones, None, *windows, backend=backend)
     assert y.flatten().tolist() == pytest.approx([2 / 3, 1, 1, 1 / 2])
+    assert dx.flatten().tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 3, 2 / 3, 1 / 3, 5 / 6])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -334,3 +337,13 @@ def test_windows_without_elements_have_an_index_in_the_plane(size, kernel, paddi
         assert y.isneginf().all() and y.numel() == 10
         assert ((indices >= 0) & (indices < 5)).all()
     assert all(torch.equal(results[0][1], indices) for _, indices in results)
+
+
+@pytest.mark.parametrize("backend", [CUDA, TRITON])
+def test_the_offset_of_a_window_without_elements(backend):
+    x = torch.randn(1, 2, 1, 5, device=device_of(backend))
+    windows = ([2, 1], [1, 1], [1, 0], [2, 1], False, [])  # rows -1 and 1 of one row
+    y, places = torch.ops.fastconv.pool2d_max_fwd(x, *windows, True, backend)
+    assert places.dtype == torch.int8 and (places == -1).all() and y.isneginf().all()
+    dx = torch.ops.fastconv.pool2d_max_bwd(y, places, list(x.shape), False, *windows, backend)
+    assert (dx == 0).all()
