@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from . import split_k_reduce
-from .conv2d_fprop_depthwise import zero_tile
+from .conv2d_fprop_depthwise import MOST_REGISTERS, zero_tile
 from .language import narrow, widen
 from .launch import Config, launch, offset_type
 from .pixels import lanes_along_pixels, next_pixels, on_axis, pixel_step, source_pixels, within
@@ -63,7 +63,7 @@ def conv2d_wgrad_depthwise(
         sums += (zero_tile(x, LANES_ALONG_PIXELS, BLOCK_M, BLOCK_N),)
     for _ in range(first_step, last_step):
         valid = n < images
-        _, dy_rows = source_pixels(n, p, q, valid, dy_n, dy_h, dy_w, OFFSETS)
+        dy_rows = source_pixels(n, p, q, valid, dy_n, dy_h, dy_w, OFFSETS)[1]
         b = widen(tl.load(dy + dy_rows + dy_columns, valid & k_there, 0.0), sums[0].dtype)
         v = q * stride_w - pad_w
         h, rows = source_pixels(n, p * stride_h - pad_h, v, valid, x_n, x_h, x_w, OFFSETS)
@@ -101,7 +101,7 @@ CONFIGS = (
     Config(512, 32, 4, 4),
 )
 _SUMS = 72  # registers of a thread that hold sums
-_PROGRAMS_PER_SM = 4
+_PROGRAMS_PER_SM = 3
 _MIN_STEPS = 16  # of a slice, at whose end the sums of all taps are added up
 
 
@@ -175,6 +175,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         LANES_ALONG_PIXELS=along_pixels,
         BLOCK_M=block_m,
         BLOCK_N=block_n,
+        maxnreg=MOST_REGISTERS,
     )  # fmt: skip
     if splits > 1:
         split_k_reduce.launch_reduce(partial, w)
