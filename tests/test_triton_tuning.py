@@ -126,7 +126,10 @@ def test_what_cannot_run_is_passed_over(tuner, operands, caplog):
     with caplog.at_level("DEBUG", "fastconv"):
         convolve(*operands)
     assert tuner.launched[-1][0] == CONFIGS[-1]
-    assert caplog.text.count("skipped, OutOfResources: out of resource: shared memory") == len(CONFIGS) - 1
+    assert (
+        caplog.text.count("skipped, OutOfResources: out of resource: shared memory")
+        == len(CONFIGS) - 1
+    )
     assert "the table's choice could not run" in str(fastconv.explain(convolve, *operands))
 
 
