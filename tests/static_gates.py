@@ -73,6 +73,7 @@ class Kernel:
     threads: int = 0  # __launch_bounds__; 0 without
     code_bytes: int = 0
     counts: Counter = field(default_factory=Counter)
+    loop_spills: int = 0  # LDL and STL between a backward branch and its target
 
     @property
     def short_name(self):
@@ -164,6 +165,7 @@ def _disassemble(cubin, kernels):
     for line in _run(find_tool("nvdisasm"), cubin).splitlines():
         if match := re.match(r"//-+ \.(nv\.info|text)\.(\S+) -+", line):
             kernel, words = kernels.get(match[2]), None
+            labels, spills = {}, []
         elif kernel is None:
             continue
         elif "nvinfo :" in line:
@@ -172,9 +174,18 @@ def _disassemble(cubin, kernels):
             words.append(int(match[1], 16))
             if len(words) == 3:
                 kernel.threads = words[0] * words[1] * words[2]
-        elif match := re.match(r"\s+/\*([0-9a-f]+)\*/\s+(?:@!?\w+ +)?([A-Z][\w.]*)", line):
+        elif match := re.match(r"(\.L_x_\d+):", line):
+            labels[match[1]] = len(spills)
+        elif match := re.match(r"\s+/\*([0-9a-f]+)\*/\s+(?:@!?\w+ +)?([A-Z][\w.]*)(.*)", line):
             kernel.code_bytes = int(match[1], 16) + 16
             kernel.counts.update(_opcode_keys(match[2]))
+            if match[2].startswith(("LDL", "STL")):
+                spills.append(True)
+            elif match[2] == "BRA" and (label := re.search(r"\((\.L_x_\d+)\)", match[3])):
+                # Backward if the label is known: what lies since then is in the loop, once.
+                since = labels.get(label[1], len(spills))
+                kernel.loop_spills += sum(spills[since:])
+                spills[since:] = [False] * len(spills[since:])
 
 
 def read_cubin(cubin, file, arch):
@@ -272,10 +283,11 @@ def row(kernel):
     }
 
 
-def write_csv(path, kernels):
-    if not kernels:
+def write_csv(path, rows):
+    """Sorts by architecture and kernel."""
+    rows = sorted(rows, key=lambda r: (r["arch"], r["kernel"]))
+    if not rows:
         raise ValueError("there are no kernels")
-    rows = sorted((row(kernel) for kernel in kernels), key=lambda r: (r["arch"], r["kernel"]))
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -319,7 +331,7 @@ def main():
         raise SystemExit(f"{tool} was found neither on PATH, in CUDA_HOME nor in Python's packages")
     kernels = collect(options.archs.split(","), options.module)
     if options.csv:
-        write_csv(options.csv, kernels)
+        write_csv(options.csv, map(row, kernels))
     print("\n".join(summary(kernels)))
     return int(any(map(judge, kernels)))
 

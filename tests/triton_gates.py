@@ -57,7 +57,12 @@ class Family:
 # memory, more where warps have to hide latency.
 KERNELS = [
     Family(r"conv2d_(wgrad_)?implicit_gemm", 8, tensor_cores=True, access=16),
-    Family(r"split_k_reduce", 32),
+    Family(r"conv2d_(gather|wgrad)_direct", 8),
+    Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise", 8, access=8),
+    Family(r"conv2d_(im2col|col2im)", 16, access=8),
+    Family(r"epilogue_\w+", 16, access=8),
+    Family(r"pool2d_\w+", 16, access=8),
+    Family(r"split_k_reduce", 24),
 ]
 
 
@@ -164,6 +169,7 @@ def row(compiled):
         "shared": compiled.shared,
         "stack": code.stack,
         "spills": code.counts["LDL"] + code.counts["STL"],
+        "loop_spills": code.loop_spills,
         **{name: code.counts[name] for name in COUNTS},
         "code_bytes": code.code_bytes,
         "verdict": "; ".join(judge(compiled)) or "ok",
@@ -216,7 +222,7 @@ def main():
     instances = [one for one in instances if re.search(options.kernels, one.name)]
     compiled = compile_all(instances, options.archs.split(","))
     if options.csv:
-        static_gates.write_rows(options.csv, map(row, compiled))
+        static_gates.write_csv(options.csv, map(row, compiled))
     print("\n".join(summary(compiled)))
     for name in never:
         print(f"{name}: no recorded call launches it")
