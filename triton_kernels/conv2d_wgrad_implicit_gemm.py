@@ -163,8 +163,8 @@ CONFIGS = (
     Config(32, 128, 64, 8, 3),
     Config(32, 32, 32, 4, 1),
 )
-# Of a program that has registers left for elements of x one by one.
-_MOST_SUMS = 128 * 64
+# Columns of a program that has registers left to load whole steps of x element by element.
+_MOST_COLUMNS = 64
 
 
 def configs(dtype):
@@ -221,7 +221,7 @@ def launch_conv2d(op, problem, x, dw, dy, epilogue, config, math, splits):
     if pixels_inner(x):
         x_vector = pixel_vector(x) if pointwise else 1
     terms = block_k(config, x.dtype)
-    if pixels_inner(x) and x_vector == 1 and config.block_m * config.block_n > _MOST_SUMS:
+    if pixels_inner(x) and x_vector == 1 and config.block_n > _MOST_COLUMNS:
         terms //= 2
     launch(
         conv2d_wgrad_implicit_gemm,
