@@ -163,7 +163,7 @@ def _disassemble(cubin, kernels):
     """Enters threads, instruction counts and code sizes into kernels (by mangled name)."""
     kernel, words = None, None
     for line in _run(find_tool("nvdisasm"), cubin).splitlines():
-        if match := re.match(r"//-+ \.(nv\.info|text)\.(\S+) -+", line):
+        if match := re.match(r"//-+ \.(nv\.info|text)\.(\S+) +-+", line):
             kernel, words = kernels.get(match[2]), None
             labels, spills = {}, []
         elif kernel is None:

@@ -4,6 +4,7 @@ old, or interpreted too late. None of it may disturb the other backends."""
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -33,9 +34,14 @@ def told(code, path=None, **environment):
     usual = {k: v for k, v in os.environ.items() if not k.startswith(("TRITON_", "FASTCONV_"))}
     if path is not None:
         usual["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path), usual.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=usual | environment, capture_output=True, text=True
-    )
+    with tempfile.TemporaryDirectory() as elsewhere:  # not beside a source tree
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=usual | environment,
+            capture_output=True,
+            text=True,
+            cwd=elsewhere,
+        )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

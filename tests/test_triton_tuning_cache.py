@@ -218,7 +218,8 @@ for k in range(100):
 
 def test_two_processes_lose_nothing_and_tear_nothing(tmp_path):
     writers = [
-        subprocess.Popen([sys.executable, "-W", "error", "-c", _WRITER, tmp_path, n]) for n in "12"
+        subprocess.Popen([sys.executable, "-W", "error", "-c", _WRITER, tmp_path, n], cwd=tmp_path)
+        for n in "12"
     ]
     while not all((tmp_path / f"ready{n}").exists() for n in "12"):
         assert not any(writer.poll() for writer in writers)

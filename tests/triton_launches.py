@@ -7,7 +7,6 @@ Only for a process without TRITON_INTERPRET=1.
 import contextlib
 import csv
 import importlib
-import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -300,31 +299,32 @@ def record():
 def _traits(instance):
     """What is to be tried with each other: {name: value}."""
     words = instance.words
-    blocks = tuple(value for name, value in words.items() if name.startswith("BLOCK_"))
     traits = {
-        "config": (*blocks, instance.options["num_warps"], instance.options["num_stages"]),
         "dtype": instance.dtype,
         "aligned": instance.aligned,
+        "schedule": (instance.options["num_warps"], instance.options["num_stages"]),
+        # Elements of a tile: what takes registers.
+        "elements": words.get("BLOCK_M", 1) * words.get("BLOCK_N", 1),
     }
     for name, value in words.items():
-        if not name.startswith("BLOCK_"):
-            if isinstance(value, int) and value > 1:  # a size: what matters is what divides it
-                value = f"multiple of {value & -value if value % 16 else 16}"
-            traits[name] = str(value)
+        if isinstance(value, int) and value > 1 and not name.startswith("BLOCK_"):
+            # A size: what matters is what divides it.
+            value = f"multiple of {value & -value if value % 16 else 16}"
+        traits[name] = str(value)
     return traits
 
 
 def representatives(instances):
-    """Few instances, such that what is varied meets every configuration and every dtype that it
-    meets in some instance: the one with most pairs not seen yet first, the earlier of equals."""
+    """Few instances, such that what is varied meets every dtype that it meets in some instance: the
+    one with most pairs not seen yet first, the earlier of equals."""
     chosen = []
     for name in dict.fromkeys(instance.name for instance in instances):
         pairs = {}
         for index, instance in enumerate(instances):
             if instance.name == name:
                 traits = _traits(instance)
-                ends = traits["config"], traits["dtype"]
-                pairs.setdefault(frozenset(itertools.product(ends, traits.items())), index)
+                own = frozenset((traits["dtype"], *trait) for trait in traits.items())
+                pairs.setdefault(own, index)
         missing = set().union(*pairs)
         while missing:
             best = max(pairs, key=lambda own: (len(own & missing), -pairs[own]))

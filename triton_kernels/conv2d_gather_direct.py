@@ -15,6 +15,7 @@ element of it reads its own group's channel.
            +---------------+             Limits: gemm_m and gemm_n below 2^30.
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -140,6 +141,9 @@ CONFIGS = (
     Config(128, 16, 4, 4),
     Config(256, 8, 4, 4),
 )
+_LEAST_PIXELS = 16
+# Without a limit ptxas spills some to have more blocks on a multiprocessor.
+_FLOAT64_REGISTERS = 255
 
 
 def _columns(op, problem, spread):
@@ -147,6 +151,13 @@ def _columns(op, problem, spread):
     o = problem
     channels = o.C if op.name == "dgrad" else o.K
     return channels if spread else channels // o.groups
+
+
+def _block_m(config, dtype, offsets, spread):
+    """Pixels of a tile: fewer where each element has an offset of its own in registers, and where
+    sums or offsets take two."""
+    halvings = 2 * spread + (dtype == torch.float64) + (offsets == tl.int64)
+    return max(config.block_m >> halvings, _LEAST_PIXELS)
 
 
 def table_config(op, problem, dtype, sm_count):
@@ -184,8 +195,10 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     classes_h, classes_w = classes(op, out_height, o.stride_h), classes(op, out_width, o.stride_w)
     # Of the first class, which has the most positions.
     gemm_m = o.N * triton.cdiv(out_height, classes_h) * triton.cdiv(out_width, classes_w)
+    offsets = offset_type(src, w, out, residual)
+    block_m = _block_m(config, x.dtype, offsets, spread)
     block_n = min(config.block_n, triton.next_power_of_2(columns))
-    tiles_m, tiles_n = triton.cdiv(gemm_m, config.block_m), triton.cdiv(columns, block_n)
+    tiles_m, tiles_n = triton.cdiv(gemm_m, block_m), triton.cdiv(columns, block_n)
     launch(
         conv2d_gather_direct,
         (tiles_m * tiles_n * groups * classes_h * classes_w,),
@@ -200,12 +213,13 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         tiles_m, tiles_n, classes_w, groups, columns,
         DGRAD=dgrad,
         SPREAD=spread,
-        OFFSETS=offset_type(src, w, out, residual),
+        OFFSETS=offsets,
         OUT_PIXELS_INNER=pixels_inner(out),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
         ACTIVATION=activation,
-        BLOCK_M=config.block_m,
+        BLOCK_M=block_m,
         BLOCK_N=block_n,
         BLOCK_K=min(config.block_k, channels),
+        maxnreg=_FLOAT64_REGISTERS if x.dtype == torch.float64 else None,
     )  # fmt: skip

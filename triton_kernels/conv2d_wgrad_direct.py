@@ -14,6 +14,7 @@ Bound: loads through L2 and multiply-adds, 2 * N * P * Q FLOPs an element of dw.
 Limits: gemm_m, gemm_n and gemm_k below 2^30.
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -153,6 +154,10 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, w)
         dw, split_stride = partial[0], partial.stride(0)
+    offsets = offset_type(x, y, dw)
+    # These take two registers each.
+    wide = (x.dtype == torch.float64) + (offsets == tl.int64)
+    terms = config.block_k >> wide
     launch(
         conv2d_wgrad_direct,
         (tiles_m * tiles_n * o.groups, splits),
@@ -162,12 +167,12 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         *x.stride(), *y.stride(), *dw.stride(), split_stride, o.C // o.groups,
         pixels, *y.shape[2:], o.H, o.W, o.S, filters, columns, o.stride_h, o.stride_w,
         o.pad_h, o.pad_w, o.dilation_h, o.dilation_w,
-        tiles_m, tiles_n, triton.cdiv(triton.cdiv(pixels, config.block_k), splits),
+        tiles_m, tiles_n, triton.cdiv(triton.cdiv(pixels, terms), splits),
         PIXELS_INNER=pixels_inner(x),
-        OFFSETS=offset_type(x, y, dw),
+        OFFSETS=offsets,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
-        BLOCK_K=config.block_k,
+        BLOCK_K=terms,
     )  # fmt: skip
     if splits > 1:
         split_k_reduce.launch_reduce(partial, w)

@@ -24,7 +24,7 @@ import triton.language as tl
 from . import split_k_reduce
 from .epilogue import load_tile
 from .fast_divmod import divider, quotient
-from .language import dot, narrow
+from .language import dot, narrow, terms_apart
 from .launch import Config, block_k, launch, offset_type, pixels_inner
 from .vectors import channel_vector, multiple_of, pixel_vector, rows_join
 
@@ -139,6 +139,8 @@ def conv2d_wgrad_implicit_gemm(
         if X_PIXELS_INNER:
             x_pixels = tl.max_contiguous(tl.multiple_of(x_pixels, X_VECTOR), X_VECTOR)
         b = load_tile(x, x_pixels, x_columns, b_valid, 0.0, X_PIXELS_INNER)
+        a = terms_apart(a, MATH, not DY_PIXELS_INNER)
+        b = terms_apart(b, MATH, not X_PIXELS_INNER)
         acc = dot(a, b, acc, MATH)
 
     dw_n = multiple_of(dw_n, DW_VECTOR)
@@ -220,8 +222,9 @@ def launch_conv2d(op, problem, x, dw, dy, epilogue, config, math, splits):
     x_vector = channel_vector(x, channels)
     if pixels_inner(x):
         x_vector = pixel_vector(x) if pointwise else 1
+    dy_vector = pixel_vector(dy) if pixels_inner(dy) else channel_vector(dy, filters)
     terms = block_k(config, x.dtype)
-    if pixels_inner(x) and x_vector == 1 and config.block_n > _MOST_COLUMNS:
+    if pixels_inner(x) and x_vector == 1 and (dy_vector == 1 or config.block_n > _MOST_COLUMNS):
         terms //= 2
     launch(
         conv2d_wgrad_implicit_gemm,
@@ -241,7 +244,7 @@ def launch_conv2d(op, problem, x, dw, dy, epilogue, config, math, splits):
         X_PIXELS_INNER=pixels_inner(x),
         X_VECTOR=x_vector,
         DY_PIXELS_INNER=pixels_inner(dy),
-        DY_VECTOR=pixel_vector(dy) if pixels_inner(dy) else channel_vector(dy, filters),
+        DY_VECTOR=dy_vector,
         DY_ROWS_JOIN=rows_join(dy),
         DW_VECTOR=channel_vector(place, channels),
         BLOCK_M=config.block_m,

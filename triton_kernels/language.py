@@ -72,3 +72,12 @@ def hide(x):
             "mov.b32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
         )
     return x
+
+
+@triton.jit
+def terms_apart(x, MATH: tl.constexpr, APART: tl.constexpr):
+    """An operand of dot whose tile lies in memory with terms of the sum APART. The TF32 unit of
+    sm_90 wants them adjacent: loaded for it, such a tile would arrive in 4-byte copies."""
+    if APART and MATH == "tf32":
+        x = hide(x)
+    return x
