@@ -69,8 +69,9 @@ KERNELS = [
     Family(r"epilogue_forward", 16, loads=8, stores=8),
     Family(r"epilogue_backward", 8, loads=8),
     Family(r"epilogue_bias_reduce", 16),
+    Family(r"pool2d_reduce", 8, loads=8),
     Family(r"pool2d_avg_bwd", 8, stores=8),
-    Family(r"pool2d_\w+", 8, loads=8, stores=8),
+    Family(r"pool2d_(max_bwd|max_bwd_cells|avg_bwd_cells)", 8, loads=8, stores=8),
     Family(r"split_k_reduce", 24),
 ]
 
