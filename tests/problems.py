@@ -70,6 +70,7 @@ CONVS = [
     Conv("grouped odd", C=9, K=15, groups=3, stride=(2, 1)),
     Conv("depthwise", C=5, K=5, groups=5, pad=(1, 1)),
     Conv("depthwise strided", C=70, K=70, groups=70, stride=(2, 2), pad=(1, 1), N=1),
+    Conv("depthwise one position strided", C=3, H=1, K=3, groups=3, stride=(2, 1), pad=(2, 1)),
     Conv("depthwise multiplier", C=3, K=9, groups=3, R=5, S=5, pad=(2, 2)),
     Conv("odd C and K", C=7, K=13, pad=(1, 1)),
     Conv("one channel", C=1, K=5, pad=(1, 1)),

@@ -159,6 +159,18 @@ def test_strides_beyond_32_bits(backend, axis):
     assert torch.equal(far, (values + values[:1, :, :1, :1]).relu())
 
 
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+@pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
+def test_an_infinite_gradient_ends_where_the_activation_is_flat(backend, activation):
+    z = torch.tensor([-1.0, 2.0, 7.0, 0.0]).view(1, 1, 2, 2).requires_grad_()
+    y = getattr(F, activation)(z)
+    dy = torch.full_like(y, float("inf"))
+    (expected,) = torch.autograd.grad(y, z, dy)
+    device = device_of(backend)
+    dz, _ = BACKENDS[backend].epilogue_backward(dy.to(device), y.detach().to(device), activation)
+    assert torch.equal(dz.cpu(), expected)
+
+
 @pytest.mark.parametrize("backend", [CUDA, TRITON])
 def test_nan_passes_through(backend):
     z = torch.tensor([NAN, -1.0, float("inf"), -float("inf")]).view(1, 1, 2, 2)

@@ -100,10 +100,11 @@ def test_pieces_of_a_filter(channels_last):
             assert_exact(got, expected[index], f"{name} {dtype}")
 
 
+@pytest.mark.parametrize("last", [2**31 - 1, 2**31 + 2000], ids=["within", "beyond"])
 @pytest.mark.parametrize("axis", range(4), ids="nchw")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_strides_beyond_32_bits(algorithm, axis):
-    """Of x, w and y in turn, along one axis."""
+def test_strides_beyond_32_bits(algorithm, axis, last):
+    """Of x, w and y in turn, along one axis; or just within, where padding is beyond."""
     problem = SMALL[algorithm]
     x, w, dy = drawn(integers, problem, torch.float16, False, 4)
     expected = conv_passes(problem, x.double(), w.double(), dy.double())
@@ -111,7 +112,9 @@ def test_strides_beyond_32_bits(algorithm, axis):
 
     def far(tensor):
         strides = [8 * stride for stride in tensor.stride()]
-        strides[axis] = 2**31 // (tensor.shape[axis] - 1) + 1
+        strides[axis] = 0
+        others = sum((size - 1) * stride for size, stride in zip(tensor.shape, strides))
+        strides[axis] = (last - others) // (tensor.shape[axis] - 1)
         return storage.as_strided(tensor.shape, strides).copy_(tensor)
 
     for index, name in enumerate(PASSES):

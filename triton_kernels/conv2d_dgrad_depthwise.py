@@ -122,7 +122,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         o.C, o.K // o.C,
         o.N, *y.shape[2:], o.H, o.W, o.R, o.S, o.stride_h, o.stride_w, o.pad_h, o.pad_w,
         o.dilation_h, o.dilation_w, *steps, strips, strip_width, tiles_n, classes_h, classes_w,
-        STRIDED=classes_h * classes_w > 1,
+        STRIDED=(o.stride_h, o.stride_w) != (1, 1),
         TAPS_W=triton.cdiv(o.S, steps[1]),
         OFFSETS=offset_type(y, filters, x),
         LANES_ALONG_PIXELS=along_pixels,

@@ -58,7 +58,7 @@ def add_taps(
     for tap_h in range(taps_h):
         dh = tap_h * offset_h
         row_inside = within(h + dh, src_height)
-        src_row = src + dh.to(OFFSETS) * src_h
+        row_offset = dh.to(OFFSETS) * src_h
         w_row = w + tap_h * w_r
         for first in range(0, taps_w, PIECE):
             for j in tl.static_range(PIECE):
@@ -67,7 +67,9 @@ def add_taps(
                 # Of a tap beyond the filter no channel is there.
                 there = channel < tl.where(tap_w < taps_w, channels, 0)
                 inside = row_inside & within(v + dv, src_width) & there
-                a = tl.load(src_row + dv.to(OFFSETS) * src_w + offsets, inside, 0.0)
+                # Offsets are summed first: each alone may wrap, and the pointer is wider.
+                at = row_offset + dv.to(OFFSETS) * src_w
+                a = tl.load(src + (at + offsets), inside, 0.0)
                 b = tl.load(w_row + tap_w * w_s + w_offsets, there, 0.0)
                 acc += widen(a, acc.dtype) * widen(b, acc.dtype)
     return acc

@@ -95,7 +95,8 @@ def conv2d_gather_direct(
             dv = j * tap_offset_w
             inside = (h + dh >= 0) & (h + dh < src_height) & (v + dv >= 0) & (v + dv < src_width)
             inside = inside & m_valid
-            src_tap = src + (dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w)
+            # Offsets are summed first: each alone may wrap, and the pointer is wider.
+            src_tap = dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w
             r = tap_first_h + i * tap_step_h
             s = tap_first_w + j * tap_step_w
             w_tap = w + (r.to(OFFSETS) * w_r + s.to(OFFSETS) * w_s)
@@ -105,15 +106,15 @@ def conv2d_gather_direct(
                     # Vectors: the interpreter's masks do not mix with scalars.
                     there_m = (no_m + channel) < channels
                     there_n = (no_n + channel) < channels
-                    from_src = src_tap + channel.to(OFFSETS) * src_c
+                    src_term = src_tap + channel.to(OFFSETS) * src_c
                     if SPREAD:
                         a = tl.load(
-                            from_src + (src_rows[:, None] + src_columns[None, :]),
+                            src + (src_term + (src_rows[:, None] + src_columns[None, :])),
                             inside[:, None] & (n_valid & there_n)[None, :],
                             0.0,
                         )
                     else:
-                        a = tl.load(from_src + src_rows, inside & there_m, 0.0)[:, None]
+                        a = tl.load(src + (src_term + src_rows), inside & there_m, 0.0)[:, None]
                     b = tl.load(
                         w_tap + channel.to(OFFSETS) * w_c + w_columns, n_valid & there_n, 0.0
                     )

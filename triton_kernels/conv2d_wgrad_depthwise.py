@@ -73,7 +73,7 @@ def conv2d_wgrad_depthwise(
             dv = (first_s + tap % TAPS_W) * dilation_w
             inside = within(h + dh, src_height) & within(v + dv, src_width)
             at = dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
-            a = tl.load(x + at + (rows + columns), inside & k_there, 0.0)
+            a = tl.load(x + (at + (rows + columns)), inside & k_there, 0.0)
             added += (sums[tap] + widen(a, sums[tap].dtype) * b,)
         sums = added
         n, p, q = next_pixels(n, p, q, step_n, step_p, step_q, height, width)

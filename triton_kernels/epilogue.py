@@ -173,7 +173,10 @@ def epilogue_backward(
         value = widen(tl.load(dy + place, valid, 0.0), dtype)
         if HAS_SAVED:
             place = place_of(n, h, w, channel, saved_n, saved_c, saved_h, saved_w, PIXELS_INNER)
-            value *= activation_slope(widen(tl.load(saved + place, valid, 0.0), dtype), ACTIVATION)
+            z = widen(tl.load(saved + place, valid, 0.0), dtype)
+            slope = activation_slope(z, ACTIVATION)
+            # Not inf * 0 = NaN where an infinite gradient meets a flat piece.
+            value = tl.where(slope == 0, 0.0, value * slope)
         if HAS_DZ:
             place = place_of(n, h, w, channel, dz_n, dz_c, dz_h, dz_w, PIXELS_INNER)
             tl.store(dz + place, narrow(value, dz.dtype.element_ty), valid)

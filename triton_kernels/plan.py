@@ -90,9 +90,10 @@ def unsupported_reason(algorithm, op, problem, dtype):
     if algorithm == "depthwise" and problem.groups != problem.C:
         return "depthwise takes one channel per group"
     o = problem
-    largest = max(*o.gemm_shape(op), o.H + 2 * o.pad_h, o.W + 2 * o.pad_w)
+    steps = o.stride_h, o.stride_w, o.dilation_h, o.dilation_w
+    largest = max(*o.gemm_shape(op), o.H + 2 * o.pad_h, o.W + 2 * o.pad_w, *steps)
     if largest >= _INDEX_LIMIT:
-        return f"indexes a group's GEMM with 32 bits: an extent of {largest} is too large"
+        return f"indexes a group's GEMM with 32 bits: an extent or step of {largest} is too large"
     return None
 
 

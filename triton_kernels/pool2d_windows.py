@@ -271,13 +271,13 @@ def owned_tile(
         c = row // height
         h = row % height
         w = lane
-        row_valid = row < channels * height
+        row_valid = row < tl.cast(height, INDEX) * channels
         lane_valid = lane < width
     else:
         c = lane
         h = row // width
         w = row % width
-        row_valid = row < height * width
+        row_valid = row < tl.cast(height, INDEX) * width
         lane_valid = lane < channels
     return n, c, h, w, row_valid, lane_valid
 

@@ -20,7 +20,7 @@ def axis_taps(residue, size, kernel, stride, pad, dilation, tap_step, DGRAD: tl.
     if DGRAD:
         positions = tl.cdiv(size - residue, stride)
         tap_first = kernel
-        for tap in range(tap_step):
+        for tap in range(tl.minimum(tap_step, kernel)):
             # At most one tap of the first tap_step reaches a class.
             tap_first = tl.where((residue + pad - tap * dilation) % stride == 0, tap, tap_first)
         tap_first = tl.minimum(tap_first, kernel)

@@ -18,7 +18,7 @@ static void backward_run(const EpilogueBackwardArgs& o, int64_t n, int64_t k, in
     const T* const saved = o.saved.at<T>(n, k, p, q);
     const int64_t step = o.saved.strides.*axis;
     for (int64_t i = 0; i < count; ++i) {
-      out[i] *= activation_slope(to_accumulator(saved[i * step]), o.activation);
+      out[i] = activation_gradient(out[i], to_accumulator(saved[i * step]), o.activation);
     }
   }
   if (o.dz.data != nullptr) {

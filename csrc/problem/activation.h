@@ -62,6 +62,13 @@ FASTCONV_LOCAL A activation_slope(A z, Activation activation) {
   __builtin_unreachable();
 }
 
+// dy * d activation / dz: 0, not inf * 0 = NaN, where an infinite gradient meets a flat piece.
+template <typename A>
+FASTCONV_LOCAL A activation_gradient(A dy, A z, Activation activation) {
+  const A slope = activation_slope(z, activation);
+  return slope == A(0) ? A(0) : dy * slope;
+}
+
 }  // namespace fastconv
 
 #undef FASTCONV_LOCAL

@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
       const auto saved = load_vector<T, kVector>(params.saved.at<const T>(n, k, p, q));
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
-        dz[v] *= activation_slope(to_accumulator(saved.v[v]), params.activation);
+        dz[v] = activation_gradient(dz[v], to_accumulator(saved.v[v]), params.activation);
       }
     }
 #pragma unroll
