@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(missing is not None, reason=str(missing))
 
 # (kernel, words of its verdict) in the fixture's order.
 EXPECTED = [
-    ("pool2d_copy",),
-    ("pool2d_copy", "no 8-byte LDG or LDGSTS", "no 8-byte STG"),
+    ("epilogue_forward",),
+    ("epilogue_forward", "no 8-byte LDG or LDGSTS", "no 8-byte STG"),
     ("nameless", "no line of KERNELS"),
     ("split_k_reduce", "warps on an SM, needs 24"),
     ("conv2d_gather_direct", "of them in loops"),

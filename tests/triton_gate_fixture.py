@@ -46,8 +46,8 @@ def instance(name, kernel, element, aligned=False, divisible=True, stages=1, **b
 
 for compiled in triton_gates.compile_all(
     [
-        instance("pool2d_copy", copy, "fp16", aligned=True, BLOCK_M=1024),
-        instance("pool2d_copy", copy, "fp16", aligned=True, divisible=False, BLOCK_M=1024),
+        instance("epilogue_forward", copy, "fp16", aligned=True, BLOCK_M=1024),
+        instance("epilogue_forward", copy, "fp16", aligned=True, divisible=False, BLOCK_M=1024),
         instance("nameless", copy, "fp16", BLOCK_M=1024),
         instance("split_k_reduce", sums, "fp32", BLOCK_M=128, BLOCK_N=64),
         instance("conv2d_gather_direct", sums, "fp32", BLOCK_M=128, BLOCK_N=512),

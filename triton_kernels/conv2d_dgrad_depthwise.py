@@ -15,7 +15,6 @@ import triton.language as tl
 
 from .conv2d_fprop_depthwise import (
     CONFIGS,
-    MOST_REGISTERS,
     add_taps,
     blocks,
     slices,
@@ -24,7 +23,7 @@ from .conv2d_fprop_depthwise import (
     zero_tile,
 )
 from .epilogue import store_pixels
-from .launch import launch, offset_type, pixels_inner
+from .launch import MOST_REGISTERS, launch, offset_type, pixels_inner
 from .pixels import lanes_along_pixels, pixel_tiles, source_pixels, tile_pixels
 from .taps import axis_taps, classes, tap_step
 

@@ -21,7 +21,7 @@ import triton.language as tl
 
 from .epilogue import store_pixels
 from .language import widen
-from .launch import Config, launch, offset_type, pixels_inner, strides
+from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
 from .pixels import lanes_along_pixels, on_axis, pixel_tiles, source_pixels, tile_pixels, within
 
 # Taps of a row that are loaded together, at most.
@@ -134,8 +134,6 @@ CONFIGS = (
 )
 _ELEMENTS_OF_LANES = 1024  # of a tile where lanes lie along pixels
 _PROGRAMS_PER_SM = 8
-# Of a thread. Far more than are needed; without a limit the assembler spills a few for occupancy.
-MOST_REGISTERS = 255
 
 
 def table_config(op, problem, dtype, sm_count):

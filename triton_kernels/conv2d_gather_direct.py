@@ -21,7 +21,7 @@ import triton.language as tl
 
 from .epilogue import store_pixels
 from .language import widen
-from .launch import Config, launch, offset_type, pixels_inner, strides
+from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
 from .taps import axis_taps, classes, tap_step
 
 _GEOMETRY = (
@@ -143,8 +143,6 @@ CONFIGS = (
     Config(256, 8, 4, 4),
 )
 _LEAST_PIXELS = 16
-# Without a limit ptxas spills some to have more blocks on a multiprocessor.
-_FLOAT64_REGISTERS = 255
 
 
 def _columns(op, problem, spread):
@@ -222,5 +220,5 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         BLOCK_M=block_m,
         BLOCK_N=block_n,
         BLOCK_K=min(config.block_k, channels),
-        maxnreg=_FLOAT64_REGISTERS if x.dtype == torch.float64 else None,
+        maxnreg=MOST_REGISTERS,
     )  # fmt: skip

@@ -20,9 +20,9 @@ import triton
 import triton.language as tl
 
 from . import split_k_reduce
-from .conv2d_fprop_depthwise import MOST_REGISTERS, zero_tile
+from .conv2d_fprop_depthwise import zero_tile
 from .language import narrow, widen
-from .launch import Config, launch, offset_type
+from .launch import MOST_REGISTERS, Config, launch, offset_type
 from .pixels import lanes_along_pixels, next_pixels, on_axis, pixel_step, source_pixels, within
 from .taps import pieces
 

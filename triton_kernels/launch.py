@@ -11,6 +11,8 @@ from .language import IS_INTERPRETED
 # The interpreter keeps the program's coordinates in a global.
 _one_at_a_time = threading.RLock()
 _MOST_INTERPRETED_TERMS = 512
+# Of a thread, where a kernel says so: without a limit ptxas spills a few for occupancy.
+MOST_REGISTERS = 255
 
 
 class Config(NamedTuple):
