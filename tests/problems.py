@@ -96,3 +96,13 @@ def integers(size, dtype, limit=2, channels_last=False):
 def normals(size, dtype, channels_last=False):
     tensor = torch.randn(size, dtype=torch.float64).to(dtype)
     return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
+
+
+def drawn(make, problem, dtype, channels_last, *limit):
+    """x, w and dy of a problem, each from integers or normals, whose limit follows."""
+    x, w = (
+        make(size, dtype, *limit, channels_last=channels_last)
+        for size in (problem.x_size, problem.w_size)
+    )
+    y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
+    return x, w, make(y.shape, dtype, *limit, channels_last=channels_last)

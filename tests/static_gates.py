@@ -92,20 +92,14 @@ class Kernel:
         return warps // per_block * per_block
 
 
-def spills(kernel):
-    """A list of the words that tell them, empty where there are none."""
-    counts = kernel.counts
-    if not (kernel.stack or kernel.local or counts["LDL"] or counts["STL"]):
-        return []
-    return [
-        f"spills: stack {kernel.stack} B, local {kernel.local} B, {counts['LDL']} LDL, "
-        f"{counts['STL']} STL"
-    ]
-
-
 def judge(kernel):
     """What a kernel fails by: a list of words, empty where it passes."""
-    wrong, counts = spills(kernel), kernel.counts
+    wrong, counts = [], kernel.counts
+    if kernel.stack or kernel.local or counts["LDL"] or counts["STL"]:
+        wrong.append(
+            f"spills: stack {kernel.stack} B, local {kernel.local} B, {counts['LDL']} LDL, "
+            f"{counts['STL']} STL"
+        )
     if kernel.threads == 0:
         wrong.append("no __launch_bounds__")
     family = next((f for f in KERNELS if re.match(f.names, kernel.short_name)), None)
@@ -258,9 +252,12 @@ def is_current(module):
     return Path(module).stat().st_mtime > max(path.stat().st_mtime for path in files)
 
 
-def missing_tool():
+READERS = ("cuobjdump", "nvdisasm")
+
+
+def missing_tool(tools=("nvcc", *READERS)):
     """The first tool that is not there, or None."""
-    return next((name for name in ("nvcc", "cuobjdump", "nvdisasm") if not find_tool(name)), None)
+    return next((name for name in tools if not find_tool(name)), None)
 
 
 COUNTS = ("HMMA", "LDGSTS.128", "LDGSTS", "LDSM", "LDG.128", "LDG", "STG.128", "FFMA", "IMAD")

@@ -8,7 +8,7 @@ import torch
 from devices import TRITON_DEVICE as DEVICE
 from devices import needs_triton
 from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, conv_passes
-from problems import Conv, integers, normals
+from problems import Conv, drawn, integers, normals
 
 from fastconv.backends.conv2d import NO_EPILOGUE, conv_problem
 from fastconv.backends.memory import DTYPES
@@ -33,16 +33,6 @@ LONG = {
 }
 # Rows and columns of taps that are taken piece by piece, and a last piece that is not whole.
 LARGE = Conv("", N=1, C=2, K=4, H=14, W=12, R=5, S=7, stride=(3, 2), dilation=(2, 1), groups=2)
-
-
-def drawn(make, problem, dtype, channels_last, *limit):
-    """x, w and dy of a problem."""
-    x, w = (
-        make(size, dtype, *limit, channels_last=channels_last)
-        for size in (problem.x_size, problem.w_size)
-    )
-    y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
-    return x, w, make(y.shape, dtype, *limit, channels_last=channels_last)
 
 
 def run(algorithm, name, problem, x, w, y, epilogue=NO_EPILOGUE, splits=1):

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 from devices import triton_missing
-from static_gates import find_tool
+from static_gates import READERS, missing_tool
 
 FIXTURE = Path(__file__).parent / "triton_gate_fixture.py"
-missing = triton_missing or next(
-    (f"no {tool}" for tool in ("cuobjdump", "nvdisasm") if not find_tool(tool)), None
-)
-pytestmark = pytest.mark.skipif(missing is not None, reason=str(missing))
+missing = triton_missing or missing_tool(READERS)
+pytestmark = pytest.mark.skipif(missing is not None, reason=f"missing: {missing}")
 
 # (kernel, words of its verdict) in the fixture's order.
 EXPECTED = [

@@ -6,7 +6,7 @@ import torch
 from devices import TRITON_DEVICE as DEVICE
 from devices import needs_triton
 from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, conv_passes
-from problems import Conv, integers, normals
+from problems import Conv, drawn, integers, normals
 
 from fastconv.backends.conv2d import NO_EPILOGUE, conv_problem
 from fastconv.backends.memory import DTYPES
@@ -35,16 +35,6 @@ if not missing_reason():
     def divide(numbers, multiplier, shift, BLOCK: tl.constexpr):
         index = tl.arange(0, BLOCK)
         tl.store(numbers + index, quotient(tl.load(numbers + index), multiplier, shift))
-
-
-def drawn(make, problem, dtype, channels_last, *limit):
-    """x, dy and what is right: torch's (y, dx, dw) in float64."""
-    x, w = (
-        make(size, dtype, *limit, channels_last=channels_last)
-        for size in (problem.x_size, problem.w_size)
-    )
-    y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
-    return x, w, make(y.shape, dtype, *limit, channels_last=channels_last)
 
 
 def native(problem):

@@ -1,6 +1,8 @@
 """Kernels that each break one gate of triton_gates.py, and two that break none, with its verdicts:
 for test_triton_gates.py, in a process where kernels are not interpreted."""
 
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
 import triton_gates
@@ -33,15 +35,20 @@ def products(x, y, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     tl.store(y + m[:, None] * BLOCK_M + m[None, :], acc)
 
 
+@dataclass
+class Named(Instance):
+    """An instance under another name than its kernel's."""
+
+    name: str = ""
+
+
 def instance(name, kernel, element, aligned=False, divisible=True, stages=1, **blocks):
     signature = {"x": "*" + element, "y": "*" + (element if kernel is copy else "fp32"), "n": "i32"}
     signature |= dict.fromkeys(blocks, "constexpr")
     constants = {(3 + i,): value for i, value in enumerate(blocks.values())}
     attributes = {(i,): [["tt.divisibility", 16]] for i in range(3)} if divisible else {}
     options = {"num_warps": 4, "num_stages": stages}
-    one = Instance(kernel, signature, constants, attributes, options, "a test", aligned)
-    one.__class__ = type("Named", (Instance,), {"name": name})
-    return one
+    return Named(kernel, signature, constants, attributes, options, "a test", aligned, name)
 
 
 for compiled in triton_gates.compile_all(

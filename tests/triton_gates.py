@@ -15,8 +15,8 @@ prints a summary and exits with 1 where a gate fails:
 - a line in KERNELS for every kernel, and a launch of every kernel of triton_kernels.
 
 Compiled are instances that calls of the package launch (triton_launches.py): all of them with
---exhaustive, else so many that of each kernel any two of configuration, dtype, alignment and
-constant parameters meet.
+--exhaustive, else so many that of each kernel every tile, alignment and constant parameter meets
+every dtype that it is launched with.
 """
 
 import argparse
@@ -36,7 +36,6 @@ os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton_gates"))
 import static_gates  # noqa: E402
 import triton  # noqa: E402
 import triton_launches  # noqa: E402
-from static_gates import find_tool  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -74,8 +73,6 @@ KERNELS = [
     Family(r"pool2d_(max_bwd|max_bwd_cells|avg_bwd_cells)", 8, loads=8, stores=8),
     Family(r"split_k_reduce", 24),
 ]
-
-
 NOTHING = static_gates.Kernel("", "", "", 0, 0, 0, 0)
 
 
@@ -212,16 +209,6 @@ def summary(compiled):
     return lines
 
 
-def missing_reason():
-    """Why nothing can be compiled and read here, or None."""
-    missing = [tool for tool in ("cuobjdump", "nvdisasm") if not find_tool(tool)]
-    return (
-        f"{missing[0]} was found neither on PATH, in CUDA_HOME nor in Python's packages"
-        if missing
-        else None
-    )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archs", default=",".join(ARCHS), help=f"default: {','.join(ARCHS)}")
@@ -229,8 +216,8 @@ def main():
     parser.add_argument("--exhaustive", action="store_true", help="all instances, many minutes")
     parser.add_argument("--csv", help="write the table there")
     options = parser.parse_args()
-    if reason := missing_reason():
-        raise SystemExit(reason)
+    if tool := static_gates.missing_tool(static_gates.READERS):
+        raise SystemExit(f"{tool} was found neither on PATH, in CUDA_HOME nor in Python's packages")
     instances = triton_launches.record()
     never = triton_launches.never_launched(instances)
     if not options.exhaustive:

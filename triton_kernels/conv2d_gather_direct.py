@@ -22,6 +22,7 @@ import triton.language as tl
 from .epilogue import store_pixels
 from .language import widen
 from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
+from .pixels import within
 from .taps import axis_taps, classes, tap_step
 
 _GEOMETRY = (
@@ -93,8 +94,7 @@ def conv2d_gather_direct(
         for j in range(taps_w):
             dh = i * tap_offset_h
             dv = j * tap_offset_w
-            inside = (h + dh >= 0) & (h + dh < src_height) & (v + dv >= 0) & (v + dv < src_width)
-            inside = inside & m_valid
+            inside = within(h + dh, src_height) & within(v + dv, src_width) & m_valid
             # Offsets are summed first: each alone may wrap, and the pointer is wider.
             src_tap = dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w
             r = tap_first_h + i * tap_step_h

@@ -28,7 +28,7 @@ from .fast_divmod import divider
 from .language import dot, terms_apart
 from .launch import Config, block_k, launch, offset_type, pixels_inner, strides
 from .pixel_places import common_vector, decode_pixels, pixel_offsets, places
-from .pixels import on_axis
+from .pixels import on_axis, within
 from .taps import axis_taps, classes, tap_step
 from .vectors import channel_vector, multiple_of, told_strides
 
@@ -40,12 +40,6 @@ _GEOMETRY = (
     "tap_step_w tiles_m tiles_n steps_per_split classes_w groups"
 ).split()
 _OUTSIDE = tl.constexpr(-(2**30))
-
-
-@triton.jit
-def is_within(position, size):
-    """Negative positions are large as unsigned numbers."""
-    return position.to(tl.uint32, bitcast=True) < size.to(tl.uint32)
 
 
 @triton.jit(do_not_specialize=_GEOMETRY)
@@ -121,7 +115,7 @@ def conv2d_implicit_gemm(
             return  # the first class has the most positions, and all have as many programs
 
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    n, within, p, q = decode_pixels(
+    n, place, p, q = decode_pixels(
         m, height, width, image_multiplier, image_shift, row_multiplier, row_shift, not CLASSES
     )
     if CLASSES:
@@ -131,7 +125,7 @@ def conv2d_implicit_gemm(
         h = p * stride_h + src_first_h
         v = q * stride_w + src_first_w
     src_rows = pixel_offsets(
-        m, n, within, h, v, src_n, src_h, src_w, SRC_PLACES, SRC_PIXELS_INNER, SRC_VECTOR, OFFSETS
+        m, n, place, h, v, src_n, src_h, src_w, SRC_PLACES, SRC_PIXELS_INNER, SRC_VECTOR, OFFSETS
     )
     m_valid = m < gemm_m
     h = tl.where(m_valid, h, _OUTSIDE)
@@ -179,9 +173,9 @@ def conv2d_implicit_gemm(
         elif FLAT_CHANNELS:
             there_h = on_axis(h, SRC_PIXELS_INNER) + on_axis(dh, not SRC_PIXELS_INNER)
             there_v = on_axis(v, SRC_PIXELS_INNER) + on_axis(dv, not SRC_PIXELS_INNER)
-            inside &= is_within(there_h, src_height) & is_within(there_v, src_width)
+            inside &= within(there_h, src_height) & within(there_v, src_width)
         else:
-            there = is_within(h + dh, src_height) & is_within(v + dv, src_width)
+            there = within(h + dh, src_height) & within(v + dv, src_width)
             inside &= on_axis(there, SRC_PIXELS_INNER)
         a = load_tile(src, src_rows, src_k, inside, 0.0, SRC_PIXELS_INNER)
         b = load_tile(w, w_rows, w_columns, k_valid[:, None] & n_valid[None, :], 0.0, False)
@@ -200,7 +194,7 @@ def conv2d_implicit_gemm(
     # not keep it in registers all along.
     late = tl.minimum(block, 0)
     m = (tile_m + late) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n, within, p, q = decode_pixels(
+    n, place, p, q = decode_pixels(
         m, height, width, image_multiplier, image_shift, row_multiplier, row_shift, not CLASSES
     )
     if CLASSES:
@@ -210,10 +204,10 @@ def conv2d_implicit_gemm(
     channel = group * gemm_n + column
     store_pixels(
         acc, out + tl.program_id(1).to(OFFSETS) * split_stride, bias, residual,
-        pixel_offsets(m, n, within, p, q, out_n, out_h, out_w,
+        pixel_offsets(m, n, place, p, q, out_n, out_h, out_w,
                       OUT_PLACES, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
         channel * out_c,
-        pixel_offsets(m, n, within, p, q, residual_n, residual_h, residual_w,
+        pixel_offsets(m, n, place, p, q, residual_n, residual_h, residual_w,
                       OUT_PLACES, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
         channel * residual_c,
         channel, m < gemm_m, column < gemm_n,

@@ -26,7 +26,8 @@ from .epilogue import load_tile
 from .fast_divmod import divider, quotient
 from .language import dot, narrow, terms_apart
 from .launch import Config, block_k, launch, offset_type, pixels_inner
-from .vectors import channel_vector, multiple_of, pixel_vector, rows_join
+from .pixels import within
+from .vectors import channel_vector, multiple_of, pixel_vector, rows_join, told_strides
 
 # Strides but those that may be 1, too: VECTORs say what divides them.
 _GEOMETRY = (
@@ -53,22 +54,16 @@ def conv2d_wgrad_implicit_gemm(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     # image: P * Q. POINTWISE: a pixel reads x at its own place, and the rows of x join.
-    x_n = multiple_of(x_n, X_VECTOR)
+    x_n, x_c, x_h, x_w = told_strides(x_n, x_c, x_h, x_w, X_PIXELS_INNER, X_VECTOR)
     if X_PIXELS_INNER:
-        x_c = multiple_of(x_c, X_VECTOR)
         image = multiple_of(image, X_VECTOR)
     else:
-        x_h = multiple_of(x_h, X_VECTOR)
-        x_w = multiple_of(x_w, X_VECTOR)
         channels = multiple_of(channels, X_VECTOR)
     channels = multiple_of(channels, DW_VECTOR)
-    dy_n = multiple_of(dy_n, DY_VECTOR)
+    dy_n, dy_c, dy_h, dy_w = told_strides(dy_n, dy_c, dy_h, dy_w, DY_PIXELS_INNER, DY_VECTOR)
     if DY_PIXELS_INNER:
-        dy_c = multiple_of(dy_c, DY_VECTOR)
         image = multiple_of(image, DY_VECTOR)
     else:
-        dy_h = multiple_of(dy_h, DY_VECTOR)
-        dy_w = multiple_of(dy_w, DY_VECTOR)
         filters = multiple_of(filters, DY_VECTOR)
 
     # Neighbouring programs share rows of dy.
@@ -102,13 +97,13 @@ def conv2d_wgrad_implicit_gemm(
         pixel = step * BLOCK_K + tl.arange(0, BLOCK_K)
         pixel_valid = pixel < gemm_k
         n = quotient(pixel, image_multiplier, image_shift)
-        within = pixel - n * image
-        p = quotient(within, row_multiplier, row_shift)
-        q = within - p * out_width
+        place = pixel - n * image
+        p = quotient(place, row_multiplier, row_shift)
+        q = place - p * out_width
         n = n.to(OFFSETS)
 
         if DY_ROWS_JOIN:
-            dy_pixels = n * dy_n + within.to(OFFSETS) * dy_w
+            dy_pixels = n * dy_n + place.to(OFFSETS) * dy_w
         else:
             dy_pixels = n * dy_n + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
         if DY_PIXELS_INNER:
@@ -122,7 +117,7 @@ def conv2d_wgrad_implicit_gemm(
         else:
             b_valid = pixel_valid[:, None] & column_valid[None, :]
         if POINTWISE:
-            x_pixels = n * x_n + within.to(OFFSETS) * x_w
+            x_pixels = n * x_n + place.to(OFFSETS) * x_w
         else:
             h = p * stride_h - pad_h
             v = q * stride_w - pad_w
@@ -133,9 +128,7 @@ def conv2d_wgrad_implicit_gemm(
             else:
                 there_h = h[:, None] + dh[None, :]
                 there_v = v[:, None] + dv[None, :]
-            # Negative positions are large as unsigned numbers.
-            b_valid &= there_h.to(tl.uint32, bitcast=True) < height.to(tl.uint32)
-            b_valid &= there_v.to(tl.uint32, bitcast=True) < width.to(tl.uint32)
+            b_valid &= within(there_h, height) & within(there_v, width)
         if X_PIXELS_INNER:
             x_pixels = tl.max_contiguous(tl.multiple_of(x_pixels, X_VECTOR), X_VECTOR)
         b = load_tile(x, x_pixels, x_columns, b_valid, 0.0, X_PIXELS_INNER)
