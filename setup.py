@@ -26,13 +26,15 @@ CXX_FLAGS = [
     # No kernel reads errno or floating-point traps; without this rounding loops do not vectorise.
     "-fno-math-errno",
     "-fno-trapping-math",
+    # Rows are short: a call of memcpy or memset costs more than the loop it would stand for.
+    "-fno-tree-loop-distribute-patterns",
     *("-Wall", "-Wextra"),
 ]
 NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
 # Compiled for every instruction set.
 KERNELS = """
-    activation.cpp conv2d_depthwise.cpp conv2d_direct.cpp conv2d_im2col.cpp kernel_table.cpp
-    pool2d_avg.cpp pool2d_max.cpp
+    activation.cpp conv2d_depthwise.cpp conv2d_direct.cpp conv2d_implicit_gemm.cpp conv2d_planes.cpp
+    kernel_table.cpp pool2d_avg.cpp pool2d_max.cpp
 """.split()
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]

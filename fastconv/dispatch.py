@@ -51,7 +51,7 @@ class backend:
     A class, since a generator's context manager cannot be compiled by older versions of torch.
 
     Args:
-        name: "cpu", "reference", "cpu:im2col", ... or None for the automatic choice.
+        name: "cpu", "reference", "cpu:implicit_gemm", ... or None for the automatic choice.
     Raises:
         ValueError: there is no backend of that name.
     """

@@ -194,6 +194,6 @@ def test_triton_is_timed_against_our_cuda_kernels_too(monkeypatch):
     monkeypatch.setattr(measure, "baselines", lambda *arguments: [other])
     counting = Counting(BACKENDS["cpu:direct"])
     monkeypatch.setitem(BACKENDS, "cpu:direct", counting)
-    (row,) = measure.measure(case, "cpu", 0.005, "cpu:im2col")
-    assert (row.status, row.backend, row.baseline) == ("ok", "cpu:im2col", "fastconv other")
+    (row,) = measure.measure(case, "cpu", 0.005, "cpu:implicit_gemm")
+    assert (row.status, row.backend, row.baseline) == ("ok", "cpu:implicit_gemm", "fastconv other")
     assert row.x_baseline > 0 and counting.calls > 1

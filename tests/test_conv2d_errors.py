@@ -86,7 +86,7 @@ def test_storage_smaller_than_sizes_claim():
             fastconv.conv2d(*tensors.values())
 
 
-@pytest.mark.parametrize("backend", ["cpu", "cpu:direct", "cpu:im2col", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "cpu:direct", "cpu:implicit_gemm", "reference"])
 def test_sizes_at_the_end_of_64_bits_neither_wrap_nor_hang(backend):
     x, w = torch.randn(1, 4, 5, 5, requires_grad=True), torch.randn(4, 4, 3, 3)
     for stride in (2**31, 2**62, 2**63 - 1):

@@ -9,7 +9,7 @@ from problems import CONVS, EMPTY_BATCH, integers, normals
 from fastconv.backends import BACKENDS
 from fastconv.backends.memory import DTYPES
 
-ALGORITHMS = ["reference", "cpu:direct", "cpu:im2col", "cpu:depthwise", "cpu"]
+ALGORITHMS = ["reference", "cpu:direct", "cpu:implicit_gemm", "cpu:depthwise", "cpu:planes", "cpu"]
 LAYOUTS = [False, True]
 
 
@@ -25,16 +25,17 @@ def passes(backend, problem, x, w, dy, channels_last):
     )
 
 
-def runnable(backend, problem):
-    if backend == "cpu:depthwise" and problem.groups != problem.C:
-        pytest.skip("depthwise takes one channel per group")
+def why_not(backend, problem):
+    call = (problem.x_size, problem.w_size, *problem.geometry)
+    return BACKENDS[backend].supports("conv2d", call, torch.float32, "cpu")
 
 
 @pytest.mark.parametrize("channels_last", LAYOUTS, ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("problem", CONVS, ids=str)
 @pytest.mark.parametrize("backend", ALGORITHMS)
 def test_integers_exactly(backend, problem, channels_last):
-    runnable(backend, problem)
+    if reason := why_not(backend, problem):
+        pytest.skip(reason)
     for dtype in DTYPES:
         x = integers(problem.x_size, dtype, 8, channels_last)
         w = integers(problem.w_size, dtype, 8, channels_last)
@@ -52,7 +53,7 @@ def test_integers_exactly(backend, problem, channels_last):
 @pytest.mark.parametrize("backend", ALGORITHMS)
 def test_random_no_worse_than_torch(backend, dtype, channels_last):
     for problem in CONVS:
-        if backend == "cpu:depthwise" and problem.groups != problem.C:
+        if why_not(backend, problem):
             continue
         x = normals(problem.x_size, dtype, channels_last)
         w = normals(problem.w_size, dtype, channels_last)
@@ -132,7 +133,9 @@ def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
     """Outputs lie inside a larger buffer of NaN: none is left inside, and none beside is lost."""
     buffers = []
     problem = next(
-        p for p in CONVS if p.why == ("depthwise multiplier" if "depth" in backend else "strided")
+        p
+        for p in CONVS
+        if p.why == ("depthwise multiplier" if "depthwise" in backend else "strided")
     )
     for channels_last in LAYOUTS:
         x, w = (
@@ -149,7 +152,7 @@ def test_outputs_are_written_whole_and_nothing_else(backend, monkeypatch):
 @pytest.mark.parametrize("backend", ALGORITHMS)
 def test_bitwise_equal_over_threads_and_runs(backend, threads):
     for problem in CONVS:
-        if backend == "cpu:depthwise" and problem.groups != problem.C:
+        if why_not(backend, problem):
             continue
         x, w = normals(problem.x_size, torch.float32), normals(problem.w_size, torch.float32)
         dy = torch.randn_like(torch.nn.functional.conv2d(x, w, None, *problem.geometry))
@@ -161,6 +164,29 @@ def test_bitwise_equal_over_threads_and_runs(backend, threads):
             assert all(torch.equal(a, b) for a, b in zip(results[0], other)), str(problem)
 
 
+@pytest.mark.parametrize("channels_last", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("backend", ALGORITHMS)
+def test_an_infinity_reaches_only_what_reads_it(backend, channels_last):
+    """What a kernel computes beside the problem's pixels and channels must not show."""
+    for problem in CONVS:
+        if why_not(backend, problem):
+            continue
+        x = integers(problem.x_size, torch.float32, 2, channels_last)
+        w = integers(problem.w_size, torch.float32, 2, channels_last)
+        y = torch.nn.functional.conv2d(x, w, None, *problem.geometry)
+        dy = integers(y.shape, torch.float32, 2, channels_last)
+        for infinite, names in ((x, "y dw"), (dy, "dx")):
+            for corner in (0, -1):
+                kept = infinite[corner, corner, corner, corner].item()
+                infinite[corner, corner, corner, corner] = float("inf")
+                got = passes(backend, problem, x, w, dy, channels_last)
+                expected = passes("reference", problem, x, w, dy, channels_last)
+                for name, a, e in zip(("y", "dx", "dw"), got, expected):
+                    if name in names:
+                        assert torch.equal(a.isfinite(), e.isfinite()), f"{name} {problem}"
+                infinite[corner, corner, corner, corner] = kept
+
+
 def test_empty_batch():
     x, w = torch.zeros(EMPTY_BATCH.x_size), torch.ones(EMPTY_BATCH.w_size)
     dy = torch.zeros(0, EMPTY_BATCH.K, 9, 9)
@@ -169,11 +195,11 @@ def test_empty_batch():
     assert torch.equal(dw, torch.zeros_like(w))
 
 
-def test_im2col_stays_within_its_workspace_and_bounds_gemm_k():
+def test_implicit_gemm_stays_within_its_workspace_and_bounds_gemm_k():
     """A sum longer than the workspace holds is refused by name and planned as direct."""
     x, w = torch.ones(1, 2**18 + 8, 1, 1), torch.ones(3, 2**18 + 8, 1, 1)
     geometry = ((1, 1), (0, 0), (1, 1), 1)
-    assert "gemm_k" in BACKENDS["cpu:im2col"].supports(
+    assert "gemm_k" in BACKENDS["cpu:implicit_gemm"].supports(
         "conv2d", (tuple(x.shape), tuple(w.shape), *geometry), x.dtype, "cpu"
     )
     y = BACKENDS["cpu"].conv2d_fprop(x, w, None, None, *geometry, "none")

@@ -47,56 +47,70 @@ FAULTS = [
     ),
     Fault(
         "stale workspace",
-        "cpu/im2col.h",
-        "for (int64_t i = 0; i < begin; ++i) out[i * out_step] = A(0);",
+        "cpu/stage.h",
+        "zero_row(to, inside.begin * pitch);",
         "",
-        f"{KERNELS} -k im2col",
+        f"{KERNELS} -k implicit_gemm",
     ),
     Fault(
         "tail of a sum",
-        "cpu/gemm.h",
-        "min64(kSumLength, gemm_k - k)",
-        "kSumLength",
-        f"{KERNELS} -k im2col",
-    ),
-    Fault(
-        "dropped slice",
-        "cpu/conv2d_im2col.cpp",
-        "slice < grid.slices; ++slice)",
-        "slice < max64(1, grid.slices - 1); ++slice)",
-        f"{KERNELS} -k im2col",
-    ),
-    Fault(
-        "taps in the wrong order",
-        "cpu/im2col.h",
-        "axis.offset_step = -(axis.weight_step",
-        "axis.offset_step = (axis.weight_step",
-        f"{KERNELS} -k im2col",
+        "cpu/conv2d_implicit_gemm.cpp",
+        "min64(gemm_k, k + kSumLength)",
+        "k + kSumLength",
+        f"{KERNELS} -k implicit_gemm",
     ),
     Fault(
         "stride forgotten",
+        "cpu/planes.h",
+        "apart_ ? i : i * axis.offset_step % axis.source_step",
+        "apart_ ? i : 0",
+        f"{KERNELS} -k planes",
+    ),
+    Fault(
+        "columns between rows are not masked",
+        "cpu/conv2d_planes.cpp",
+        "row < planes.h.positions && column < planes.w.positions",
+        "true",
+        "test_conv2d_kernels.py::test_an_infinity_reaches_only_what_reads_it -k planes",
+    ),
+    Fault(
+        "lanes of another panel",
         "cpu/conv2d_depthwise.cpp",
-        "p_scaled % o.stride_h != 0 ||",
-        "",
+        "sums + (p * taps + tap) * kLanes<A>",
+        "sums + tap * kLanes<A>",
         f"{KERNELS} -k depthwise",
     ),
     Fault(
+        "dropped slice",
+        "cpu/conv2d_implicit_gemm.cpp",
+        "slice < grid.slices; ++slice)",
+        "slice < max64(1, grid.slices - 1); ++slice)",
+        f"{KERNELS} -k implicit_gemm",
+    ),
+    Fault(
+        "taps in the wrong order",
+        "cpu/gather.h",
+        "axis.offset_step = -(axis.weight_step",
+        "axis.offset_step = (axis.weight_step",
+        f"{KERNELS} -k implicit_gemm",
+    ),
+    Fault(
         "sums shared by tasks",
-        "cpu/conv2d_im2col.cpp",
-        "sums + task * kWgradTile);",
-        "sums + task / 2 * kWgradTile);",
-        f"{KERNELS} -k im2col",
+        "cpu/conv2d_implicit_gemm.cpp",
+        "task % grid.slices, c + task * elements);",
+        "task % grid.slices, c + task / 2 * elements);",
+        f"{KERNELS} -k implicit_gemm",
     ),
     Fault(
         "one bias for all",
         "cpu/epilogue.h",
-        "to_accumulator(bias[i])",
-        "to_accumulator(bias[0])",
+        "sums += load_vector(bias + k)",
+        "sums += load_vector(bias)",
         "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k nhwc",
     ),
     Fault(
         "slope outside the kink",
-        "cpu/epilogue.h",
+        "problem/activation.h",
         "z >= A(6) ? A(0) : A(1)",
         "z > A(6) ? A(0) : A(1)",
         "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k relu6",
@@ -213,7 +227,7 @@ def build(tmp_path_factory):
 
 
 def test_the_copy_without_a_fault_passes(build):
-    done = build.run(f"{KERNELS} -k im2col-n2c4h9")
+    done = build.run(f"{KERNELS} -k implicit_gemm-n2c4h9")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

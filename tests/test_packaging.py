@@ -104,7 +104,7 @@ def without_emulator():
 def test_info_names_what_is_missing_and_why(tmp_path):
     info = fastconv.info()
     assert info["fastconv"] == fastconv.__version__
-    assert "cpu:im2col" in info["backends"] and "instruction_set" in str(info)
+    assert "cpu:implicit_gemm" in info["backends"] and "instruction_set" in str(info)
     done = run(
         "import fastconv; print(fastconv.info()['cuda'])", env=without_emulator(), cwd=tmp_path
     )
@@ -161,7 +161,9 @@ def test_explain_shows_backend_algorithm_and_reason():
     explanation = fastconv.explain(net, torch.zeros(1, 8, 12, 12))
     assert [d.backend for d in explanation] == ["cpu"] * 3
     text = str(explanation)
-    assert "im2col" in text and "direct" in text and "GFLOP" in text and "max_pool2d" in text
+    assert (
+        "implicit_gemm" in text and "depthwise" in text and "GFLOP" in text and "max_pool2d" in text
+    )
     refused = fastconv.explain(
         fastconv.conv2d, torch.zeros(1, 1, 3, 3).long(), torch.zeros(1, 1, 3, 3).long()
     )

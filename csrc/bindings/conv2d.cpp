@@ -18,10 +18,12 @@ void run(ConvAlgorithm algorithm, ConvOp op, const ConvArgs& args) {
       return conv2d_reference(op, args);
     case ConvAlgorithm::direct:
       return cpu_kernels().conv2d_direct(op, args);
-    case ConvAlgorithm::im2col:
-      return cpu_kernels().conv2d_im2col(op, args);
+    case ConvAlgorithm::implicit_gemm:
+      return cpu_kernels().conv2d_implicit_gemm(op, args);
     case ConvAlgorithm::depthwise:
       return cpu_kernels().conv2d_depthwise(op, args);
+    case ConvAlgorithm::planes:
+      return cpu_kernels().conv2d_planes(op, args);
   }
   throw std::invalid_argument("unknown ConvAlgorithm " +
                               std::to_string(static_cast<int>(algorithm)));
@@ -36,8 +38,9 @@ void bind_conv2d(py::module_& m) {
   py::enum_<ConvAlgorithm>(m, "ConvAlgorithm")
       .value("reference", ConvAlgorithm::reference)
       .value("direct", ConvAlgorithm::direct)
-      .value("im2col", ConvAlgorithm::im2col)
-      .value("depthwise", ConvAlgorithm::depthwise);
+      .value("implicit_gemm", ConvAlgorithm::implicit_gemm)
+      .value("depthwise", ConvAlgorithm::depthwise)
+      .value("planes", ConvAlgorithm::planes);
   py::enum_<Activation>(m, "Activation")
       .value("none", Activation::none)
       .value("relu", Activation::relu)
@@ -50,7 +53,7 @@ void bind_conv2d(py::module_& m) {
       .def(py::init<ConvAlgorithm, std::string>(), "algorithm"_a, "reason"_a)
       .def_readonly("algorithm", &ConvPlan::algorithm)
       .def_readonly("reason", &ConvPlan::reason);
-  m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a, "channels_last"_a);
+  m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a);
   m.def("unsupported_reason", &unsupported_reason, "algorithm"_a, "op"_a, "problem"_a);
 
   // fprop writes y; dgrad reads y as dy and writes x as dx; wgrad reads y as dy and writes w as dw.

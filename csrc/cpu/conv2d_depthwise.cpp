@@ -1,175 +1,462 @@
-// Depthwise convolution (one channel per group) with vector lanes along channels, for
-// channels_last.
+// Depthwise convolution (one channel a group), with vector lanes along channels in every layout.
 //
-//   fprop, dgrad: one task = one row of y (dx); each pixel's kChannelBlock sums stay in registers
-//                 while the taps pass by. The filter is packed once a call to [multiplier][tap][c].
-//   wgrad:        one task = kWgradChannels channels; x and dy are read once a task, the sums of a
-//                 row of pixels are float and are then added to sums in double.
+// A tile's source pixels are staged (stage.h) as panels of one vector of channels, so that a row of
+// pixels is one run of memory that stays in L1 while the taps pass over it:
 //
-// Bound: bytes. Any strides are right; adjacent channels are what makes it fast.
-#include "cpu/epilogue.h"
+//   fprop, dgrad   sums[pixel][lane] += panel[pixel + tap][lane] * weights[tap][lane]
+//                  kRun pixels of a row at a time; whole panels go to tensors of adjacent channels
+//                  straight from registers.
+//   wgrad          sums[tap][lane] += panel[pixel + tap][lane] * dy[pixel][lane]
+//                  Up to kWgradTaps taps at a time; a tile of pixels in accumulator type, tiles in
+//                  double.
+//
+// A task is a tile of pixels (wgrad: a slice of the tiles) and kPanels panels of channels.
+// Bound: bytes for 3x3, multiply-adds beyond.
 #include "cpu/kernels.h"
-#include "cpu/rows.h"
+#include "cpu/store_tile.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kChannelBlock = 64;
-constexpr int64_t kWgradChannels = 32;
+constexpr int64_t kPanels = 4;                     // of a task: whole cache lines in channels_last
+constexpr int64_t kTilePixels = 448;               // of a tile, at most
+constexpr int64_t kPanelBytes = 40 << 10;          // of a panel, which is to stay in L1
+constexpr int kRun = kVectorBytes >= 32 ? 14 : 7;  // pixels of a row at a time; ImageNet's rows
+constexpr int kWgradTaps = 10;
+constexpr int64_t kWgradTilePixels = 224;
+// Enough tasks to split the pixels for; fixed, as it sets the sums.
+constexpr int64_t kWgradTasks = 16;
 
-// sums[l] += a[l * a_step] * b[l * b_step] for n lanes; the full block gets constant bounds, so
-// that the compiler keeps its sums in registers.
-template <int64_t kBlock, typename A, typename TA, typename TB>
-static inline void multiply_add_lanes(A* __restrict sums, const TA* __restrict a, int64_t a_step,
-                                      const TB* __restrict b, int64_t b_step, int64_t n) {
-  if (n == kBlock && a_step == 1 && b_step == 1) {
-    for (int64_t l = 0; l < kBlock; ++l) sums[l] += to_accumulator(a[l]) * to_accumulator(b[l]);
-  } else {
-    for (int64_t l = 0; l < n; ++l) {
-      sums[l] += to_accumulator(a[l * a_step]) * to_accumulator(b[l * b_step]);
+// Lanes [k, k + count) of a tensor: lane l is its channel (k + l) / repeat.
+struct Lanes {
+  TensorView tensor;
+  int64_t repeat;
+};
+
+template <typename A>
+Stage panel_stage(const PixelTile& tile, const GatherAxis& h, const GatherAxis& w) {
+  Stage s = tile.stage<A>(h, w, kLanes<A>);
+  s.pitch = kLanes<A>;
+  return s;
+}
+
+// Pixel after pixel, all panels of a pixel at once: where channels are adjacent or lanes repeat
+// them.
+template <typename T>
+void fill_pixels(const Stage& s, const Lanes& lanes, int64_t k, int64_t count, int64_t first_image,
+                 int64_t panel_elements, accumulator_t<T>* out) {
+  using A = accumulator_t<T>;
+  const Strides& strides = lanes.tensor.strides;
+  const int64_t panels = div_up(count, kLanes<A>);
+  const int64_t whole = lanes.repeat == 1 ? count / kLanes<A> : 0;  // panels copied as vectors
+  int64_t channels[kPanels * kLanes<A>];  // of the lanes, relative to lane k's
+  for (int64_t l = 0; l < count; ++l) {
+    channels[l] = ((k + l) / lanes.repeat - k / lanes.repeat) * strides.c;
+  }
+  const auto zero = [&](A* to, int64_t slots) {
+    for (int64_t p = 0; p < panels; ++p) zero_row(to + p * panel_elements, slots * kLanes<A>);
+  };
+  for (int64_t image = 0; image < s.images; ++image) {
+    for (int64_t i = 0; i < s.h.runs(); ++i) {
+      const StageAxis::Run rows = s.h.run(i);
+      for (int64_t t = 0; t < rows.count; ++t) {
+        const int64_t h = rows.first + t * rows.step;
+        A* const row = out + image * s.image_elements() + (rows.slot + t) * s.row_elements();
+        if (h < 0 || h >= s.h.axis.source_size) {
+          zero(row, s.w.slots);
+          continue;
+        }
+        for (int64_t j = 0; j < s.w.runs(); ++j) {
+          const StageAxis::Run run = s.w.run(j);
+          const Range inside = valid_range(run.first, run.step, s.w.axis.source_size, 0, run.count);
+          A* to = row + run.slot * kLanes<A>;
+          zero(to, inside.begin);
+          zero(to + inside.end * kLanes<A>, run.count - inside.end);
+          to += inside.begin * kLanes<A>;
+          const T* in = lanes.tensor.at<T>(first_image + image, k / lanes.repeat, h, 0) +
+                        (run.first + inside.begin * run.step) * strides.w;
+          for (int64_t v = inside.begin; v < inside.end; ++v) {
+            if (whole == kPanels) {
+#pragma GCC unroll 4
+              for (int64_t p = 0; p < kPanels; ++p) {
+                store_vector(to + p * panel_elements, load_vector(in + p * kLanes<A>));
+              }
+            } else {
+              for (int64_t p = 0; p < whole; ++p) {
+                store_vector(to + p * panel_elements, load_vector(in + p * kLanes<A>));
+              }
+            }
+            for (int64_t l = whole * kLanes<A>; l < count; ++l) {
+              to[l / kLanes<A> * panel_elements + l % kLanes<A>] = to_accumulator(in[channels[l]]);
+            }
+            in += run.step * strides.w;
+            to += kLanes<A>;
+          }
+        }
+      }
     }
   }
 }
 
-// The filter as [multiplier][tap][channel] in accumulator type.
+// Stages `count` lanes from lane k on, panel after panel.
 template <typename T>
-const accumulator_t<T>* pack_filter(const ConvArgs& args) {
+void fill_panels(const Stage& s, const Lanes& lanes, int64_t k, int64_t count, int64_t first_image,
+                 int64_t panel_elements, accumulator_t<T>* rows, accumulator_t<T>* out) {
   using A = accumulator_t<T>;
-  const ConvProblem& o = args.problem;
-  const int64_t taps = o.R * o.S, multiplier = o.filters_per_group();
-  A* const packed =
-      static_cast<A*>(scratch(ScratchSlot::kShared, o.K * taps * static_cast<int64_t>(sizeof(A))));
-  for (int64_t k = 0; k < o.K; ++k) {
-    const int64_t c = k / multiplier, m = k % multiplier;
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      packed[(m * taps + tap) * o.C + c] =
-          to_accumulator(*args.w.at<T>(k, 0, tap / o.S, tap % o.S));
+  const Strides& strides = lanes.tensor.strides;
+  if (lanes.repeat > 1 || strides.c == 1) {
+    return fill_pixels<T>(s, lanes, k, count, first_image, panel_elements, out);
+  }
+  for (int64_t l = 0; l < count; l += kLanes<A>, out += panel_elements) {
+    Stage panel = s;
+    panel.channels = min64(kLanes<A>, count - l);
+    const TensorView view = {static_cast<T*>(lanes.tensor.data) + (k + l) * strides.c, strides};
+    fill_stage<T>(panel, view, first_image, rows, out);
+  }
+}
+
+// ---- fprop and dgrad -------------------------------------------------------------------------
+
+// One class of output positions. Output channel k sums `depth` source lanes: the k-th of each.
+struct DepthwiseProduct {
+  PixelTiles tiles;
+  Lanes source;
+  int64_t source_step;  // elements from source d's channel 0 to the next one's
+  TensorView filters;
+  int64_t filter_stride, depth_stride;  // filter of output channel k and source d
+  int64_t depth, channels;
+  TileOutput out;
+
+  const GatherAxis& h() const { return tiles.h; }
+  const GatherAxis& w() const { return tiles.w; }
+  int64_t taps() const { return h().taps * w().taps; }
+};
+
+// All taps of kPixels neighbours of a row, kStep slots apart: calls store(m, sums of pixel m). The
+// constant step leaves the compiler one address for all pixels.
+template <int kPixels, int kStep, typename A, typename Store>
+static inline void depthwise_micro(const int32_t* offsets, int64_t taps, const A* panel,
+                                   const A* weights, int64_t weight_step, const Store& store) {
+  vector_t<A> sums[kPixels] = {};
+  for (int64_t t = 0; t < taps; ++t, weights += weight_step) {
+    const vector_t<A> filter = load_vector(weights);
+    const A* const pixels = panel + offsets[t];
+#pragma GCC unroll 14
+    for (int m = 0; m < kPixels; ++m) {
+      sums[m] += load_vector(pixels + m * kStep * kLanes<A>) * filter;
     }
   }
-  return packed;
+#pragma GCC unroll 14
+  for (int m = 0; m < kPixels; ++m) store(m, sums[m]);
+}
+
+// Calls body(first, constant number of pixels) for the pixels of a row: 14, 7, 4, 2 or 1 at a time.
+template <int kPixels = kRun, typename Body>
+static inline void for_each_run(int64_t pixels, const Body& body, int64_t first = 0) {
+  for (; first + kPixels <= pixels; first += kPixels) body(first, Constant<kPixels>{});
+  if constexpr (kPixels > 1) for_each_run<(kPixels == 7 ? 4 : kPixels / 2)>(pixels, body, first);
+}
+
+// weights[d][tap][output channel], rows `step` apart.
+template <typename T>
+void pack_depthwise_weights(const DepthwiseProduct& o, int64_t step, accumulator_t<T>* out) {
+  for (int64_t d = 0; d < o.depth; ++d) {
+    for (int64_t i = 0; i < o.h().taps; ++i) {
+      for (int64_t j = 0; j < o.w().taps; ++j, out += step) {
+        const T* const in = o.filters.at<T>(0, 0, o.h().weight + i * o.h().weight_step,
+                                            o.w().weight + j * o.w().weight_step) +
+                            d * o.depth_stride;
+        load_row(out, in, o.filter_stride, o.channels);
+        zero_row(out + o.channels, step - o.channels);
+      }
+    }
+  }
+}
+
+// Where a task's lanes lie: a tile of pixels, output channels [k, k_end).
+struct DepthwiseTask {
+  PixelTile tile;
+  int64_t k, k_end;
+
+  DepthwiseTask(const DepthwiseProduct& o, int64_t block, int64_t index)
+      : tile(o.tiles, index / div_up(o.channels, block)),
+        k(index % div_up(o.channels, block) * block),
+        k_end(min64(o.channels, k + block)) {}
+};
+
+// All rows of one panel; visit(row, v, constant number of pixels, panel at its first pixel,
+// constant step of the pixels) for runs of pixels.
+template <typename A, typename Visit>
+void for_each_panel_run(const Stage& s, const A* panel, const Visit& visit) {
+  const int64_t U = s.h.positions, V = s.w.positions, step = s.w.position(1);
+  const auto rows = [&](auto most, auto constant_step) {
+    for (int64_t row = 0; row < s.images * U; ++row) {
+      const A* const in = panel + s.position(row / U, row % U, 0);
+      for_each_run<decltype(most)::value>(V, [&](int64_t v, auto run) {
+        visit(row, v, run, in + v * step * kLanes<A>, constant_step);
+      });
+    }
+  };
+  if (step == 1) {
+    rows(Constant<kRun>{}, Constant<1>{});
+  } else if (step == 2) {
+    rows(Constant<kRun>{}, Constant<2>{});
+  } else {
+    rows(Constant<1>{}, Constant<1>{});
+  }
+}
+
+// Asks for what the next task stages and this one stores while this one computes: row after row,
+// the cache line of one panel.
+template <typename T>
+void prefetch_panel_row(const DepthwiseProduct& o, const DepthwiseTask& task,
+                        const DepthwiseTask& next, int64_t row, int64_t lane) {
+  const auto ask = [](const TensorView& tensor, int64_t n, int64_t c, int64_t h, int64_t w,
+                      int64_t count, int64_t step, auto write) {
+    if (tensor.strides.c != 1) return;
+    const T* at = tensor.at<T>(n, c, h, w);
+    for (int64_t i = 0; i < count; ++i, at += step * tensor.strides.w) {
+      __builtin_prefetch(at, decltype(write)::value, 3);
+    }
+  };
+  const PixelTile& tile = task.tile;
+  const int64_t U = tile.u_end - tile.u;
+  ask(o.out.tensor, tile.n + row / U, task.k + lane, o.h().first + (tile.u + row % U) * o.h().step,
+      o.w().first + tile.v * o.w().step, tile.v_end - tile.v, o.w().step, Constant<1>{});
+  const PixelTile& after = next.tile;
+  const int64_t rows = after.u_end - after.u;
+  if (row / rows >= after.n_end - after.n || next.k + lane >= next.k_end) return;
+  const int64_t h = (after.u + row % rows) * o.h().source_step + o.h().offset + o.h().offset_step;
+  const int64_t w = max64(0, after.v * o.w().source_step + o.w().offset);
+  const int64_t w_end = min64(o.w().source_size, w + (after.v_end - after.v) * o.w().source_step);
+  if (h < 0 || h >= o.h().source_size) return;
+  ask(o.source.tensor, after.n + row / rows, next.k + lane, h, w, w_end - w, 1, Constant<0>{});
+}
+
+template <typename T>
+void depthwise_tile(const DepthwiseProduct& o, const DepthwiseTask& task, const DepthwiseTask& next,
+                    const accumulator_t<T>* weights, int64_t weight_step) {
+  using A = accumulator_t<T>;
+  const PixelTile& tile = task.tile;
+  const int64_t k = task.k, lanes = task.k_end - k, panels = div_up(lanes, kLanes<A>);
+  const Stage s = panel_stage<A>(tile, o.h(), o.w());
+  const int64_t taps = o.taps(), pixels = tile.pixels(), V = tile.v_end - tile.v;
+  const int64_t panel_elements = stage_elements<A>(s);
+  A* const memory = task_memory<A>(ScratchSlot::kTask, panels * panel_elements);
+  A* const panels_memory = memory + kLanes<A> * stage_row_slots(s);
+  const int64_t c_elements = round_up(lanes, kMicroColumns<A>) * pixels + kTileReadAhead<A>;
+  A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + taps);
+  int32_t* const offsets = reinterpret_cast<int32_t*>(c + c_elements);
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    offsets[tap] = static_cast<int32_t>(s.tap(tap / o.w().taps, tap % o.w().taps));
+  }
+
+  const Epilogue& e = *o.out.epilogue;
+  const Strides& y = o.out.tensor.strides;
+  const Strides& residual = e.residual.strides;
+  const int64_t y_step = y.w * o.w().step, residual_step = residual.w * o.w().step;
+  // Whole panels go to a tensor of adjacent channels without passing through c.
+  const bool in_place = o.depth == 1 && y.c == 1 && (e.residual.data == nullptr || residual.c == 1);
+  const int64_t stored = in_place ? lanes / kLanes<A> * kLanes<A> : 0;
+
+  for (int64_t d = 0; d < o.depth; ++d) {
+    Lanes source = o.source;
+    source.tensor.data = static_cast<T*>(source.tensor.data) + d * o.source_step;
+    if (taps > 0) {
+      fill_panels<T>(s, source, k, lanes, tile.n, panel_elements, memory, panels_memory);
+    }
+    for (int64_t lane = 0; lane < lanes; lane += kLanes<A>) {
+      const A* const filter = weights + d * taps * weight_step + k + lane;
+      A* const to = c + (lane - stored) / kMicroColumns<A> * kMicroColumns<A> * pixels +
+                    (lane - stored) % kMicroColumns<A>;
+      int64_t last_row = -1;
+      for_each_panel_run<A>(
+          s, panels_memory + lane / kLanes<A> * panel_elements,
+          [&](int64_t row, int64_t v, auto run, const A* in, auto step) {
+            constexpr int kPixels = decltype(run)::value, kStep = decltype(step)::value;
+            if (row != last_row) prefetch_panel_row<T>(o, task, next, row, lane);
+            last_row = row;
+            if (lane < stored) {
+              const int64_t n = tile.n + row / s.h.positions;
+              const int64_t h = o.h().first + (tile.u + row % s.h.positions) * o.h().step;
+              const int64_t w = o.w().first + (tile.v + v) * o.w().step;
+              T* const out = o.out.tensor.at<T>(n, k + lane, h, w);
+              const T* const add =
+                  e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, k + lane, h, w);
+              const T* const bias =
+                  e.bias == nullptr ? nullptr : static_cast<const T*>(e.bias) + k + lane;
+              depthwise_micro<kPixels, kStep>(
+                  offsets, taps, in, filter, weight_step, [&](int m, vector_t<A> z) {
+                    if (bias != nullptr) z += load_vector(bias);
+                    if (add != nullptr) z += load_vector(add + m * residual_step);
+                    store_vector(out + m * y_step, activate_vector<A>(z, e.activation));
+                  });
+            } else {
+              A* const at = to + (row * V + v) * kMicroColumns<A>;
+              depthwise_micro<kPixels, kStep>(offsets, taps, in, filter, weight_step,
+                                              [&](int m, vector_t<A> z) {
+                                                A* const sum = at + m * kMicroColumns<A>;
+                                                store_vector(sum, d > 0 ? load_vector(sum) + z : z);
+                                              });
+            }
+          });
+    }
+  }
+  if (stored < lanes) store_tile<T>(o.out, tile, k + stored, lanes - stored, c);
+}
+
+template <typename T>
+void depthwise_product(const DepthwiseProduct& o, int num_threads) {
+  using A = accumulator_t<T>;
+  const int64_t step = round_up(o.channels, kLanes<A>), block = kPanels * kLanes<A>;
+  const int64_t blocks = div_up(o.channels, block);
+  A* const weights = task_memory<A>(ScratchSlot::kShared, max64(1, o.depth * o.taps()) * step);
+  pack_depthwise_weights<T>(o, step, weights);
+  parallel_for(o.tiles.count() * blocks, num_threads, [&](int64_t task) {
+    const int64_t next = min64(task + num_threads, o.tiles.count() * blocks - 1);
+    depthwise_tile<T>(o, DepthwiseTask(o, block, task), DepthwiseTask(o, block, next), weights,
+                      step);
+  });
+}
+
+template <typename A>
+PixelTiles panel_tiles(const GatherAxis& h, const GatherAxis& w, int64_t images, int64_t pixels) {
+  return choose_tiles<A>(h, w, images, kLanes<A>, pixels, kPanelBytes);
 }
 
 template <typename T>
 void fprop(const ConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
-  const int64_t P = o.P(), Q = o.Q(), taps = o.R * o.S, multiplier = o.filters_per_group();
-  const A* const filter = pack_filter<T>(args);
-  const Epilogue& epilogue = args.epilogue;
-  const TensorView& residual = epilogue.residual;
-
-  parallel_for(o.N * P, args.num_threads, [&](int64_t task) {
-    const int64_t n = task / P, p = task % P;
-    for (int64_t m = 0; m < multiplier; ++m) {
-      for (int64_t c0 = 0; c0 < o.C; c0 += kChannelBlock) {
-        const int64_t lanes = min64(kChannelBlock, o.C - c0), k0 = c0 * multiplier + m;
-        A bias[kChannelBlock] = {};
-        if (epilogue.bias != nullptr) {
-          load_row(bias, static_cast<const T*>(epilogue.bias) + k0, multiplier, lanes);
-        }
-        for (int64_t q = 0; q < Q; ++q) {
-          A sums[kChannelBlock] = {};
-          for (int64_t r = 0; r < o.R; ++r) {
-            const int64_t h = p * o.stride_h - o.pad_h + r * o.dilation_h;
-            if (h < 0 || h >= o.H) continue;
-            for (int64_t s = 0; s < o.S; ++s) {
-              const int64_t w = q * o.stride_w - o.pad_w + s * o.dilation_w;
-              if (w < 0 || w >= o.W) continue;
-              multiply_add_lanes<kChannelBlock>(sums, args.x.at<T>(n, c0, h, w), args.x.strides.c,
-                                                filter + (m * taps + r * o.S + s) * o.C + c0, 1,
-                                                lanes);
-            }
-          }
-          for (int64_t l = 0; l < lanes; ++l) sums[l] += bias[l];
-          store_epilogue<T>(sums, lanes, epilogue, nullptr, 0,
-                            residual.data ? residual.at<T>(n, k0, p, q) : nullptr,
-                            residual.strides.c * multiplier, args.y.at<T>(n, k0, p, q),
-                            args.y.strides.c * multiplier);
-        }
-      }
-    }
-  });
+  const GatherAxis h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
+  const GatherAxis w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
+  depthwise_product<T>({panel_tiles<A>(h, w, o.N, kTilePixels),
+                        {args.x, o.filters_per_group()},
+                        0,
+                        args.w,
+                        args.w.strides.n,
+                        0,
+                        1,
+                        o.K,
+                        {h, w, args.y, &args.epilogue}},
+                       args.num_threads);
 }
 
+// Each input channel sums the dy of its filters.
 template <typename T>
 void dgrad(const ConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
-  const int64_t P = o.P(), Q = o.Q(), taps = o.R * o.S, multiplier = o.filters_per_group();
-  const A* const filter = pack_filter<T>(args);
-
-  parallel_for(o.N * o.H, args.num_threads, [&](int64_t task) {
-    const int64_t n = task / o.H, h = task % o.H;
-    for (int64_t c0 = 0; c0 < o.C; c0 += kChannelBlock) {
-      const int64_t lanes = min64(kChannelBlock, o.C - c0);
-      for (int64_t w = 0; w < o.W; ++w) {
-        A sums[kChannelBlock] = {};
-        for (int64_t r = 0; r < o.R; ++r) {
-          const int64_t p_scaled = h + o.pad_h - r * o.dilation_h;
-          if (p_scaled < 0 || p_scaled % o.stride_h != 0 || p_scaled / o.stride_h >= P) continue;
-          for (int64_t s = 0; s < o.S; ++s) {
-            const int64_t q_scaled = w + o.pad_w - s * o.dilation_w;
-            if (q_scaled < 0 || q_scaled % o.stride_w != 0 || q_scaled / o.stride_w >= Q) continue;
-            for (int64_t m = 0; m < multiplier; ++m) {
-              multiply_add_lanes<kChannelBlock>(
-                  sums,
-                  args.y.at<T>(n, c0 * multiplier + m, p_scaled / o.stride_h,
-                               q_scaled / o.stride_w),
-                  args.y.strides.c * multiplier, filter + (m * taps + r * o.S + s) * o.C + c0, 1,
-                  lanes);
-            }
-          }
-        }
-        store_epilogue<T>(sums, lanes, Epilogue{}, nullptr, 0, nullptr, 0,
-                          args.x.at<T>(n, c0, h, w), args.x.strides.c);
-      }
+  const int64_t filters = o.filters_per_group();
+  Strides strides = args.y.strides;
+  strides.c *= filters;
+  const Epilogue store_only;
+  for (int64_t residue_h = 0; residue_h < min64(o.stride_h, o.H); ++residue_h) {
+    const GatherAxis h = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, residue_h);
+    for (int64_t residue_w = 0; residue_w < min64(o.stride_w, o.W); ++residue_w) {
+      const GatherAxis w =
+          dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, residue_w);
+      depthwise_product<T>({panel_tiles<A>(h, w, o.N, kTilePixels),
+                            {{args.y.data, strides}, 1},
+                            args.y.strides.c,
+                            args.w,
+                            filters * args.w.strides.n,
+                            args.w.strides.n,
+                            filters,
+                            o.C,
+                            {h, w, args.x, &store_only}},
+                           args.num_threads);
     }
-  });
+  }
+}
+
+// ---- wgrad -----------------------------------------------------------------------------------
+
+// sums[tap] += dy[pixel] * panel[pixel + tap] for kTaps taps of one vector of lanes.
+template <int kTaps, typename A>
+static inline void depthwise_wgrad_micro(const int32_t* offsets, const A* panel,
+                                         const int32_t* __restrict positions, int64_t pixels,
+                                         const A* __restrict dy, double* __restrict out) {
+  vector_t<A> sums[kTaps] = {};
+  const A* from[kTaps];
+#pragma GCC unroll 10
+  for (int t = 0; t < kTaps; ++t) from[t] = panel + offsets[t];
+  for (int64_t i = 0; i < pixels; ++i, dy += kLanes<A>) {
+    const vector_t<A> gradient = load_vector(dy);
+    const int64_t position = positions[i];
+#pragma GCC unroll 10
+    for (int t = 0; t < kTaps; ++t) sums[t] += load_vector(from[t] + position) * gradient;
+  }
+  for (int t = 0; t < kTaps; ++t, out += kLanes<A>) {
+    for (int l = 0; l < kLanes<A>; ++l) out[l] += static_cast<double>(sums[t][l]);
+  }
+}
+
+template <int kTaps = kWgradTaps, typename Body>
+void for_each_tap_block(int64_t taps, const Body& body, int64_t first = 0) {
+  for (; first + kTaps <= taps; first += kTaps) body(first, Constant<kTaps>{});
+  if constexpr (kTaps > 1) for_each_tap_block<kTaps - 1>(taps, body, first);
 }
 
 template <typename T>
 void wgrad(const ConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
-  const int64_t P = o.P(), Q = o.Q(), taps = o.R * o.S, multiplier = o.filters_per_group();
-  const int64_t blocks = div_up(o.C, kWgradChannels);
+  const GatherAxis x_h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
+  const GatherAxis x_w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
+  const GatherAxis y_h = fprop_axis(o.P(), o.P(), 1, 1, 0, 1);
+  const GatherAxis y_w = fprop_axis(o.Q(), o.Q(), 1, 1, 0, 1);
+  const Lanes x = {args.x, o.filters_per_group()}, dy = {args.y, 1};
+  const int64_t block = kPanels * kLanes<A>, blocks = div_up(o.K, block);
+  const PixelTiles tiles = panel_tiles<A>(x_h, x_w, o.N, kWgradTilePixels);
+  const int64_t slices = max64(1, min64(tiles.count(), div_up(kWgradTasks, blocks)));
+  const int64_t taps = o.R * o.S, block_sums = block * taps;  // [panel][tap][lane]
+  double* const all_sums = task_memory<double>(ScratchSlot::kShared, blocks * slices * block_sums);
 
-  parallel_for(multiplier * blocks, args.num_threads, [&](int64_t task) {
-    const int64_t m = task / blocks, c0 = task % blocks * kWgradChannels;
-    const int64_t lanes = min64(kWgradChannels, o.C - c0), k0 = c0 * multiplier + m;
-    const int64_t cells = taps * kWgradChannels;
-    double* const sums = static_cast<double*>(
-        scratch(ScratchSlot::kTask, cells * static_cast<int64_t>(sizeof(double) + sizeof(A))));
-    A* const row_sums = reinterpret_cast<A*>(sums + cells);
-    for (int64_t i = 0; i < cells; ++i) sums[i] = 0;
-
-    for (int64_t n = 0; n < o.N; ++n) {
-      for (int64_t p = 0; p < P; ++p) {
-        for (int64_t i = 0; i < cells; ++i) row_sums[i] = 0;
-        for (int64_t q = 0; q < Q; ++q) {
-          const T* const dy = args.y.at<T>(n, k0, p, q);
-          for (int64_t r = 0; r < o.R; ++r) {
-            const int64_t h = p * o.stride_h - o.pad_h + r * o.dilation_h;
-            if (h < 0 || h >= o.H) continue;
-            for (int64_t s = 0; s < o.S; ++s) {
-              const int64_t w = q * o.stride_w - o.pad_w + s * o.dilation_w;
-              if (w < 0 || w >= o.W) continue;
-              multiply_add_lanes<kWgradChannels>(
-                  row_sums + (r * o.S + s) * kWgradChannels, dy, args.y.strides.c * multiplier,
-                  args.x.at<T>(n, c0, h, w), args.x.strides.c, lanes);
-            }
-          }
-        }
-        for (int64_t i = 0; i < cells; ++i) sums[i] += static_cast<double>(row_sums[i]);
+  parallel_for(blocks * slices, args.num_threads, [&](int64_t task) {
+    const int64_t slice = task % slices, k = task / slices * block;
+    const int64_t count = min64(block, o.K - k), panels = div_up(count, kLanes<A>);
+    double* const sums = all_sums + task * block_sums;
+    zero_row(sums, block_sums);
+    for (int64_t t = slice * tiles.count() / slices; t < (slice + 1) * tiles.count() / slices;
+         ++t) {
+      const PixelTile tile(tiles, t);
+      const Stage xs = panel_stage<A>(tile, x_h, x_w), ys = panel_stage<A>(tile, y_h, y_w);
+      const int64_t x_elements = stage_elements<A>(xs), y_elements = stage_elements<A>(ys);
+      const int64_t rows = kLanes<A> * max64(stage_row_slots(xs), stage_row_slots(ys));
+      A* const memory = task_memory<A>(
+          ScratchSlot::kTask, rows + panels * (x_elements + y_elements) + tile.pixels() + taps);
+      A* const x_panels = memory + rows;
+      A* const y_panels = x_panels + panels * x_elements;
+      int32_t* const positions = reinterpret_cast<int32_t*>(y_panels + panels * y_elements);
+      int32_t* const offsets = positions + tile.pixels();
+      tile.fill_positions(xs, positions);
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        offsets[tap] = static_cast<int32_t>(xs.tap(tap / o.S, tap % o.S));
       }
-    }
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      for (int64_t l = 0; l < lanes; ++l) {
-        *args.w.at<T>(k0 + l * multiplier, 0, tap / o.S, tap % o.S) =
-            from_accumulator<T>(static_cast<A>(sums[tap * kWgradChannels + l]));
+      fill_panels<T>(xs, x, k, count, tile.n, x_elements, memory, x_panels);
+      fill_panels<T>(ys, dy, k, count, tile.n, y_elements, memory, y_panels);
+      for (int64_t p = 0; p < panels; ++p) {
+        for_each_tap_block(taps, [&](int64_t tap, auto tap_count) {
+          depthwise_wgrad_micro<decltype(tap_count)::value>(
+              offsets + tap, x_panels + p * x_elements, positions, tile.pixels(),
+              y_panels + p * y_elements, sums + (p * taps + tap) * kLanes<A>);
+        });
       }
     }
   });
+  for (int64_t k = 0; k < o.K; ++k) {
+    const int64_t lane = k % block;
+    const double* const from = all_sums + k / block * slices * block_sums +
+                               lane / kLanes<A> * taps * kLanes<A> + lane % kLanes<A>;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      double sum = 0;
+      for (int64_t slice = 0; slice < slices; ++slice) {
+        sum += from[slice * block_sums + tap * kLanes<A>];
+      }
+      *args.w.at<T>(k, 0, tap / o.S, tap % o.S) = from_accumulator<T>(static_cast<A>(sum));
+    }
+  }
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // The epilogue of every CPU convolution: z = conv + bias + residual, y = activation(z).
 #pragma once
 
-#include "cpu/isa.h"
-#include "problem/activation.h"
+#include "cpu/vectors.h"
+#include "problem/epilogue.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -42,6 +42,29 @@ static inline void store_epilogue(accumulator_t<T>* __restrict z, int64_t n,
     for (int64_t i = 0; i < n; ++i) y[i] = from_accumulator<T>(z[i]);
   } else {
     for (int64_t i = 0; i < n; ++i) y[i * y_step] = from_accumulator<T>(z[i]);
+  }
+}
+
+// The same for `count` adjacent filters of one pixel: z and y unit steps, vectors where all are
+// whole.
+template <typename T>
+static inline void store_channels(const accumulator_t<T>* z, int64_t count,
+                                  const Epilogue& epilogue, const T* bias, const T* residual,
+                                  int64_t residual_step, T* y) {
+  using A = accumulator_t<T>;
+  int64_t k = 0;
+  if (residual == nullptr || residual_step == 1) {
+    for (; k + kLanes<A> <= count; k += kLanes<A>) {
+      vector_t<A> sums = load_vector(z + k);
+      if (bias != nullptr) sums += load_vector(bias + k);
+      if (residual != nullptr) sums += load_vector(residual + k);
+      store_vector(y + k, activate_vector<A>(sums, epilogue.activation));
+    }
+  }
+  for (; k < count; ++k) {
+    A sum = z[k];
+    store_epilogue<T>(&sum, 1, epilogue, bias == nullptr ? nullptr : bias + k, 0,
+                      residual == nullptr ? nullptr : residual + k * residual_step, 0, y + k, 1);
   }
 }
 

@@ -1,81 +1,125 @@
-// The blocked matrix product behind the im2col convolutions:
-//   c[row][column] += sum over k of a[k][row] * b[k][column]
-// The sums of a kMicroM x kMicroN tile of c stay in registers for kSumLength terms. They start from
-// zero and are then added to c: a sum of short sums rounds less than one long sum, and the extra
-// pass over c costs little (the error columns of `fastconv bench --csv` compare with torch). An
-// element of c is the same sequence of operations in every blocking: results depend neither on
-// tiles nor on threads.
+// The inner products of the implicit GEMM, over operands that stage.h laid out. One tile of sums
+// stays in registers for a while; lanes go along filters (fprop, dgrad) or channels (wgrad), the
+// other operand is broadcast from memory:
+//
+//   product_micro   c[pixel][filter]  += stage[position[pixel] + tap + channel] *
+//   weights[k][filter]
+//                                        k = (tap, channel)
+//   wgrad_micro     c[filter][column] += dy[pixel][filter] * stage[position[pixel] + column]
+//
+// Sums start from zero and are then added to c every kSumLength terms (kTilePixels for wgrad): a
+// sum of short sums rounds less than one long sum. An element of c is the same sequence of
+// operations in every tiling: results depend neither on tiles nor on threads.
 #pragma once
 
-#include "cpu/isa.h"
+#include <type_traits>
+
+#include "cpu/vectors.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
 // 12x2, 6x2 and 4x2 vectors of sums: what 32, 16 and 16 vector registers hold beside the operands.
-constexpr int kMicroM = kVectorBytes == 64 ? 12 : (kVectorBytes == 32 ? 6 : 4);
+constexpr int kMicroRows = kVectorBytes == 64 ? 12 : (kVectorBytes == 32 ? 6 : 4);
 constexpr int kMicroVectors = 2;
-constexpr int64_t kSumLength = 64;
+constexpr int64_t kSumLength = 256;
 template <typename A>
-constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
-template <typename A>
-constexpr int kMicroN = kMicroVectors * kLanes<A>;
+constexpr int kMicroColumns = kMicroVectors * kLanes<A>;
 
-template <typename A>
-struct VectorOf {
-  typedef A type __attribute__((vector_size(kVectorBytes), aligned(alignof(A))));
+// Which element of a staged pixel's neighbourhood is term k.
+struct Terms {
+  const int32_t* taps;  // offsets of runs of run_length adjacent terms
+  int64_t run_length;
 };
 
-template <typename A>
-struct GemmOperands {
-  const A* a;  // a[panel of rows][k][row]: panels a_panel_step apart, k a_step apart
-  int64_t a_panel_step, a_step;
-  const A* b;  // b[k][column]: k b_step apart
-  int64_t b_step;
-  A* c;  // c[row][column]: rows c_step apart
-  int64_t c_step;
-};
-
-template <typename A>
-static inline void micro_gemm(int64_t gemm_k, const A* __restrict a, int64_t a_step,
-                              const A* __restrict b, int64_t b_step, A* __restrict c,
-                              int64_t c_step) {
-  using vector_t = typename VectorOf<A>::type;
-  vector_t sums[kMicroM][kMicroVectors] = {};
-  for (int64_t k = 0; k < gemm_k; ++k) {
-    vector_t columns[kMicroVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kMicroVectors; ++v) {
-      columns[v] = *reinterpret_cast<const vector_t*>(b + v * kLanes<A>);
-    }
+// Terms [k, k_end) for kRows pixels and kVectors vectors of filters; weights are those of term k
+// on, kVectors vectors a term; rows of c are kMicroColumns apart.
+template <int kRows, int kVectors, typename A>
+static inline void product_micro(const Terms& terms, int64_t k, int64_t k_end, bool accumulate,
+                                 const A* stage, const int32_t* positions,
+                                 const A* __restrict weights, A* __restrict c) {
+  vector_t<A> sums[kRows][kVectors] = {};
+  int64_t first = k % terms.run_length;
+  for (const int32_t* tap = terms.taps + k / terms.run_length; k < k_end; ++tap) {
+    const A* pixels[kRows];
 #pragma GCC unroll 12
-    for (int m = 0; m < kMicroM; ++m) {
+    for (int m = 0; m < kRows; ++m) pixels[m] = stage + *tap + first + positions[m];
+    const int64_t count = min64(terms.run_length - first, k_end - k);
+    for (int64_t i = 0; i < count; ++i) {
+      vector_t<A> filters[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kMicroVectors; ++v) sums[m][v] += a[m] * columns[v];
+      for (int v = 0; v < kVectors; ++v) filters[v] = load_vector(weights + v * kLanes<A>);
+#pragma GCC unroll 12
+      for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sums[m][v] += pixels[m][i] * filters[v];
+      }
+      weights += kVectors * kLanes<A>;
     }
-    a += a_step;
-    b += b_step;
+    k += count;
+    first = 0;
   }
 #pragma GCC unroll 12
-  for (int m = 0; m < kMicroM; ++m) {
+  for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kMicroVectors; ++v) {
-      *reinterpret_cast<vector_t*>(c + m * c_step + v * kLanes<A>) += sums[m][v];
+    for (int v = 0; v < kVectors; ++v) {
+      A* const at = c + m * kMicroColumns<A> + v * kLanes<A>;
+      store_vector(at, accumulate ? load_vector(at) + sums[m][v] : sums[m][v]);
     }
   }
 }
 
-// A block of whole micro tiles: rows and columns are rounded up to kMicroM and kMicroN by the
-// packing. One panel of b is kept in L1 while the panels of a pass by.
-template <typename A>
-static void block_gemm(int64_t rows, int64_t columns, int64_t gemm_k, const GemmOperands<A>& o) {
-  for (int64_t j = 0; j < columns; j += kMicroN<A>) {
-    for (int64_t i = 0; i < rows; i += kMicroM) {
-      const A* const a = o.a + i / kMicroM * o.a_panel_step;
-      A* const c = o.c + i * o.c_step + j;
-      for (int64_t k = 0; k < gemm_k; k += kSumLength) {
-        micro_gemm<A>(min64(kSumLength, gemm_k - k), a + k * o.a_step, o.a_step,
-                      o.b + k * o.b_step + j, o.b_step, c, o.c_step);
-      }
+// All `pixels` of a stage for one row of dy's panel of kRows filters and kVectors vectors of
+// columns.
+template <int kRows, int kVectors, typename A>
+static inline void wgrad_micro(int64_t pixels, const A* __restrict dy, int64_t dy_step,
+                               const A* __restrict stage, const int32_t* __restrict positions,
+                               A* __restrict c, int64_t c_step) {
+  vector_t<A> sums[kRows][kVectors] = {};
+  for (int64_t i = 0; i < pixels; ++i) {
+    vector_t<A> columns[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      columns[v] = load_vector(stage + positions[i] + v * kLanes<A>);
+    }
+#pragma GCC unroll 12
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[m][v] += dy[m] * columns[v];
+    }
+    dy += dy_step;
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      A* const at = c + m * c_step + v * kLanes<A>;
+      store_vector(at, load_vector(at) + sums[m][v]);
+    }
+  }
+}
+
+template <int value>
+using Constant = std::integral_constant<int, value>;
+
+// Calls body(first, constant number of rows) for rows [0, rows): as many as fit, then fewer.
+template <int kRows = kMicroRows, typename Body>
+static inline void for_each_micro_row(int64_t rows, const Body& body, int64_t first = 0) {
+  for (; first + kRows <= rows; first += kRows) body(first, Constant<kRows>{});
+  if constexpr (kRows > 1) {
+    constexpr int kNext = kRows == 12 ? 8 : (kRows == 6 ? 4 : kRows / 2);
+    for_each_micro_row<kNext>(rows, body, first);
+  }
+}
+
+// Calls body(first, constant number of vectors) for columns [0, columns), in panels of
+// kMicroVectors vectors; the last one is narrower where that holds what is left.
+template <typename A, typename Body>
+static inline void for_each_micro_column(int64_t columns, const Body& body) {
+  for (int64_t first = 0; first < columns; first += kMicroColumns<A>) {
+    if (columns - first > kLanes<A>) {
+      body(first, Constant<kMicroVectors>{});
+    } else {
+      body(first, Constant<1>{});
     }
   }
 }

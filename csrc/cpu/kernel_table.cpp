@@ -8,8 +8,9 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 
 void conv2d_direct(ConvOp op, const ConvArgs& args);
-void conv2d_im2col(ConvOp op, const ConvArgs& args);
+void conv2d_implicit_gemm(ConvOp op, const ConvArgs& args);
 void conv2d_depthwise(ConvOp op, const ConvArgs& args);
+void conv2d_planes(ConvOp op, const ConvArgs& args);
 void epilogue_backward(const EpilogueBackwardArgs& args);
 void activation_forward(const ActivationArgs& args);
 void pool2d_max_fwd(const PoolArgs& args);
@@ -21,8 +22,9 @@ extern const CpuKernels kernel_table;
 const CpuKernels kernel_table = {
     .instruction_set = FASTCONV_STRING(FASTCONV_ISA),
     .conv2d_direct = conv2d_direct,
-    .conv2d_im2col = conv2d_im2col,
+    .conv2d_implicit_gemm = conv2d_implicit_gemm,
     .conv2d_depthwise = conv2d_depthwise,
+    .conv2d_planes = conv2d_planes,
     .epilogue_backward = epilogue_backward,
     .activation_forward = activation_forward,
     .pool2d_max_fwd = pool2d_max_fwd,

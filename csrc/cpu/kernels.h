@@ -31,8 +31,9 @@ struct ActivationArgs {
 struct CpuKernels {
   const char* instruction_set;
   void (*conv2d_direct)(ConvOp, const ConvArgs&);
-  void (*conv2d_im2col)(ConvOp, const ConvArgs&);
+  void (*conv2d_implicit_gemm)(ConvOp, const ConvArgs&);
   void (*conv2d_depthwise)(ConvOp, const ConvArgs&);
+  void (*conv2d_planes)(ConvOp, const ConvArgs&);
   void (*epilogue_backward)(const EpilogueBackwardArgs&);
   void (*activation_forward)(const ActivationArgs&);
   void (*pool2d_max_fwd)(const PoolArgs&);

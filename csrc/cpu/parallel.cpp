@@ -1,5 +1,6 @@
 #include "cpu/parallel.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -37,6 +38,9 @@ struct Region {
   std::mutex error_mutex;
   unsigned mode = floating_point_mode();
 
+  Region(int64_t tasks, TaskFunction function, void* context)
+      : tasks(tasks), function(function), context(context) {}
+
   void work() {
     for (int64_t t; !failed && (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
       try {
@@ -50,6 +54,18 @@ struct Region {
   }
 };
 
+// The OpenMP runtime of this process, torch's, if there is one. Its threads wait for work in a loop
+// that keeps their cores busy for a while: a pool of our own beside them would get half of the
+// time. GOMP_parallel(function, data, threads, flags) is what GCC's `#pragma omp parallel` calls;
+// the runtimes of LLVM and Intel have it too. A forked child must not use it: its threads are gone.
+using OpenMpParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+std::atomic<bool> forked{false};
+OpenMpParallel openmp_parallel() {
+  static const auto found = reinterpret_cast<OpenMpParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return forked ? nullptr : found;
+}
+
+// For processes without OpenMP, and forked children.
 class ThreadPool {
  public:
   void run(Region& region, int helpers) {
@@ -99,14 +115,19 @@ class ThreadPool {
 // Never destroyed: its threads are detached and may still wait when the process exits. After a fork
 // the child has none of them, so it starts over with an empty pool.
 std::atomic<ThreadPool*> pool{nullptr};
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+  forked = true;
+  pool = nullptr;
+});
 
 ThreadPool& the_pool() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    pool = new ThreadPool;
-    pthread_atfork(nullptr, nullptr, [] { pool = new ThreadPool; });
-  });
-  return *pool;
+  ThreadPool* current = pool;
+  if (current == nullptr) {
+    ThreadPool* const fresh = new ThreadPool;
+    if (pool.compare_exchange_strong(current, fresh)) return *fresh;
+    delete fresh;  // another thread was first
+  }
+  return *current;
 }
 
 struct ScratchBlock {
@@ -121,10 +142,20 @@ constexpr int kScratchSlots = 3;
 }  // namespace
 
 void run_tasks(int64_t tasks, int num_threads, TaskFunction function, void* context) {
-  Region region{tasks, function, context};
+  Region region(tasks, function, context);
   const int helpers = static_cast<int>(tasks < num_threads ? tasks : num_threads) - 1;
   if (helpers <= 0) {
     region.work();
+  } else if (const OpenMpParallel parallel = openmp_parallel()) {
+    parallel(
+        [](void* shared) {
+          Region& region = *static_cast<Region*>(shared);
+          const unsigned mode = floating_point_mode();
+          set_floating_point_mode(region.mode);
+          region.work();
+          set_floating_point_mode(mode);
+        },
+        &region, static_cast<unsigned>(helpers + 1), 0);
   } else {
     ThreadPool& threads = the_pool();
     std::unique_lock<std::mutex> owner(threads.owner, std::try_to_lock);

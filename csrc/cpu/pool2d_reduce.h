@@ -69,16 +69,6 @@ static inline void fill_row(A* out, int64_t step, A value, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i * step] = value;
 }
 
-template <typename T>
-static inline void store_row(T* __restrict out, int64_t step, const accumulator_t<T>* __restrict in,
-                             int64_t n) {
-  if (step == 1) {
-    for (int64_t i = 0; i < n; ++i) out[i] = from_accumulator<T>(in[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) out[i * step] = from_accumulator<T>(in[i]);
-  }
-}
-
 // ---- lanes along rows ------------------------------------------------------------------------
 
 // The passes below are not inlined: what __restrict promises is then kept to the vectoriser.

@@ -19,6 +19,17 @@ static inline void load_row(accumulator_t<T>* __restrict out, const T* __restric
   }
 }
 
+// out[i * step] = in[i], converted from the accumulator type.
+template <typename T>
+static inline void store_row(T* __restrict out, int64_t step, const accumulator_t<T>* __restrict in,
+                             int64_t n) {
+  if (step == 1) {
+    for (int64_t i = 0; i < n; ++i) out[i] = from_accumulator<T>(in[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i * step] = from_accumulator<T>(in[i]);
+  }
+}
+
 // A row of accumulator type with unit step: the tensor's own memory where it is that already, else
 // a converted copy in buffer.
 template <typename T>

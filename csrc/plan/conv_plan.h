@@ -7,7 +7,7 @@
 
 namespace fastconv {
 
-enum class ConvAlgorithm { reference, direct, im2col, depthwise };
+enum class ConvAlgorithm { reference, direct, implicit_gemm, depthwise, planes };
 
 struct ConvPlan {
   ConvAlgorithm algorithm = ConvAlgorithm::reference;
@@ -17,8 +17,7 @@ struct ConvPlan {
 // Why an algorithm cannot run a problem, or an empty string.
 std::string unsupported_reason(ConvAlgorithm algorithm, ConvOp op, const ConvProblem& problem);
 
-// The algorithm for the CPU; channels_last tells the layout of the tensor that is gathered from
-// (x for fprop and wgrad, dy for dgrad).
-ConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem, bool channels_last);
+// The algorithm for the CPU.
+ConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem);
 
 }  // namespace fastconv

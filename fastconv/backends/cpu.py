@@ -1,7 +1,7 @@
 """The CPU backend.
 
-"cpu" lets the plan choose the algorithm; "cpu:direct", "cpu:im2col" and "cpu:depthwise" fix it;
-"reference" is the oracle: plain loops that sum in double.
+"cpu" lets the plan choose the algorithm; "cpu:direct", "cpu:implicit_gemm", "cpu:depthwise" and
+"cpu:planes" fix it; "reference" is the oracle: plain loops that sum in double.
 """
 
 import functools
@@ -9,7 +9,7 @@ import functools
 import torch
 
 from .._native import core
-from ..problem import ConvOp, suggests_channels_last
+from ..problem import ConvOp
 from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from .cpu_pool2d import CpuPool2d
 from .memory import DTYPES, location
@@ -21,9 +21,9 @@ class CpuBackend(Conv2dBackend, CpuPool2d):
         self.algorithm = algorithm
         self._plan = functools.lru_cache(maxsize=4096)(self._make_plan)
 
-    def _make_plan(self, op, problem, channels_last):
+    def _make_plan(self, op, problem):
         if self.algorithm is None:
-            return core.plan_conv2d_cpu(op, problem, channels_last)
+            return core.plan_conv2d_cpu(op, problem)
         return core.ConvPlan(self.algorithm, f"asked for as {self.name!r}")
 
     def supports(self, operator, call, dtype, device):
@@ -53,17 +53,14 @@ class CpuBackend(Conv2dBackend, CpuPool2d):
         if operator != "conv2d":
             return self.explain_pool2d(operator, call)
         problem = conv_problem(*call)
-        plans = {
-            name: self._plan(op, problem, channels_last) for name, op in ConvOp.__members__.items()
-        }
+        plans = {name: self._plan(op, problem) for name, op in ConvOp.__members__.items()}
         return problem, {name: (p.algorithm.name, p.reason) for name, p in plans.items()}
 
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
         bias, residual, activation = epilogue
-        gathered = y if op == ConvOp.dgrad else x
         core.conv2d(
             op,
-            self._plan(op, problem, suggests_channels_last(gathered)).algorithm,
+            self._plan(op, problem).algorithm,
             problem,
             DTYPES[x.dtype],
             *location(x),
@@ -104,7 +101,7 @@ CPU_BACKENDS = {
         CpuBackend("cpu"),
         *(
             CpuBackend(f"cpu:{name}", getattr(core.ConvAlgorithm, name))
-            for name in ("direct", "im2col", "depthwise")
+            for name in ("direct", "implicit_gemm", "depthwise", "planes")
         ),
         CpuBackend("reference", core.ConvAlgorithm.reference),
     )

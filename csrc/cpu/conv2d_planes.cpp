@@ -1,0 +1,454 @@
+// Convolution with vector lanes along pixels, for few output channels: groups of a few channels,
+// and dgrad of a network's first layer. planes.h says where a term, (channel, tap), lies:
+//
+//   fprop, dgrad   c[output channel][column] += weights[term][output channel]
+//                                               * planes[term + column]
+//                  A task: some rows of one image x the groups of about a vector of output
+//                  channels. kPlaneSums vectors of sums stay in registers.
+//   wgrad          sums[filter][term] += dy[filter][column] * planes[term + column]
+//                  A vector of partial sums each. A task: a slice of the rows of all images.
+//
+// Bound: multiply-adds.
+#include "cpu/epilogue.h"
+#include "cpu/gemm.h"
+#include "cpu/kernels.h"
+#include "cpu/planes.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+namespace {
+
+constexpr int kPlaneRows = 8;                             // output channels of a micro tile
+constexpr int kPlaneSums = kVectorBytes == 64 ? 24 : 12;  // vectors of sums in registers
+constexpr int kMaxVectors = 8;
+template <int kRows>
+constexpr int kPlaneVectors = kPlaneSums / kRows < 1             ? 1
+                              : kPlaneSums / kRows > kMaxVectors ? kMaxVectors
+                                                                 : kPlaneSums / kRows;
+constexpr int64_t kAdjacentVectors = 4;
+constexpr int64_t kPlaneBytes = 192 << 10;  // of a task's planes, or one row of them
+
+// One class of output positions.
+struct PlaneProduct {
+  GatherAxis h, w;
+  int64_t images, groups, rows, depth;  // a group has `rows` output and `depth` source channels
+  TensorView source, filters;
+  int64_t group_stride, row_stride, depth_stride;  // of the filters, by output and source channel
+  TensorView out;
+  const Epilogue* epilogue;
+
+  int64_t taps() const { return h.taps * w.taps; }
+  int64_t terms() const { return taps() * depth; }
+};
+
+// Terms [0, terms) for kRows output channels and kVectors vectors of columns.
+template <int kRows, int kVectors, typename A>
+static inline void planes_micro(const int32_t* __restrict offsets, int64_t terms, bool accumulate,
+                                const A* __restrict planes, const A* __restrict weights,
+                                A* __restrict c, int64_t c_step) {
+  vector_t<A> sums[kRows][kVectors] = {};
+  for (int64_t t = 0; t < terms; ++t) {
+    const A* const from = planes + offsets[t];
+    vector_t<A> pixels[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) pixels[v] = load_vector(from + v * kLanes<A>);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sums[m][v] += weights[m] * pixels[v];
+    }
+    weights += kRows;
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      A* const at = c + m * c_step + v * kLanes<A>;
+      store_vector(at, accumulate ? load_vector(at) + sums[m][v] : sums[m][v]);
+    }
+  }
+}
+
+// Calls body(first, constant count) for [0, count): as many of kMost as fit, then fewer.
+template <int kMost, typename Body>
+static inline void for_each_run(int64_t count, const Body& body, int64_t first = 0) {
+  for (; first + kMost <= count; first += kMost) body(first, Constant<kMost>{});
+  if constexpr (kMost > 1) for_each_run<kMost / 2>(count, body, first);
+}
+// The same for rows: 8, 6, 4, 3, 2, 1.
+template <int kMost = kPlaneRows, typename Body>
+static inline void for_each_plane_row(int64_t count, const Body& body, int64_t first = 0) {
+  for (; first + kMost <= count; first += kMost) body(first, Constant<kMost>{});
+  if constexpr (kMost > 1) {
+    for_each_plane_row<(kMost > 4 ? kMost - 2 : kMost - 1)>(count, body, first);
+  }
+}
+
+// Groups of a task: about a vector of output channels; some vectors where channels are adjacent, so
+// that whole cache lines are read and written one after the other.
+template <typename A>
+int64_t groups_at_once(const PlaneProduct& o) {
+  const int64_t vectors = o.source.strides.c == 1 ? kAdjacentVectors : 1;
+  return min64(o.groups, max64(1, vectors * kLanes<A> / o.rows));
+}
+
+template <typename A>
+Planes<A> planes_of(const PlaneProduct& o, int64_t u, int64_t u_end, int64_t v, int64_t v_end) {
+  return {PlaneAxis(o.h, u, u_end), PlaneAxis(o.w, v, v_end)};
+}
+
+// Output rows and columns of a task, so that its planes hold kPlaneBytes.
+struct PlaneTiles {
+  int64_t rows, columns, row_tiles, column_tiles;
+
+  template <typename A>
+  static PlaneTiles of(const PlaneProduct& o) {
+    const int64_t channels = groups_at_once<A>(o) * o.depth;
+    const auto bytes = [&](int64_t rows, int64_t columns) {
+      return channels * planes_of<A>(o, 0, rows, 0, columns).channel_elements() *
+             static_cast<int64_t>(sizeof(A));
+    };
+    int64_t rows = o.h.positions, columns = o.w.positions;
+    while (rows > 1 && bytes(rows, columns) > kPlaneBytes) rows = div_up(rows, 2);
+    while (columns > kLanes<A> && bytes(rows, columns) > kPlaneBytes) columns = div_up(columns, 2);
+    return {rows, columns, div_up(o.h.positions, rows), div_up(o.w.positions, columns)};
+  }
+  int64_t count() const { return row_tiles * column_tiles; }
+};
+
+// For each run of rows of a group's output channels, weights[term][row].
+template <typename T>
+void pack_plane_weights(const PlaneProduct& o, int64_t group, accumulator_t<T>* out) {
+  const Strides& strides = o.filters.strides;
+  const T* const filters = static_cast<const T*>(o.filters.data) + group * o.group_stride;
+  for_each_plane_row(o.rows, [&](int64_t row, auto count) {
+    for (int64_t d = 0; d < o.depth; ++d) {
+      for (int64_t i = 0; i < o.h.taps; ++i) {
+        for (int64_t j = 0; j < o.w.taps; ++j) {
+          const T* const tap = filters + (o.h.weight + i * o.h.weight_step) * strides.h +
+                               (o.w.weight + j * o.w.weight_step) * strides.w + d * o.depth_stride;
+          for (int m = 0; m < decltype(count)::value; ++m) {
+            *out++ = to_accumulator(tap[(row + m) * o.row_stride]);
+          }
+        }
+      }
+    }
+  });
+}
+
+// Stores output channels [first, first + channels) from c[channel][column].
+template <typename T>
+void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& planes, int64_t n,
+                       int64_t u, int64_t v, int64_t first, int64_t channels, accumulator_t<T>* c,
+                       int64_t c_step) {
+  using A = accumulator_t<T>;
+  const Epilogue& epilogue = *o.epilogue;
+  const TensorView& residual = epilogue.residual;
+  const T* const bias =
+      epilogue.bias == nullptr ? nullptr : static_cast<const T*>(epilogue.bias) + first;
+  const int64_t columns = planes.w.positions, w = o.w.first + v * o.w.step;
+  const int64_t out_step = o.out.strides.w * o.w.step;
+  const int64_t add_step = residual.strides.w * o.w.step;
+  for (int64_t row = 0; row < planes.h.positions; ++row, c += planes.pitch()) {
+    const int64_t h = o.h.first + (u + row) * o.h.step;
+    T* const out = o.out.at<T>(n, first, h, w);
+    const T* const add = residual.data == nullptr ? nullptr : residual.at<T>(n, first, h, w);
+    if (o.out.strides.c == 1 && channels > 1) {
+      for (int64_t i = 0; i < columns; i += kLanes<A>) {
+        const int64_t run = min64(kLanes<A>, columns - i);
+        for (int64_t m = 0; m < channels; m += kLanes<A>) {
+          vector_t<A> block[kLanes<A>];
+#pragma GCC unroll 16
+          for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(c + (m + l) * c_step + i);
+          transpose<A>(block);
+          for (int64_t l = 0; l < run; ++l) {
+            A pixel[kLanes<A>];
+            store_vector(pixel, block[l]);
+            store_channels<T>(
+                pixel, min64(kLanes<A>, channels - m), epilogue,
+                bias == nullptr ? nullptr : bias + m,
+                add == nullptr ? nullptr : add + (i + l) * add_step + m * residual.strides.c,
+                residual.strides.c, out + (i + l) * out_step + m);
+          }
+        }
+      }
+    } else {
+      for (int64_t m = 0; m < channels; ++m) {
+        store_epilogue<T>(c + m * c_step, columns, epilogue, bias == nullptr ? nullptr : bias + m,
+                          0, add == nullptr ? nullptr : add + m * residual.strides.c, add_step,
+                          out + m * o.out.strides.c, out_step);
+      }
+    }
+  }
+}
+
+template <typename A>
+void fill_offsets(const PlaneProduct& o, const Planes<A>& planes, int32_t* out) {
+  for (int64_t d = 0; d < o.depth; ++d) {
+    for (int64_t i = 0; i < o.h.taps; ++i) {
+      for (int64_t j = 0; j < o.w.taps; ++j) {
+        *out++ = static_cast<int32_t>(d * planes.channel_elements() + planes.offset(i, j));
+      }
+    }
+  }
+}
+
+template <typename T>
+void planes_tile(const PlaneProduct& o, const PlaneTiles& tiles, int64_t n, int64_t tile,
+                 int64_t group, int64_t group_end, const accumulator_t<T>* weights) {
+  using A = accumulator_t<T>;
+  const int64_t u = tile / tiles.column_tiles * tiles.rows;
+  const int64_t v = tile % tiles.column_tiles * tiles.columns;
+  const Planes<A> planes = planes_of<A>(o, u, min64(o.h.positions, u + tiles.rows), v,
+                                        min64(o.w.positions, v + tiles.columns));
+  const int64_t groups = group_end - group, terms = o.terms();
+  const int64_t vectors = div_up(planes.columns(), kLanes<A>);
+  const int64_t c_step = vectors * kLanes<A>;
+  // What the last vector reads and transposed blocks read lies behind.
+  A* const source =
+      static_cast<A*>(scratch(ScratchSlot::kTask, (groups * o.depth * planes.channel_elements() +
+                                                   kLanes<A>)*static_cast<int64_t>(sizeof(A))));
+  const int64_t c_rows = div_up(groups * o.rows, kLanes<A>) * kLanes<A>;
+  A* const c = static_cast<A*>(
+      scratch(ScratchSlot::kTile, (c_rows * c_step + kLanes<A>)*static_cast<int64_t>(sizeof(A)) +
+                                      terms * static_cast<int64_t>(sizeof(int32_t))));
+  int32_t* const offsets = reinterpret_cast<int32_t*>(c + c_rows * c_step + kLanes<A>);
+  fill_offsets(o, planes, offsets);
+  if (terms > 0) {
+    const TensorView view = {static_cast<T*>(o.source.data) + group * o.depth * o.source.strides.c,
+                             o.source.strides};
+    planes.template fill<T>(view, n, groups * o.depth, source);
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    const A* const from = source + g * o.depth * planes.channel_elements();
+    const A* const group_weights = weights + (group + g) * terms * o.rows;
+    for_each_plane_row(o.rows, [&](int64_t row, auto rows) {
+      constexpr int kRows = decltype(rows)::value;
+      A* const to = c + (g * o.rows + row) * c_step;
+      for_each_run<kPlaneVectors<kRows>>(vectors, [&](int64_t vector, auto run) {
+        const int64_t column = vector * kLanes<A>;
+        // A class without taps is zero: the first run of terms stores in any case.
+        for (int64_t t = 0; t == 0 || t < terms; t += kSumLength) {
+          planes_micro<kRows, decltype(run)::value>(
+              offsets + t, min64(kSumLength, terms - t), t > 0, from + column,
+              group_weights + row * terms + t * kRows, to + column, c_step);
+        }
+      });
+    });
+  }
+  store_planes_tile<T>(o, planes, n, u, v, group * o.rows, groups * o.rows, c, c_step);
+}
+
+template <typename T>
+void planes_product(const PlaneProduct& o, int num_threads) {
+  using A = accumulator_t<T>;
+  const int64_t elements = o.terms() * o.rows, at_once = groups_at_once<A>(o);
+  A* const weights = static_cast<A*>(scratch(
+      ScratchSlot::kShared, max64(1, o.groups * elements) * static_cast<int64_t>(sizeof(A))));
+  for (int64_t g = 0; g < o.groups; ++g) pack_plane_weights<T>(o, g, weights + g * elements);
+  const PlaneTiles tiles = PlaneTiles::of<A>(o);
+  const int64_t blocks = div_up(o.groups, at_once);
+  parallel_for(o.images * blocks * tiles.count(), num_threads, [&](int64_t task) {
+    const int64_t group = task / tiles.count() % blocks * at_once;
+    planes_tile<T>(o, tiles, task / tiles.count() / blocks, task % tiles.count(), group,
+                   min64(o.groups, group + at_once), weights);
+  });
+}
+
+PlaneProduct fprop_product(const ConvArgs& args) {
+  const ConvProblem& o = args.problem;
+  const Strides& strides = args.w.strides;
+  const int64_t Kg = o.filters_per_group();
+  return {fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h),
+          fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w),
+          o.N,
+          o.groups,
+          Kg,
+          o.channels_per_group(),
+          args.x,
+          args.w,
+          Kg * strides.n,
+          strides.n,
+          strides.c,
+          args.y,
+          &args.epilogue};
+}
+
+template <typename T>
+void dgrad(const ConvArgs& args) {
+  const ConvProblem& o = args.problem;
+  const Strides& strides = args.w.strides;
+  const int64_t Kg = o.filters_per_group();
+  const Epilogue store_only;
+  for (int64_t residue_h = 0; residue_h < min64(o.stride_h, o.H); ++residue_h) {
+    for (int64_t residue_w = 0; residue_w < min64(o.stride_w, o.W); ++residue_w) {
+      planes_product<T>({dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, residue_h),
+                         dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, residue_w),
+                         o.N, o.groups, o.channels_per_group(), Kg, args.y, args.w, Kg * strides.n,
+                         strides.c, strides.n, args.x, &store_only},
+                        args.num_threads);
+    }
+  }
+}
+
+// ---- wgrad -----------------------------------------------------------------------------------
+
+constexpr int kWgradRows = 4;  // filters of a micro tile
+constexpr int kWgradTerms = kVectorBytes == 64 ? 6 : 2;
+// Enough tasks to split the pixels for; fixed, as it sets the sums.
+constexpr int64_t kWgradTasks = 16;
+
+// sums[filter][term] += dy[filter][column] * planes[term + column], a vector of partial sums each,
+// for the columns of `vectors` vectors. What is not a pixel is masked: no infinity there meets a
+// zero.
+template <int kRows, int kTerms, typename A>
+static inline void planes_wgrad_micro(const int32_t* offsets, const A* planes, const A* dy,
+                                      int64_t dy_step, const typename LaneIndex<A>::type* masks,
+                                      int64_t vectors, vector_t<A>* out, int64_t out_step) {
+  using Mask = typename LaneIndex<A>::type;
+  vector_t<A> sums[kRows][kTerms] = {};
+  const A* from[kTerms];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTerms; ++t) from[t] = planes + offsets[t];
+  for (int64_t i = 0; i < vectors; ++i) {
+    vector_t<A> gradients[kRows];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) gradients[m] = load_vector(dy + m * dy_step + i * kLanes<A>);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTerms; ++t) {
+      const vector_t<A> pixels = reinterpret_cast<vector_t<A>>(
+          reinterpret_cast<Mask>(load_vector(from[t] + i * kLanes<A>)) & masks[i]);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) sums[m][t] += gradients[m] * pixels;
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTerms; ++t) out[m * out_step + t] += sums[m][t];
+  }
+}
+
+// Partial sums of dw, a vector for each (filter, channel, tap) of some groups.
+template <typename T>
+struct PlanesWgrad {
+  using A = accumulator_t<T>;
+  using Mask = typename LaneIndex<A>::type;
+  const ConvArgs& args;
+  PlaneProduct x;  // groups, their channels and taps
+  PlaneTiles tiles;
+  int64_t at_once, blocks, slices;
+
+  explicit PlanesWgrad(const ConvArgs& a)
+      : args(a),
+        x(fprop_product(a)),
+        tiles(PlaneTiles::of<A>(x)),
+        at_once(groups_at_once<A>(x)),
+        blocks(div_up(x.groups, at_once)),
+        slices(max64(1, min64(x.images * tiles.count(), div_up(kWgradTasks, blocks)))) {}
+
+  int64_t group_sums() const { return x.rows * x.terms(); }
+  int64_t block_sums() const { return at_once * group_sums(); }
+
+  void compute(int64_t block, int64_t slice, vector_t<A>* sums) const {
+    const int64_t group = block * at_once, groups = min64(x.groups, group + at_once) - group;
+    for (int64_t i = 0; i < block_sums(); ++i) sums[i] = vector_t<A>{};
+    const int64_t all = x.images * tiles.count();
+    for (int64_t t = slice * all / slices; t < (slice + 1) * all / slices; ++t) {
+      add_tile(t / tiles.count(), t % tiles.count(), group, groups, sums);
+    }
+  }
+
+  void add_tile(int64_t n, int64_t tile, int64_t group, int64_t groups, vector_t<A>* sums) const {
+    const int64_t u = tile / tiles.column_tiles * tiles.rows;
+    const int64_t v = tile % tiles.column_tiles * tiles.columns;
+    const Planes<A> planes = planes_of<A>(x, u, min64(x.h.positions, u + tiles.rows), v,
+                                          min64(x.w.positions, v + tiles.columns));
+    const int64_t vectors = div_up(planes.columns(), kLanes<A>), elements = vectors * kLanes<A>;
+    const Planes<A> ys = dy_planes(planes, u, v);
+    const int64_t dy_step = ys.channel_elements();
+    const int64_t x_elements = groups * x.depth * planes.channel_elements() + kLanes<A>;
+    const int64_t dy_elements = groups * x.rows * dy_step;
+    Mask* const masks = static_cast<Mask*>(scratch(
+        ScratchSlot::kTask, elements * static_cast<int64_t>(sizeof(A)) +
+                                (x_elements + dy_elements) * static_cast<int64_t>(sizeof(A)) +
+                                x.terms() * static_cast<int64_t>(sizeof(int32_t))));
+    A* const dy = reinterpret_cast<A*>(masks + vectors);
+    A* const source = dy + dy_elements;
+    int32_t* const offsets = reinterpret_cast<int32_t*>(source + x_elements);
+    fill_offsets(x, planes, offsets);
+    const TensorView view = {static_cast<T*>(x.source.data) + group * x.depth * x.source.strides.c,
+                             x.source.strides};
+    planes.template fill<T>(view, n, groups * x.depth, source);
+    const TensorView gradient = {static_cast<T*>(args.y.data) + group * x.rows * args.y.strides.c,
+                                 args.y.strides};
+    ys.template fill<T>(gradient, n, groups * x.rows, dy);
+    fill_masks(planes, vectors, masks);
+    for (int64_t g = 0; g < groups; ++g) {
+      for_each_run<kWgradRows>(x.rows, [&](int64_t row, auto rows) {
+        for_each_run<kWgradTerms>(x.terms(), [&](int64_t term, auto terms) {
+          planes_wgrad_micro<decltype(rows)::value, decltype(terms)::value>(
+              offsets + term, source + g * x.depth * planes.channel_elements(),
+              dy + (g * x.rows + row) * dy_step, dy_step, masks, vectors,
+              sums + g * group_sums() + row * x.terms() + term, x.terms());
+        });
+      });
+    }
+  }
+
+  // dy in rows of x's pitch, zeros between.
+  Planes<A> dy_planes(const Planes<A>& planes, int64_t u, int64_t v) const {
+    const int64_t u_end = u + planes.h.positions, v_end = v + planes.w.positions;
+    return {PlaneAxis(fprop_axis(u_end, u_end, 1, 1, 0, 1), u, u_end),
+            PlaneAxis(fprop_axis(v_end, v_end, 1, 1, 0, 1), v, v_end), planes.pitch()};
+  }
+
+  void fill_masks(const Planes<A>& planes, int64_t vectors, Mask* masks) const {
+    int64_t row = 0, column = 0;
+    for (int64_t i = 0; i < vectors; ++i) {
+      for (int l = 0; l < kLanes<A>; ++l) {
+        const bool pixel = row < planes.h.positions && column < planes.w.positions;
+        masks[i][l] = pixel ? -1 : 0;
+        if (++column == planes.pitch()) {
+          column = 0;
+          ++row;
+        }
+      }
+    }
+  }
+
+  void run() const {
+    const int64_t elements = block_sums();
+    vector_t<A>* const sums = static_cast<vector_t<A>*>(
+        scratch(ScratchSlot::kShared, blocks * slices * elements * kVectorBytes));
+    parallel_for(blocks * slices, args.num_threads, [&](int64_t task) {
+      compute(task / slices, task % slices, sums + task * elements);
+    });
+    const ConvProblem& o = args.problem;
+    parallel_for(o.K, args.num_threads, [&](int64_t k) {
+      const int64_t group = k / x.rows;
+      const vector_t<A>* const from = sums + group / at_once * slices * elements +
+                                      group % at_once * group_sums() + k % x.rows * x.terms();
+      for (int64_t term = 0; term < x.terms(); ++term) {
+        vector_t<A> lanes = {};
+        for (int64_t slice = 0; slice < slices; ++slice) lanes += from[slice * elements + term];
+        A sum = 0;
+        for (int l = 0; l < kLanes<A>; ++l) sum += lanes[l];
+        const int64_t tap = term % x.taps();
+        *args.w.at<T>(k, term / x.taps(), tap / o.S, tap % o.S) = from_accumulator<T>(sum);
+      }
+    });
+  }
+};
+
+}  // namespace
+
+void conv2d_planes(ConvOp op, const ConvArgs& args) {
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    if (op == ConvOp::fprop) return planes_product<T>(fprop_product(args), args.num_threads);
+    if (op == ConvOp::dgrad) return dgrad<T>(args);
+    return PlanesWgrad<T>(args).run();
+  });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

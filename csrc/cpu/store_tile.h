@@ -1,0 +1,108 @@
+// From a tile's sums c[panel of channels][pixel][channel] through the epilogue to a tensor.
+#pragma once
+
+#include "cpu/epilogue.h"
+#include "cpu/pixel_tiles.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// Elements of c behind its last panel that store_tile may read.
+template <typename A>
+constexpr int64_t kTileReadAhead = kMicroColumns<A> * kLanes<A>;
+
+struct TileOutput {
+  GatherAxis h, w;
+  TensorView tensor;
+  const Epilogue* epilogue;
+};
+
+// Channels [0, count), at most a vector of them, of a run of `columns` pixels: z[pixel][channel] to
+// planes plane_step apart. Vectors along pixels where the run's elements are adjacent.
+template <typename T>
+static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t columns,
+                         const Epilogue& epilogue, const T* bias, const T* residual,
+                         int64_t residual_step, int64_t residual_plane, T* out, int64_t out_step,
+                         int64_t plane_step) {
+  using A = accumulator_t<T>;
+  const bool adjacent = out_step == 1 && (residual == nullptr || residual_step == 1);
+  for (int64_t v = 0; v < columns; v += kLanes<A>) {
+    vector_t<A> block[kLanes<A>];
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(z + (v + l) * kMicroColumns<A>);
+    transpose<A>(block);
+    const int64_t run = min64(kLanes<A>, columns - v);
+    for (int64_t m = 0; m < count; ++m) {
+      T* const to = out + m * plane_step + v * out_step;
+      const T* const add =
+          residual == nullptr ? nullptr : residual + m * residual_plane + v * residual_step;
+      if (adjacent && run == kLanes<A>) {
+        vector_t<A> sums = block[m];
+        if (bias != nullptr) sums += to_accumulator(bias[m]);
+        if (add != nullptr) sums += load_vector(add);
+        store_vector(to, activate_vector<A>(sums, epilogue.activation));
+      } else {
+        A sums[kLanes<A>];
+        store_vector(sums, block[m]);
+        store_epilogue<T>(sums, run, epilogue, bias == nullptr ? nullptr : bias + m, 0, add,
+                          residual_step, to, out_step);
+      }
+    }
+  }
+}
+
+// Stores rows [first, first + rows) of the output from c, whose panels hold `pixels` pixels.
+template <typename T>
+static __attribute__((noinline)) void store_tile(const TileOutput& o, const PixelTile& tile,
+                                                 int64_t first, int64_t rows,
+                                                 const accumulator_t<T>* c) {
+  using A = accumulator_t<T>;
+  const GatherAxis& h_axis = o.h;
+  const GatherAxis& w_axis = o.w;
+  const int64_t pixels = tile.pixels();
+  const int64_t w = w_axis.first + tile.v * w_axis.step;
+  const Epilogue& epilogue = *o.epilogue;
+  const TensorView& residual = epilogue.residual;
+  const T* const bias = static_cast<const T*>(epilogue.bias);
+  // Rows that lie one after the other are one.
+  const auto adjacent = [&](const Strides& strides) {
+    return h_axis.step == 1 && w_axis.step == 1 && strides.h == w_axis.positions * strides.w;
+  };
+  int64_t columns = tile.v_end - tile.v, rows_at_once = 1;
+  if (columns == w_axis.positions && adjacent(o.tensor.strides) &&
+      (residual.data == nullptr || adjacent(residual.strides))) {
+    rows_at_once = tile.u_end - tile.u;
+    columns *= rows_at_once;
+  }
+  for (int64_t row = 0; row < rows; row += kMicroColumns<A>) {
+    const int64_t count = min64(kMicroColumns<A>, rows - row), k = first + row;
+    const A* from = c + row * pixels;
+    for (int64_t n = tile.n; n < tile.n_end; ++n) {
+      for (int64_t u = tile.u; u < tile.u_end;
+           u += rows_at_once, from += columns * kMicroColumns<A>) {
+        const int64_t h = h_axis.first + u * h_axis.step;
+        T* const out = o.tensor.at<T>(n, k, h, w);
+        const T* const add = residual.data ? residual.at<T>(n, k, h, w) : nullptr;
+        const int64_t out_step = o.tensor.strides.w * w_axis.step;
+        const int64_t add_step = residual.strides.w * w_axis.step;
+        if (o.tensor.strides.c == 1) {
+          for (int64_t v = 0; v < columns; ++v) {
+            store_channels<T>(from + v * kMicroColumns<A>, count, epilogue,
+                              bias == nullptr ? nullptr : bias + k,
+                              add == nullptr ? nullptr : add + v * add_step, residual.strides.c,
+                              out + v * out_step);
+          }
+          continue;
+        }
+        for (int64_t i = 0; i < count; i += kLanes<A>) {
+          store_planes<T>(from + i, min64(kLanes<A>, count - i), columns, epilogue,
+                          bias == nullptr ? nullptr : bias + k + i,
+                          add == nullptr ? nullptr : add + i * residual.strides.c, add_step,
+                          residual.strides.c, out + i * o.tensor.strides.c, out_step,
+                          o.tensor.strides.c);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

@@ -1,0 +1,125 @@
+// Vectors of kVectorBytes in accumulator type: GCC's and Clang's vector types, which the compiler
+// maps to the instruction set at hand.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/isa.h"
+#include "problem/activation.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+template <typename A>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
+
+template <typename A>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(kVectorBytes), aligned(alignof(A))));
+};
+template <typename A>
+using vector_t = typename VectorOf<A>::type;
+
+// Elements of 16 bits and their float32 bits.
+typedef uint16_t narrow_bits_t __attribute__((vector_size(kVectorBytes / 2), aligned(2)));
+typedef uint32_t wide_bits_t __attribute__((vector_size(kVectorBytes), aligned(4)));
+
+template <typename T>
+static inline vector_t<accumulator_t<T>> load_vector(const T* in) {
+  return *reinterpret_cast<const vector_t<T>*>(in);
+}
+static inline wide_bits_t load_bits(const void* in) {
+  return __builtin_convertvector(*static_cast<const narrow_bits_t*>(in), wide_bits_t);
+}
+template <>
+inline vector_t<float> load_vector<bfloat16_t>(const bfloat16_t* in) {
+  return reinterpret_cast<vector_t<float>>(load_bits(in) << 16);
+}
+template <>
+inline vector_t<float> load_vector<float16_t>(const float16_t* in) {
+  // As to_accumulator.
+  const wide_bits_t bits = load_bits(in);
+  const wide_bits_t magnitude = (bits & 0x7fffu) << 13;
+  const vector_t<float> scaled = reinterpret_cast<vector_t<float>>(magnitude) * 0x1p112f;
+  const wide_bits_t infinite =
+      reinterpret_cast<wide_bits_t>(magnitude >= (0x7c00u << 13)) & 0x7f800000u;
+  return reinterpret_cast<vector_t<float>>(reinterpret_cast<wide_bits_t>(scaled) | infinite |
+                                           ((bits & 0x8000u) << 16));
+}
+
+template <typename T>
+static inline void store_vector(T* out, vector_t<accumulator_t<T>> value) {
+  using A = accumulator_t<T>;
+  if constexpr (sizeof(T) == sizeof(A)) {
+    *reinterpret_cast<vector_t<A>*>(out) = value;
+  } else {
+    for (int l = 0; l < kLanes<A>; ++l) out[l] = from_accumulator<T>(value[l]);
+  }
+}
+
+template <typename A>
+struct LaneIndex {
+  using integer = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
+  typedef integer type __attribute__((vector_size(kVectorBytes)));
+};
+
+// a[from[0]], a[from[1]], ...
+template <typename A>
+static inline vector_t<A> permute(vector_t<A> a, typename LaneIndex<A>::type from) {
+#if defined(__clang__)
+  vector_t<A> out;
+  for (int l = 0; l < kLanes<A>; ++l) out[l] = a[from[l]];
+  return out;
+#else
+  return __builtin_shuffle(a, from);
+#endif
+}
+
+// a[first], b[first], a[first + 1], b[first + 1], ...
+template <typename A>
+static inline vector_t<A> interleave(vector_t<A> a, vector_t<A> b, int first) {
+  typename LaneIndex<A>::type from;
+  for (int l = 0; l < kLanes<A>; ++l) from[l] = first + l / 2 + l % 2 * kLanes<A>;
+#if defined(__clang__)
+  vector_t<A> out;
+  for (int l = 0; l < kLanes<A>; ++l)
+    out[l] = from[l] < kLanes<A> ? a[from[l]] : b[from[l] - kLanes<A>];
+  return out;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// rows[i][j] -> rows[j][i]: log2(kLanes) times, rows i and i + kLanes / 2 are interleaved.
+template <typename A>
+static inline void transpose(vector_t<A> (&rows)[kLanes<A>]) {
+  constexpr int kHalf = kLanes<A> / 2;
+  for (int stage = 1; stage < kLanes<A>; stage *= 2) {
+    vector_t<A> out[kLanes<A>];
+#pragma GCC unroll 8
+    for (int i = 0; i < kHalf; ++i) {
+      out[2 * i] = interleave<A>(rows[i], rows[i + kHalf], 0);
+      out[2 * i + 1] = interleave<A>(rows[i], rows[i + kHalf], kHalf);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<A>; ++i) rows[i] = out[i];
+  }
+}
+
+// activate() for a vector.
+template <typename A>
+static inline vector_t<A> activate_vector(vector_t<A> z, Activation activation) {
+  const vector_t<A> zero = {};
+  switch (activation) {
+    case Activation::none:
+      return z;
+    case Activation::relu:
+      return z < zero ? zero : z;
+    case Activation::relu6:
+      return z < zero ? zero : (z > A(6) + zero ? A(6) + zero : z);
+    default:
+      for (int l = 0; l < kLanes<A>; ++l) z[l] = activate(z[l], activation);
+      return z;
+  }
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
