@@ -4,7 +4,7 @@ random numbers, for every dtype, layout and pass."""
 import pytest
 import torch
 from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, conv_passes
-from problems import CONVS, EMPTY_BATCH, integers, normals
+from problems import CONVS, EMPTY_BATCH, Conv, integers, normals
 
 from fastconv.backends import BACKENDS
 from fastconv.backends.memory import DTYPES
@@ -185,6 +185,27 @@ def test_an_infinity_reaches_only_what_reads_it(backend, channels_last):
                     if name in names:
                         assert torch.equal(a.isfinite(), e.isfinite()), f"{name} {problem}"
                 infinite[corner, corner, corner, corner] = kept
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Conv("last tile of one column", N=1, C=3, H=1, W=49731, K=8, R=1, stride=(1, 4)),
+        Conv("last channels have a larger pitch", N=1, C=135, H=40, W=40, K=8, R=35, S=35),
+        Conv("one row in the padding", N=1, C=16, H=4, W=8, K=16, R=1, S=1,
+             stride=(2**62, 1), pad=(2**60 + 2, 0)),
+        Conv("phases overflow", N=1, C=4, H=1, W=1, K=4, R=2, S=1, groups=2,
+             stride=(2**61, 1), pad=(2**62 - 1, 0), dilation=(2**62, 1)),
+    ],
+    ids=lambda p: p.why.replace(" ", "_"),
+)  # fmt: skip
+def test_sizes_at_the_edges_of_tiles_and_integers(problem):
+    x, w = (integers(size, torch.float64, 2) for size in (problem.x_size, problem.w_size))
+    y = BACKENDS["reference"].conv2d_fprop(x, w, None, None, *problem.geometry, "none")
+    dy = integers(y.shape, torch.float64, 2)
+    expected = passes("reference", problem, x, w, dy, False)
+    for name, a, e in zip(("y", "dx", "dw"), passes("cpu", problem, x, w, dy, False), expected):
+        assert_exact(a, e, name)
 
 
 def test_empty_batch():

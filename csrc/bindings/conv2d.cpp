@@ -13,6 +13,12 @@ void run(ConvAlgorithm algorithm, ConvOp op, const ConvArgs& args) {
   if (const std::string reason = unsupported_reason(algorithm, op, args.problem); !reason.empty()) {
     throw std::invalid_argument(reason);
   }
+  // The others cut results into tiles and have none for an empty one.
+  const ConvProblem& o = args.problem;
+  if (algorithm != ConvAlgorithm::reference &&
+      (o.x_elements() == 0 || o.w_elements() == 0 || o.y_elements() == 0)) {
+    algorithm = ConvAlgorithm::direct;
+  }
   switch (algorithm) {
     case ConvAlgorithm::reference:
       return conv2d_reference(op, args);

@@ -23,6 +23,8 @@ constexpr int64_t kTilePixels = 448;               // of a tile, at most
 constexpr int64_t kPanelBytes = 40 << 10;          // of a panel, which is to stay in L1
 constexpr int kRun = kVectorBytes >= 32 ? 14 : 7;  // pixels of a row at a time; ImageNet's rows
 constexpr int kWgradTaps = 10;
+constexpr int64_t kMaxClassSpan = 16;     // of source positions that dgrad's classes read
+constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
 constexpr int64_t kWgradTilePixels = 224;
 // Enough tasks to split the pixels for; fixed, as it sets the sums.
 constexpr int64_t kWgradTasks = 16;
@@ -72,6 +74,7 @@ void fill_pixels(const Stage& s, const Lanes& lanes, int64_t k, int64_t count, i
           A* to = row + run.slot * kLanes<A>;
           zero(to, inside.begin);
           zero(to + inside.end * kLanes<A>, run.count - inside.end);
+          if (inside.begin == inside.end) continue;
           to += inside.begin * kLanes<A>;
           const T* in = lanes.tensor.at<T>(first_image + image, k / lanes.repeat, h, 0) +
                         (run.first + inside.begin * run.step) * strides.w;
@@ -117,9 +120,21 @@ void fill_panels(const Stage& s, const Lanes& lanes, int64_t k, int64_t count, i
 
 // ---- fprop and dgrad -------------------------------------------------------------------------
 
-// One class of output positions. Output channel k sums `depth` source lanes: the k-th of each.
+// Taps of one class of output positions among those of the stage: tap i is the stage's tap
+// first + i * step. fprop has one class with all taps, dgrad one for each residue of the position
+// modulo the stride.
+struct ClassAxis {
+  GatherAxis axis;
+  int64_t first, step;
+};
+
+// Output channel k sums `depth` source lanes: the k-th of each. Output position u * classes + class
+// of an axis is position u of that class; the stage holds what the taps of all classes read.
+constexpr int64_t kMaxClasses = 4;  // of an axis
 struct DepthwiseProduct {
-  PixelTiles tiles;
+  PixelTiles tiles;  // of positions u, v
+  int64_t h_classes, w_classes;
+  ClassAxis h[kMaxClasses], w[kMaxClasses];
   Lanes source;
   int64_t source_step;  // elements from source d's channel 0 to the next one's
   TensorView filters;
@@ -127,9 +142,12 @@ struct DepthwiseProduct {
   int64_t depth, channels;
   TileOutput out;
 
-  const GatherAxis& h() const { return tiles.h; }
-  const GatherAxis& w() const { return tiles.w; }
-  int64_t taps() const { return h().taps * w().taps; }
+  int64_t taps(int64_t a, int64_t b) const { return h[a].axis.taps * w[b].axis.taps; }
+  int64_t all_taps() const {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < h_classes * w_classes; ++i) sum += taps(i / w_classes, i % w_classes);
+    return sum;
+  }
 };
 
 // All taps of kPixels neighbours of a row, kStep slots apart: calls store(m, sums of pixel m). The
@@ -157,14 +175,16 @@ static inline void for_each_run(int64_t pixels, const Body& body, int64_t first 
   if constexpr (kPixels > 1) for_each_run<(kPixels == 7 ? 4 : kPixels / 2)>(pixels, body, first);
 }
 
-// weights[d][tap][output channel], rows `step` apart.
+// weights[d][class][tap][output channel], rows `step` apart.
 template <typename T>
 void pack_depthwise_weights(const DepthwiseProduct& o, int64_t step, accumulator_t<T>* out) {
   for (int64_t d = 0; d < o.depth; ++d) {
-    for (int64_t i = 0; i < o.h().taps; ++i) {
-      for (int64_t j = 0; j < o.w().taps; ++j, out += step) {
-        const T* const in = o.filters.at<T>(0, 0, o.h().weight + i * o.h().weight_step,
-                                            o.w().weight + j * o.w().weight_step) +
+    for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
+      const GatherAxis& h = o.h[i / o.w_classes].axis;
+      const GatherAxis& w = o.w[i % o.w_classes].axis;
+      for (int64_t tap = 0; tap < h.taps * w.taps; ++tap, out += step) {
+        const T* const in = o.filters.at<T>(0, 0, h.weight + tap / w.taps * h.weight_step,
+                                            w.weight + tap % w.taps * w.weight_step) +
                             d * o.depth_stride;
         load_row(out, in, o.filter_stride, o.channels);
         zero_row(out + o.channels, step - o.channels);
@@ -184,16 +204,17 @@ struct DepthwiseTask {
         k_end(min64(o.channels, k + block)) {}
 };
 
-// All rows of one panel; visit(row, v, constant number of pixels, panel at its first pixel,
-// constant step of the pixels) for runs of pixels.
+// Rows [0, U) and columns [0, V) of all images of one panel; visit(image, u, v, constant number of
+// pixels, panel at the first of them, their constant step) for runs of pixels.
 template <typename A, typename Visit>
-void for_each_panel_run(const Stage& s, const A* panel, const Visit& visit) {
-  const int64_t U = s.h.positions, V = s.w.positions, step = s.w.position(1);
+void for_each_panel_run(const Stage& s, int64_t U, int64_t V, const A* panel, const Visit& visit) {
+  const int64_t step = s.w.position(1);
   const auto rows = [&](auto most, auto constant_step) {
     for (int64_t row = 0; row < s.images * U; ++row) {
-      const A* const in = panel + s.position(row / U, row % U, 0);
+      const int64_t image = row / U, u = row % U;
+      const A* const in = panel + s.position(image, u, 0);
       for_each_run<decltype(most)::value>(V, [&](int64_t v, auto run) {
-        visit(row, v, run, in + v * step * kLanes<A>, constant_step);
+        visit(image, u, v, run, in + v * step * kLanes<A>, constant_step);
       });
     }
   };
@@ -206,55 +227,74 @@ void for_each_panel_run(const Stage& s, const A* panel, const Visit& visit) {
   }
 }
 
-// Asks for what the next task stages and this one stores while this one computes: row after row,
-// the cache line of one panel.
+// The output pixels of a tile of positions.
+PixelTile output_tile(const DepthwiseProduct& o, const PixelTile& positions) {
+  PixelTile tile = positions;
+  tile.u *= o.h_classes;
+  tile.u_end = min64(o.out.h.positions, tile.u_end * o.h_classes);
+  tile.v *= o.w_classes;
+  tile.v_end = min64(o.out.w.positions, tile.v_end * o.w_classes);
+  return tile;
+}
+
+// Asks for the cache lines of `count` pixels of a row whose channels are adjacent.
+template <typename T, bool kWrite>
+void prefetch_row(const TensorView& tensor, int64_t n, int64_t c, int64_t h, int64_t w,
+                  int64_t count, int64_t step) {
+  if (tensor.strides.c != 1) return;
+  const T* at = tensor.at<T>(n, c, h, w);
+  for (int64_t i = 0; i < count; ++i, at += step * tensor.strides.w) {
+    __builtin_prefetch(at, kWrite, 3);
+  }
+}
+
+// What the next task stages for its row of positions of this number: one panel's cache lines.
 template <typename T>
-void prefetch_panel_row(const DepthwiseProduct& o, const DepthwiseTask& task,
-                        const DepthwiseTask& next, int64_t row, int64_t lane) {
-  const auto ask = [](const TensorView& tensor, int64_t n, int64_t c, int64_t h, int64_t w,
-                      int64_t count, int64_t step, auto write) {
-    if (tensor.strides.c != 1) return;
-    const T* at = tensor.at<T>(n, c, h, w);
-    for (int64_t i = 0; i < count; ++i, at += step * tensor.strides.w) {
-      __builtin_prefetch(at, decltype(write)::value, 3);
-    }
-  };
-  const PixelTile& tile = task.tile;
-  const int64_t U = tile.u_end - tile.u;
-  ask(o.out.tensor, tile.n + row / U, task.k + lane, o.h().first + (tile.u + row % U) * o.h().step,
-      o.w().first + tile.v * o.w().step, tile.v_end - tile.v, o.w().step, Constant<1>{});
-  const PixelTile& after = next.tile;
-  const int64_t rows = after.u_end - after.u;
-  if (row / rows >= after.n_end - after.n || next.k + lane >= next.k_end) return;
-  const int64_t h = (after.u + row % rows) * o.h().source_step + o.h().offset + o.h().offset_step;
-  const int64_t w = max64(0, after.v * o.w().source_step + o.w().offset);
-  const int64_t w_end = min64(o.w().source_size, w + (after.v_end - after.v) * o.w().source_step);
-  if (h < 0 || h >= o.h().source_size) return;
-  ask(o.source.tensor, after.n + row / rows, next.k + lane, h, w, w_end - w, 1, Constant<0>{});
+void prefetch_source(const DepthwiseProduct& o, const DepthwiseTask& next, int64_t row,
+                     int64_t lane) {
+  const PixelTile& tile = next.tile;
+  const GatherAxis &h = o.tiles.h, &w = o.tiles.w;
+  const int64_t rows = tile.u_end - tile.u;
+  if (row / rows >= tile.n_end - tile.n || next.k + lane >= next.k_end) return;
+  // Of the rows that taps of the middle read: others are those of neighbours.
+  const int64_t tap = h.taps > 1 ? h.taps / 2 * h.offset_step : 0;
+  const int64_t at_h = (tile.u + row % rows) * h.source_step + h.offset + tap;
+  const int64_t at_w = max64(0, tile.v * w.source_step + w.offset);
+  const int64_t columns = min64(w.source_size - at_w, (tile.v_end - tile.v) * w.source_step);
+  if (at_h < 0 || at_h >= h.source_size) return;
+  prefetch_row<T, false>(o.source.tensor, tile.n + row / rows, (next.k + lane) / o.source.repeat,
+                         at_h, at_w, columns, 1);
 }
 
 template <typename T>
 void depthwise_tile(const DepthwiseProduct& o, const DepthwiseTask& task, const DepthwiseTask& next,
                     const accumulator_t<T>* weights, int64_t weight_step) {
   using A = accumulator_t<T>;
-  const PixelTile& tile = task.tile;
+  const PixelTile outer = output_tile(o, task.tile);
   const int64_t k = task.k, lanes = task.k_end - k, panels = div_up(lanes, kLanes<A>);
-  const Stage s = panel_stage<A>(tile, o.h(), o.w());
-  const int64_t taps = o.taps(), pixels = tile.pixels(), V = tile.v_end - tile.v;
+  const Stage s = panel_stage<A>(task.tile, o.tiles.h, o.tiles.w);
+  const int64_t all_taps = o.all_taps(), pixels = outer.pixels();
+  const int64_t rows = outer.u_end - outer.u, columns = outer.v_end - outer.v;
   const int64_t panel_elements = stage_elements<A>(s);
   A* const memory = task_memory<A>(ScratchSlot::kTask, panels * panel_elements);
   A* const panels_memory = memory + kLanes<A> * stage_row_slots(s);
   const int64_t c_elements = round_up(lanes, kMicroColumns<A>) * pixels + kTileReadAhead<A>;
-  A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + taps);
+  A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + all_taps);
   int32_t* const offsets = reinterpret_cast<int32_t*>(c + c_elements);
-  for (int64_t tap = 0; tap < taps; ++tap) {
-    offsets[tap] = static_cast<int32_t>(s.tap(tap / o.w().taps, tap % o.w().taps));
+  int32_t* next_offset = offsets;
+  for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
+    const ClassAxis &h = o.h[i / o.w_classes], &w = o.w[i % o.w_classes];
+    for (int64_t tap = 0; tap < h.axis.taps * w.axis.taps; ++tap) {
+      *next_offset++ = static_cast<int32_t>(
+          s.tap(h.first + tap / w.axis.taps * h.step, w.first + tap % w.axis.taps * w.step));
+    }
   }
 
   const Epilogue& e = *o.out.epilogue;
   const Strides& y = o.out.tensor.strides;
   const Strides& residual = e.residual.strides;
-  const int64_t y_step = y.w * o.w().step, residual_step = residual.w * o.w().step;
+  const int64_t w_step = o.w_classes * o.out.w.step;
+  const int64_t y_step = y.w * w_step, residual_step = residual.w * w_step;
   // Whole panels go to a tensor of adjacent channels without passing through c.
   const bool in_place = o.depth == 1 && y.c == 1 && (e.residual.data == nullptr || residual.c == 1);
   const int64_t stored = in_place ? lanes / kLanes<A> * kLanes<A> : 0;
@@ -262,47 +302,58 @@ void depthwise_tile(const DepthwiseProduct& o, const DepthwiseTask& task, const 
   for (int64_t d = 0; d < o.depth; ++d) {
     Lanes source = o.source;
     source.tensor.data = static_cast<T*>(source.tensor.data) + d * o.source_step;
-    if (taps > 0) {
-      fill_panels<T>(s, source, k, lanes, tile.n, panel_elements, memory, panels_memory);
+    if (all_taps > 0) {
+      fill_panels<T>(s, source, k, lanes, task.tile.n, panel_elements, memory, panels_memory);
     }
     for (int64_t lane = 0; lane < lanes; lane += kLanes<A>) {
-      const A* const filter = weights + d * taps * weight_step + k + lane;
-      A* const to = c + (lane - stored) / kMicroColumns<A> * kMicroColumns<A> * pixels +
-                    (lane - stored) % kMicroColumns<A>;
-      int64_t last_row = -1;
-      for_each_panel_run<A>(
-          s, panels_memory + lane / kLanes<A> * panel_elements,
-          [&](int64_t row, int64_t v, auto run, const A* in, auto step) {
-            constexpr int kPixels = decltype(run)::value, kStep = decltype(step)::value;
-            if (row != last_row) prefetch_panel_row<T>(o, task, next, row, lane);
-            last_row = row;
-            if (lane < stored) {
-              const int64_t n = tile.n + row / s.h.positions;
-              const int64_t h = o.h().first + (tile.u + row % s.h.positions) * o.h().step;
-              const int64_t w = o.w().first + (tile.v + v) * o.w().step;
-              T* const out = o.out.tensor.at<T>(n, k + lane, h, w);
-              const T* const add =
-                  e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, k + lane, h, w);
-              const T* const bias =
-                  e.bias == nullptr ? nullptr : static_cast<const T*>(e.bias) + k + lane;
-              depthwise_micro<kPixels, kStep>(
-                  offsets, taps, in, filter, weight_step, [&](int m, vector_t<A> z) {
-                    if (bias != nullptr) z += load_vector(bias);
-                    if (add != nullptr) z += load_vector(add + m * residual_step);
-                    store_vector(out + m * y_step, activate_vector<A>(z, e.activation));
-                  });
-            } else {
-              A* const at = to + (row * V + v) * kMicroColumns<A>;
-              depthwise_micro<kPixels, kStep>(offsets, taps, in, filter, weight_step,
-                                              [&](int m, vector_t<A> z) {
-                                                A* const sum = at + m * kMicroColumns<A>;
-                                                store_vector(sum, d > 0 ? load_vector(sum) + z : z);
-                                              });
-            }
-          });
+      const A* filter = weights + d * all_taps * weight_step + k + lane;
+      const int32_t* class_offsets = offsets;
+      const int64_t c_lane = max64(0, lane - stored);
+      A* const to =
+          c + c_lane / kMicroColumns<A> * kMicroColumns<A> * pixels + c_lane % kMicroColumns<A>;
+      for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
+        const int64_t a = i / o.w_classes, b = i % o.w_classes, taps = o.taps(a, b);
+        // Of the tile's rows and columns, those of this class.
+        const int64_t U = div_up(rows - a, o.h_classes), V = div_up(columns - b, o.w_classes);
+        for_each_panel_run<A>(
+            s, U, V, panels_memory + lane / kLanes<A> * panel_elements,
+            [&](int64_t image, int64_t u, int64_t v, auto run, const A* in, auto step) {
+              constexpr int kPixels = decltype(run)::value, kStep = decltype(step)::value;
+              const int64_t row = u * o.h_classes + a, column = v * o.w_classes + b;
+              const int64_t n = outer.n + image;
+              const int64_t h = o.out.h.first + (outer.u + row) * o.out.h.step;
+              const int64_t w = o.out.w.first + (outer.v + column) * o.out.w.step;
+              if (b == 0 && v == 0) {
+                prefetch_row<T, true>(o.out.tensor, n, k + lane, h, w, columns, o.out.w.step);
+                if (a == 0) prefetch_source<T>(o, next, image * U + u, lane);
+              }
+              if (lane < stored) {
+                T* const out = o.out.tensor.at<T>(n, k + lane, h, w);
+                const T* const add =
+                    e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, k + lane, h, w);
+                const T* const bias =
+                    e.bias == nullptr ? nullptr : static_cast<const T*>(e.bias) + k + lane;
+                depthwise_micro<kPixels, kStep>(
+                    class_offsets, taps, in, filter, weight_step, [&](int m, vector_t<A> z) {
+                      if (bias != nullptr) z += load_vector(bias);
+                      if (add != nullptr) z += load_vector(add + m * residual_step);
+                      store_vector(out + m * y_step, activate_vector<A>(z, e.activation));
+                    });
+              } else {
+                A* const at = to + ((image * rows + row) * columns + column) * kMicroColumns<A>;
+                depthwise_micro<kPixels, kStep>(
+                    class_offsets, taps, in, filter, weight_step, [&](int m, vector_t<A> z) {
+                      A* const sum = at + m * o.w_classes * kMicroColumns<A>;
+                      store_vector(sum, d > 0 ? load_vector(sum) + z : z);
+                    });
+              }
+            });
+        filter += taps * weight_step;
+        class_offsets += taps;
+      }
     }
   }
-  if (stored < lanes) store_tile<T>(o.out, tile, k + stored, lanes - stored, c);
+  if (stored < lanes) store_tile<T>(o.out, outer, k + stored, lanes - stored, c);
 }
 
 template <typename T>
@@ -310,7 +361,7 @@ void depthwise_product(const DepthwiseProduct& o, int num_threads) {
   using A = accumulator_t<T>;
   const int64_t step = round_up(o.channels, kLanes<A>), block = kPanels * kLanes<A>;
   const int64_t blocks = div_up(o.channels, block);
-  A* const weights = task_memory<A>(ScratchSlot::kShared, max64(1, o.depth * o.taps()) * step);
+  A* const weights = task_memory<A>(ScratchSlot::kShared, max64(1, o.depth * o.all_taps()) * step);
   pack_depthwise_weights<T>(o, step, weights);
   parallel_for(o.tiles.count() * blocks, num_threads, [&](int64_t task) {
     const int64_t next = min64(task + num_threads, o.tiles.count() * blocks - 1);
@@ -324,48 +375,100 @@ PixelTiles panel_tiles(const GatherAxis& h, const GatherAxis& w, int64_t images,
   return choose_tiles<A>(h, w, images, kLanes<A>, pixels, kPanelBytes);
 }
 
+// One class of positions by itself.
+template <typename T>
+void one_class(const GatherAxis& h, const GatherAxis& w, const Lanes& source, int64_t source_step,
+               const TensorView& filters, int64_t filter_stride, int64_t depth_stride,
+               int64_t depth, const TileOutput& out, const ConvArgs& args, int64_t channels) {
+  DepthwiseProduct o = {panel_tiles<accumulator_t<T>>(h, w, args.problem.N, kTilePixels),
+                        1,
+                        1,
+                        {},
+                        {},
+                        source,
+                        source_step,
+                        filters,
+                        filter_stride,
+                        depth_stride,
+                        depth,
+                        channels,
+                        out};
+  o.h[0] = {h, 0, 1};
+  o.w[0] = {w, 0, 1};
+  depthwise_product<T>(o, args.num_threads);
+}
+
 template <typename T>
 void fprop(const ConvArgs& args) {
-  using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const GatherAxis h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
   const GatherAxis w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  depthwise_product<T>({panel_tiles<A>(h, w, o.N, kTilePixels),
-                        {args.x, o.filters_per_group()},
-                        0,
-                        args.w,
-                        args.w.strides.n,
-                        0,
-                        1,
-                        o.K,
-                        {h, w, args.y, &args.epilogue}},
-                       args.num_threads);
+  one_class<T>(h, w, {args.x, o.filters_per_group()}, 0, args.w, args.w.strides.n, 0, 1,
+               {h, w, args.y, &args.epilogue}, args, o.K);
+}
+
+// The classes of one axis of dgrad, and the axis of a stage with every source position that they
+// read. False where they are too many or lie too far apart to be staged together.
+bool dgrad_classes(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
+                   int64_t dilation, int64_t* count, ClassAxis* classes, GatherAxis* stage) {
+  *count = min64(stride, in);
+  if (stride > kMaxClasses || *count == 0) return false;
+  int64_t lowest = INT64_MAX, highest = INT64_MIN;
+  for (int64_t i = 0; i < *count; ++i) {
+    const GatherAxis axis = dgrad_axis(in, out, kernel, stride, pad, dilation, i);
+    classes[i] = {axis, 0, 1};
+    if (axis.taps == 0) continue;
+    lowest = min64(lowest, axis.offset);
+    highest = max64(highest, axis.offset + (axis.taps - 1) * axis.offset_step);
+  }
+  if (lowest > highest || highest - lowest >= max64(kMaxClassSpan, kernel)) return false;
+  for (int64_t i = 0; i < *count; ++i) {
+    classes[i].first = classes[i].axis.offset - lowest;
+    classes[i].step = classes[i].axis.offset_step;
+  }
+  *stage = {div_up(in, *count), 0, 1, highest - lowest + 1, 0, 1, out, 1, lowest, 1};
+  return true;
 }
 
 // Each input channel sums the dy of its filters.
 template <typename T>
 void dgrad(const ConvArgs& args) {
-  using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const int64_t filters = o.filters_per_group();
   Strides strides = args.y.strides;
   strides.c *= filters;
+  const Lanes dy = {{args.y.data, strides}, 1};
+  const Strides& w_strides = args.w.strides;
   const Epilogue store_only;
-  for (int64_t residue_h = 0; residue_h < min64(o.stride_h, o.H); ++residue_h) {
-    const GatherAxis h = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, residue_h);
-    for (int64_t residue_w = 0; residue_w < min64(o.stride_w, o.W); ++residue_w) {
-      const GatherAxis w =
-          dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, residue_w);
-      depthwise_product<T>({panel_tiles<A>(h, w, o.N, kTilePixels),
-                            {{args.y.data, strides}, 1},
-                            args.y.strides.c,
-                            args.w,
-                            filters * args.w.strides.n,
-                            args.w.strides.n,
-                            filters,
-                            o.C,
-                            {h, w, args.x, &store_only}},
-                           args.num_threads);
+  DepthwiseProduct merged = {
+      PixelTiles({}, {}, 1, 1),
+      0,
+      0,
+      {},
+      {},
+      dy,
+      args.y.strides.c,
+      args.w,
+      filters * w_strides.n,
+      w_strides.n,
+      filters,
+      o.C,
+      {fprop_axis(o.H, o.H, 1, 1, 0, 1), fprop_axis(o.W, o.W, 1, 1, 0, 1), args.x, &store_only}};
+  GatherAxis h, w;
+  if (dgrad_classes(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, &merged.h_classes, merged.h,
+                    &h) &&
+      dgrad_classes(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, &merged.w_classes, merged.w,
+                    &w)) {
+    const int64_t classes = merged.h_classes * merged.w_classes;
+    merged.tiles = panel_tiles<accumulator_t<T>>(h, w, o.N, kTilePixels / classes);
+    return depthwise_product<T>(merged, args.num_threads);
+  }
+  for (int64_t i = 0; i < min64(o.stride_h, o.H); ++i) {
+    const GatherAxis rows = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, i);
+    for (int64_t j = 0; j < min64(o.stride_w, o.W); ++j) {
+      const GatherAxis columns = dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, j);
+      one_class<T>(rows, columns, dy, args.y.strides.c, args.w, filters * w_strides.n, w_strides.n,
+                   filters, {rows, columns, args.x, &store_only}, args, o.C);
     }
   }
 }
@@ -409,8 +512,9 @@ void wgrad(const ConvArgs& args) {
   const Lanes x = {args.x, o.filters_per_group()}, dy = {args.y, 1};
   const int64_t block = kPanels * kLanes<A>, blocks = div_up(o.K, block);
   const PixelTiles tiles = panel_tiles<A>(x_h, x_w, o.N, kWgradTilePixels);
-  const int64_t slices = max64(1, min64(tiles.count(), div_up(kWgradTasks, blocks)));
   const int64_t taps = o.R * o.S, block_sums = block * taps;  // [panel][tap][lane]
+  const int64_t held = kSumsBytes / static_cast<int64_t>(sizeof(double)) / (blocks * block_sums);
+  const int64_t slices = max64(1, min64(min64(tiles.count(), div_up(kWgradTasks, blocks)), held));
   double* const all_sums = task_memory<double>(ScratchSlot::kShared, blocks * slices * block_sums);
 
   parallel_for(blocks * slices, args.num_threads, [&](int64_t task) {

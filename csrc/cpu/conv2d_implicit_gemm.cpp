@@ -35,8 +35,9 @@ constexpr int64_t kWeightBytes = 32 << 20;
 
 constexpr int64_t kWgradFilterTile = 132;  // a multiple of every kMicroRows
 constexpr int64_t kWgradChannels = 32;
-constexpr int64_t kWgradTaps = 16;     // of a tile, or one row of them
-constexpr int64_t kWgradPixels = 112;  // of a tile
+constexpr int64_t kWgradTaps = 16;       // of a tile, or one row of them
+constexpr int64_t kWgradPixels = 112;    // of a tile
+constexpr int64_t kWgradRowSums = 8192;  // filters x taps of a row, at most
 // Enough tasks to split the pixels for; fixed, as it sets the sums.
 constexpr int64_t kWgradTasks = 16;
 
@@ -57,15 +58,15 @@ int64_t channel_block(int64_t channels, int64_t taps) {
   return max64(1, min64(min64(channels, kChannelBlock), kMaxStageBytes / pixel_bytes));
 }
 
-// Whether a run of terms is a filter's row: where its taps lie one after the other and channels are
-// few. Else it is a tap.
+// Whether a run of terms is a filter's row, the same in all tiles: where its taps lie one after the
+// other and channels are few. Else it is a tap.
 template <typename A>
-bool merges_rows(const Stage& s) {
-  return s.row_taps_adjacent() && s.channels < kLanes<A> && s.w.axis.taps > 0;
+bool merges_rows(const GatherAxis& w, int64_t channels) {
+  const bool adjacent =
+      w.taps == 1 || (w.offset_step == 1 && (w.positions == 1 || w.source_step <= w.taps));
+  return adjacent && w.taps > 0 && channels < kLanes<A>;
 }
-template <typename A>
-Terms fill_terms(const Stage& s, int32_t* taps) {
-  const bool rows = merges_rows<A>(s);
+Terms fill_terms(const Stage& s, bool rows, int32_t* taps) {
   int32_t* out = taps;
   for (int64_t i = 0; i < s.h.axis.taps; ++i) {
     for (int64_t j = 0; j < (rows ? 1 : s.w.axis.taps); ++j) {
@@ -116,8 +117,13 @@ void product_tile(const GroupedProduct& o, const PixelTile& tile, int64_t group,
                   int64_t row_end, const accumulator_t<T>* weights, int64_t panel_elements) {
   using A = accumulator_t<T>;
   const int64_t pixels = tile.pixels(), taps = o.weights.taps();
-  const Stage largest = tile.stage<A>(o.tiles.h, o.tiles.w, o.channel_block);
-  A* const memory = task_memory<A>(ScratchSlot::kTask, stage_elements<A>(largest));
+  // The last block of channels is smaller, and yet its pitch may be larger.
+  const auto elements = [&](int64_t channels) {
+    return stage_elements<A>(tile.stage<A>(o.tiles.h, o.tiles.w, channels));
+  };
+  A* const memory = task_memory<A>(
+      ScratchSlot::kTask,
+      max64(elements(o.channel_block), elements(o.channels % max64(1, o.channel_block))));
   // c, what the last transposed block reads behind it, and the offsets.
   const int64_t c_elements = round_up(row_end - row, kMicroColumns<A>) * pixels + kTileReadAhead<A>;
   A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + pixels + taps);
@@ -127,7 +133,7 @@ void product_tile(const GroupedProduct& o, const PixelTile& tile, int64_t group,
     const Stage s =
         tile.stage<A>(o.tiles.h, o.tiles.w, min64(o.channel_block, o.channels - channel));
     tile.fill_positions(s, positions);
-    const Terms terms = fill_terms<A>(s, positions + pixels);
+    const Terms terms = fill_terms(s, merges_rows<A>(o.tiles.w, s.channels), positions + pixels);
     const TensorView source = channel_offset<T>(o.source, group * o.channels + channel);
     product_block<A>(terms, taps * s.channels, stage_tile<T>(s, source, tile.n, memory), positions,
                      pixels, weights, taps * channel, panel_elements, row_end - row, c);
@@ -234,7 +240,7 @@ void dgrad(const ConvArgs& args) {
 // pixels of a tile of dw are divided among `slices` tasks where tiles of dw are few.
 struct WgradGrid {
   int64_t filters, channels, R, S;
-  int64_t tap_rows;                                               // of a tile
+  int64_t tap_rows, tile_filters;                                 // of a tile
   int64_t filter_tiles, channel_tiles, tap_tiles, tiles, slices;  // tiles: of all groups
 
   WgradGrid(const ConvProblem& o, int64_t pixel_tiles)
@@ -243,7 +249,10 @@ struct WgradGrid {
         R(o.R),
         S(o.S),
         tap_rows(min64(o.R, max64(1, kWgradTaps / o.S))),
-        filter_tiles(div_up(filters, kWgradFilterTile)),
+        // Fewer filters where a row of taps is long already.
+        tile_filters(max64(1, min64(kWgradFilterTile, kWgradRowSums / o.S) / kMicroRows) *
+                     kMicroRows),
+        filter_tiles(div_up(filters, tile_filters)),
         channel_tiles(div_up(channels, kWgradChannels)),
         tap_tiles(div_up(o.R, tap_rows)),
         tiles(o.groups * filter_tiles * channel_tiles * tap_tiles),
@@ -260,8 +269,8 @@ struct WgradTile {
     c = index % grid.channel_tiles * kWgradChannels;
     c_end = min64(grid.channels, c + kWgradChannels);
     index /= grid.channel_tiles;
-    k = index % grid.filter_tiles * kWgradFilterTile;
-    k_end = min64(grid.filters, k + kWgradFilterTile);
+    k = index % grid.filter_tiles * grid.tile_filters;
+    k_end = min64(grid.filters, k + grid.tile_filters);
     group = index / grid.filter_tiles;
   }
 };
@@ -274,10 +283,10 @@ struct WgradSums {
   bool rows;  // a run is a row of taps
   int64_t run_step, step;
 
-  WgradSums(const Stage& s)
-      : S(s.w.axis.taps),
+  WgradSums(const Stage& s, const GatherAxis& w)
+      : S(w.taps),
         channels(s.channels),
-        rows(merges_rows<A>(s)),
+        rows(merges_rows<A>(w, s.channels)),
         run_step(round_up(rows ? S * channels : channels, kLanes<A>)),
         step(s.h.axis.taps * (rows ? 1 : S) * run_step + kLanes<A>) {}
   int64_t column(int64_t i, int64_t j) const {
@@ -312,7 +321,7 @@ struct Wgrad {
     if (t.r > 0) h.offset += t.r * h.offset_step;
     return pixels.stage<A>(h, x_w, t.c_end - t.c);
   }
-  WgradSums<A> sums(const WgradTile& t) const { return x_stage(PixelTile(tiles, 0), t); }
+  WgradSums<A> sums(const WgradTile& t) const { return {x_stage(PixelTile(tiles, 0), t), x_w}; }
   int64_t most_sums() const {
     const WgradTile largest(grid, 0);
     return (largest.k_end - largest.k) * sums(largest).step;
@@ -335,7 +344,7 @@ struct Wgrad {
           task_memory<A>(ScratchSlot::kTask, x_elements + y_elements + pixels.pixels() + runs);
       int32_t* const positions = reinterpret_cast<int32_t*>(memory + x_elements + y_elements);
       pixels.fill_positions(xs, positions);
-      const Terms terms = fill_terms<A>(xs, positions + pixels.pixels());
+      const Terms terms = fill_terms(xs, layout.rows, positions + pixels.pixels());
       const A* const x_tile = stage_tile<T>(xs, x, pixels.n, memory);
       const A* const y_tile = stage_tile<T>(ys, dy, pixels.n, memory + x_elements);
       for (int64_t run = 0; run < runs; ++run) {
@@ -380,7 +389,7 @@ struct Wgrad {
       });
       return;
     }
-    // At most 2 * kWgradTasks tiles of sums: a few MiB.
+    // At most 2 * kWgradTasks tiles of sums: a few MiB, more for filters with long rows.
     A* const c = task_memory<A>(ScratchSlot::kShared, grid.tiles * grid.slices * elements);
     parallel_for(grid.tiles * grid.slices, args.num_threads, [&](int64_t task) {
       compute(WgradTile(grid, task / grid.slices), task % grid.slices, c + task * elements);

@@ -25,7 +25,8 @@ constexpr int kPlaneVectors = kPlaneSums / kRows < 1             ? 1
                               : kPlaneSums / kRows > kMaxVectors ? kMaxVectors
                                                                  : kPlaneSums / kRows;
 constexpr int64_t kAdjacentVectors = 4;
-constexpr int64_t kPlaneBytes = 192 << 10;  // of a task's planes, or one row of them
+constexpr int64_t kSumsBytes = 64 << 20;    // of wgrad's slices, where one needs no more
+constexpr int64_t kPlaneBytes = 256 << 10;  // of a task's planes, or one row of them
 
 // One class of output positions.
 struct PlaneProduct {
@@ -104,8 +105,9 @@ struct PlaneTiles {
   static PlaneTiles of(const PlaneProduct& o) {
     const int64_t channels = groups_at_once<A>(o) * o.depth;
     const auto bytes = [&](int64_t rows, int64_t columns) {
-      return channels * planes_of<A>(o, 0, rows, 0, columns).channel_elements() *
-             static_cast<int64_t>(sizeof(A));
+      const Planes<A> planes = planes_of<A>(o, 0, rows, 0, columns);
+      const int64_t sums = groups_at_once<A>(o) * o.rows * planes.columns();
+      return (channels * planes.channel_elements() + sums) * static_cast<int64_t>(sizeof(A));
     };
     int64_t rows = o.h.positions, columns = o.w.positions;
     while (rows > 1 && bytes(rows, columns) > kPlaneBytes) rows = div_up(rows, 2);
@@ -344,7 +346,8 @@ struct PlanesWgrad {
         tiles(PlaneTiles::of<A>(x)),
         at_once(groups_at_once<A>(x)),
         blocks(div_up(x.groups, at_once)),
-        slices(max64(1, min64(x.images * tiles.count(), div_up(kWgradTasks, blocks)))) {}
+        slices(max64(1, min64(min64(x.images * tiles.count(), div_up(kWgradTasks, blocks)),
+                              kSumsBytes / kVectorBytes / max64(1, blocks * block_sums())))) {}
 
   int64_t group_sums() const { return x.rows * x.terms(); }
   int64_t block_sums() const { return at_once * group_sums(); }

@@ -7,8 +7,8 @@
 //                                        k = (tap, channel)
 //   wgrad_micro     c[filter][column] += dy[pixel][filter] * stage[position[pixel] + column]
 //
-// Sums start from zero and are then added to c every kSumLength terms (kTilePixels for wgrad): a
-// sum of short sums rounds less than one long sum. An element of c is the same sequence of
+// Sums start from zero and are then added to c every kSumLength terms (for wgrad a tile of pixels):
+// a sum of short sums rounds less than one long sum. An element of c is the same sequence of
 // operations in every tiling: results depend neither on tiles nor on threads.
 #pragma once
 

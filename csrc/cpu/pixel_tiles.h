@@ -19,7 +19,7 @@ struct PixelTiles {
   PixelTiles(const GatherAxis& h, const GatherAxis& w, int64_t images, int64_t max_pixels)
       : h(h), w(w), images(images) {
     const auto balanced = [](int64_t size, int64_t most) {
-      return div_up(size, div_up(size, max64(1, min64(size, most))));
+      return size == 0 ? 1 : div_up(size, div_up(size, max64(1, min64(size, most))));
     };
     tile_columns = balanced(w.positions, max_pixels);
     tile_rows = balanced(h.positions, max_pixels / tile_columns);

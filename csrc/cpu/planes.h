@@ -33,7 +33,7 @@ struct PlaneAxis {
     const int64_t span = (axis.taps - 1) * axis.offset_step;
     planes = min64(axis.source_step, span + 1);
     size = positions + span / axis.source_step;
-    apart_ = planes * size > positions * axis.taps;
+    apart_ = axis.taps == 0 || planes > positions * axis.taps / size;  // planes * size may overflow
     if (apart_) {
       planes = axis.taps;
       size = positions;

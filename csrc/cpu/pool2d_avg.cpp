@@ -1,13 +1,16 @@
 // Average pooling.
 //   fwd: y[p,q]  = sum over the window of x / divisor(p, q)
 //   bwd: dx[h,w] = sum over the windows (p,q) that hold (h,w) of dy[p,q] / divisor(p, q)
-// with divisor(p, q) = extent_h[p] * extent_w[q], or one number for all. bwd gathers: each task
-// owns rows of dx, nothing is added from two sides. Bound: bytes.
+// with divisor(p, q) = extent_h[p] * extent_w[q], or one number for all. Each task of bwd owns rows
+// of dx, nothing is added from two sides. Bound: bytes.
 #include "cpu/kernels.h"
+#include "cpu/pool2d_phases.h"
 #include "cpu/pool2d_reduce.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
+
+constexpr int64_t kEnoughPlanes = 16;  // to give every thread whole planes
 
 struct Sum {
   template <typename A>
@@ -62,104 +65,118 @@ void fwd(const PoolArgs& o) {
 
 // ---- bwd, lanes along rows -------------------------------------------------------------------
 
-// sums[q] = sum over the windows p that hold row h of dy[p,q] / divisor(p, q)
+// quotients[q] = dy[p,q] / divisor(p, q)
 template <typename T>
-void sum_window_rows(const PoolArgs& o, const Divisors<accumulator_t<T>>& divisors, int64_t n,
-                     int64_t c, int64_t h, accumulator_t<T>* __restrict sums) {
-  using A = accumulator_t<T>;
-  const PoolWindow& cover = o.h.covers[h];
-  const A* const columns = divisors.columns();
-  const int64_t Q = o.w.out_size, step = o.y.strides.w;
-  fill_row(sums, 1, A{0}, Q);
-  for (int64_t p = cover.begin; p < cover.begin + cover.count; ++p) {
-    const T* const dy = o.y.at<T>(n, c, p, 0);
-    const A divisor = divisors.row(p);
-    if (step == 1) {
-      for (int64_t q = 0; q < Q; ++q) sums[q] += to_accumulator(dy[q]) / (divisor * columns[q]);
-    } else {
-      for (int64_t q = 0; q < Q; ++q) {
-        sums[q] += to_accumulator(dy[q * step]) / (divisor * columns[q]);
-      }
+FASTCONV_PASS void divide_row(accumulator_t<T>* __restrict quotients, const T* __restrict dy,
+                              int64_t step, accumulator_t<T> divisor,
+                              const accumulator_t<T>* __restrict columns, int64_t Q) {
+  if (step == 1) {
+    for (int64_t q = 0; q < Q; ++q) quotients[q] = to_accumulator(dy[q]) / (divisor * columns[q]);
+  } else {
+    for (int64_t q = 0; q < Q; ++q) {
+      quotients[q] = to_accumulator(dy[q * step]) / (divisor * columns[q]);
     }
   }
 }
 
-// Spreading windows back over a row of x: position q * stride + s of the padded row gets what tap s
-// of window q holds. Positions that are alike modulo the stride form a phase; a tap adds to one
-// phase with unit steps, and the phases are interleaved at the end.
+// The windows of a row spread over the positions of x: returns where position 0 is and how many
+// there are; those behind are zero.
 template <typename A>
-class Phases {
+class SpreadRow {
  public:
-  explicit Phases(const PoolAxis& w)
-      : stride_(w.stride), length_(w.out_size + div_up(w.taps, w.stride)) {}
+  SpreadRow(const PoolAxis& w, int64_t quotients)
+      : w_(w),
+        phases_(w),
+        size_(w.taps == 0 ? w.in_size : max64(phases_.size(), w.taps * quotients)) {}
 
-  int64_t size() const { return stride_ * length_; }
-  void clear(A* memory) {
-    memory_ = memory;
-    fill_row(memory, 1, A{0}, size());
+  int64_t bytes() const { return 2 * ScratchArrays::bytes_of<A>(size_); }
+  int64_t positions() const {
+    return w_.taps == 0 ? w_.in_size : min64(w_.in_size, end() - w_.pad);
   }
-  // Where tap s of window 0 adds; window q is q elements further.
-  A* tap(int64_t s) const { return memory_ + s % stride_ * length_ + s / stride_; }
 
-  // The padded row: `phases` themselves where there is one, else interleaved into `row`.
-  const A* interleave(A* __restrict row) const {
-    if (stride_ == 1) return memory_;
-    const A* __restrict const phases = memory_;
-    if (stride_ == 2) {
-      for (int64_t i = 0; i < length_; ++i) {
-        row[2 * i] = phases[i];
-        row[2 * i + 1] = phases[length_ + i];
+  const A* spread(const A* __restrict quotients, A* __restrict row, A* memory) {
+    const int64_t Q = w_.out_size;
+    if (w_.taps == 0) {
+      fill_row(row, 1, A{0}, w_.in_size);
+      for (int64_t q = 0; q < Q; ++q) {
+        A* const window = row + w_.windows[q].begin;
+        for (int64_t s = 0; s < w_.windows[q].count; ++s) window[s] += quotients[q];
       }
-    } else {
-      for (int64_t i = 0; i < length_; ++i) {
-        for (int64_t phase = 0; phase < stride_; ++phase) {
-          row[i * stride_ + phase] = phases[phase * length_ + i];
+      return row;
+    }
+    if (side_by_side()) {
+      if (w_.stride == 2) {
+        for (int64_t q = 0; q < Q; ++q) row[2 * q] = row[2 * q + 1] = quotients[q];
+      } else {
+        for (int64_t q = 0; q < Q; ++q) {
+          for (int64_t s = 0; s < w_.taps; ++s) row[q * w_.stride + s] = quotients[q];
         }
       }
+      return row + w_.pad;
     }
-    return row;
+    phases_.clear(memory);
+    for (int64_t s = 0; s < w_.taps; ++s) axpy_scatter(phases_.tap(s), 1, A{1}, quotients, Q);
+    return phases_.interleave(row) + w_.pad;
   }
 
  private:
-  int64_t stride_, length_;
-  A* memory_ = nullptr;
+  bool side_by_side() const { return w_.taps == w_.stride; }
+  int64_t end() const { return side_by_side() ? w_.out_size * w_.stride : phases_.size(); }
+
+  const PoolAxis& w_;
+  Phases<A> phases_;
+  int64_t size_;
 };
 
-// Stores the W positions of x from a padded row of `size` elements; those past its end are zero.
-template <typename T>
-static inline void store_padded_row(T* x, int64_t step, const accumulator_t<T>* row, int64_t size,
-                                    const PoolAxis& w) {
-  const int64_t stored = min64(w.in_size, size - w.pad);
-  store_row(x, step, row + w.pad, stored);
-  for (int64_t i = stored; i < w.in_size; ++i) x[i * step] = from_accumulator<T>(0);
-}
-
+// A plane, or some rows of one where planes are few; a row of dy is spread once for all the rows of
+// dx that it reaches.
 template <typename T>
 void bwd_rows(const PoolArgs& o) {
   using A = accumulator_t<T>;
   const Divisors<A> divisors(o);
   const PoolAxis &h = o.h, &w = o.w;
-  const int64_t H = h.in_size, W = w.in_size, Q = w.out_size;
-  const int64_t spread = w.taps > 0 ? Phases<A>(w).size() : 0;
-  const int64_t row_size = max64(spread, W);
-  const int64_t bytes = 2 * ScratchArrays::bytes_of<A>(row_size) + ScratchArrays::bytes_of<A>(Q);
-  for_rows(o, H, 2 * W + 2 * Q, [&](int64_t n, int64_t c, int64_t i) {
-    ScratchArrays arrays(ScratchSlot::kTask, bytes);
-    A *const sums = arrays.take<A>(Q), *const row = arrays.take<A>(row_size);
-    sum_window_rows<T>(o, divisors, n, c, i, sums);
-    T* const dx = o.x.at<T>(n, c, i, 0);
-    if (w.taps > 0) {
-      Phases<A> phases(w);
-      phases.clear(arrays.take<A>(row_size));
-      for (int64_t s = 0; s < w.taps; ++s) axpy_scatter(phases.tap(s), 1, A{1}, sums, Q);
-      store_padded_row<T>(dx, o.x.strides.w, phases.interleave(row), spread, w);
-    } else {
-      fill_row(row, 1, A{0}, W);
-      for (int64_t q = 0; q < Q; ++q) {
-        A* const window = row + w.windows[q].begin;
-        for (int64_t s = 0; s < w.windows[q].count; ++s) window[s] += sums[q];
+  const int64_t H = h.in_size, W = w.in_size, Q = w.out_size, planes = o.N * o.C;
+  const int64_t rows =
+      planes >= kEnoughPlanes ? H : div_up(H, div_up(kEnoughPlanes, max64(1, planes)));
+  const int64_t strips = div_up(H, max64(1, rows));
+  const bool in_place = std::is_same_v<T, A> && o.x.strides.w == 1;
+  parallel_items(planes * strips, rows * 4 * W, o.num_threads, [&](int64_t item) {
+    const int64_t plane = item / strips, n = plane / o.C, c = plane % o.C;
+    const int64_t begin = item % strips * rows, end = min64(H, begin + rows);
+    SpreadRow<A> spreading(w, Q);
+    ScratchArrays arrays(ScratchSlot::kTask,
+                         ScratchArrays::bytes_of<A>(Q) + spreading.bytes() +
+                             ScratchArrays::bytes_of<A>(in_place ? 0 : (end - begin) * W));
+    A* const quotients = arrays.take<A>(Q);
+    A* const row = arrays.take<A>(spreading.bytes() / 2 / static_cast<int64_t>(sizeof(A)));
+    A* const memory = arrays.take<A>(spreading.bytes() / 2 / static_cast<int64_t>(sizeof(A)));
+    A* const sums = arrays.take<A>(0);
+    const auto dx_row = [&](int64_t i) {
+      return in_place ? reinterpret_cast<A*>(o.x.at<T>(n, c, i, 0)) : sums + (i - begin) * W;
+    };
+    for (int64_t i = begin; i < end; ++i) {
+      if (h.covers[i].count == 0) fill_row(dx_row(i), 1, A{0}, W);
+    }
+    const PoolWindow& last = h.covers[end - 1];
+    for (int64_t p = h.covers[begin].begin; p < last.begin + last.count; ++p) {
+      divide_row<T>(quotients, o.y.at<T>(n, c, p, 0), o.y.strides.w, divisors.row(p),
+                    divisors.columns(), Q);
+      const A* const spread = spreading.spread(quotients, row, memory);
+      const PoolWindow& window = h.windows[p];
+      const int64_t stored = spreading.positions();
+      for (int64_t i = max64(begin, window.begin); i < min64(end, window.begin + window.count);
+           ++i) {
+        A* __restrict const dx = dx_row(i);
+        if (h.covers[i].begin == p) {  // the first window here
+          for (int64_t j = 0; j < stored; ++j) dx[j] = spread[j];
+          fill_row(dx + stored, 1, A{0}, W - stored);
+        } else {
+          for (int64_t j = 0; j < stored; ++j) dx[j] += spread[j];
+        }
       }
-      store_row(dx, o.x.strides.w, row, W);
+    }
+    for (int64_t i = begin; i < end && !in_place; ++i) {
+      store_row(o.x.at<T>(n, c, i, 0), o.x.strides.w, dx_row(i), W);
     }
   });
 }

@@ -111,6 +111,8 @@ static void stage_pixels(const Stage& s, const T* in, const Strides& strides,
     const Range inside = valid_range(run.first, run.step, s.w.axis.source_size, 0, run.count);
     accumulator_t<T>* const to = out + run.slot * pitch;
     zero_row(to, inside.begin * pitch);
+    zero_row(to + inside.end * pitch, (run.count - inside.end) * pitch);
+    if (inside.begin == inside.end) continue;
     const T* const from = in + (run.first + inside.begin * run.step) * strides.w;
     const int64_t step = run.step * strides.w, count = inside.end - inside.begin;
     if (step == C && pitch == C) {
@@ -120,7 +122,6 @@ static void stage_pixels(const Stage& s, const T* in, const Strides& strides,
         copy_row(to + (inside.begin + t) * pitch, from + t * step, C);
       }
     }
-    zero_row(to + inside.end * pitch, (run.count - inside.end) * pitch);
   }
 }
 
@@ -132,9 +133,10 @@ static void stage_channel(const Stage& s, const T* in, int64_t stride, accumulat
     const Range inside = valid_range(run.first, run.step, s.w.axis.source_size, 0, run.count);
     accumulator_t<T>* const to = out + run.slot;
     zero_row(to, inside.begin);
+    zero_row(to + inside.end, run.count - inside.end);
+    if (inside.begin == inside.end) continue;
     load_row(to + inside.begin, in + (run.first + inside.begin * run.step) * stride,
              run.step * stride, inside.end - inside.begin);
-    zero_row(to + inside.end, run.count - inside.end);
   }
 }
 
@@ -230,6 +232,7 @@ static bool stage_image_of_whole_rows(const Stage& s, const T* in, const Strides
     zero_row(out + t * row + (left + W) * s.pitch, (s.w.slots - left - W) * s.pitch);
   }
   zero_row(out + rows.end * row, (s.h.slots - rows.end) * row);
+  if (rows.begin == rows.end) return true;
   stage_whole_rows(s, in, strides.c, (rows.begin - top) * W, (rows.end - top) * W,
                    out + rows.begin * row + left * s.pitch);
   return true;

@@ -82,8 +82,8 @@ static __attribute__((noinline)) void store_tile(const TileOutput& o, const Pixe
         const int64_t h = h_axis.first + u * h_axis.step;
         T* const out = o.tensor.at<T>(n, k, h, w);
         const T* const add = residual.data ? residual.at<T>(n, k, h, w) : nullptr;
-        const int64_t out_step = o.tensor.strides.w * w_axis.step;
-        const int64_t add_step = residual.strides.w * w_axis.step;
+        const int64_t out_step = columns > 1 ? o.tensor.strides.w * w_axis.step : 0;
+        const int64_t add_step = columns > 1 ? residual.strides.w * w_axis.step : 0;
         if (o.tensor.strides.c == 1) {
           for (int64_t v = 0; v < columns; ++v) {
             store_channels<T>(from + v * kMicroColumns<A>, count, epilogue,

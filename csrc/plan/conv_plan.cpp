@@ -5,7 +5,7 @@
 namespace fastconv {
 namespace {
 
-// One panel of packed filters (kMicroM rows of double) must stay small against the workspace.
+// One panel of packed filters (kMicroColumns rows of double) must stay small against the workspace.
 constexpr int64_t kMaxProductGemmK = int64_t{1} << 18;
 // dgrad runs one product for each residue class modulo the stride.
 constexpr int64_t kMaxProductDgradStride = 4;
