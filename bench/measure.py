@@ -170,7 +170,7 @@ def measure(case, device, seconds, backend=None, attempts=1):
     shape = case.shape
     row = Row(
         case.op, case.pass_, case.family, shape.model, shape.name, shape.problem, case.layout,
-        case.dtype, backend,
+        case.dtype, torch.get_num_threads(), backend,
     )  # fmt: skip
     case_bytes = shape.bytes(DTYPES[case.dtype].itemsize)
     try:

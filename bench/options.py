@@ -21,7 +21,7 @@ def _names(known):
     return parse
 
 
-def _positive(text):
+def positive(text):
     try:
         value = int(text)
     except ValueError:
@@ -31,8 +31,8 @@ def _positive(text):
     return value
 
 
-def _batches(text):
-    return list(dict.fromkeys(_positive(part) for part in text.split(",")))
+def _positives(text):
+    return list(dict.fromkeys(positive(part) for part in text.split(",")))
 
 
 def _seconds(text):
@@ -53,9 +53,12 @@ def _device(text):
     return text
 
 
-def _add_machine_options(parser):
+def add_machine_options(parser):
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads (default: torch's)"
+        "--threads",
+        type=_positives,
+        metavar="LIST",
+        help="numbers of CPU threads, one after the other (default: torch's)",
     )
 
 
@@ -72,7 +75,7 @@ def add_bench_options(parser):
     )
     parser.add_argument(
         "--batch",
-        type=_batches,
+        type=_positives,
         metavar="LIST",
         help="batch sizes (default: 1,8 on a CPU, 32,128 on a GPU; the first with --quick)",
     )
@@ -107,19 +110,21 @@ def add_bench_options(parser):
     parser.add_argument(
         "--backend", metavar="NAME", help="a backend of fastconv, such as reference or cpu:direct"
     )
-    _add_machine_options(parser)
+    add_machine_options(parser)
     parser.add_argument("--json", metavar="PATH", help="write the results there as JSON")
     parser.add_argument("--csv", metavar="PATH", help="write the results there as CSV")
 
 
 def add_demo_options(parser):
-    parser.add_argument("--epochs", type=_positive, default=12, metavar="N", help="default: 12")
+    parser.add_argument("--epochs", type=positive, default=12, metavar="N", help="default: 12")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--image-size",
-        type=_positive,
+        type=positive,
         default=224,
         metavar="N",
         help="side of ResNet-18's input in pixels (default: 224)",
     )
-    _add_machine_options(parser)
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads (default: torch's)"
+    )

@@ -28,6 +28,7 @@ class Row:
     problem: str
     layout: str
     dtype: str
+    threads: int | None = None  # of the CPU
     backend: str | None = None
     algorithm: str | None = None
     status: str = "ok"  # or "wrong", "failed", "no kernel", "no baseline", "no memory"
@@ -105,7 +106,6 @@ def environment(device):
     """Where and with what a run is made: strings and numbers, the same for all its rows."""
     values = {
         "device": _processor() if device == "cpu" else torch.cuda.get_device_name(),
-        "threads": torch.get_num_threads(),
         "fastconv": _version("fastconv"),
         "torch": torch.__version__,
         "python": platform.python_version(),

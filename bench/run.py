@@ -79,14 +79,21 @@ def run(options):
         get_backend(options.backend)
     except ValueError as error:
         return _stop(str(error))
-    if options.threads:
-        torch.set_num_threads(options.threads)
-
+    thread_counts = options.threads or [torch.get_num_threads()]
     where = environment(device)
     console = Console()
-    print_header(console, where, len(cases), pages_kept=device != "cpu" or keep_pages())
+    print_header(
+        console,
+        where,
+        " and ".join(map(str, thread_counts)),
+        len(cases) * len(thread_counts),
+        pages_kept=device != "cpu" or keep_pages(),
+    )
     seconds = options.seconds or (QUICK_SECONDS if options.quick else DEFAULT_SECONDS)
-    rows = _measure_all(cases, device, options, seconds)
+    rows = []
+    for threads in thread_counts:
+        torch.set_num_threads(threads)
+        rows += _measure_all(cases, device, options, seconds)
     print_report(console, rows)
     if options.json:
         write_json(options.json, rows, where)

@@ -45,7 +45,9 @@ class Layer(Shape):
     def family(self):
         """The kind of convolution whose speeds are comparable: one mean in the summary."""
         if self.groups > 1:
-            return "depthwise" if self.groups == self.C else "grouped"
+            if self.groups == self.C:
+                return f"depthwise {self.R}x{self.S}"
+            return f"grouped C/g={self.C // self.groups}"
         if self.C <= 4:
             return "stem (C=3)"
         if self.dilation > 1:

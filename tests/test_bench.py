@@ -70,7 +70,7 @@ def test_info_prints_versions(capsys):
 
 def test_a_run_is_recorded_in_full(tmp_path, capsys):
     paths = [tmp_path / "out.json", tmp_path / "out.csv"]
-    words = "resnet18 l4.0.3x3s2 dense rxs conv2d fprop,dw3x3_s1 depthwise conv2d wgrad"
+    words = "resnet18 l4.0.3x3s2 dense rxs conv2d fprop,dw3x3_s1 depthwise 3x3 conv2d wgrad"
     status = main([*TINY, "--filter", words, "--json", str(paths[0]), "--csv", str(paths[1])])
     assert status == 0, capsys.readouterr().out
     record = json.loads(paths[0].read_text())

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fastconv.backends import BACKENDS
-from fastconv.bench import load, measure, timing, timing_cuda
+from fastconv.bench import load, measure, networks, timing, timing_cuda
 from fastconv.bench.cases import Case, select_cases
 from fastconv.bench.models.resnet import ResNet18
 from fastconv.bench.operators import make_inputs, ours
 from fastconv.bench.record import Row
-from fastconv.bench.report import print_report
+from fastconv.bench.report import best_layout_ratios, print_report
 from fastconv.bench.shapes import HERE, Layer, Pool, load_layers, load_pools
 from fastconv.bench.timing import Side
 from fastconv.bench.verify import exact_result, judge
@@ -81,7 +81,8 @@ def test_cases_are_selected_once_each():
         128,
     }
     quick = select_cases([1], ["nchw"], ["fprop", "fwd"], ["float32"], quick=True)
-    assert {case.family for case in quick} >= {"stem (C=3)", "dense RxS", "depthwise", "max pool"}
+    families = {case.family for case in quick}
+    assert families >= {"stem (C=3)", "dense RxS", "depthwise 3x3", "max pool"}
     assert all(isinstance(pool, Pool) and pool.out_size()[2] > 0 for pool in load_pools())
 
 
@@ -135,7 +136,19 @@ def test_other_programs_are_noticed(monkeypatch):
 def test_disturbed_lines_do_not_count(capsys):
     from rich.console import Console
 
-    names = ("conv2d", "fprop", "dense", "net", "layer", "n1", "nchw", "float32", "cpu", "direct")
+    names = (
+        "conv2d",
+        "fprop",
+        "dense",
+        "net",
+        "layer",
+        "n1",
+        "nchw",
+        "float32",
+        2,
+        "cpu",
+        "direct",
+    )
     times = {"us": 1.0, "p20_us": 1.0, "p80_us": 1.0, "tflops": 1.0, "gbs": 1.0}
     times |= {f"baseline_{k}": 9.0 for k in ("us", "p20_us", "p80_us")} | {"x_baseline": 9.0}
     rows = [Row(*names, **times, baseline="torch", others_cpus=cpus) for cpus in (1.0, 0.01)]
@@ -197,3 +210,24 @@ def test_triton_is_timed_against_our_cuda_kernels_too(monkeypatch):
     (row,) = measure.measure(case, "cpu", 0.005, "cpu:implicit_gemm")
     assert (row.status, row.backend, row.baseline) == ("ok", "cpu:implicit_gemm", "fastconv other")
     assert row.x_baseline > 0 and counting.calls > 1
+
+
+def test_the_faster_layout_of_the_baseline_is_the_one_to_beat():
+    names = ("conv2d", "fprop", "dense", "net", "layer", "n1")
+    rows = [
+        Row(*names, layout, "float32", 2, us=ours, baseline_us=theirs, baseline="torch")
+        for layout, ours, theirs in (("nchw", 2.0, 9.0), ("channels_last", 1.0, 3.0))
+    ]
+    best = best_layout_ratios(rows)
+    assert [best[id(row)] for row in rows] == [1.5, 3.0]
+
+
+def test_networks_are_timed_in_inference_and_training(tmp_path, capsys):
+    path = tmp_path / "networks.csv"
+    arguments = ["--batch", "2", "--image-size", "32", "--seconds", "0.05", "--threads", "1"]
+    assert networks.main([*arguments, "--csv", str(path)]) == 0
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * len(networks.NETWORKS) * len(networks.PASSES)
+    assert all(float(row["x_baseline"]) > 0 and row["threads"] == "1" for row in rows)
+    assert "inference: geometric mean" in capsys.readouterr().out
