@@ -28,6 +28,8 @@ def _integer(value):
 
 def integers(name, value, function):
     """An int, or a list or tuple of ints, as a tuple. TypeError for anything else."""
+    if type(value) is int and abs(value) < 2**63:  # what nearly every call passes
+        return (value,)
     values = value if isinstance(value, (tuple, list)) else (value,)
     result = tuple(_integer(item) for item in values)
     if None in result:

@@ -48,12 +48,29 @@ inline vector_t<float> load_vector<float16_t>(const float16_t* in) {
 
 template <typename T>
 static inline void store_vector(T* out, vector_t<accumulator_t<T>> value) {
-  using A = accumulator_t<T>;
-  if constexpr (sizeof(T) == sizeof(A)) {
-    *reinterpret_cast<vector_t<A>*>(out) = value;
-  } else {
-    for (int l = 0; l < kLanes<A>; ++l) out[l] = from_accumulator<T>(value[l]);
-  }
+  *reinterpret_cast<vector_t<T>*>(out) = value;
+}
+static inline void store_bits(void* out, wide_bits_t bits) {
+  *static_cast<narrow_bits_t*>(out) = __builtin_convertvector(bits, narrow_bits_t);
+}
+// Both as from_accumulator.
+template <>
+inline void store_vector<bfloat16_t>(bfloat16_t* out, vector_t<float> value) {
+  const wide_bits_t bits = reinterpret_cast<wide_bits_t>(value);
+  const wide_bits_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  store_bits(out, value == value ? rounded : (bits >> 16) | 0x40u);
+}
+template <>
+inline void store_vector<float16_t>(float16_t* out, vector_t<float> value) {
+  const wide_bits_t bits = reinterpret_cast<wide_bits_t>(value);
+  const wide_bits_t magnitude = bits & 0x7fffffffu;
+  const vector_t<float> aligned = reinterpret_cast<vector_t<float>>(magnitude) + 0.5f;
+  const wide_bits_t subnormal = reinterpret_cast<wide_bits_t>(aligned) - 0x3f000000u;
+  const wide_bits_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  wide_bits_t half = magnitude < (113u << 23) ? subnormal : normal;
+  half = magnitude >= 0x477ff000u ? half * 0u + 0x7c00u : half;  // rounds to infinity
+  half = magnitude > 0x7f800000u ? half * 0u + 0x7e00u : half;   // NaN
+  store_bits(out, half | ((bits >> 16) & 0x8000u));
 }
 
 template <typename A>

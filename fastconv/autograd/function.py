@@ -37,9 +37,10 @@ def differentiable(op, *, setup_context, backward, jvp, vmap):
     function.forward.__signature__ = inspect.signature(op.run)
 
     def call(*args):
-        if not runs_eagerly(*args):
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        if not runs_eagerly(*tensors):
             return op.overload(*args)
-        return op.run(*args) if is_inference(*args) else function.apply(*args)
+        return op.run(*args) if is_inference(*tensors) else function.apply(*args)
 
     call.__name__ = op.name
     return call
