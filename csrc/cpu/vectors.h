@@ -122,9 +122,9 @@ static inline void transpose(vector_t<A> (&rows)[kLanes<A>]) {
   }
 }
 
-// activate() for a vector.
+// activate() for a vector. Flattened: no copy of activate() is left outside of this namespace.
 template <typename A>
-static inline vector_t<A> activate_vector(vector_t<A> z, Activation activation) {
+[[gnu::flatten]] static inline vector_t<A> activate_vector(vector_t<A> z, Activation activation) {
   const vector_t<A> zero = {};
   switch (activation) {
     case Activation::none:
