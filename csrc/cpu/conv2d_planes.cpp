@@ -12,7 +12,7 @@
 #include "cpu/epilogue.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
-#include "cpu/planes.h"
+#include "cpu/plane_product.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -24,22 +24,7 @@ template <int kRows>
 constexpr int kPlaneVectors = kPlaneSums / kRows < 1             ? 1
                               : kPlaneSums / kRows > kMaxVectors ? kMaxVectors
                                                                  : kPlaneSums / kRows;
-constexpr int64_t kAdjacentVectors = 4;
-constexpr int64_t kSumsBytes = 64 << 20;    // of wgrad's slices, where one needs no more
-constexpr int64_t kPlaneBytes = 256 << 10;  // of a task's planes, or one row of them
-
-// One class of output positions.
-struct PlaneProduct {
-  GatherAxis h, w;
-  int64_t images, groups, rows, depth;  // a group has `rows` output and `depth` source channels
-  TensorView source, filters;
-  int64_t group_stride, row_stride, depth_stride;  // of the filters, by output and source channel
-  TensorView out;
-  const Epilogue* epilogue;
-
-  int64_t taps() const { return h.taps * w.taps; }
-  int64_t terms() const { return taps() * depth; }
-};
+constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
 
 // Terms [0, terms) for kRows output channels and kVectors vectors of columns.
 template <int kRows, int kVectors, typename A>
@@ -83,39 +68,6 @@ static inline void for_each_plane_row(int64_t count, const Body& body, int64_t f
     for_each_plane_row<(kMost > 4 ? kMost - 2 : kMost - 1)>(count, body, first);
   }
 }
-
-// Groups of a task: about a vector of output channels; some vectors where channels are adjacent, so
-// that whole cache lines are read and written one after the other.
-template <typename A>
-int64_t groups_at_once(const PlaneProduct& o) {
-  const int64_t vectors = o.source.strides.c == 1 ? kAdjacentVectors : 1;
-  return min64(o.groups, max64(1, vectors * kLanes<A> / o.rows));
-}
-
-template <typename A>
-Planes<A> planes_of(const PlaneProduct& o, int64_t u, int64_t u_end, int64_t v, int64_t v_end) {
-  return {PlaneAxis(o.h, u, u_end), PlaneAxis(o.w, v, v_end)};
-}
-
-// Output rows and columns of a task, so that its planes hold kPlaneBytes.
-struct PlaneTiles {
-  int64_t rows, columns, row_tiles, column_tiles;
-
-  template <typename A>
-  static PlaneTiles of(const PlaneProduct& o) {
-    const int64_t channels = groups_at_once<A>(o) * o.depth;
-    const auto bytes = [&](int64_t rows, int64_t columns) {
-      const Planes<A> planes = planes_of<A>(o, 0, rows, 0, columns);
-      const int64_t sums = groups_at_once<A>(o) * o.rows * planes.columns();
-      return (channels * planes.channel_elements() + sums) * static_cast<int64_t>(sizeof(A));
-    };
-    int64_t rows = o.h.positions, columns = o.w.positions;
-    while (rows > 1 && bytes(rows, columns) > kPlaneBytes) rows = div_up(rows, 2);
-    while (columns > kLanes<A> && bytes(rows, columns) > kPlaneBytes) columns = div_up(columns, 2);
-    return {rows, columns, div_up(o.h.positions, rows), div_up(o.w.positions, columns)};
-  }
-  int64_t count() const { return row_tiles * column_tiles; }
-};
 
 // For each run of rows of a group's output channels, weights[term][row].
 template <typename T>
@@ -178,17 +130,6 @@ void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& pl
         store_epilogue<T>(c + m * c_step, columns, epilogue, bias == nullptr ? nullptr : bias + m,
                           0, add == nullptr ? nullptr : add + m * residual.strides.c, add_step,
                           out + m * o.out.strides.c, out_step);
-      }
-    }
-  }
-}
-
-template <typename A>
-void fill_offsets(const PlaneProduct& o, const Planes<A>& planes, int32_t* out) {
-  for (int64_t d = 0; d < o.depth; ++d) {
-    for (int64_t i = 0; i < o.h.taps; ++i) {
-      for (int64_t j = 0; j < o.w.taps; ++j) {
-        *out++ = static_cast<int32_t>(d * planes.channel_elements() + planes.offset(i, j));
       }
     }
   }

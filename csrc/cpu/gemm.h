@@ -2,9 +2,7 @@
 // stays in registers for a while; lanes go along filters (fprop, dgrad) or channels (wgrad), the
 // other operand is broadcast from memory:
 //
-//   product_micro   c[pixel][filter]  += stage[position[pixel] + tap + channel] *
-//   weights[k][filter]
-//                                        k = (tap, channel)
+//   product_micro   c[pixel][filter]  += stage[position[pixel] + term k] * weights[k][filter]
 //   wgrad_micro     c[filter][column] += dy[pixel][filter] * stage[position[pixel] + column]
 //
 // Sums start from zero and are then added to c every kSumLength terms (for wgrad a tile of pixels):

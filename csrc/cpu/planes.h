@@ -8,8 +8,7 @@
 // so that vectors go along pixels whatever the stride. Columns beyond a row's last pixel are
 // computed and not stored.
 //
-//     phases of an axis with stride 2:     plane 0 | 0 2 4 6 |    plane 1 | 1 3 5 7 |    taps 0 2,
-//     1 3
+//     stride 2:     plane 0 | 0 2 4 6 | for taps 0, 2      plane 1 | 1 3 5 7 | for taps 1, 3
 #pragma once
 
 #include "cpu/gather.h"

@@ -9,8 +9,8 @@
 // Along an axis, slots hold either all source positions from the first to the last tap, or, where
 // that is fewer (strided 1x1, far dilation), one run of positions for each tap:
 //
-//     dense    | u=0 tap 0 | u=0 tap 1, u=1 tap 0 | ...        apart    | u=0.. of tap 0 | u=0.. of
-//     tap 1 |
+//     dense    | u=0 tap 0 | u=0 tap 1, u=1 tap 0 | ...
+//     apart    | u=0.. of tap 0 | u=0.. of tap 1 | ...
 #pragma once
 
 #include "cpu/gather.h"
@@ -73,8 +73,6 @@ struct Stage {
     return image * image_elements() + h.position(u) * row_elements() + w.position(v) * pitch;
   }
   int64_t tap(int64_t i, int64_t j) const { return h.tap(i) * row_elements() + w.tap(j) * pitch; }
-  // Whether the taps of a filter's row lie one after the other.
-  bool row_taps_adjacent() const { return w.dense && w.axis.offset_step == 1; }
 };
 
 // Elements from which a call of the C library is worth it.
