@@ -122,9 +122,18 @@ static inline void transpose(vector_t<A> (&rows)[kLanes<A>]) {
   }
 }
 
-// activate() for a vector. Flattened: no copy of activate() is left outside of this namespace.
+// activate() lane by lane. Flattened: no copy of activate() is left outside of this namespace.
 template <typename A>
-[[gnu::flatten]] static inline vector_t<A> activate_vector(vector_t<A> z, Activation activation) {
+[[gnu::flatten, gnu::noinline]] static vector_t<A> activate_lanes(vector_t<A> z,
+                                                                  Activation activation) {
+  for (int l = 0; l < kLanes<A>; ++l) z[l] = activate(z[l], activation);
+  return z;
+}
+
+// activate() for a vector. A call that is not inlined would spill every vector of its caller.
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> activate_vector(vector_t<A> z,
+                                                                 Activation activation) {
   const vector_t<A> zero = {};
   switch (activation) {
     case Activation::none:
@@ -134,8 +143,7 @@ template <typename A>
     case Activation::relu6:
       return z < zero ? zero : (z > A(6) + zero ? A(6) + zero : z);
     default:
-      for (int l = 0; l < kLanes<A>; ++l) z[l] = activate(z[l], activation);
-      return z;
+      return activate_lanes<A>(z, activation);
   }
 }
 
