@@ -12,6 +12,7 @@
 //
 // A task is a tile of pixels (wgrad: a slice of the tiles) and kPanels panels of channels.
 // Bound: bytes for 3x3, multiply-adds beyond.
+#include "cpu/depthwise_rows.h"
 #include "cpu/kernels.h"
 #include "cpu/panels.h"
 #include "cpu/store_tile.h"
@@ -19,9 +20,8 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kTilePixels = 448;               // of a tile, at most
-constexpr int64_t kPanelBytes = 40 << 10;          // of a panel, which is to stay in L1
-constexpr int kRun = kVectorBytes >= 32 ? 14 : 7;  // pixels of a row at a time; ImageNet's rows
+constexpr int64_t kTilePixels = 448;       // of a tile, at most
+constexpr int64_t kPanelBytes = 40 << 10;  // of a panel, which is to stay in L1
 constexpr int kWgradTaps = 10;
 constexpr int64_t kMaxClassSpan = 16;     // of source positions that dgrad's classes read
 constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
@@ -30,36 +30,6 @@ constexpr int64_t kWgradTilePixels = 224;
 constexpr int64_t kWgradTasks = 16;
 
 // ---- fprop and dgrad -------------------------------------------------------------------------
-
-// Taps of one class of output positions among those of the stage: tap i is the stage's tap
-// first + i * step. fprop has one class with all taps, dgrad one for each residue of the position
-// modulo the stride.
-struct ClassAxis {
-  GatherAxis axis;
-  int64_t first, step;
-};
-
-// Output channel k sums `depth` source lanes: the k-th of each. Output position u * classes + class
-// of an axis is position u of that class; the stage holds what the taps of all classes read.
-constexpr int64_t kMaxClasses = 4;  // of an axis
-struct DepthwiseProduct {
-  PixelTiles tiles;  // of positions u, v
-  int64_t h_classes, w_classes;
-  ClassAxis h[kMaxClasses], w[kMaxClasses];
-  Lanes source;
-  int64_t source_step;  // elements from source d's channel 0 to the next one's
-  TensorView filters;
-  int64_t filter_stride, depth_stride;  // filter of output channel k and source d
-  int64_t depth, channels;
-  TileOutput out;
-
-  int64_t taps(int64_t a, int64_t b) const { return h[a].axis.taps * w[b].axis.taps; }
-  int64_t all_taps() const {
-    int64_t sum = 0;
-    for (int64_t i = 0; i < h_classes * w_classes; ++i) sum += taps(i / w_classes, i % w_classes);
-    return sum;
-  }
-};
 
 // All taps of kPixels neighbours of a row, kStep slots apart: calls store(m, sums of pixel m). The
 // constant step leaves the compiler one address for all pixels.
@@ -77,31 +47,6 @@ static inline void depthwise_micro(const int32_t* offsets, int64_t taps, const A
   }
 #pragma GCC unroll 14
   for (int m = 0; m < kPixels; ++m) store(m, sums[m]);
-}
-
-// Calls body(first, constant number of pixels) for the pixels of a row: 14, 7, 4, 2 or 1 at a time.
-template <int kPixels = kRun, typename Body>
-static inline void for_each_run(int64_t pixels, const Body& body, int64_t first = 0) {
-  for (; first + kPixels <= pixels; first += kPixels) body(first, Constant<kPixels>{});
-  if constexpr (kPixels > 1) for_each_run<(kPixels == 7 ? 4 : kPixels / 2)>(pixels, body, first);
-}
-
-// weights[d][class][tap][output channel], rows `step` apart.
-template <typename T>
-void pack_depthwise_weights(const DepthwiseProduct& o, int64_t step, accumulator_t<T>* out) {
-  for (int64_t d = 0; d < o.depth; ++d) {
-    for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
-      const GatherAxis& h = o.h[i / o.w_classes].axis;
-      const GatherAxis& w = o.w[i % o.w_classes].axis;
-      for (int64_t tap = 0; tap < h.taps * w.taps; ++tap, out += step) {
-        const T* const in = o.filters.at<T>(0, 0, h.weight + tap / w.taps * h.weight_step,
-                                            w.weight + tap % w.taps * w.weight_step) +
-                            d * o.depth_stride;
-        load_row(out, in, o.filter_stride, o.channels);
-        zero_row(out + o.channels, step - o.channels);
-      }
-    }
-  }
 }
 
 // Where a task's lanes lie: a tile of pixels, output channels [k, k_end).
@@ -207,7 +152,9 @@ void depthwise_tile(const DepthwiseProduct& o, const DepthwiseTask& task, const 
   const int64_t w_step = o.w_classes * o.out.w.step;
   const int64_t y_step = y.w * w_step, residual_step = residual.w * w_step;
   // Whole panels go to a tensor of adjacent channels without passing through c.
-  const bool in_place = o.depth == 1 && y.c == 1 && (e.residual.data == nullptr || residual.c == 1);
+  const bool in_place = o.depth == 1 && y.c == 1 && Clamp<A>::is(e.activation) &&
+                        (e.residual.data == nullptr || residual.c == 1);
+  const Clamp<A> clamp(e.activation);
   const int64_t stored = in_place ? lanes / kLanes<A> * kLanes<A> : 0;
 
   for (int64_t d = 0; d < o.depth; ++d) {
@@ -244,12 +191,13 @@ void depthwise_tile(const DepthwiseProduct& o, const DepthwiseTask& task, const 
                     e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, k + lane, h, w);
                 const T* const bias =
                     e.bias == nullptr ? nullptr : static_cast<const T*>(e.bias) + k + lane;
-                depthwise_micro<kPixels, kStep>(
-                    class_offsets, taps, in, filter, weight_step, [&](int m, vector_t<A> z) {
-                      if (bias != nullptr) z += load_vector(bias);
-                      if (add != nullptr) z += load_vector(add + m * residual_step);
-                      store_vector(out + m * y_step, activate_vector<A>(z, e.activation));
-                    });
+                depthwise_micro<kPixels, kStep>(class_offsets, taps, in, filter, weight_step,
+                                                [&](int m, vector_t<A> z) {
+                                                  if (bias != nullptr) z += load_vector(bias);
+                                                  if (add != nullptr)
+                                                    z += load_vector(add + m * residual_step);
+                                                  store_vector(out + m * y_step, clamp(z));
+                                                });
               } else {
                 A* const at = to + ((image * rows + row) * columns + column) * kMicroColumns<A>;
                 depthwise_micro<kPixels, kStep>(
@@ -274,6 +222,9 @@ void depthwise_product(const DepthwiseProduct& o, int num_threads) {
   const int64_t blocks = div_up(o.channels, block);
   A* const weights = task_memory<A>(ScratchSlot::kShared, max64(1, o.depth * o.all_taps()) * step);
   pack_depthwise_weights<T>(o, step, weights);
+  if constexpr (std::is_same_v<T, A>) {
+    if (has_rows_of_channels<T>(o)) return depthwise_rows<T>(o, weights, step, num_threads);
+  }
   parallel_for(o.tiles.count() * blocks, num_threads, [&](int64_t task) {
     const int64_t next = min64(task + num_threads, o.tiles.count() * blocks - 1);
     depthwise_tile<T>(o, DepthwiseTask(o, block, task), DepthwiseTask(o, block, next), weights,

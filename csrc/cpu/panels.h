@@ -2,17 +2,11 @@
 // run of memory that stays in L1 while a depthwise filter's taps pass over it.
 #pragma once
 
-#include "cpu/pixel_tiles.h"
+#include "cpu/depthwise_product.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr int64_t kPanels = 4;  // of a task: whole cache lines in channels_last
-
-// Lanes [k, k + count) of a tensor: lane l is its channel (k + l) / repeat.
-struct Lanes {
-  TensorView tensor;
-  int64_t repeat;
-};
 
 template <typename A>
 static inline Stage panel_stage(const PixelTile& tile, const GatherAxis& h, const GatherAxis& w) {

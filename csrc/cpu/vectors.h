@@ -130,7 +130,8 @@ template <typename A>
   return z;
 }
 
-// activate() for a vector. A call that is not inlined would spill every vector of its caller.
+// activate() for a vector. In a loop that keeps sums in registers use Clamp: a call, even one that
+// is never made, has the compiler keep them in memory.
 template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> activate_vector(vector_t<A> z,
                                                                  Activation activation) {
@@ -146,5 +147,24 @@ template <typename A>
       return activate_lanes<A>(z, activation);
   }
 }
+
+// The activations that are limits: none, relu, relu6. A NaN passes through.
+template <typename A>
+struct Clamp {
+  vector_t<A> low, high;
+
+  static bool is(Activation a) {
+    return a == Activation::none || a == Activation::relu || a == Activation::relu6;
+  }
+  explicit Clamp(Activation a) {
+    constexpr A kInfinity = static_cast<A>(__builtin_inf());
+    low = vector_t<A>{} + (a == Activation::none ? -kInfinity : A(0));
+    high = vector_t<A>{} + (a == Activation::relu6 ? A(6) : kInfinity);
+  }
+  vector_t<A> operator()(vector_t<A> z) const {
+    z = z < low ? low : z;
+    return z > high ? high : z;
+  }
+};
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
