@@ -12,7 +12,6 @@
 //
 // A task is a tile of pixels (wgrad: a slice of the tiles) and kPanels panels of channels.
 // Bound: bytes for 3x3, multiply-adds beyond.
-#include "cpu/depthwise_rows.h"
 #include "cpu/kernels.h"
 #include "cpu/panels.h"
 #include "cpu/store_tile.h"
@@ -20,8 +19,9 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kTilePixels = 448;       // of a tile, at most
-constexpr int64_t kPanelBytes = 40 << 10;  // of a panel, which is to stay in L1
+constexpr int64_t kPanels = 4;              // of a task, one after the other
+constexpr int64_t kTilePixels = 3136;       // of a tile, at most
+constexpr int64_t kPanelBytes = 128 << 10;  // of a panel, which is to stay in L1
 constexpr int kWgradTaps = 10;
 constexpr int64_t kMaxClassSpan = 16;     // of source positions that dgrad's classes read
 constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
@@ -31,34 +31,55 @@ constexpr int64_t kWgradTasks = 16;
 
 // ---- fprop and dgrad -------------------------------------------------------------------------
 
-// All taps of kPixels neighbours of a row, kStep slots apart: calls store(m, sums of pixel m). The
-// constant step leaves the compiler one address for all pixels.
-template <int kPixels, int kStep, typename A, typename Store>
-static inline void depthwise_micro(const int32_t* offsets, int64_t taps, const A* panel,
-                                   const A* weights, int64_t weight_step, const Store& store) {
-  vector_t<A> sums[kPixels] = {};
-  for (int64_t t = 0; t < taps; ++t, weights += weight_step) {
-    const vector_t<A> filter = load_vector(weights);
-    const A* const pixels = panel + offsets[t];
+// Tap (i, j) lies first + i * row_step + j * column_step elements behind a position in a panel.
+struct PanelTaps {
+  int64_t rows, columns, first, row_step, column_step;
+};
+PanelTaps panel_taps(const Stage& s, const ClassAxis& h, const ClassAxis& w) {
+  if (h.axis.taps == 0 || w.axis.taps == 0) return {0, 0, 0, 0, 0};
+  return {h.axis.taps, w.axis.taps, s.tap(h.first, w.first), s.tap(h.step, 0), s.tap(0, w.step)};
+}
+
+// Where a run's results go: y = clamp(sum + bias + residual), y and residual a pixel's step apart.
+template <typename T>
+struct RunOutput {
+  T* y;
+  const T *bias, *residual;  // may be null
+  int64_t y_step, residual_step;
+  Clamp<accumulator_t<T>> clamp;
+};
+
+// All taps of kPixels neighbours of a row, kStep slots apart. The constant step leaves the compiler
+// one address for all pixels; inlined, it no longer keeps all sums in registers.
+template <int kPixels, int kStep, typename T>
+[[gnu::noinline]] void depthwise_micro(const PanelTaps& taps, const accumulator_t<T>* panel,
+                                       const accumulator_t<T>* weights, int64_t weight_step,
+                                       const RunOutput<T>& output) {
+  using A = accumulator_t<T>;
+  const RunOutput<T> out = output;  // a copy that no store can change
 #pragma GCC unroll 14
-    for (int m = 0; m < kPixels; ++m) {
-      sums[m] += load_vector(pixels + m * kStep * kLanes<A>) * filter;
+  for (int m = 0; m < kPixels; ++m) __builtin_prefetch(out.y + m * out.y_step, 1, 3);
+  vector_t<A> sums[kPixels] = {};
+  for (int64_t i = 0; i < taps.rows; ++i, panel += taps.row_step) {
+    const A* pixels = panel;
+    for (int64_t j = 0; j < taps.columns; ++j) {
+      const vector_t<A> filter = load_vector(weights);
+#pragma GCC unroll 14
+      for (int m = 0; m < kPixels; ++m) {
+        sums[m] += load_vector(pixels + m * kStep * kLanes<A>) * filter;
+      }
+      weights += weight_step;
+      pixels += taps.column_step;
     }
   }
 #pragma GCC unroll 14
-  for (int m = 0; m < kPixels; ++m) store(m, sums[m]);
+  for (int m = 0; m < kPixels; ++m) {
+    vector_t<A> z = sums[m];
+    if (out.bias != nullptr) z += load_vector(out.bias);
+    if (out.residual != nullptr) z += load_vector(out.residual + m * out.residual_step);
+    store_vector(out.y + m * out.y_step, out.clamp(z));
+  }
 }
-
-// Where a task's lanes lie: a tile of pixels, output channels [k, k_end).
-struct DepthwiseTask {
-  PixelTile tile;
-  int64_t k, k_end;
-
-  DepthwiseTask(const DepthwiseProduct& o, int64_t block, int64_t index)
-      : tile(o.tiles, index / div_up(o.channels, block)),
-        k(index % div_up(o.channels, block) * block),
-        k_end(min64(o.channels, k + block)) {}
-};
 
 // Rows [0, U) and columns [0, V) of all images of one panel; visit(image, u, v, constant number of
 // pixels, panel at the first of them, their constant step) for runs of pixels.
@@ -93,122 +114,69 @@ PixelTile output_tile(const DepthwiseProduct& o, const PixelTile& positions) {
   return tile;
 }
 
-// Asks for the cache lines of `count` pixels of a row whose channels are adjacent.
-template <typename T, bool kWrite>
-void prefetch_row(const TensorView& tensor, int64_t n, int64_t c, int64_t h, int64_t w,
-                  int64_t count, int64_t step) {
-  if (tensor.strides.c != 1) return;
-  const T* at = tensor.at<T>(n, c, h, w);
-  for (int64_t i = 0; i < count; ++i, at += step * tensor.strides.w) {
-    __builtin_prefetch(at, kWrite, 3);
-  }
-}
-
-// What the next task stages for its row of positions of this number: one panel's cache lines.
 template <typename T>
-void prefetch_source(const DepthwiseProduct& o, const DepthwiseTask& next, int64_t row,
-                     int64_t lane) {
-  const PixelTile& tile = next.tile;
-  const GatherAxis &h = o.tiles.h, &w = o.tiles.w;
-  const int64_t rows = tile.u_end - tile.u;
-  if (row / rows >= tile.n_end - tile.n || next.k + lane >= next.k_end) return;
-  // Of the rows that taps of the middle read: others are those of neighbours.
-  const int64_t tap = h.taps > 1 ? h.taps / 2 * h.offset_step : 0;
-  const int64_t at_h = (tile.u + row % rows) * h.source_step + h.offset + tap;
-  const int64_t at_w = max64(0, tile.v * w.source_step + w.offset);
-  const int64_t columns = min64(w.source_size - at_w, (tile.v_end - tile.v) * w.source_step);
-  if (at_h < 0 || at_h >= h.source_size) return;
-  prefetch_row<T, false>(o.source.tensor, tile.n + row / rows, (next.k + lane) / o.source.repeat,
-                         at_h, at_w, columns, 1);
-}
-
-template <typename T>
-void depthwise_tile(const DepthwiseProduct& o, const DepthwiseTask& task, const DepthwiseTask& next,
+void depthwise_tile(const DepthwiseProduct& o, const PixelTile& tile, int64_t k, int64_t k_end,
                     const accumulator_t<T>* weights, int64_t weight_step) {
   using A = accumulator_t<T>;
-  const PixelTile outer = output_tile(o, task.tile);
-  const int64_t k = task.k, lanes = task.k_end - k, panels = div_up(lanes, kLanes<A>);
-  const Stage s = panel_stage<A>(task.tile, o.tiles.h, o.tiles.w);
-  const int64_t all_taps = o.all_taps(), pixels = outer.pixels();
+  const PixelTile outer = output_tile(o, tile);
+  const int64_t lanes = k_end - k, all_taps = o.all_taps(), pixels = outer.pixels();
   const int64_t rows = outer.u_end - outer.u, columns = outer.v_end - outer.v;
-  const int64_t panel_elements = stage_elements<A>(s);
-  A* const memory = task_memory<A>(ScratchSlot::kTask, panels * panel_elements);
-  A* const panels_memory = memory + kLanes<A> * stage_row_slots(s);
-  const int64_t c_elements = round_up(lanes, kMicroColumns<A>) * pixels + kTileReadAhead<A>;
-  A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + all_taps);
-  int32_t* const offsets = reinterpret_cast<int32_t*>(c + c_elements);
-  int32_t* next_offset = offsets;
-  for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
-    const ClassAxis &h = o.h[i / o.w_classes], &w = o.w[i % o.w_classes];
-    for (int64_t tap = 0; tap < h.axis.taps * w.axis.taps; ++tap) {
-      *next_offset++ = static_cast<int32_t>(
-          s.tap(h.first + tap / w.axis.taps * h.step, w.first + tap % w.axis.taps * w.step));
-    }
-  }
+  const Stage s = panel_stage<A>(tile, o.tiles.h, o.tiles.w);
+  A* const memory = task_memory<A>(ScratchSlot::kTask, stage_elements<A>(s));
+  A* const panel = memory + kLanes<A> * stage_row_slots(s);
+  A* const c = task_memory<A>(ScratchSlot::kTile,
+                              round_up(lanes, kMicroColumns<A>) * pixels + kTileReadAhead<A>);
 
   const Epilogue& e = *o.out.epilogue;
   const Strides& y = o.out.tensor.strides;
-  const Strides& residual = e.residual.strides;
-  const int64_t w_step = o.w_classes * o.out.w.step;
-  const int64_t y_step = y.w * w_step, residual_step = residual.w * w_step;
+  const int64_t y_step = y.w * o.w_classes * o.out.w.step;
+  const int64_t residual_step = e.residual.strides.w * o.w_classes * o.out.w.step;
+  const int64_t c_step = o.w_classes * kMicroColumns<A>;
   // Whole panels go to a tensor of adjacent channels without passing through c.
   const bool in_place = o.depth == 1 && y.c == 1 && Clamp<A>::is(e.activation) &&
-                        (e.residual.data == nullptr || residual.c == 1);
-  const Clamp<A> clamp(e.activation);
+                        (e.residual.data == nullptr || e.residual.strides.c == 1);
+  const Clamp<A> clamp(in_place ? e.activation : Activation::none), no_clamp(Activation::none);
   const int64_t stored = in_place ? lanes / kLanes<A> * kLanes<A> : 0;
 
-  for (int64_t d = 0; d < o.depth; ++d) {
-    Lanes source = o.source;
-    source.tensor.data = static_cast<T*>(source.tensor.data) + d * o.source_step;
-    if (all_taps > 0) {
-      fill_panels<T>(s, source, k, lanes, task.tile.n, panel_elements, memory, panels_memory);
-    }
-    for (int64_t lane = 0; lane < lanes; lane += kLanes<A>) {
+  for (int64_t lane = 0; lane < lanes; lane += kLanes<A>) {
+    const int64_t c_lane = max64(0, lane - stored);
+    A* const to =
+        c + c_lane / kMicroColumns<A> * kMicroColumns<A> * pixels + c_lane % kMicroColumns<A>;
+    for (int64_t d = 0; d < o.depth; ++d) {
+      Lanes source = o.source;
+      source.tensor.data = static_cast<T*>(source.tensor.data) + d * o.source_step;
+      if (all_taps > 0) {
+        fill_panel<T>(s, source, k + lane, min64(kLanes<A>, lanes - lane), tile.n, memory, panel);
+      }
       const A* filter = weights + d * all_taps * weight_step + k + lane;
-      const int32_t* class_offsets = offsets;
-      const int64_t c_lane = max64(0, lane - stored);
-      A* const to =
-          c + c_lane / kMicroColumns<A> * kMicroColumns<A> * pixels + c_lane % kMicroColumns<A>;
       for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
-        const int64_t a = i / o.w_classes, b = i % o.w_classes, taps = o.taps(a, b);
+        const int64_t a = i / o.w_classes, b = i % o.w_classes;
+        const PanelTaps taps = panel_taps(s, o.h[a], o.w[b]);
         // Of the tile's rows and columns, those of this class.
         const int64_t U = div_up(rows - a, o.h_classes), V = div_up(columns - b, o.w_classes);
         for_each_panel_run<A>(
-            s, U, V, panels_memory + lane / kLanes<A> * panel_elements,
+            s, U, V, panel + taps.first,
             [&](int64_t image, int64_t u, int64_t v, auto run, const A* in, auto step) {
               constexpr int kPixels = decltype(run)::value, kStep = decltype(step)::value;
               const int64_t row = u * o.h_classes + a, column = v * o.w_classes + b;
-              const int64_t n = outer.n + image;
-              const int64_t h = o.out.h.first + (outer.u + row) * o.out.h.step;
-              const int64_t w = o.out.w.first + (outer.v + column) * o.out.w.step;
-              if (b == 0 && v == 0) {
-                prefetch_row<T, true>(o.out.tensor, n, k + lane, h, w, columns, o.out.w.step);
-                if (a == 0) prefetch_source<T>(o, next, image * U + u, lane);
-              }
               if (lane < stored) {
-                T* const out = o.out.tensor.at<T>(n, k + lane, h, w);
-                const T* const add =
-                    e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, k + lane, h, w);
-                const T* const bias =
-                    e.bias == nullptr ? nullptr : static_cast<const T*>(e.bias) + k + lane;
-                depthwise_micro<kPixels, kStep>(class_offsets, taps, in, filter, weight_step,
-                                                [&](int m, vector_t<A> z) {
-                                                  if (bias != nullptr) z += load_vector(bias);
-                                                  if (add != nullptr)
-                                                    z += load_vector(add + m * residual_step);
-                                                  store_vector(out + m * y_step, clamp(z));
-                                                });
+                const int64_t n = outer.n + image;
+                const int64_t h = o.out.h.first + (outer.u + row) * o.out.h.step;
+                const int64_t w = o.out.w.first + (outer.v + column) * o.out.w.step;
+                depthwise_micro<kPixels, kStep, T>(
+                    taps, in, filter, weight_step,
+                    {o.out.tensor.at<T>(n, k + lane, h, w),
+                     e.bias == nullptr ? nullptr : static_cast<const T*>(e.bias) + k + lane,
+                     e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, k + lane, h, w),
+                     y_step, residual_step, clamp});
               } else {
-                A* const at = to + ((image * rows + row) * columns + column) * kMicroColumns<A>;
-                depthwise_micro<kPixels, kStep>(
-                    class_offsets, taps, in, filter, weight_step, [&](int m, vector_t<A> z) {
-                      A* const sum = at + m * o.w_classes * kMicroColumns<A>;
-                      store_vector(sum, d > 0 ? load_vector(sum) + z : z);
-                    });
+                A* const sums = to + ((image * rows + row) * columns + column) * kMicroColumns<A>;
+                depthwise_micro<kPixels, kStep, A>(
+                    taps, in, filter, weight_step,
+                    {sums, nullptr, d == 0 ? nullptr : sums, c_step, c_step, no_clamp});
               }
             });
-        filter += taps * weight_step;
-        class_offsets += taps;
+        filter += taps.rows * taps.columns * weight_step;
       }
     }
   }
@@ -222,13 +190,10 @@ void depthwise_product(const DepthwiseProduct& o, int num_threads) {
   const int64_t blocks = div_up(o.channels, block);
   A* const weights = task_memory<A>(ScratchSlot::kShared, max64(1, o.depth * o.all_taps()) * step);
   pack_depthwise_weights<T>(o, step, weights);
-  if constexpr (std::is_same_v<T, A>) {
-    if (has_rows_of_channels<T>(o)) return depthwise_rows<T>(o, weights, step, num_threads);
-  }
   parallel_for(o.tiles.count() * blocks, num_threads, [&](int64_t task) {
-    const int64_t next = min64(task + num_threads, o.tiles.count() * blocks - 1);
-    depthwise_tile<T>(o, DepthwiseTask(o, block, task), DepthwiseTask(o, block, next), weights,
-                      step);
+    const int64_t k = task % blocks * block;
+    depthwise_tile<T>(o, PixelTile(o.tiles, task / blocks), k, min64(o.channels, k + block),
+                      weights, step);
   });
 }
 
@@ -381,7 +346,7 @@ void wgrad(const ConvArgs& args) {
 
   parallel_for(blocks * slices, args.num_threads, [&](int64_t task) {
     const int64_t slice = task % slices, k = task / slices * block;
-    const int64_t count = min64(block, o.K - k), panels = div_up(count, kLanes<A>);
+    const int64_t count = min64(block, o.K - k);
     double* const sums = all_sums + task * block_sums;
     zero_row(sums, block_sums);
     for (int64_t t = slice * tiles.count() / slices; t < (slice + 1) * tiles.count() / slices;
@@ -390,23 +355,24 @@ void wgrad(const ConvArgs& args) {
       const Stage xs = panel_stage<A>(tile, x_h, x_w), ys = panel_stage<A>(tile, y_h, y_w);
       const int64_t x_elements = stage_elements<A>(xs), y_elements = stage_elements<A>(ys);
       const int64_t rows = kLanes<A> * max64(stage_row_slots(xs), stage_row_slots(ys));
-      A* const memory = task_memory<A>(
-          ScratchSlot::kTask, rows + panels * (x_elements + y_elements) + tile.pixels() + taps);
-      A* const x_panels = memory + rows;
-      A* const y_panels = x_panels + panels * x_elements;
-      int32_t* const positions = reinterpret_cast<int32_t*>(y_panels + panels * y_elements);
+      A* const memory =
+          task_memory<A>(ScratchSlot::kTask, rows + x_elements + y_elements + tile.pixels() + taps);
+      A* const x_panel = memory + rows;
+      A* const y_panel = x_panel + x_elements;
+      int32_t* const positions = reinterpret_cast<int32_t*>(y_panel + y_elements);
       int32_t* const offsets = positions + tile.pixels();
       tile.fill_positions(xs, positions);
       for (int64_t tap = 0; tap < taps; ++tap) {
         offsets[tap] = static_cast<int32_t>(xs.tap(tap / o.S, tap % o.S));
       }
-      fill_panels<T>(xs, x, k, count, tile.n, x_elements, memory, x_panels);
-      fill_panels<T>(ys, dy, k, count, tile.n, y_elements, memory, y_panels);
-      for (int64_t p = 0; p < panels; ++p) {
+      for (int64_t lane = 0; lane < count; lane += kLanes<A>) {
+        const int64_t lanes = min64(kLanes<A>, count - lane);
+        fill_panel<T>(xs, x, k + lane, lanes, tile.n, memory, x_panel);
+        fill_panel<T>(ys, dy, k + lane, lanes, tile.n, memory, y_panel);
         for_each_tap_block(taps, [&](int64_t tap, auto tap_count) {
-          depthwise_wgrad_micro<decltype(tap_count)::value>(
-              offsets + tap, x_panels + p * x_elements, positions, tile.pixels(),
-              y_panels + p * y_elements, sums + (p * taps + tap) * kLanes<A>);
+          depthwise_wgrad_micro<decltype(tap_count)::value>(offsets + tap, x_panel, positions,
+                                                            tile.pixels(), y_panel,
+                                                            sums + lane * taps + tap * kLanes<A>);
         });
       }
     }

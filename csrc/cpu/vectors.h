@@ -151,19 +151,18 @@ template <typename A>
 // The activations that are limits: none, relu, relu6. A NaN passes through.
 template <typename A>
 struct Clamp {
-  vector_t<A> low, high;
+  A low, high;
 
   static bool is(Activation a) {
     return a == Activation::none || a == Activation::relu || a == Activation::relu6;
   }
-  explicit Clamp(Activation a) {
-    constexpr A kInfinity = static_cast<A>(__builtin_inf());
-    low = vector_t<A>{} + (a == Activation::none ? -kInfinity : A(0));
-    high = vector_t<A>{} + (a == Activation::relu6 ? A(6) : kInfinity);
-  }
+  explicit Clamp(Activation a)
+      : low(a == Activation::none ? -static_cast<A>(__builtin_inf()) : A(0)),
+        high(a == Activation::relu6 ? A(6) : static_cast<A>(__builtin_inf())) {}
   vector_t<A> operator()(vector_t<A> z) const {
-    z = z < low ? low : z;
-    return z > high ? high : z;
+    const vector_t<A> zero = {}, least = zero + low, most = zero + high;
+    z = z < least ? least : z;
+    return z > most ? most : z;
   }
 };
 
