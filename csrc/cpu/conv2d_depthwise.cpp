@@ -12,6 +12,7 @@
 //
 // A task is a tile of pixels (wgrad: a slice of the tiles) and kPanels panels of channels.
 // Bound: bytes for 3x3, multiply-adds beyond.
+#include "cpu/depthwise_rows.h"
 #include "cpu/kernels.h"
 #include "cpu/panels.h"
 #include "cpu/store_tile.h"
@@ -190,6 +191,9 @@ void depthwise_product(const DepthwiseProduct& o, int num_threads) {
   const int64_t blocks = div_up(o.channels, block);
   A* const weights = task_memory<A>(ScratchSlot::kShared, max64(1, o.depth * o.all_taps()) * step);
   pack_depthwise_weights<T>(o, step, weights);
+  if constexpr (std::is_same_v<T, A>) {
+    if (has_rows_of_channels<T>(o)) return depthwise_rows<T>(o, weights, step, num_threads);
+  }
   parallel_for(o.tiles.count() * blocks, num_threads, [&](int64_t task) {
     const int64_t k = task % blocks * block;
     depthwise_tile<T>(o, PixelTile(o.tiles, task / blocks), k, min64(o.channels, k + block),

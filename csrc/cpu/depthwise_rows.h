@@ -1,0 +1,215 @@
+// Depthwise fprop and dgrad where channels are adjacent and of accumulator type: the source is read
+// and the result written where they lie, with vector lanes along channels.
+//
+//   sums[pixel][vector] += source[pixel + tap][vector] * weights[tap][vector]
+//
+// kRowPixels pixels of a row x up to kRowVectors vectors of channels stay in registers while all
+// taps pass over them; taps that leave the image are left out pixel by pixel. A run of pixels takes
+// all its channels before the next begins, so that memory is read and written in order. A task:
+// some rows of one image. Bound: bytes for 3x3, loads from L1 beyond.
+#pragma once
+
+#include "cpu/depthwise_product.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+constexpr int kRowPixels = 7;
+constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
+constexpr int64_t kMaxRowTaps = 9;  // of a class; with more, panels.h's constant steps are faster
+constexpr int64_t kRowTasks = 16;   // at least, where the images have that many rows
+
+template <typename T>
+static bool has_rows_of_channels(const DepthwiseProduct& o) {
+  const Epilogue& e = *o.out.epilogue;
+  for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
+    if (o.taps(i / o.w_classes, i % o.w_classes) > kMaxRowTaps) return false;
+  }
+  return o.depth == 1 && o.source.repeat == 1 && o.source.tensor.strides.c == 1 &&
+         o.out.tensor.strides.c == 1 && (e.residual.data == nullptr || e.residual.strides.c == 1) &&
+         o.channels >= kLanes<T>;
+}
+
+// Pixels [begin, end) of a run whose tap lies inside of the source.
+struct Clip {
+  int32_t begin, end;
+};
+
+// Tap (i, j) of pixel m reads source[i * row_step + j * column_step + m * pixel_step].
+struct RowTaps {
+  int64_t rows, columns, row_step, column_step, pixel_step;
+  const Clip* clips;  // of each column
+  int64_t weight_step;
+  // What the next row of positions reads first: from the first tap on, rows next_step apart.
+  int64_t next, next_rows, next_columns, next_step;
+};
+
+// y = clamp(sum + bias + residual)
+template <typename T>
+struct RowOutput {
+  T* y;
+  const T *residual, *bias;  // may be null
+  int64_t y_step, residual_step;
+  Clamp<T> clamp;
+};
+
+// A function by itself, or the compiler does not keep the sums in registers.
+template <int kPixels, int kVectors, typename T>
+[[gnu::noinline]] static void depthwise_row_micro(const RowTaps& taps, const T* source,
+                                                  const T* weights, const RowOutput<T>& out,
+                                                  int64_t k) {
+  const int64_t step = taps.pixel_step, rows = taps.rows, columns = taps.columns;
+  vector_t<T> sums[kPixels][kVectors] = {};
+  source += k;
+  weights += k;
+  for (int64_t i = 0; i < taps.next_rows; ++i) {
+    for (int64_t j = 0; j < taps.next_columns; ++j) {
+      const T* const next = source + taps.next + i * taps.next_step + j * taps.column_step;
+#pragma GCC unroll 7
+      for (int m = 0; m < kPixels; ++m) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) __builtin_prefetch(next + m * step + v * kLanes<T>);
+      }
+    }
+  }
+  for (int64_t i = 0; i < rows; ++i, source += taps.row_step) {
+    const T* at = source;
+    for (int64_t j = 0; j < columns; ++j) {
+      const Clip clip = taps.clips[j];
+      if (clip.begin == 0 && clip.end == kPixels) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          const vector_t<T> filter = load_vector(weights + v * kLanes<T>);
+#pragma GCC unroll 7
+          for (int m = 0; m < kPixels; ++m) {
+            sums[m][v] += load_vector(at + m * step + v * kLanes<T>) * filter;
+          }
+        }
+      } else {
+#pragma GCC unroll 7
+        for (int m = 0; m < kPixels; ++m) {
+          if (m < clip.begin || m >= clip.end) continue;
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            sums[m][v] +=
+                load_vector(at + m * step + v * kLanes<T>) * load_vector(weights + v * kLanes<T>);
+          }
+        }
+      }
+      at += taps.column_step;
+      weights += taps.weight_step;
+    }
+  }
+  const RowOutput<T> to = out;  // a copy that no store can change
+#pragma GCC unroll 7
+  for (int m = 0; m < kPixels; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t c = k + v * kLanes<T>;
+      vector_t<T> z = sums[m][v];
+      if (to.bias != nullptr) z += load_vector(to.bias + c);
+      if (to.residual != nullptr) z += load_vector(to.residual + m * to.residual_step + c);
+      store_vector(to.y + m * to.y_step + c, to.clamp(z));
+    }
+  }
+}
+
+// All channels of a run: as many vectors at once as fit. The last vector ends with the last channel
+// and computes some channels twice.
+template <int kPixels, int kVectors = kRowVectors, typename T>
+static void depthwise_run(const RowTaps& taps, const T* source, const T* weights,
+                          const RowOutput<T>& out, int64_t channels, int64_t k = 0) {
+  constexpr int64_t kChannels = kVectors * kLanes<T>;
+  for (; k + kChannels <= channels; k += kChannels) {
+    depthwise_row_micro<kPixels, kVectors>(taps, source, weights, out, k);
+  }
+  if constexpr (kVectors > 1) {
+    depthwise_run<kPixels, kVectors / 2>(taps, source, weights, out, channels, k);
+  } else if (k < channels) {
+    depthwise_row_micro<kPixels, 1>(taps, source, weights, out, channels - kLanes<T>);
+  }
+}
+
+// Row u of positions of class (a, b) in image n.
+template <typename T>
+static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64_t a, int64_t b,
+                          const T* weights, int64_t weight_step, Range* inside, Clip* clips) {
+  const GatherAxis &h = o.h[a].axis, &w = o.w[b].axis;
+  const Strides& x = o.source.tensor.strides;
+  const Epilogue& e = *o.out.epilogue;
+  const int64_t first_h = u * h.source_step + h.offset;
+  const Range rows = valid_range(first_h, h.offset_step, h.source_size, 0, h.taps);
+  const int64_t next = first_h + (h.taps - 1) * h.offset_step + 1;
+  const RowTaps taps = {rows.end - rows.begin,
+                        w.taps,
+                        h.offset_step * x.h,
+                        w.offset_step * x.w,
+                        w.source_step * x.w,
+                        clips,
+                        weight_step,
+                        next * x.h - (first_h + rows.begin * h.offset_step) * x.h,
+                        max64(0, min64(h.source_step, h.source_size - next)),
+                        w.source_step,
+                        x.h};
+  const T* const source = static_cast<const T*>(o.source.tensor.data) + n * x.n +
+                          (first_h + rows.begin * h.offset_step) * x.h + w.offset * x.w;
+  weights += rows.begin * w.taps * weight_step;
+  for (int64_t j = 0; j < w.taps; ++j) {
+    inside[j] =
+        valid_range(w.offset + j * w.offset_step, w.source_step, w.source_size, 0, w.positions);
+  }
+  const bool is_clamp = Clamp<T>::is(e.activation);
+  RowOutput<T> out = {nullptr,
+                      nullptr,
+                      static_cast<const T*>(e.bias),
+                      o.out.tensor.strides.w * o.w_classes * o.out.w.step,
+                      e.residual.strides.w * o.w_classes * o.out.w.step,
+                      Clamp<T>(is_clamp ? e.activation : Activation::none)};
+  const int64_t out_h = o.out.h.first + (u * o.h_classes + a) * o.out.h.step;
+  for_each_run<kRowPixels>(w.positions, [&](int64_t v, auto run) {
+    constexpr int kPixels = decltype(run)::value;
+    for (int64_t j = 0; j < w.taps; ++j) {
+      clips[j] = {static_cast<int32_t>(min64(kPixels, max64(0, inside[j].begin - v))),
+                  static_cast<int32_t>(min64(kPixels, max64(0, inside[j].end - v)))};
+    }
+    const int64_t out_w = o.out.w.first + (v * o.w_classes + b) * o.out.w.step;
+    out.y = o.out.tensor.at<T>(n, 0, out_h, out_w);
+    out.residual = e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, 0, out_h, out_w);
+    depthwise_run<kPixels>(taps, source + v * taps.pixel_step, weights, out, o.channels);
+    if (is_clamp) return;
+    const Epilogue only = {nullptr, {}, e.activation};
+    for (int m = 0; m < kPixels; ++m) {
+      T* const y = out.y + m * out.y_step;
+      store_channels<T>(y, o.channels, only, nullptr, nullptr, 0, y);
+    }
+  });
+}
+
+// weights[class][tap][channel], rows weight_step apart.
+template <typename T>
+static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t weight_step,
+                           int num_threads) {
+  const int64_t U = o.tiles.h.positions, images = o.tiles.images;
+  const int64_t blocks = max64(1, min64(U, div_up(kRowTasks, max64(1, images))));  // of an image
+  int64_t columns = 0;                                                             // of any class
+  for (int64_t b = 0; b < o.w_classes; ++b) columns = max64(columns, o.w[b].axis.taps);
+  parallel_for(images * blocks, num_threads, [&](int64_t task) {
+    Range* const inside = static_cast<Range*>(
+        scratch(ScratchSlot::kTask,
+                max64(1, columns) * static_cast<int64_t>(sizeof(Range) + sizeof(Clip))));
+    Clip* const clips = reinterpret_cast<Clip*>(inside + columns);
+    const int64_t block = task % blocks;
+    for (int64_t u = block * U / blocks; u < (block + 1) * U / blocks; ++u) {
+      const T* filters = weights;
+      for (int64_t a = 0; a < o.h_classes; ++a) {
+        for (int64_t b = 0; b < o.w_classes; ++b) {
+          if (u < o.h[a].axis.positions) {
+            depthwise_row<T>(o, task / blocks, u, a, b, filters, weight_step, inside, clips);
+          }
+          filters += o.taps(a, b) * weight_step;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
