@@ -41,15 +41,6 @@ PanelTaps panel_taps(const Stage& s, const ClassAxis& h, const ClassAxis& w) {
   return {h.axis.taps, w.axis.taps, s.tap(h.first, w.first), s.tap(h.step, 0), s.tap(0, w.step)};
 }
 
-// Where a run's results go: y = clamp(sum + bias + residual), y and residual a pixel's step apart.
-template <typename T>
-struct RunOutput {
-  T* y;
-  const T *bias, *residual;  // may be null
-  int64_t y_step, residual_step;
-  Clamp<accumulator_t<T>> clamp;
-};
-
 // All taps of kPixels neighbours of a row, kStep slots apart. The constant step leaves the compiler
 // one address for all pixels; inlined, it no longer keeps all sums in registers.
 template <int kPixels, int kStep, typename T>
@@ -74,12 +65,7 @@ template <int kPixels, int kStep, typename T>
     }
   }
 #pragma GCC unroll 14
-  for (int m = 0; m < kPixels; ++m) {
-    vector_t<A> z = sums[m];
-    if (out.bias != nullptr) z += load_vector(out.bias);
-    if (out.residual != nullptr) z += load_vector(out.residual + m * out.residual_step);
-    store_vector(out.y + m * out.y_step, out.clamp(z));
-  }
+  for (int m = 0; m < kPixels; ++m) out.store(m, 0, sums[m]);
 }
 
 // Rows [0, U) and columns [0, V) of all images of one panel; visit(image, u, v, constant number of

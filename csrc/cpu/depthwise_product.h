@@ -44,6 +44,22 @@ struct DepthwiseProduct {
   }
 };
 
+// Where a run's results go: y = clamp(sum + bias + residual), pixels a step apart.
+template <typename T>
+struct RunOutput {
+  T* y;
+  const T *bias, *residual;  // may be null
+  int64_t y_step, residual_step;
+  Clamp<accumulator_t<T>> clamp;
+
+  // A vector of pixel m, k channels further on.
+  void store(int m, int64_t k, vector_t<accumulator_t<T>> sum) const {
+    if (bias != nullptr) sum += load_vector(bias + k);
+    if (residual != nullptr) sum += load_vector(residual + m * residual_step + k);
+    store_vector(y + m * y_step + k, clamp(sum));
+  }
+};
+
 // Calls body(first, constant number of pixels) for the pixels of a row: 14, 7, 4, 2 or 1 at a time.
 template <int kPixels = kRun, typename Body>
 static inline void for_each_run(int64_t pixels, const Body& body, int64_t first = 0) {

@@ -43,19 +43,10 @@ struct RowTaps {
   int64_t next, next_rows, next_columns, next_step;
 };
 
-// y = clamp(sum + bias + residual)
-template <typename T>
-struct RowOutput {
-  T* y;
-  const T *residual, *bias;  // may be null
-  int64_t y_step, residual_step;
-  Clamp<T> clamp;
-};
-
 // A function by itself, or the compiler does not keep the sums in registers.
 template <int kPixels, int kVectors, typename T>
 [[gnu::noinline]] static void depthwise_row_micro(const RowTaps& taps, const T* source,
-                                                  const T* weights, const RowOutput<T>& out,
+                                                  const T* weights, const RunOutput<T>& out,
                                                   int64_t k) {
   const int64_t step = taps.pixel_step, rows = taps.rows, columns = taps.columns;
   vector_t<T> sums[kPixels][kVectors] = {};
@@ -99,16 +90,12 @@ template <int kPixels, int kVectors, typename T>
       weights += taps.weight_step;
     }
   }
-  const RowOutput<T> to = out;  // a copy that no store can change
+  const RunOutput<T> to = out;  // a copy that no store can change
 #pragma GCC unroll 7
   for (int m = 0; m < kPixels; ++m) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      const int64_t c = k + v * kLanes<T>;
-      vector_t<T> z = sums[m][v];
-      if (to.bias != nullptr) z += load_vector(to.bias + c);
-      if (to.residual != nullptr) z += load_vector(to.residual + m * to.residual_step + c);
-      store_vector(to.y + m * to.y_step + c, to.clamp(z));
+      to.store(m, k + v * kLanes<T>, sums[m][v]);
     }
   }
 }
@@ -117,7 +104,7 @@ template <int kPixels, int kVectors, typename T>
 // and computes some channels twice.
 template <int kPixels, int kVectors = kRowVectors, typename T>
 static void depthwise_run(const RowTaps& taps, const T* source, const T* weights,
-                          const RowOutput<T>& out, int64_t channels, int64_t k = 0) {
+                          const RunOutput<T>& out, int64_t channels, int64_t k = 0) {
   constexpr int64_t kChannels = kVectors * kLanes<T>;
   for (; k + kChannels <= channels; k += kChannels) {
     depthwise_row_micro<kPixels, kVectors>(taps, source, weights, out, k);
@@ -158,9 +145,9 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
         valid_range(w.offset + j * w.offset_step, w.source_step, w.source_size, 0, w.positions);
   }
   const bool is_clamp = Clamp<T>::is(e.activation);
-  RowOutput<T> out = {nullptr,
-                      nullptr,
+  RunOutput<T> out = {nullptr,
                       static_cast<const T*>(e.bias),
+                      nullptr,
                       o.out.tensor.strides.w * o.w_classes * o.out.w.step,
                       e.residual.strides.w * o.w_classes * o.out.w.step,
                       Clamp<T>(is_clamp ? e.activation : Activation::none)};

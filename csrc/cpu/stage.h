@@ -202,6 +202,13 @@ static void stage_whole_rows(const Stage& s, const T* in, int64_t channel_stride
 #pragma GCC unroll 16
       for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(from + l * channel_stride + i);
       transpose<A>(block);
+      if (column + kLanes<A> < W) {
+#pragma GCC unroll 16
+        for (int l = 0; l < kLanes<A>; ++l) store_vector(to + l * s.pitch, block[l]);
+        to += kLanes<A> * s.pitch;
+        column += kLanes<A>;
+        continue;
+      }
 #pragma GCC unroll 16
       for (int l = 0; l < kLanes<A>; ++l) {
         store_vector(to, block[l]);

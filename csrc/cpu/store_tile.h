@@ -24,28 +24,35 @@ static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t colum
                          int64_t residual_step, int64_t residual_plane, T* out, int64_t out_step,
                          int64_t plane_step) {
   using A = accumulator_t<T>;
-  const bool adjacent = out_step == 1 && (residual == nullptr || residual_step == 1);
+  const bool whole = count == kLanes<A> && out_step == 1 && Clamp<A>::is(epilogue.activation) &&
+                     (residual == nullptr || residual_step == 1);
+  const Clamp<A> clamp(whole ? epilogue.activation : Activation::none);
+  const vector_t<A> biases = whole && bias != nullptr ? load_vector(bias) : vector_t<A>{};
   for (int64_t v = 0; v < columns; v += kLanes<A>) {
     vector_t<A> block[kLanes<A>];
 #pragma GCC unroll 16
     for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(z + (v + l) * kMicroColumns<A>);
-    transpose<A>(block);
     const int64_t run = min64(kLanes<A>, columns - v);
-    for (int64_t m = 0; m < count; ++m) {
-      T* const to = out + m * plane_step + v * out_step;
-      const T* const add =
-          residual == nullptr ? nullptr : residual + m * residual_plane + v * residual_step;
-      if (adjacent && run == kLanes<A>) {
+    if (whole && run == kLanes<A>) {
+#pragma GCC unroll 16
+      for (int l = 0; l < kLanes<A>; ++l) block[l] += biases;
+      transpose<A>(block);
+#pragma GCC unroll 16
+      for (int m = 0; m < kLanes<A>; ++m) {
         vector_t<A> sums = block[m];
-        if (bias != nullptr) sums += to_accumulator(bias[m]);
-        if (add != nullptr) sums += load_vector(add);
-        store_vector(to, activate_vector<A>(sums, epilogue.activation));
-      } else {
-        A sums[kLanes<A>];
-        store_vector(sums, block[m]);
-        store_epilogue<T>(sums, run, epilogue, bias == nullptr ? nullptr : bias + m, 0, add,
-                          residual_step, to, out_step);
+        if (residual != nullptr) sums += load_vector(residual + m * residual_plane + v);
+        store_vector(out + m * plane_step + v, clamp(sums));
       }
+      continue;
+    }
+    transpose<A>(block);
+    for (int64_t m = 0; m < count; ++m) {
+      A sums[kLanes<A>];
+      store_vector(sums, block[m]);
+      store_epilogue<T>(
+          sums, run, epilogue, bias == nullptr ? nullptr : bias + m, 0,
+          residual == nullptr ? nullptr : residual + m * residual_plane + v * residual_step,
+          residual_step, out + m * plane_step + v * out_step, out_step);
     }
   }
 }
