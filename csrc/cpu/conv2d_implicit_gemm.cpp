@@ -177,9 +177,10 @@ void gather_gemm(const GroupedProduct& o, int num_threads) {
       }
       const int64_t row_tiles = div_up(row1 - row0, row_tile);
       parallel_for(groups * pixel_tiles * row_tiles, num_threads, [&](int64_t task) {
-        const int64_t group = task / row_tiles / pixel_tiles;
+        // All groups of a tile before the next: in channels_last they share its pixels' memory.
+        const int64_t group = task / row_tiles % groups;
         const int64_t row = task % row_tiles * row_tile;
-        product_tile<T>(o, PixelTile(o.tiles, task / row_tiles % pixel_tiles), group0 + group,
+        product_tile<T>(o, PixelTile(o.tiles, task / row_tiles / groups), group0 + group,
                         row0 + row, min64(row1, row0 + row + row_tile),
                         packed + (group * panels_here + row / kMicroColumns<A>)*panel_elements,
                         panel_elements);

@@ -26,11 +26,12 @@ constexpr int kPlaneVectors = kPlaneSums / kRows < 1             ? 1
                                                                  : kPlaneSums / kRows;
 constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
 
-// Terms [0, terms) for kRows output channels and kVectors vectors of columns.
+// Terms [0, terms) for kRows output channels and kVectors vectors of columns. A function by itself,
+// or the compiler does not keep the sums in registers.
 template <int kRows, int kVectors, typename A>
-static inline void planes_micro(const int32_t* __restrict offsets, int64_t terms, bool accumulate,
-                                const A* __restrict planes, const A* __restrict weights,
-                                A* __restrict c, int64_t c_step) {
+[[gnu::noinline]] void planes_micro(const int32_t* __restrict offsets, int64_t terms,
+                                    bool accumulate, const A* __restrict planes,
+                                    const A* __restrict weights, A* __restrict c, int64_t c_step) {
   vector_t<A> sums[kRows][kVectors] = {};
   for (int64_t t = 0; t < terms; ++t) {
     const A* const from = planes + offsets[t];
@@ -102,34 +103,41 @@ void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& pl
   const int64_t columns = planes.w.positions, w = o.w.first + v * o.w.step;
   const int64_t out_step = o.out.strides.w * o.w.step;
   const int64_t add_step = residual.strides.w * o.w.step;
-  for (int64_t row = 0; row < planes.h.positions; ++row, c += planes.pitch()) {
-    const int64_t h = o.h.first + (u + row) * o.h.step;
-    T* const out = o.out.at<T>(n, first, h, w);
-    const T* const add = residual.data == nullptr ? nullptr : residual.at<T>(n, first, h, w);
-    if (o.out.strides.c == 1 && channels > 1) {
-      for (int64_t i = 0; i < columns; i += kLanes<A>) {
-        const int64_t run = min64(kLanes<A>, columns - i);
-        for (int64_t m = 0; m < channels; m += kLanes<A>) {
-          vector_t<A> block[kLanes<A>];
-#pragma GCC unroll 16
-          for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(c + (m + l) * c_step + i);
-          transpose<A>(block);
-          for (int64_t l = 0; l < run; ++l) {
-            A pixel[kLanes<A>];
-            store_vector(pixel, block[l]);
-            store_channels<T>(
-                pixel, min64(kLanes<A>, channels - m), epilogue,
-                bias == nullptr ? nullptr : bias + m,
-                add == nullptr ? nullptr : add + (i + l) * add_step + m * residual.strides.c,
-                residual.strides.c, out + (i + l) * out_step + m);
-          }
-        }
+  const auto out = [&](int64_t row, int64_t k) {
+    return o.out.at<T>(n, first + k, o.h.first + (u + row) * o.h.step, w);
+  };
+  const auto add = [&](int64_t row, int64_t k) {
+    if (residual.data == nullptr) return static_cast<T*>(nullptr);
+    return residual.at<T>(n, first + k, o.h.first + (u + row) * o.h.step, w);
+  };
+  if (o.out.strides.c != 1 || channels == 1) {
+    for (int64_t row = 0; row < planes.h.positions; ++row) {
+      for (int64_t k = 0; k < channels; ++k) {
+        store_pixels<T>(c + k * c_step + row * planes.pitch(), columns, epilogue,
+                        bias == nullptr ? nullptr : bias + k, add(row, k), add_step, out(row, k),
+                        out_step);
       }
-    } else {
-      for (int64_t m = 0; m < channels; ++m) {
-        store_epilogue<T>(c + m * c_step, columns, epilogue, bias == nullptr ? nullptr : bias + m,
-                          0, add == nullptr ? nullptr : add + m * residual.strides.c, add_step,
-                          out + m * o.out.strides.c, out_step);
+    }
+    return;
+  }
+  for (int64_t row = 0; row < planes.h.positions; ++row, c += planes.pitch()) {
+    for (int64_t i = 0; i < columns; i += kLanes<A>) {
+      const int64_t run = min64(kLanes<A>, columns - i);
+      for (int64_t k = 0; k < channels; k += kLanes<A>) {
+        vector_t<A> block[kLanes<A>];
+#pragma GCC unroll 16
+        for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(c + (k + l) * c_step + i);
+        transpose<A>(block);
+        T* const to = out(row, k) + i * out_step;
+        const T* const from = add(row, k);
+        for (int64_t l = 0; l < run; ++l) {
+          A pixel[kLanes<A>];
+          store_vector(pixel, block[l]);
+          store_channels<T>(pixel, min64(kLanes<A>, channels - k), epilogue,
+                            bias == nullptr ? nullptr : bias + k,
+                            from == nullptr ? nullptr : from + (i + l) * add_step,
+                            residual.strides.c, to + l * out_step);
+        }
       }
     }
   }

@@ -45,6 +45,36 @@ static inline void store_epilogue(accumulator_t<T>* __restrict z, int64_t n,
   }
 }
 
+// The same for n pixels of one filter: vectors where pixels are adjacent. z is left as it is.
+template <typename T>
+static inline void store_pixels(accumulator_t<T>* z, int64_t n, const Epilogue& epilogue,
+                                const T* bias, const T* residual, int64_t residual_step, T* y,
+                                int64_t y_step) {
+  using A = accumulator_t<T>;
+  constexpr bool kHasShort = std::is_same_v<T, A>;  // rows shorter than a vector can be stored
+  const bool adjacent = y_step == 1 && (residual == nullptr || residual_step == 1);
+  const bool is_short = n < kLanes<A>;
+  if (!adjacent || !Clamp<A>::is(epilogue.activation) ||
+      (is_short && (!kHasShort || residual != nullptr))) {
+    return store_epilogue<T>(z, n, epilogue, bias, 0, residual, residual_step, y, y_step);
+  }
+  const Clamp<A> clamp(epilogue.activation);
+  const auto sums = [&](int64_t i) {
+    vector_t<A> sum = load_vector(z + i);
+    if (bias != nullptr) sum += to_accumulator(*bias);
+    if (residual != nullptr) sum += load_vector(residual + i);
+    return clamp(sum);
+  };
+  if constexpr (kHasShort) {
+    if (is_short) return store_lanes<A>(y, sums(0), n);
+  }
+  // The last vector ends with the row and stores some pixels twice.
+  for (int64_t i = 0; i < n; i += kLanes<A>) {
+    const int64_t at = min64(i, n - kLanes<A>);
+    store_vector(y + at, sums(at));
+  }
+}
+
 // The same for `count` adjacent filters of one pixel: z and y unit steps, vectors where all are
 // whole.
 template <typename T>

@@ -92,22 +92,19 @@ struct Planes {
   void fill(const TensorView& source, int64_t n, int64_t channels, A* out) const {
     const Strides& strides = source.strides;
     const int64_t step = w.axis.source_step * strides.w;
+    const int64_t adjacent = strides.c == 1 ? channels / kLanes<A> * kLanes<A> : 0;
+    const T* const end =
+        source.at<T>(n, channels - 1, h.axis.source_size - 1, w.axis.source_size - 1) + 1;
+    // Row after row of all channels: many planes at once keep many loads in flight.
     for_each_row(channels, out, [&](int64_t row, int64_t at, int64_t first) {
       const Range inside = valid_range(first, w.axis.source_step, w.axis.source_size, 0, w.size);
-      int64_t c = 0;
-      if (strides.c == 1) {
-        for (; c + kLanes<A> <= channels; c += kLanes<A>) {
-          fill_lanes(source.at<T>(n, c, at, 0) + first * strides.w, step, inside,
-                     out + c * channel_elements() + row * pitch());
-        }
+      const T* const in = source.at<T>(n, 0, at, 0) + first * strides.w;
+      A* const to = out + row * pitch();
+      for (int64_t c = 0; c < adjacent; c += kLanes<A>) {
+        fill_lanes(in + c, step, inside, to + c * channel_elements());
       }
-      for (; c < channels; ++c) {
-        A* const to = out + c * channel_elements() + row * pitch();
-        for (int64_t i = 0; i < inside.begin; ++i) to[i] = A(0);
-        load_row(to + inside.begin,
-                 source.at<T>(n, c, at, 0) + first * strides.w + inside.begin * step, step,
-                 inside.end - inside.begin);
-        for (int64_t i = inside.end; i < pitch(); ++i) to[i] = A(0);
+      for (int64_t c = adjacent; c < channels; ++c) {
+        fill_row(in + c * strides.c, step, inside, end, to + c * channel_elements());
       }
     });
     for (int64_t c = 0; c < channels; ++c) {
@@ -116,6 +113,25 @@ struct Planes {
   }
 
  private:
+  // One row of a channel whose tensor ends at `end`. What whole vectors write behind the row's end
+  // belongs to the next row, which is filled later.
+  template <typename T>
+  void fill_row(const T* in, int64_t step, const Range& inside, const T* end, A* out) const {
+    for (int64_t i = 0; i < inside.begin; i += kLanes<A>) store_vector(out + i, vector_t<A>{});
+    int64_t i = inside.begin;
+    const auto whole = [&] { return i < inside.end && end - in >= step * (i + kLanes<A>); };
+    if (step == 1) {
+      for (; whole(); i += kLanes<A>) store_vector(out + i, load_vector(in + i));
+    } else if (step == 2) {
+      for (; whole(); i += kLanes<A>) {
+        store_vector(out + i,
+                     even_lanes<A>(load_vector(in + 2 * i), load_vector(in + 2 * i + kLanes<A>)));
+      }
+    }
+    load_row(out + i, in + i * step, step, max64(0, inside.end - i));
+    for (i = inside.end; i < pitch(); i += kLanes<A>) store_vector(out + i, vector_t<A>{});
+  }
+
   // One row of a vector of adjacent channels. What is written behind the row's end belongs to the
   // next row of the same channel, which is filled later.
   template <typename T>

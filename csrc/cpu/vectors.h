@@ -106,6 +106,38 @@ static inline vector_t<A> interleave(vector_t<A> a, vector_t<A> b, int first) {
 #endif
 }
 
+// a[0], a[2], ..., b[0], b[2], ...
+template <typename A>
+static inline vector_t<A> even_lanes(vector_t<A> a, vector_t<A> b) {
+#if defined(__clang__)
+  vector_t<A> out;
+  for (int l = 0; l < kLanes<A>; ++l) {
+    out[l] = 2 * l < kLanes<A> ? a[2 * l] : b[2 * l - kLanes<A>];
+  }
+  return out;
+#else
+  typename LaneIndex<A>::type from;
+  for (int l = 0; l < kLanes<A>; ++l) from[l] = 2 * l;
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// Stores lanes [0, count), 0 < count <= kLanes: two overlapping runs of a power of two.
+template <typename A, int kRun = kLanes<A>>
+static inline void store_lanes(A* out, vector_t<A> value, int64_t count) {
+  if (count == kRun) {
+    __builtin_memcpy(out, &value, kRun * sizeof(A));
+  } else if constexpr (kRun > 1) {
+    constexpr int kHalf = kRun / 2;
+    if (count < kHalf) return store_lanes<A, kHalf>(out, value, count);
+    __builtin_memcpy(out, &value, kHalf * sizeof(A));
+    typename LaneIndex<A>::type from;
+    for (int l = 0; l < kLanes<A>; ++l) from[l] = static_cast<int>(count) - kHalf + l;
+    value = permute<A>(value, from);
+    __builtin_memcpy(out + count - kHalf, &value, kHalf * sizeof(A));
+  }
+}
+
 // rows[i][j] -> rows[j][i]: log2(kLanes) times, rows i and i + kLanes / 2 are interleaved.
 template <typename A>
 static inline void transpose(vector_t<A> (&rows)[kLanes<A>]) {
