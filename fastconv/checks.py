@@ -110,6 +110,9 @@ def conv2d_channels(x, w, b, groups):
 
 def conv2d_geometry(stride, padding, dilation, groups):
     """RuntimeError unless stride, dilation and groups are positive and padding is not negative."""
+    (s0, s1), (d0, d1), (p0, p1) = stride, dilation, padding
+    if s0 > 0 and s1 > 0 and d0 > 0 and d1 > 0 and groups > 0 and p0 >= 0 and p1 >= 0:
+        return
     for name, values in (("stride", stride), ("dilation", dilation), ("groups", (groups,))):
         if any(value <= 0 for value in values):
             raise RuntimeError(
@@ -124,12 +127,13 @@ def conv2d_geometry(stride, padding, dilation, groups):
 
 def conv2d_reach(x_size, w_size, padding, dilation):
     """RuntimeError unless the dilated kernel fits into the padded input."""
-    padded = [size + 2 * pad for size, pad in zip(x_size[-2:], padding)]
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, w_size[2:])]
-    if any(k <= 0 for k in w_size[2:]):
+    R, S = w_size[2:]
+    if R <= 0 or S <= 0:
         raise RuntimeError(f"conv2d(): weight of size {list(w_size)} has an empty kernel")
-    if any(p < r for p, r in zip(padded, reach)):
+    H, W = x_size[-2] + 2 * padding[0], x_size[-1] + 2 * padding[1]
+    reach_h, reach_w = dilation[0] * (R - 1) + 1, dilation[1] * (S - 1) + 1
+    if H < reach_h or W < reach_w:
         raise RuntimeError(
-            f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). Kernel size: "
-            f"({reach[0]} x {reach[1]}). Kernel size can't be greater than actual input size"
+            f"Calculated padded input size per channel: ({H} x {W}). Kernel size: ({reach_h} x "
+            f"{reach_w}). Kernel size can't be greater than actual input size"
         )

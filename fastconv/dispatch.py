@@ -106,21 +106,23 @@ def runs_eagerly(*args):
         return False
     if torch._C._len_torch_dispatch_stack() or _is_functionalizing():
         return False
-    return all(
-        type(arg) in _PLAIN_TYPES and not arg.is_meta and not _is_legacy_batched(arg)
-        for arg in args
-        if isinstance(arg, torch.Tensor)
-    )
+    for arg in args:  # a loop: generators cost more than what they ask here
+        if type(arg) in _PLAIN_TYPES:
+            if arg.is_meta or _is_legacy_batched(arg):
+                return False
+        elif isinstance(arg, torch.Tensor):
+            return False
+    return True
 
 
 def is_inference(*args):
     """Whether nobody differentiates or transforms a call with these arguments."""
     if torch.compiler.is_compiling():
         return not torch.is_grad_enabled()
-    if torch.is_grad_enabled() and any(
-        isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args
-    ):
-        return False
+    if torch.is_grad_enabled():
+        for arg in args:
+            if isinstance(arg, torch.Tensor) and arg.requires_grad:
+                return False
     return (
         not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
