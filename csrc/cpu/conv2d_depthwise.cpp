@@ -1,14 +1,15 @@
 // Depthwise convolution (one channel a group), with vector lanes along channels in every layout.
 //
 // A tile's source pixels are staged (stage.h) as panels of one vector of channels, so that a row of
-// pixels is one run of memory that stays in L1 while the taps pass over it:
+// pixels is one run of memory whose steps the compiler knows. fprop and dgrad with few taps need no
+// panels where channels are adjacent: depthwise_rows.h.
 //
 //   fprop, dgrad   sums[pixel][lane] += panel[pixel + tap][lane] * weights[tap][lane]
 //                  kRun pixels of a row at a time; whole panels go to tensors of adjacent channels
 //                  straight from registers.
 //   wgrad          sums[tap][lane] += panel[pixel + tap][lane] * dy[pixel][lane]
-//                  Up to kWgradTaps taps at a time; a tile of pixels in accumulator type, tiles in
-//                  double.
+//                  Up to kWgradTaps taps at a time; kWgradSumLength pixels in accumulator type,
+//                  their sums in double.
 //
 // A task is a tile of pixels (wgrad: a slice of the tiles) and kPanels panels of channels.
 // Bound: bytes for 3x3, multiply-adds beyond.
@@ -20,13 +21,16 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kPanels = 4;              // of a task, one after the other
-constexpr int64_t kTilePixels = 3136;       // of a tile, at most
-constexpr int64_t kPanelBytes = 128 << 10;  // of a panel, which is to stay in L1
+constexpr int64_t kPanels = 4;         // of a task, one after the other
+constexpr int64_t kTilePixels = 3136;  // of a tile, at most
+constexpr int64_t kMinTilePixels = 112;
+constexpr int64_t kPanelBytes = 128 << 10;  // of a panel, which is to stay in L2
+constexpr int64_t kTasksWanted = 2;         // for each thread
 constexpr int kWgradTaps = 10;
 constexpr int64_t kMaxClassSpan = 16;     // of source positions that dgrad's classes read
 constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
 constexpr int64_t kWgradTilePixels = 224;
+constexpr int64_t kWgradSumLength = 56;  // pixels summed in accumulator type, before double
 // Enough tasks to split the pixels for; fixed, as it sets the sums.
 constexpr int64_t kWgradTasks = 16;
 
@@ -192,12 +196,25 @@ PixelTiles panel_tiles(const GatherAxis& h, const GatherAxis& w, int64_t images,
   return choose_tiles<A>(h, w, images, kLanes<A>, pixels, kPanelBytes);
 }
 
+// Tiles of a product, smaller ones where there would be too few tasks: the sums do not change.
+template <typename A>
+PixelTiles product_tiles(const GatherAxis& h, const GatherAxis& w, int64_t channels,
+                         int64_t classes, const ConvArgs& args) {
+  const int64_t blocks = div_up(channels, kPanels * kLanes<A>);
+  for (int64_t pixels = kTilePixels / classes;; pixels /= 2) {
+    const PixelTiles tiles = panel_tiles<A>(h, w, args.problem.N, pixels);
+    if (pixels < 2 * kMinTilePixels || tiles.count() * blocks >= kTasksWanted * args.num_threads) {
+      return tiles;
+    }
+  }
+}
+
 // One class of positions by itself.
 template <typename T>
 void one_class(const GatherAxis& h, const GatherAxis& w, const Lanes& source, int64_t source_step,
                const TensorView& filters, int64_t filter_stride, int64_t depth_stride,
                int64_t depth, const TileOutput& out, const ConvArgs& args, int64_t channels) {
-  DepthwiseProduct o = {panel_tiles<accumulator_t<T>>(h, w, args.problem.N, kTilePixels),
+  DepthwiseProduct o = {product_tiles<accumulator_t<T>>(h, w, channels, 1, args),
                         1,
                         1,
                         {},
@@ -277,7 +294,7 @@ void dgrad(const ConvArgs& args) {
       dgrad_classes(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, &merged.w_classes, merged.w,
                     &w)) {
     const int64_t classes = merged.h_classes * merged.w_classes;
-    merged.tiles = panel_tiles<accumulator_t<T>>(h, w, o.N, kTilePixels / classes);
+    merged.tiles = product_tiles<accumulator_t<T>>(h, w, o.C, classes, args);
     return depthwise_product<T>(merged, args.num_threads);
   }
   for (int64_t i = 0; i < min64(o.stride_h, o.H); ++i) {
@@ -359,11 +376,14 @@ void wgrad(const ConvArgs& args) {
         const int64_t lanes = min64(kLanes<A>, count - lane);
         fill_panel<T>(xs, x, k + lane, lanes, tile.n, memory, x_panel);
         fill_panel<T>(ys, dy, k + lane, lanes, tile.n, memory, y_panel);
-        for_each_tap_block(taps, [&](int64_t tap, auto tap_count) {
-          depthwise_wgrad_micro<decltype(tap_count)::value>(offsets + tap, x_panel, positions,
-                                                            tile.pixels(), y_panel,
-                                                            sums + lane * taps + tap * kLanes<A>);
-        });
+        for (int64_t pixel = 0; pixel < tile.pixels(); pixel += kWgradSumLength) {
+          for_each_tap_block(taps, [&](int64_t tap, auto tap_count) {
+            depthwise_wgrad_micro<decltype(tap_count)::value>(
+                offsets + tap, x_panel, positions + pixel,
+                min64(kWgradSumLength, tile.pixels() - pixel), y_panel + pixel * kLanes<A>,
+                sums + lane * taps + tap * kLanes<A>);
+          });
+        }
       }
     }
   });

@@ -6,7 +6,8 @@
 // kRowPixels pixels of a row x up to kRowVectors vectors of channels stay in registers while all
 // taps pass over them; taps that leave the image are left out pixel by pixel. A run of pixels takes
 // all its channels before the next begins, so that memory is read and written in order. A task:
-// some rows of one image. Bound: bytes for 3x3, loads from L1 beyond.
+// some rows of one image.
+// Bound: bytes.
 #pragma once
 
 #include "cpu/depthwise_product.h"
@@ -16,7 +17,8 @@ namespace fastconv::cpu::FASTCONV_ISA {
 constexpr int kRowPixels = 7;
 constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
 constexpr int64_t kMaxRowTaps = 9;  // of a class; with more, panels.h's constant steps are faster
-constexpr int64_t kRowTasks = 16;   // at least, where the images have that many rows
+constexpr int64_t kTasksOfThread = 8;
+constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are asked for ahead
 
 template <typename T>
 static bool has_rows_of_channels(const DepthwiseProduct& o) {
@@ -120,25 +122,30 @@ static void depthwise_run(const RowTaps& taps, const T* source, const T* weights
 template <typename T>
 static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64_t a, int64_t b,
                           const T* weights, int64_t weight_step, Range* inside, Clip* clips) {
-  const GatherAxis &h = o.h[a].axis, &w = o.w[b].axis;
+  GatherAxis h = o.h[a].axis, w = o.w[b].axis;
+  if (h.taps < 2) h.offset_step = 1;  // may be anything, as no second tap is there
+  if (w.taps < 2) w.offset_step = 1;
   const Strides& x = o.source.tensor.strides;
   const Epilogue& e = *o.out.epilogue;
   const int64_t first_h = u * h.source_step + h.offset;
   const Range rows = valid_range(first_h, h.offset_step, h.source_size, 0, h.taps);
-  const int64_t next = first_h + (h.taps - 1) * h.offset_step + 1;
+  const int64_t inside_h = first_h + rows.begin * h.offset_step;
+  const int64_t next_h = first_h + max64(0, h.taps - 1) * h.offset_step + 1;
+  const int64_t next_rows = min64(min64(h.source_step, kMaxAhead), h.source_size - next_h);
+  const int64_t pixel_step = w.positions > 1 ? w.source_step * x.w : 0;
   const RowTaps taps = {rows.end - rows.begin,
                         w.taps,
                         h.offset_step * x.h,
                         w.offset_step * x.w,
-                        w.source_step * x.w,
+                        pixel_step,
                         clips,
                         weight_step,
-                        next * x.h - (first_h + rows.begin * h.offset_step) * x.h,
-                        max64(0, min64(h.source_step, h.source_size - next)),
-                        w.source_step,
+                        (next_h - inside_h) * x.h,
+                        next_rows,
+                        min64(w.source_step, kMaxAhead),
                         x.h};
-  const T* const source = static_cast<const T*>(o.source.tensor.data) + n * x.n +
-                          (first_h + rows.begin * h.offset_step) * x.h + w.offset * x.w;
+  const T* const source =
+      static_cast<const T*>(o.source.tensor.data) + n * x.n + inside_h * x.h + w.offset * x.w;
   weights += rows.begin * w.taps * weight_step;
   for (int64_t j = 0; j < w.taps; ++j) {
     inside[j] =
@@ -176,8 +183,9 @@ template <typename T>
 static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t weight_step,
                            int num_threads) {
   const int64_t U = o.tiles.h.positions, images = o.tiles.images;
-  const int64_t blocks = max64(1, min64(U, div_up(kRowTasks, max64(1, images))));  // of an image
-  int64_t columns = 0;                                                             // of any class
+  const int64_t blocks =  // of an image
+      max64(1, min64(U, div_up(kTasksOfThread * num_threads, max64(1, images))));
+  int64_t columns = 0;  // of any class
   for (int64_t b = 0; b < o.w_classes; ++b) columns = max64(columns, o.w[b].axis.taps);
   parallel_for(images * blocks, num_threads, [&](int64_t task) {
     Range* const inside = static_cast<Range*>(

@@ -19,7 +19,7 @@ namespace fastconv::cpu::FASTCONV_ISA {
 // 12x2, 6x2 and 4x2 vectors of sums: what 32, 16 and 16 vector registers hold beside the operands.
 constexpr int kMicroRows = kVectorBytes == 64 ? 12 : (kVectorBytes == 32 ? 6 : 4);
 constexpr int kMicroVectors = 2;
-constexpr int64_t kSumLength = 256;
+constexpr int64_t kSumLength = 128;
 template <typename A>
 constexpr int kMicroColumns = kMicroVectors * kLanes<A>;
 

@@ -7,7 +7,6 @@
 //
 // Lanes carry indices of 32 bits where a plane allows it. Bound: bytes.
 #include "cpu/kernels.h"
-#include "cpu/pool2d_phases.h"
 #include "cpu/pool2d_reduce.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -259,81 +258,6 @@ FASTCONV_PASS bool scatter_add(accumulator_t<T>* plane, int64_t step, int64_t si
   return valid;
 }
 
-// ---- bwd of a plane by comparing --------------------------------------------------------------
-
-// Windows of up to so many elements are compared with each of their positions instead: vector lanes
-// then go along windows.
-constexpr int64_t kComparedTaps = 16;
-
-// A row of dx is summed as phases (pool2d_phases.h): dx[q] += dy[q] where indices[q] == first + q *
-// stride; returns how often.
-template <typename A, typename I>
-FASTCONV_PASS int64_t add_where_equal(A* __restrict dx, const A* __restrict dy,
-                                      const I* __restrict indices, I first, I stride, int64_t n) {
-  I hits = 0;
-  for (int64_t q = 0; q < n; ++q) {
-    const bool hit = indices[q] == static_cast<I>(first + static_cast<I>(q) * stride);
-    dx[q] += hit ? dy[q] : A{0};
-    hits += hit;
-  }
-  return hits;
-}
-
-bool suits_comparing(const PoolArgs& o) {
-  const int64_t rows = o.h.out_size > 0 ? o.h.windows[o.h.out_size / 2].count : 0;
-  return o.h.covers != nullptr && o.w.taps > 0 && rows * o.w.taps <= kComparedTaps &&
-         lane_indices_fit(o);
-}
-
-// Indices that I does not hold become -1, which no window has.
-template <typename I>
-static inline void load_indices(I* __restrict out, const int64_t* __restrict in, int64_t step,
-                                int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t index = in[i * step];
-    out[i] = index == static_cast<I>(index) ? static_cast<I>(index) : I{-1};
-  }
-}
-
-// Returns false, with dx unfinished, where an index lies outside of its window.
-template <typename T>
-bool bwd_by_comparing(const PoolArgs& o, int64_t n, int64_t c) {
-  using A = accumulator_t<T>;
-  using I = typename LaneIndexOf<A>::type;
-  const PoolAxis &h = o.h, &w = o.w;
-  const int64_t P = h.out_size, Q = w.out_size, W = w.in_size;
-  Phases<A> phases(w);
-  ScratchArrays arrays(ScratchSlot::kTask, ScratchArrays::bytes_of<I>(P * Q) +
-                                               ScratchArrays::bytes_of<A>(P * Q) +
-                                               2 * ScratchArrays::bytes_of<A>(phases.size()));
-  I* const indices = arrays.take<I>(P * Q);
-  A* const dy = arrays.take<A>(P * Q);
-  A *const memory = arrays.take<A>(phases.size()), *const row = arrays.take<A>(phases.size());
-  for (int64_t p = 0; p < P; ++p) {
-    load_indices(indices + p * Q, o.indices.at<int64_t>(n, c, p, 0), o.indices.strides.w, Q);
-    load_row(dy + p * Q, static_cast<const T*>(o.y.at<T>(n, c, p, 0)), o.y.strides.w, Q);
-  }
-  int64_t hits = 0;
-  const int64_t stored = max64(0, min64(W, phases.size() - w.pad));
-  for (int64_t i = 0; i < h.in_size; ++i) {
-    phases.clear(memory);
-    const PoolWindow& cover = h.covers[i];
-    for (int64_t p = cover.begin; p < cover.begin + cover.count; ++p) {
-      for (int64_t s = 0; s < w.taps; ++s) {
-        const Range inside = valid_range(s - w.pad, w.stride, W, 0, Q);
-        const int64_t q = inside.begin;
-        hits += add_where_equal<A, I>(phases.tap(s) + q, dy + p * Q + q, indices + p * Q + q,
-                                      static_cast<I>(i * W + s - w.pad + q * w.stride),
-                                      static_cast<I>(w.stride), inside.end - inside.begin);
-      }
-    }
-    T* const dx = o.x.at<T>(n, c, i, 0);
-    store_row(dx, o.x.strides.w, phases.interleave(row) + w.pad, stored);
-    for (int64_t j = stored; j < W; ++j) dx[j * o.x.strides.w] = from_accumulator<T>(0);
-  }
-  return hits == P * Q;
-}
-
 // The gradient of `lanes` channels of a sample is summed where it belongs, if dx has the
 // accumulator type and flat indices lead to its elements; else in a plane of scratch memory,
 // channels adjacent.
@@ -348,7 +272,6 @@ void bwd(const PoolArgs& o) {
   const bool in_place = std::is_same_v<T, A> && (dx.h == W * dx.w || H == 1);
   parallel_items(o.N * blocks, block * (H * W + 2 * P * Q), o.num_threads, [&](int64_t item) {
     const int64_t n = item / blocks, c0 = item % blocks * block, lanes = min64(block, o.C - c0);
-    if (block == 1 && suits_comparing(o) && bwd_by_comparing<T>(o, n, c0)) return;
     const int64_t step = in_place ? dx.w : lanes;
     A* const plane =
         in_place ? reinterpret_cast<A*>(o.x.at<T>(n, c0, 0, 0))
