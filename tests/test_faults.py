@@ -76,9 +76,23 @@ FAULTS = [
     Fault(
         "lanes of another panel",
         "cpu/conv2d_depthwise.cpp",
-        "sums + (p * taps + tap) * kLanes<A>",
+        "sums + lane * taps + tap * kLanes<A>",
         "sums + tap * kLanes<A>",
         f"{KERNELS} -k depthwise",
+    ),
+    Fault(
+        "a tap beyond the row",
+        "cpu/depthwise_rows.h",
+        "inside[j].end - v))",
+        "inside[j].end + 1 - v))",
+        f"{KERNELS} -k depthwise",
+    ),
+    Fault(
+        "halves of a short row",
+        "cpu/vectors.h",
+        "static_cast<int>(count) - kHalf + l",
+        "kHalf + l",
+        f"{KERNELS} -k planes",
     ),
     Fault(
         "dropped slice",
