@@ -45,6 +45,14 @@ PanelTaps panel_taps(const Stage& s, const ClassAxis& h, const ClassAxis& w) {
   return {h.axis.taps, w.axis.taps, s.tap(h.first, w.first), s.tap(h.step, 0), s.tap(0, w.step)};
 }
 
+// The tap rows that lie inside of the source, of those of row u of positions.
+Range tap_rows(const GatherAxis& h, int64_t u) {
+  const int64_t first = u * h.source_step + h.offset;
+  if (h.offset_step != 1) return valid_range(first, h.offset_step, h.source_size, 0, h.taps);
+  const int64_t begin = min64(h.taps, max64(0, -first));  // without a division
+  return {begin, max64(begin, min64(h.taps, h.source_size - first))};
+}
+
 // All taps of kPixels neighbours of a row, kStep slots apart. The constant step leaves the compiler
 // one address for all pixels; inlined, it no longer keeps all sums in registers.
 template <int kPixels, int kStep, typename T>
@@ -142,7 +150,7 @@ void depthwise_tile(const DepthwiseProduct& o, const PixelTile& tile, int64_t k,
       const A* filter = weights + d * all_taps * weight_step + k + lane;
       for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
         const int64_t a = i / o.w_classes, b = i % o.w_classes;
-        const PanelTaps taps = panel_taps(s, o.h[a], o.w[b]);
+        PanelTaps taps = panel_taps(s, o.h[a], o.w[b]);
         // Of the tile's rows and columns, those of this class.
         const int64_t U = div_up(rows - a, o.h_classes), V = div_up(columns - b, o.w_classes);
         for_each_panel_run<A>(
@@ -150,12 +158,16 @@ void depthwise_tile(const DepthwiseProduct& o, const PixelTile& tile, int64_t k,
             [&](int64_t image, int64_t u, int64_t v, auto run, const A* in, auto step) {
               constexpr int kPixels = decltype(run)::value, kStep = decltype(step)::value;
               const int64_t row = u * o.h_classes + a, column = v * o.w_classes + b;
+              const Range inside = tap_rows(o.h[a].axis, tile.u + u);
+              taps.rows = inside.end - inside.begin;
+              const A* const first_tap = in + inside.begin * taps.row_step;
+              const A* const weight = filter + inside.begin * taps.columns * weight_step;
               if (lane < stored) {
                 const int64_t n = outer.n + image;
                 const int64_t h = o.out.h.first + (outer.u + row) * o.out.h.step;
                 const int64_t w = o.out.w.first + (outer.v + column) * o.out.w.step;
                 depthwise_micro<kPixels, kStep, T>(
-                    taps, in, filter, weight_step,
+                    taps, first_tap, weight, weight_step,
                     {o.out.tensor.at<T>(n, k + lane, h, w),
                      e.bias == nullptr ? nullptr : static_cast<const T*>(e.bias) + k + lane,
                      e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, k + lane, h, w),
@@ -163,11 +175,11 @@ void depthwise_tile(const DepthwiseProduct& o, const PixelTile& tile, int64_t k,
               } else {
                 A* const sums = to + ((image * rows + row) * columns + column) * kMicroColumns<A>;
                 depthwise_micro<kPixels, kStep, A>(
-                    taps, in, filter, weight_step,
+                    taps, first_tap, weight, weight_step,
                     {sums, nullptr, d == 0 ? nullptr : sums, c_step, c_step, no_clamp});
               }
             });
-        filter += taps.rows * taps.columns * weight_step;
+        filter += o.taps(a, b) * weight_step;
       }
     }
   }
