@@ -27,7 +27,6 @@ constexpr int64_t kMinTilePixels = 112;
 constexpr int64_t kPanelBytes = 128 << 10;  // of a panel, which is to stay in L2
 constexpr int64_t kTasksWanted = 2;         // for each thread
 constexpr int kWgradTaps = 10;
-constexpr int64_t kMaxClassSpan = 16;     // of source positions that dgrad's classes read
 constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
 constexpr int64_t kWgradTilePixels = 224;
 constexpr int64_t kWgradSumLength = 56;  // pixels summed in accumulator type, before double
@@ -106,10 +105,10 @@ void for_each_panel_run(const Stage& s, int64_t U, int64_t V, const A* panel, co
 // The output pixels of a tile of positions.
 PixelTile output_tile(const DepthwiseProduct& o, const PixelTile& positions) {
   PixelTile tile = positions;
-  tile.u *= o.h_classes;
-  tile.u_end = min64(o.out.h.positions, tile.u_end * o.h_classes);
-  tile.v *= o.w_classes;
-  tile.v_end = min64(o.out.w.positions, tile.v_end * o.w_classes);
+  tile.u *= o.h.count;
+  tile.u_end = min64(o.out.h.positions, tile.u_end * o.h.count);
+  tile.v *= o.w.count;
+  tile.v_end = min64(o.out.w.positions, tile.v_end * o.w.count);
   return tile;
 }
 
@@ -128,9 +127,9 @@ void depthwise_tile(const DepthwiseProduct& o, const PixelTile& tile, int64_t k,
 
   const Epilogue& e = *o.out.epilogue;
   const Strides& y = o.out.tensor.strides;
-  const int64_t y_step = y.w * o.w_classes * o.out.w.step;
-  const int64_t residual_step = e.residual.strides.w * o.w_classes * o.out.w.step;
-  const int64_t c_step = o.w_classes * kMicroColumns<A>;
+  const int64_t y_step = y.w * o.w.count * o.out.w.step;
+  const int64_t residual_step = e.residual.strides.w * o.w.count * o.out.w.step;
+  const int64_t c_step = o.w.count * kMicroColumns<A>;
   // Whole panels go to a tensor of adjacent channels without passing through c.
   const bool in_place = o.depth == 1 && y.c == 1 && Clamp<A>::is(e.activation) &&
                         (e.residual.data == nullptr || e.residual.strides.c == 1);
@@ -148,16 +147,16 @@ void depthwise_tile(const DepthwiseProduct& o, const PixelTile& tile, int64_t k,
         fill_panel<T>(s, source, k + lane, min64(kLanes<A>, lanes - lane), tile.n, memory, panel);
       }
       const A* filter = weights + d * all_taps * weight_step + k + lane;
-      for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
-        const int64_t a = i / o.w_classes, b = i % o.w_classes;
+      for (int64_t i = 0; i < o.classes(); ++i) {
+        const int64_t a = i / o.w.count, b = i % o.w.count;
         PanelTaps taps = panel_taps(s, o.h[a], o.w[b]);
         // Of the tile's rows and columns, those of this class.
-        const int64_t U = div_up(rows - a, o.h_classes), V = div_up(columns - b, o.w_classes);
+        const int64_t U = div_up(rows - a, o.h.count), V = div_up(columns - b, o.w.count);
         for_each_panel_run<A>(
             s, U, V, panel + taps.first,
             [&](int64_t image, int64_t u, int64_t v, auto run, const A* in, auto step) {
               constexpr int kPixels = decltype(run)::value, kStep = decltype(step)::value;
-              const int64_t row = u * o.h_classes + a, column = v * o.w_classes + b;
+              const int64_t row = u * o.h.count + a, column = v * o.w.count + b;
               const Range inside = tap_rows(o.h[a].axis, tile.u + u);
               taps.rows = inside.end - inside.begin;
               const A* const first_tap = in + inside.begin * taps.row_step;
@@ -221,59 +220,23 @@ PixelTiles product_tiles(const GatherAxis& h, const GatherAxis& w, int64_t chann
   }
 }
 
-// One class of positions by itself.
-template <typename T>
-void one_class(const GatherAxis& h, const GatherAxis& w, const Lanes& source, int64_t source_step,
-               const TensorView& filters, int64_t filter_stride, int64_t depth_stride,
-               int64_t depth, const TileOutput& out, const ConvArgs& args, int64_t channels) {
-  DepthwiseProduct o = {product_tiles<accumulator_t<T>>(h, w, channels, 1, args),
-                        1,
-                        1,
-                        {},
-                        {},
-                        source,
-                        source_step,
-                        filters,
-                        filter_stride,
-                        depth_stride,
-                        depth,
-                        channels,
-                        out};
-  o.h[0] = {h, 0, 1};
-  o.w[0] = {w, 0, 1};
-  depthwise_product<T>(o, args.num_threads);
-}
-
 template <typename T>
 void fprop(const ConvArgs& args) {
   const ConvProblem& o = args.problem;
   const GatherAxis h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
   const GatherAxis w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  one_class<T>(h, w, {args.x, o.filters_per_group()}, 0, args.w, args.w.strides.n, 0, 1,
-               {h, w, args.y, &args.epilogue}, args, o.K);
-}
-
-// The classes of one axis of dgrad, and the axis of a stage with every source position that they
-// read. False where they are too many or lie too far apart to be staged together.
-bool dgrad_classes(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
-                   int64_t dilation, int64_t* count, ClassAxis* classes, GatherAxis* stage) {
-  *count = min64(stride, in);
-  if (stride > kMaxClasses || *count == 0) return false;
-  int64_t lowest = INT64_MAX, highest = INT64_MIN;
-  for (int64_t i = 0; i < *count; ++i) {
-    const GatherAxis axis = dgrad_axis(in, out, kernel, stride, pad, dilation, i);
-    classes[i] = {axis, 0, 1};
-    if (axis.taps == 0) continue;
-    lowest = min64(lowest, axis.offset);
-    highest = max64(highest, axis.offset + (axis.taps - 1) * axis.offset_step);
-  }
-  if (lowest > highest || highest - lowest >= max64(kMaxClassSpan, kernel)) return false;
-  for (int64_t i = 0; i < *count; ++i) {
-    classes[i].first = classes[i].axis.offset - lowest;
-    classes[i].step = classes[i].axis.offset_step;
-  }
-  *stage = {div_up(in, *count), 0, 1, highest - lowest + 1, 0, 1, out, 1, lowest, 1};
-  return true;
+  depthwise_product<T>({product_tiles<accumulator_t<T>>(h, w, o.K, 1, args),
+                        one_class(h),
+                        one_class(w),
+                        {args.x, o.filters_per_group()},
+                        0,
+                        args.w,
+                        args.w.strides.n,
+                        0,
+                        1,
+                        o.K,
+                        {h, w, args.y, &args.epilogue}},
+                       args.num_threads);
 }
 
 // Each input channel sums the dy of its filters.
@@ -286,37 +249,22 @@ void dgrad(const ConvArgs& args) {
   const Lanes dy = {{args.y.data, strides}, 1};
   const Strides& w_strides = args.w.strides;
   const Epilogue store_only;
-  DepthwiseProduct merged = {
-      PixelTiles({}, {}, 1, 1),
-      0,
-      0,
-      {},
-      {},
-      dy,
-      args.y.strides.c,
-      args.w,
-      filters * w_strides.n,
-      w_strides.n,
-      filters,
-      o.C,
-      {fprop_axis(o.H, o.H, 1, 1, 0, 1), fprop_axis(o.W, o.W, 1, 1, 0, 1), args.x, &store_only}};
-  GatherAxis h, w;
-  if (dgrad_classes(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, &merged.h_classes, merged.h,
-                    &h) &&
-      dgrad_classes(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, &merged.w_classes, merged.w,
-                    &w)) {
-    const int64_t classes = merged.h_classes * merged.w_classes;
-    merged.tiles = product_tiles<accumulator_t<T>>(h, w, o.C, classes, args);
-    return depthwise_product<T>(merged, args.num_threads);
-  }
-  for (int64_t i = 0; i < min64(o.stride_h, o.H); ++i) {
-    const GatherAxis rows = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, i);
-    for (int64_t j = 0; j < min64(o.stride_w, o.W); ++j) {
-      const GatherAxis columns = dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, j);
-      one_class<T>(rows, columns, dy, args.y.strides.c, args.w, filters * w_strides.n, w_strides.n,
-                   filters, {rows, columns, args.x, &store_only}, args, o.C);
-    }
-  }
+  for_each_dgrad(o, [&](const AxisClasses& h, const AxisClasses& w) {
+    const PixelTiles tiles =
+        product_tiles<accumulator_t<T>>(h.gathered, w.gathered, o.C, h.count * w.count, args);
+    depthwise_product<T>({tiles,
+                          h,
+                          w,
+                          dy,
+                          args.y.strides.c,
+                          args.w,
+                          filters * w_strides.n,
+                          w_strides.n,
+                          filters,
+                          o.C,
+                          {h.output(), w.output(), args.x, &store_only}},
+                         args.num_threads);
+  });
 }
 
 // ---- wgrad -----------------------------------------------------------------------------------

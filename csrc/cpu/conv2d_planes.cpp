@@ -70,48 +70,51 @@ static inline void for_each_plane_row(int64_t count, const Body& body, int64_t f
   }
 }
 
-// For each run of rows of a group's output channels, weights[term][row].
+// For each class and each run of rows of a group's output channels, weights[term][row].
 template <typename T>
 void pack_plane_weights(const PlaneProduct& o, int64_t group, accumulator_t<T>* out) {
   const Strides& strides = o.filters.strides;
   const T* const filters = static_cast<const T*>(o.filters.data) + group * o.group_stride;
-  for_each_plane_row(o.rows, [&](int64_t row, auto count) {
-    for (int64_t d = 0; d < o.depth; ++d) {
-      for (int64_t i = 0; i < o.h.taps; ++i) {
-        for (int64_t j = 0; j < o.w.taps; ++j) {
-          const T* const tap = filters + (o.h.weight + i * o.h.weight_step) * strides.h +
-                               (o.w.weight + j * o.w.weight_step) * strides.w + d * o.depth_stride;
+  for (int64_t i = 0; i < o.classes(); ++i) {
+    const GatherAxis &h = o.h[i / o.w.count].axis, &w = o.w[i % o.w.count].axis;
+    for_each_plane_row(o.rows, [&](int64_t row, auto count) {
+      for (int64_t d = 0; d < o.depth; ++d) {
+        for (int64_t tap = 0; tap < h.taps * w.taps; ++tap) {
+          const T* const from = filters + d * o.depth_stride +
+                                (h.weight + tap / w.taps * h.weight_step) * strides.h +
+                                (w.weight + tap % w.taps * w.weight_step) * strides.w;
           for (int m = 0; m < decltype(count)::value; ++m) {
-            *out++ = to_accumulator(tap[(row + m) * o.row_stride]);
+            *out++ = to_accumulator(from[(row + m) * o.row_stride]);
           }
         }
       }
-    }
-  });
+    });
+  }
 }
 
-// Stores output channels [first, first + channels) from c[channel][column].
+// Stores output channels [first, first + channels) of the tile's positions of a class from
+// c[channel][column].
 template <typename T>
-void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& planes, int64_t n,
-                       int64_t u, int64_t v, int64_t first, int64_t channels, accumulator_t<T>* c,
-                       int64_t c_step) {
+void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& planes,
+                       const GatherAxis& h, const GatherAxis& w, int64_t n, int64_t u, int64_t v,
+                       int64_t first, int64_t channels, accumulator_t<T>* c, int64_t c_step) {
   using A = accumulator_t<T>;
   const Epilogue& epilogue = *o.epilogue;
   const TensorView& residual = epilogue.residual;
   const T* const bias =
       epilogue.bias == nullptr ? nullptr : static_cast<const T*>(epilogue.bias) + first;
-  const int64_t columns = planes.w.positions, w = o.w.first + v * o.w.step;
-  const int64_t out_step = o.out.strides.w * o.w.step;
-  const int64_t add_step = residual.strides.w * o.w.step;
+  const int64_t rows = min64(planes.h.positions, h.positions - u);
+  const int64_t columns = min64(planes.w.positions, w.positions - v);
+  const int64_t out_step = o.out.strides.w * w.step, add_step = residual.strides.w * w.step;
   const auto out = [&](int64_t row, int64_t k) {
-    return o.out.at<T>(n, first + k, o.h.first + (u + row) * o.h.step, w);
+    return o.out.at<T>(n, first + k, h.first + (u + row) * h.step, w.first + v * w.step);
   };
   const auto add = [&](int64_t row, int64_t k) {
     if (residual.data == nullptr) return static_cast<T*>(nullptr);
-    return residual.at<T>(n, first + k, o.h.first + (u + row) * o.h.step, w);
+    return residual.at<T>(n, first + k, h.first + (u + row) * h.step, w.first + v * w.step);
   };
   if (o.out.strides.c != 1 || channels == 1) {
-    for (int64_t row = 0; row < planes.h.positions; ++row) {
+    for (int64_t row = 0; row < rows; ++row) {
       for (int64_t k = 0; k < channels; ++k) {
         store_pixels<T>(c + k * c_step + row * planes.pitch(), columns, epilogue,
                         bias == nullptr ? nullptr : bias + k, add(row, k), add_step, out(row, k),
@@ -120,7 +123,7 @@ void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& pl
     }
     return;
   }
-  for (int64_t row = 0; row < planes.h.positions; ++row, c += planes.pitch()) {
+  for (int64_t row = 0; row < rows; ++row, c += planes.pitch()) {
     for (int64_t i = 0; i < columns; i += kLanes<A>) {
       const int64_t run = min64(kLanes<A>, columns - i);
       for (int64_t k = 0; k < channels; k += kLanes<A>) {
@@ -149,9 +152,9 @@ void planes_tile(const PlaneProduct& o, const PlaneTiles& tiles, int64_t n, int6
   using A = accumulator_t<T>;
   const int64_t u = tile / tiles.column_tiles * tiles.rows;
   const int64_t v = tile % tiles.column_tiles * tiles.columns;
-  const Planes<A> planes = planes_of<A>(o, u, min64(o.h.positions, u + tiles.rows), v,
-                                        min64(o.w.positions, v + tiles.columns));
-  const int64_t groups = group_end - group, terms = o.terms();
+  const Planes<A> planes = planes_of<A>(o, u, min64(o.h.gathered.positions, u + tiles.rows), v,
+                                        min64(o.w.gathered.positions, v + tiles.columns));
+  const int64_t groups = group_end - group, all_terms = o.all_terms();
   const int64_t vectors = div_up(planes.columns(), kLanes<A>);
   const int64_t c_step = vectors * kLanes<A>;
   // What the last vector reads and transposed blocks read lies behind.
@@ -161,38 +164,44 @@ void planes_tile(const PlaneProduct& o, const PlaneTiles& tiles, int64_t n, int6
   const int64_t c_rows = div_up(groups * o.rows, kLanes<A>) * kLanes<A>;
   A* const c = static_cast<A*>(
       scratch(ScratchSlot::kTile, (c_rows * c_step + kLanes<A>)*static_cast<int64_t>(sizeof(A)) +
-                                      terms * static_cast<int64_t>(sizeof(int32_t))));
+                                      all_terms * static_cast<int64_t>(sizeof(int32_t))));
   int32_t* const offsets = reinterpret_cast<int32_t*>(c + c_rows * c_step + kLanes<A>);
-  fill_offsets(o, planes, offsets);
-  if (terms > 0) {
+  if (all_terms > 0) {
     const TensorView view = {static_cast<T*>(o.source.data) + group * o.depth * o.source.strides.c,
                              o.source.strides};
     planes.template fill<T>(view, n, groups * o.depth, source);
   }
-  for (int64_t g = 0; g < groups; ++g) {
-    const A* const from = source + g * o.depth * planes.channel_elements();
-    const A* const group_weights = weights + (group + g) * terms * o.rows;
-    for_each_plane_row(o.rows, [&](int64_t row, auto rows) {
-      constexpr int kRows = decltype(rows)::value;
-      A* const to = c + (g * o.rows + row) * c_step;
-      for_each_run<kPlaneVectors<kRows>>(vectors, [&](int64_t vector, auto run) {
-        const int64_t column = vector * kLanes<A>;
-        // A class without taps is zero: the first run of terms stores in any case.
-        for (int64_t t = 0; t == 0 || t < terms; t += kSumLength) {
-          planes_micro<kRows, decltype(run)::value>(
-              offsets + t, min64(kSumLength, terms - t), t > 0, from + column,
-              group_weights + row * terms + t * kRows, to + column, c_step);
-        }
+  int64_t first_term = 0;
+  for (int64_t i = 0; i < o.classes(); ++i) {
+    const int64_t h = i / o.w.count, w = i % o.w.count, terms = o.terms(h, w);
+    fill_offsets(o, planes, h, w, offsets);
+    for (int64_t g = 0; g < groups; ++g) {
+      const A* const from = source + g * o.depth * planes.channel_elements();
+      const A* const filters = weights + ((group + g) * all_terms + first_term) * o.rows;
+      for_each_plane_row(o.rows, [&](int64_t row, auto rows) {
+        constexpr int kRows = decltype(rows)::value;
+        A* const to = c + (g * o.rows + row) * c_step;
+        for_each_run<kPlaneVectors<kRows>>(vectors, [&](int64_t vector, auto run) {
+          const int64_t column = vector * kLanes<A>;
+          // A class without taps is zero: the first run of terms stores in any case.
+          for (int64_t t = 0; t == 0 || t < terms; t += kSumLength) {
+            planes_micro<kRows, decltype(run)::value>(
+                offsets + t, min64(kSumLength, terms - t), t > 0, from + column,
+                filters + row * terms + t * kRows, to + column, c_step);
+          }
+        });
       });
-    });
+    }
+    store_planes_tile<T>(o, planes, o.h[h].axis, o.w[w].axis, n, u, v, group * o.rows,
+                         groups * o.rows, c, c_step);
+    first_term += terms;
   }
-  store_planes_tile<T>(o, planes, n, u, v, group * o.rows, groups * o.rows, c, c_step);
 }
 
 template <typename T>
 void planes_product(const PlaneProduct& o, int num_threads) {
   using A = accumulator_t<T>;
-  const int64_t elements = o.terms() * o.rows, at_once = groups_at_once<A>(o);
+  const int64_t elements = o.all_terms() * o.rows, at_once = groups_at_once<A>(o);
   A* const weights = static_cast<A*>(scratch(
       ScratchSlot::kShared, max64(1, o.groups * elements) * static_cast<int64_t>(sizeof(A))));
   for (int64_t g = 0; g < o.groups; ++g) pack_plane_weights<T>(o, g, weights + g * elements);
@@ -209,8 +218,8 @@ PlaneProduct fprop_product(const ConvArgs& args) {
   const ConvProblem& o = args.problem;
   const Strides& strides = args.w.strides;
   const int64_t Kg = o.filters_per_group();
-  return {fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h),
-          fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w),
+  return {one_class(fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h)),
+          one_class(fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w)),
           o.N,
           o.groups,
           Kg,
@@ -230,15 +239,11 @@ void dgrad(const ConvArgs& args) {
   const Strides& strides = args.w.strides;
   const int64_t Kg = o.filters_per_group();
   const Epilogue store_only;
-  for (int64_t residue_h = 0; residue_h < min64(o.stride_h, o.H); ++residue_h) {
-    for (int64_t residue_w = 0; residue_w < min64(o.stride_w, o.W); ++residue_w) {
-      planes_product<T>({dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, residue_h),
-                         dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, residue_w),
-                         o.N, o.groups, o.channels_per_group(), Kg, args.y, args.w, Kg * strides.n,
-                         strides.c, strides.n, args.x, &store_only},
-                        args.num_threads);
-    }
-  }
+  for_each_dgrad(o, [&](const AxisClasses& h, const AxisClasses& w) {
+    planes_product<T>({h, w, o.N, o.groups, o.channels_per_group(), Kg, args.y, args.w,
+                       Kg * strides.n, strides.c, strides.n, args.x, &store_only},
+                      args.num_threads);
+  });
 }
 
 // ---- wgrad -----------------------------------------------------------------------------------
@@ -298,7 +303,8 @@ struct PlanesWgrad {
         slices(max64(1, min64(min64(x.images * tiles.count(), div_up(kWgradTasks, blocks)),
                               kSumsBytes / kVectorBytes / max64(1, blocks * block_sums())))) {}
 
-  int64_t group_sums() const { return x.rows * x.terms(); }
+  int64_t filter_terms() const { return x.terms(0, 0); }
+  int64_t group_sums() const { return x.rows * filter_terms(); }
   int64_t block_sums() const { return at_once * group_sums(); }
 
   void compute(int64_t block, int64_t slice, vector_t<A>* sums) const {
@@ -313,8 +319,8 @@ struct PlanesWgrad {
   void add_tile(int64_t n, int64_t tile, int64_t group, int64_t groups, vector_t<A>* sums) const {
     const int64_t u = tile / tiles.column_tiles * tiles.rows;
     const int64_t v = tile % tiles.column_tiles * tiles.columns;
-    const Planes<A> planes = planes_of<A>(x, u, min64(x.h.positions, u + tiles.rows), v,
-                                          min64(x.w.positions, v + tiles.columns));
+    const Planes<A> planes = planes_of<A>(x, u, min64(x.h.gathered.positions, u + tiles.rows), v,
+                                          min64(x.w.gathered.positions, v + tiles.columns));
     const int64_t vectors = div_up(planes.columns(), kLanes<A>), elements = vectors * kLanes<A>;
     const Planes<A> ys = dy_planes(planes, u, v);
     const int64_t dy_step = ys.channel_elements();
@@ -323,11 +329,11 @@ struct PlanesWgrad {
     Mask* const masks = static_cast<Mask*>(scratch(
         ScratchSlot::kTask, elements * static_cast<int64_t>(sizeof(A)) +
                                 (x_elements + dy_elements) * static_cast<int64_t>(sizeof(A)) +
-                                x.terms() * static_cast<int64_t>(sizeof(int32_t))));
+                                filter_terms() * static_cast<int64_t>(sizeof(int32_t))));
     A* const dy = reinterpret_cast<A*>(masks + vectors);
     A* const source = dy + dy_elements;
     int32_t* const offsets = reinterpret_cast<int32_t*>(source + x_elements);
-    fill_offsets(x, planes, offsets);
+    fill_offsets(x, planes, 0, 0, offsets);
     const TensorView view = {static_cast<T*>(x.source.data) + group * x.depth * x.source.strides.c,
                              x.source.strides};
     planes.template fill<T>(view, n, groups * x.depth, source);
@@ -337,11 +343,11 @@ struct PlanesWgrad {
     fill_masks(planes, vectors, masks);
     for (int64_t g = 0; g < groups; ++g) {
       for_each_run<kWgradRows>(x.rows, [&](int64_t row, auto rows) {
-        for_each_run<kWgradTerms>(x.terms(), [&](int64_t term, auto terms) {
+        for_each_run<kWgradTerms>(filter_terms(), [&](int64_t term, auto terms) {
           planes_wgrad_micro<decltype(rows)::value, decltype(terms)::value>(
               offsets + term, source + g * x.depth * planes.channel_elements(),
               dy + (g * x.rows + row) * dy_step, dy_step, masks, vectors,
-              sums + g * group_sums() + row * x.terms() + term, x.terms());
+              sums + g * group_sums() + row * filter_terms() + term, filter_terms());
         });
       });
     }
@@ -376,17 +382,18 @@ struct PlanesWgrad {
       compute(task / slices, task % slices, sums + task * elements);
     });
     const ConvProblem& o = args.problem;
+    const int64_t taps = o.R * o.S;
     parallel_for(o.K, args.num_threads, [&](int64_t k) {
       const int64_t group = k / x.rows;
       const vector_t<A>* const from = sums + group / at_once * slices * elements +
-                                      group % at_once * group_sums() + k % x.rows * x.terms();
-      for (int64_t term = 0; term < x.terms(); ++term) {
+                                      group % at_once * group_sums() + k % x.rows * filter_terms();
+      for (int64_t term = 0; term < filter_terms(); ++term) {
         vector_t<A> lanes = {};
         for (int64_t slice = 0; slice < slices; ++slice) lanes += from[slice * elements + term];
         A sum = 0;
         for (int l = 0; l < kLanes<A>; ++l) sum += lanes[l];
-        const int64_t tap = term % x.taps();
-        *args.w.at<T>(k, term / x.taps(), tap / o.S, tap % o.S) = from_accumulator<T>(sum);
+        const int64_t tap = term % taps;
+        *args.w.at<T>(k, term / taps, tap / o.S, tap % o.S) = from_accumulator<T>(sum);
       }
     });
   }

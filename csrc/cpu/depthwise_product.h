@@ -14,21 +14,11 @@ struct Lanes {
   int64_t repeat;
 };
 
-// Taps of one class of output positions among those of the stage: tap i is the stage's tap
-// first + i * step. fprop has one class with all taps, dgrad one for each residue of the position
-// modulo the stride.
-struct ClassAxis {
-  GatherAxis axis;
-  int64_t first, step;
-};
-
 // Output channel k sums `depth` source lanes: the k-th of each. Output position u * classes + class
 // of an axis is position u of that class; the stage holds what the taps of all classes read.
-constexpr int64_t kMaxClasses = 4;  // of an axis
 struct DepthwiseProduct {
   PixelTiles tiles;  // of positions u, v
-  int64_t h_classes, w_classes;
-  ClassAxis h[kMaxClasses], w[kMaxClasses];
+  AxisClasses h, w;
   Lanes source;
   int64_t source_step;  // elements from source d's channel 0 to the next one's
   TensorView filters;
@@ -36,10 +26,11 @@ struct DepthwiseProduct {
   int64_t depth, channels;
   TileOutput out;
 
+  int64_t classes() const { return h.count * w.count; }
   int64_t taps(int64_t a, int64_t b) const { return h[a].axis.taps * w[b].axis.taps; }
   int64_t all_taps() const {
     int64_t sum = 0;
-    for (int64_t i = 0; i < h_classes * w_classes; ++i) sum += taps(i / w_classes, i % w_classes);
+    for (int64_t i = 0; i < classes(); ++i) sum += taps(i / w.count, i % w.count);
     return sum;
   }
 };
@@ -71,9 +62,9 @@ static inline void for_each_run(int64_t pixels, const Body& body, int64_t first 
 template <typename T>
 static void pack_depthwise_weights(const DepthwiseProduct& o, int64_t step, accumulator_t<T>* out) {
   for (int64_t d = 0; d < o.depth; ++d) {
-    for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
-      const GatherAxis& h = o.h[i / o.w_classes].axis;
-      const GatherAxis& w = o.w[i % o.w_classes].axis;
+    for (int64_t i = 0; i < o.classes(); ++i) {
+      const GatherAxis& h = o.h[i / o.w.count].axis;
+      const GatherAxis& w = o.w[i % o.w.count].axis;
       for (int64_t tap = 0; tap < h.taps * w.taps; ++tap, out += step) {
         const T* const in = o.filters.at<T>(0, 0, h.weight + tap / w.taps * h.weight_step,
                                             w.weight + tap % w.taps * w.weight_step) +

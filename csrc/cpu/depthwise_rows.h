@@ -23,8 +23,8 @@ constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are ask
 template <typename T>
 static bool has_rows_of_channels(const DepthwiseProduct& o) {
   const Epilogue& e = *o.out.epilogue;
-  for (int64_t i = 0; i < o.h_classes * o.w_classes; ++i) {
-    if (o.taps(i / o.w_classes, i % o.w_classes) > kMaxRowTaps) return false;
+  for (int64_t i = 0; i < o.classes(); ++i) {
+    if (o.taps(i / o.w.count, i % o.w.count) > kMaxRowTaps) return false;
   }
   return o.depth == 1 && o.source.repeat == 1 && o.source.tensor.strides.c == 1 &&
          o.out.tensor.strides.c == 1 && (e.residual.data == nullptr || e.residual.strides.c == 1) &&
@@ -155,17 +155,17 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
   RunOutput<T> out = {nullptr,
                       static_cast<const T*>(e.bias),
                       nullptr,
-                      o.out.tensor.strides.w * o.w_classes * o.out.w.step,
-                      e.residual.strides.w * o.w_classes * o.out.w.step,
+                      o.out.tensor.strides.w * o.w.count * o.out.w.step,
+                      e.residual.strides.w * o.w.count * o.out.w.step,
                       Clamp<T>(is_clamp ? e.activation : Activation::none)};
-  const int64_t out_h = o.out.h.first + (u * o.h_classes + a) * o.out.h.step;
+  const int64_t out_h = o.out.h.first + (u * o.h.count + a) * o.out.h.step;
   for_each_run<kRowPixels>(w.positions, [&](int64_t v, auto run) {
     constexpr int kPixels = decltype(run)::value;
     for (int64_t j = 0; j < w.taps; ++j) {
       clips[j] = {static_cast<int32_t>(min64(kPixels, max64(0, inside[j].begin - v))),
                   static_cast<int32_t>(min64(kPixels, max64(0, inside[j].end - v)))};
     }
-    const int64_t out_w = o.out.w.first + (v * o.w_classes + b) * o.out.w.step;
+    const int64_t out_w = o.out.w.first + (v * o.w.count + b) * o.out.w.step;
     out.y = o.out.tensor.at<T>(n, 0, out_h, out_w);
     out.residual = e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, 0, out_h, out_w);
     depthwise_run<kPixels>(taps, source + v * taps.pixel_step, weights, out, o.channels);
@@ -186,7 +186,7 @@ static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t 
   const int64_t blocks =  // of an image
       max64(1, min64(U, div_up(kTasksOfThread * num_threads, max64(1, images))));
   int64_t columns = 0;  // of any class
-  for (int64_t b = 0; b < o.w_classes; ++b) columns = max64(columns, o.w[b].axis.taps);
+  for (int64_t b = 0; b < o.w.count; ++b) columns = max64(columns, o.w[b].axis.taps);
   parallel_for(images * blocks, num_threads, [&](int64_t task) {
     Range* const inside = static_cast<Range*>(
         scratch(ScratchSlot::kTask,
@@ -195,8 +195,8 @@ static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t 
     const int64_t block = task % blocks;
     for (int64_t u = block * U / blocks; u < (block + 1) * U / blocks; ++u) {
       const T* filters = weights;
-      for (int64_t a = 0; a < o.h_classes; ++a) {
-        for (int64_t b = 0; b < o.w_classes; ++b) {
+      for (int64_t a = 0; a < o.h.count; ++a) {
+        for (int64_t b = 0; b < o.w.count; ++b) {
           if (u < o.h[a].axis.positions) {
             depthwise_row<T>(o, task / blocks, u, a, b, filters, weight_step, inside, clips);
           }

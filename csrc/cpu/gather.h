@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/isa.h"
+#include "problem/conv_problem.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -39,6 +40,72 @@ static inline GatherAxis dgrad_axis(int64_t in, int64_t out, int64_t kernel, int
     ++axis.taps;
   }
   return axis;
+}
+
+// The output positions of an axis by classes, and the source positions that any of them reads:
+// position u of class a has taps of the gathered axis first + i * step, i < classes[a].axis.taps.
+// fprop has one class with all taps, dgrad one for each residue modulo the stride, in that order.
+constexpr int64_t kMaxClasses = 4;
+constexpr int64_t kMaxClassSpan = 16;  // of source positions around one that classes read
+struct ClassAxis {
+  GatherAxis axis;
+  int64_t first, step;
+};
+struct AxisClasses {
+  int64_t count;
+  ClassAxis classes[kMaxClasses];
+  GatherAxis gathered;
+
+  const ClassAxis& operator[](int64_t i) const { return classes[i]; }
+  // Where the positions of all classes lie: position u * count + a is position u of class a.
+  GatherAxis output() const {
+    GatherAxis axis = classes[0].axis;
+    if (count > 1) axis.step = 1;
+    for (int64_t i = 1; i < count; ++i) axis.positions += classes[i].axis.positions;
+    return axis;
+  }
+};
+
+static inline AxisClasses one_class(const GatherAxis& axis) { return {1, {{axis, 0, 1}}, axis}; }
+
+// All classes of an axis of dgrad; none where they are too many or lie too far apart to be
+// gathered together.
+static inline AxisClasses dgrad_classes(int64_t in, int64_t out, int64_t kernel, int64_t stride,
+                                        int64_t pad, int64_t dilation) {
+  AxisClasses all = {min64(stride, in), {}, {}};
+  const AxisClasses none = {0, {}, {}};
+  if (stride > kMaxClasses) return none;
+  int64_t lowest = INT64_MAX, highest = INT64_MIN;
+  for (int64_t i = 0; i < all.count; ++i) {
+    const GatherAxis axis = dgrad_axis(in, out, kernel, stride, pad, dilation, i);
+    all.classes[i] = {axis, 0, 1};
+    if (axis.taps == 0) continue;
+    lowest = min64(lowest, axis.offset);
+    highest = max64(highest, axis.offset + (axis.taps - 1) * axis.offset_step);
+  }
+  if (lowest > highest || highest - lowest >= max64(kMaxClassSpan, kernel)) return none;
+  for (int64_t i = 0; i < all.count; ++i) {
+    all.classes[i].first = all.classes[i].axis.offset - lowest;
+    all.classes[i].step = all.classes[i].axis.offset_step;
+  }
+  all.gathered = {div_up(in, all.count), 0, 1, highest - lowest + 1, 0, 1, out, 1, lowest, 1};
+  return all;
+}
+
+// Calls body(classes of h, classes of w) for the pixels of dx: once for all, or for one class after
+// the other.
+template <typename Body>
+static void for_each_dgrad(const ConvProblem& o, const Body& body) {
+  const AxisClasses h = dgrad_classes(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
+  const AxisClasses w = dgrad_classes(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
+  if (h.count > 0 && w.count > 0) return body(h, w);
+  for (int64_t i = 0; i < min64(o.stride_h, o.H); ++i) {
+    const GatherAxis rows = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, i);
+    for (int64_t j = 0; j < min64(o.stride_w, o.W); ++j) {
+      const GatherAxis columns = dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, j);
+      body(one_class(rows), one_class(columns));
+    }
+  }
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

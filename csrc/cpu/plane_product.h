@@ -10,17 +10,22 @@ namespace fastconv::cpu::FASTCONV_ISA {
 constexpr int64_t kAdjacentVectors = 4;
 constexpr int64_t kPlaneBytes = 256 << 10;  // of a task's planes, or one row of them
 
-// One class of output positions.
+// The planes of a tile serve all classes of its output positions.
 struct PlaneProduct {
-  GatherAxis h, w;
+  AxisClasses h, w;
   int64_t images, groups, rows, depth;  // a group has `rows` output and `depth` source channels
   TensorView source, filters;
   int64_t group_stride, row_stride, depth_stride;  // of the filters, by output and source channel
   TensorView out;
   const Epilogue* epilogue;
 
-  int64_t taps() const { return h.taps * w.taps; }
-  int64_t terms() const { return taps() * depth; }
+  int64_t classes() const { return h.count * w.count; }
+  int64_t terms(int64_t a, int64_t b) const { return h[a].axis.taps * w[b].axis.taps * depth; }
+  int64_t all_terms() const {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < classes(); ++i) sum += terms(i / w.count, i % w.count);
+    return sum;
+  }
 };
 
 // Groups of a task: about a vector of output channels; some vectors where channels are adjacent, so
@@ -34,7 +39,7 @@ static inline int64_t groups_at_once(const PlaneProduct& o) {
 template <typename A>
 static inline Planes<A> planes_of(const PlaneProduct& o, int64_t u, int64_t u_end, int64_t v,
                                   int64_t v_end) {
-  return {PlaneAxis(o.h, u, u_end), PlaneAxis(o.w, v, v_end)};
+  return {PlaneAxis(o.h.gathered, u, u_end), PlaneAxis(o.w.gathered, v, v_end)};
 }
 
 // Output rows and columns of a task, so that its planes hold kPlaneBytes.
@@ -49,20 +54,25 @@ struct PlaneTiles {
       const int64_t sums = groups_at_once<A>(o) * o.rows * planes.columns();
       return (channels * planes.channel_elements() + sums) * static_cast<int64_t>(sizeof(A));
     };
-    int64_t rows = o.h.positions, columns = o.w.positions;
+    int64_t rows = o.h.gathered.positions, columns = o.w.gathered.positions;
     while (rows > 1 && bytes(rows, columns) > kPlaneBytes) rows = div_up(rows, 2);
     while (columns > kLanes<A> && bytes(rows, columns) > kPlaneBytes) columns = div_up(columns, 2);
-    return {rows, columns, div_up(o.h.positions, rows), div_up(o.w.positions, columns)};
+    return {rows, columns, div_up(o.h.gathered.positions, rows),
+            div_up(o.w.gathered.positions, columns)};
   }
   int64_t count() const { return row_tiles * column_tiles; }
 };
 
+// Of the terms of class (a, b).
 template <typename A>
-static void fill_offsets(const PlaneProduct& o, const Planes<A>& planes, int32_t* out) {
+static void fill_offsets(const PlaneProduct& o, const Planes<A>& planes, int64_t a, int64_t b,
+                         int32_t* out) {
+  const ClassAxis &h = o.h[a], &w = o.w[b];
   for (int64_t d = 0; d < o.depth; ++d) {
-    for (int64_t i = 0; i < o.h.taps; ++i) {
-      for (int64_t j = 0; j < o.w.taps; ++j) {
-        *out++ = static_cast<int32_t>(d * planes.channel_elements() + planes.offset(i, j));
+    for (int64_t i = 0; i < h.axis.taps; ++i) {
+      for (int64_t j = 0; j < w.axis.taps; ++j) {
+        *out++ = static_cast<int32_t>(d * planes.channel_elements() +
+                                      planes.offset(h.first + i * h.step, w.first + j * w.step));
       }
     }
   }
