@@ -113,7 +113,7 @@ void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& pl
     if (residual.data == nullptr) return static_cast<T*>(nullptr);
     return residual.at<T>(n, first + k, h.first + (u + row) * h.step, w.first + v * w.step);
   };
-  if (o.out.strides.c != 1 || channels == 1) {
+  if (o.out.strides.c != 1 || channels < kLanes<A> / 2) {
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t k = 0; k < channels; ++k) {
         store_pixels<T>(c + k * c_step + row * planes.pitch(), columns, epilogue,
