@@ -8,7 +8,7 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr int64_t kAdjacentVectors = 4;
-constexpr int64_t kPlaneBytes = 256 << 10;  // of a task's planes, or one row of them
+constexpr int64_t kPlaneBytes = 512 << 10;  // of a task's planes, or one row of them
 
 // The planes of a tile serve all classes of its output positions.
 struct PlaneProduct {
