@@ -28,41 +28,75 @@ void set_floating_point_mode(unsigned) {}
 #endif
 
 // One parallel region. Lives on the caller's stack; the pool counts who still looks at it.
-struct Region {
-  int64_t tasks;
-  TaskFunction function;
-  void* context;
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> failed{false};
+//
+// Each thread begins with a range of tasks of its own, in order, and then helps the others: a
+// thread walks along memory and not over every second piece of it, and finds in its cache what it
+// left there in the call before.
+class Region {
+ public:
+  const unsigned mode = floating_point_mode();
   std::exception_ptr error;
-  std::mutex error_mutex;
-  unsigned mode = floating_point_mode();
 
-  Region(int64_t tasks, TaskFunction function, void* context)
-      : tasks(tasks), function(function), context(context) {}
+  Region(int64_t tasks, int threads, TaskFunction function, void* context)
+      : ranges_(threads < kMostRanges ? threads : kMostRanges),
+        function_(function),
+        context_(context) {
+    const int64_t each = tasks / ranges_, longer = tasks % ranges_;
+    for (int64_t i = 0, first = 0; i < ranges_; ++i) {
+      range_[i].next.store(first, std::memory_order_relaxed);
+      range_[i].end = first += each + (i < longer ? 1 : 0);
+    }
+  }
 
-  void work() {
-    for (int64_t t; !failed && (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+  // `thread` counts the threads of the region; the caller is 0.
+  void work(int thread) {
+    for (int i = 0; i < ranges_; ++i) work_on(range_[(thread + i) % ranges_]);
+  }
+
+ private:
+  static constexpr int kMostRanges = 64;
+  struct alignas(64) Range {  // a cache line each
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+
+  void work_on(Range& range) {
+    for (int64_t t;
+         !failed_ && (t = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) {
       try {
-        function(context, t);
+        function_(context_, t);
       } catch (...) {
-        std::lock_guard<std::mutex> lock(error_mutex);
+        std::lock_guard<std::mutex> lock(error_mutex_);
         if (!error) error = std::current_exception();
-        failed = true;
+        failed_ = true;
       }
     }
   }
+
+  Range range_[kMostRanges];
+  const int ranges_;
+  const TaskFunction function_;
+  void* const context_;
+  std::atomic<bool> failed_{false};
+  std::mutex error_mutex_;
 };
 
 // The OpenMP runtime of this process, torch's, if there is one. Its threads wait for work in a loop
 // that keeps their cores busy for a while: a pool of our own beside them would get half of the
 // time. GOMP_parallel(function, data, threads, flags) is what GCC's `#pragma omp parallel` calls;
 // the runtimes of LLVM and Intel have it too. A forked child must not use it: its threads are gone.
-using OpenMpParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+struct OpenMp {
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
+  int (*thread)();
+
+  bool is_there() const { return parallel != nullptr && thread != nullptr; }
+};
 std::atomic<bool> forked{false};
-OpenMpParallel openmp_parallel() {
-  static const auto found = reinterpret_cast<OpenMpParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-  return forked ? nullptr : found;
+const OpenMp& openmp() {
+  static const OpenMp found = {
+      reinterpret_cast<decltype(OpenMp::parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel")),
+      reinterpret_cast<decltype(OpenMp::thread)>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"))};
+  return found;
 }
 
 // For processes without OpenMP, and forked children.
@@ -79,7 +113,7 @@ class ThreadPool {
     ++generation_;
     lock.unlock();
     start_.notify_all();
-    region.work();
+    region.work(0);
     lock.lock();
     wanted_ = 0;  // a helper that has not woken yet is no longer needed
     done_.wait(lock, [this] { return active_ == 0; });
@@ -94,12 +128,12 @@ class ThreadPool {
     for (uint64_t seen = 0;;) {
       start_.wait(lock, [&] { return wanted_ > 0 && generation_ != seen; });
       seen = generation_;
-      --wanted_;
+      const int thread = wanted_--;
       ++active_;
       Region* region = region_;
       lock.unlock();
       set_floating_point_mode(region->mode);
-      region->work();
+      region->work(thread);
       lock.lock();
       if (--active_ == 0) done_.notify_one();
     }
@@ -142,27 +176,27 @@ constexpr int kScratchSlots = 3;
 }  // namespace
 
 void run_tasks(int64_t tasks, int num_threads, TaskFunction function, void* context) {
-  Region region(tasks, function, context);
-  const int helpers = static_cast<int>(tasks < num_threads ? tasks : num_threads) - 1;
-  if (helpers <= 0) {
-    region.work();
-  } else if (const OpenMpParallel parallel = openmp_parallel()) {
-    parallel(
+  const int threads = static_cast<int>(tasks < num_threads ? tasks : num_threads);
+  Region region(tasks, threads > 1 ? threads : 1, function, context);
+  if (threads <= 1) {
+    region.work(0);
+  } else if (!forked && openmp().is_there()) {
+    openmp().parallel(
         [](void* shared) {
           Region& region = *static_cast<Region*>(shared);
           const unsigned mode = floating_point_mode();
           set_floating_point_mode(region.mode);
-          region.work();
+          region.work(openmp().thread());
           set_floating_point_mode(mode);
         },
-        &region, static_cast<unsigned>(helpers + 1), 0);
+        &region, static_cast<unsigned>(threads), 0);
   } else {
-    ThreadPool& threads = the_pool();
-    std::unique_lock<std::mutex> owner(threads.owner, std::try_to_lock);
+    ThreadPool& helpers = the_pool();
+    std::unique_lock<std::mutex> owner(helpers.owner, std::try_to_lock);
     if (owner.owns_lock()) {
-      threads.run(region, helpers);
+      helpers.run(region, threads - 1);
     } else {
-      region.work();
+      region.work(0);
     }
   }
   if (region.error) std::rethrow_exception(region.error);

@@ -1,6 +1,6 @@
 // Threads (OpenMP's where the process has it, else a pool of our own) that survive fork and never
 // decide a result: tasks are numbered, each writes what no other task writes, and which thread runs
-// a task is unseen by it.
+// a task is unseen by it. Tasks with neighbouring numbers should work on neighbouring memory.
 #pragma once
 
 #include <cstdint>
