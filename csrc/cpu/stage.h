@@ -197,7 +197,12 @@ static void stage_whole_rows(const Stage& s, const T* in, int64_t channel_stride
     };
     const T* const from = in + c * channel_stride;
     int64_t i = begin;
-    for (; lanes == kLanes<A> && i + kLanes<A> <= end; i += kLanes<A>) {
+    for (; lanes == kLanes<A> && end - begin >= kLanes<A> && i < end; i += kLanes<A>) {
+      if (i + kLanes<A> > end) {  // the last block ends with the run and copies some pixels twice
+        i = end - kLanes<A>;
+        column = (i - begin) % W;
+        to = out + c + (i - begin) / W * s.row_elements() + column * s.pitch;
+      }
       vector_t<A> block[kLanes<A>];
 #pragma GCC unroll 16
       for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(from + l * channel_stride + i);

@@ -28,7 +28,9 @@ static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t colum
                      (residual == nullptr || residual_step == 1);
   const Clamp<A> clamp(whole ? epilogue.activation : Activation::none);
   const vector_t<A> biases = whole && bias != nullptr ? load_vector(bias) : vector_t<A>{};
-  for (int64_t v = 0; v < columns; v += kLanes<A>) {
+  for (int64_t first = 0; first < columns; first += kLanes<A>) {
+    // The last block ends with the run and stores some pixels twice.
+    const int64_t v = whole && columns >= kLanes<A> ? min64(first, columns - kLanes<A>) : first;
     vector_t<A> block[kLanes<A>];
 #pragma GCC unroll 16
     for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(z + (v + l) * kMicroColumns<A>);
