@@ -4,9 +4,18 @@
 //   sums[pixel][vector] += source[pixel + tap][vector] * weights[tap][vector]
 //
 // kRowPixels pixels of a row x up to kRowVectors vectors of channels stay in registers while all
-// taps pass over them; taps that leave the image are left out pixel by pixel. A run of pixels takes
-// all its channels before the next begins, so that memory is read and written in order. A task:
-// some rows of one image.
+// taps pass over them, or one vector of two rows where the second row's taps lie a tap row further
+// on: a source vector then meets two filters for one load. (More sums than that would leave no
+// registers for the filters.)
+//
+//     source row 0:  y row 0 += x * filter row 0
+//     source row 1:  y row 0 += x * filter row 1    y row 1 += x * filter row 0
+//     source row 2:  y row 0 += x * filter row 2    y row 1 += x * filter row 1
+//     source row 3:                                 y row 1 += x * filter row 2
+//
+// Taps that leave the image are left out pixel by pixel. A run of pixels takes all its channels
+// before the next begins, so that memory is read and written in order. A task: some rows of one
+// image.
 // Bound: bytes.
 #pragma once
 
@@ -16,7 +25,8 @@ namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr int kRowPixels = 7;
 constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
-constexpr int64_t kMaxRowTaps = 9;  // of a class; with more, panels.h's constant steps are faster
+// Taps of a class for each source pixel; with more, panels.h's constant steps are faster.
+constexpr int64_t kMaxRowTaps = 9;
 constexpr int64_t kTasksOfThread = 8;
 constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are asked for ahead
 
@@ -24,7 +34,11 @@ template <typename T>
 static bool has_rows_of_channels(const DepthwiseProduct& o) {
   const Epilogue& e = *o.out.epilogue;
   for (int64_t i = 0; i < o.classes(); ++i) {
-    if (o.taps(i / o.w.count, i % o.w.count) > kMaxRowTaps) return false;
+    const GatherAxis &h = o.h[i / o.w.count].axis, &w = o.w[i % o.w.count].axis;
+    if (h.taps * w.taps >
+        kMaxRowTaps * min64(h.source_step, h.taps) * min64(w.source_step, w.taps)) {
+      return false;
+    }
   }
   return o.depth == 1 && o.source.repeat == 1 && o.source.tensor.strides.c == 1 &&
          o.out.tensor.strides.c == 1 && (e.residual.data == nullptr || e.residual.strides.c == 1) &&
@@ -36,90 +50,106 @@ struct Clip {
   int32_t begin, end;
 };
 
-// Tap (i, j) of pixel m reads source[i * row_step + j * column_step + m * pixel_step].
+// Tap (i, j) of pixel m reads source[i * row_step + j * column_step + m * pixel_step]. Of source
+// rows 0, 1, ... those in `inside` lie in the image.
 struct RowTaps {
+  Range inside;
   int64_t rows, columns, row_step, column_step, pixel_step;
   const Clip* clips;  // of each column
   int64_t weight_step;
 };
 
-// Asks for all channels of `pixels` pixels. In the order of their addresses: memory then comes as
-// fast as for a copy, where pieces of some channels would leave half of that.
+// Asks for all channels of `pixels` pixels to come to L2, in the order of their addresses: memory
+// is then a third faster than in pieces of some channels.
 template <bool kWrite, typename T>
 static inline void prefetch_pixels(const T* first, int64_t pixels, int64_t step, int64_t channels) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t m = 0; m < pixels; ++m) {
     for (int64_t k = 0; k < channels; k += kLine) {
-      __builtin_prefetch(first + m * step + k, kWrite, 3);
+      __builtin_prefetch(first + m * step + k, kWrite, 2);
+    }
+  }
+}
+
+// One tap of kPixels pixels, for output rows [kFirst, kLast): row y meets filter + y * filter_step.
+template <int kFirst, int kLast, int kRows, int kPixels, int kVectors, typename T>
+static inline void depthwise_row_tap(const Clip& clip, const T* at, int64_t step, const T* filter,
+                                     int64_t filter_step,
+                                     vector_t<T> (&sums)[kRows][kPixels][kVectors]) {
+  const bool whole = clip.begin == 0 && clip.end == kPixels;
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    vector_t<T> filters[kRows];
+    for (int y = kFirst; y < kLast; ++y) {
+      filters[y] = load_vector(filter + y * filter_step + v * kLanes<T>);
+    }
+    if (whole) {
+#pragma GCC unroll 7
+      for (int m = 0; m < kPixels; ++m) {
+        const vector_t<T> pixel = load_vector(at + m * step + v * kLanes<T>);
+        for (int y = kFirst; y < kLast; ++y) sums[y][m][v] += pixel * filters[y];
+      }
+    } else {
+#pragma GCC unroll 7
+      for (int m = 0; m < kPixels; ++m) {
+        if (m < clip.begin || m >= clip.end) continue;
+        const vector_t<T> pixel = load_vector(at + m * step + v * kLanes<T>);
+        for (int y = kFirst; y < kLast; ++y) sums[y][m][v] += pixel * filters[y];
+      }
     }
   }
 }
 
 // A function by itself, or the compiler does not keep the sums in registers.
-template <int kPixels, int kVectors, typename T>
+template <int kRows, int kPixels, int kVectors, typename T>
 [[gnu::noinline]] static void depthwise_row_micro(const RowTaps& taps, const T* source,
-                                                  const T* weights, const RunOutput<T>& out,
+                                                  const T* weights, const RunOutput<T>* outputs,
                                                   int64_t k) {
-  const int64_t step = taps.pixel_step, rows = taps.rows, columns = taps.columns;
-  vector_t<T> sums[kPixels][kVectors] = {};
-  source += k;
-  weights += k;
-  for (int64_t i = 0; i < rows; ++i, source += taps.row_step) {
-    const T* at = source;
-    for (int64_t j = 0; j < columns; ++j) {
-      const Clip clip = taps.clips[j];
-      if (clip.begin == 0 && clip.end == kPixels) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          const vector_t<T> filter = load_vector(weights + v * kLanes<T>);
-#pragma GCC unroll 7
-          for (int m = 0; m < kPixels; ++m) {
-            sums[m][v] += load_vector(at + m * step + v * kLanes<T>) * filter;
-          }
-        }
+  const int64_t step = taps.pixel_step, columns = taps.columns;
+  const int64_t filter_row = columns * taps.weight_step;
+  vector_t<T> sums[kRows][kPixels][kVectors] = {};
+  for (int64_t i = taps.inside.begin; i < taps.inside.end; ++i) {
+    const T* at = source + k + i * taps.row_step;
+    const T* filter = weights + k + i * filter_row;
+    for (int64_t j = 0; j < columns; ++j, at += taps.column_step, filter += taps.weight_step) {
+      if (kRows == 1 || i == 0) {
+        depthwise_row_tap<0, 1>(taps.clips[j], at, step, filter, -filter_row, sums);
+      } else if (i < taps.rows) {
+        depthwise_row_tap<0, kRows>(taps.clips[j], at, step, filter, -filter_row, sums);
       } else {
-#pragma GCC unroll 7
-        for (int m = 0; m < kPixels; ++m) {
-          if (m < clip.begin || m >= clip.end) continue;
-#pragma GCC unroll 4
-          for (int v = 0; v < kVectors; ++v) {
-            sums[m][v] +=
-                load_vector(at + m * step + v * kLanes<T>) * load_vector(weights + v * kLanes<T>);
-          }
-        }
+        depthwise_row_tap<kRows - 1, kRows>(taps.clips[j], at, step, filter, -filter_row, sums);
       }
-      at += taps.column_step;
-      weights += taps.weight_step;
     }
   }
-  const RunOutput<T> to = out;  // a copy that no store can change
+#pragma GCC unroll 2
+  for (int y = 0; y < kRows; ++y) {
+    const RunOutput<T> to = outputs[y];  // a copy that no store can change
 #pragma GCC unroll 7
-  for (int m = 0; m < kPixels; ++m) {
+    for (int m = 0; m < kPixels; ++m) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      to.store(m, k + v * kLanes<T>, sums[m][v]);
+      for (int v = 0; v < kVectors; ++v) to.store(m, k + v * kLanes<T>, sums[y][m][v]);
     }
   }
 }
 
 // All channels of a run: as many vectors at once as fit. The last vector ends with the last channel
 // and computes some channels twice.
-template <int kPixels, int kVectors = kRowVectors, typename T>
+template <int kRows, int kPixels, int kVectors = kRows == 1 ? kRowVectors : 1, typename T>
 static void depthwise_run(const RowTaps& taps, const T* source, const T* weights,
-                          const RunOutput<T>& out, int64_t channels, int64_t k = 0) {
+                          const RunOutput<T>* outputs, int64_t channels, int64_t k = 0) {
   constexpr int64_t kChannels = kVectors * kLanes<T>;
   for (; k + kChannels <= channels; k += kChannels) {
-    depthwise_row_micro<kPixels, kVectors>(taps, source, weights, out, k);
+    depthwise_row_micro<kRows, kPixels, kVectors>(taps, source, weights, outputs, k);
   }
   if constexpr (kVectors > 1) {
-    depthwise_run<kPixels, kVectors / 2>(taps, source, weights, out, channels, k);
+    depthwise_run<kRows, kPixels, kVectors / 2>(taps, source, weights, outputs, channels, k);
   } else if (k < channels) {
-    depthwise_row_micro<kPixels, 1>(taps, source, weights, out, channels - kLanes<T>);
+    depthwise_row_micro<kRows, kPixels, 1>(taps, source, weights, outputs, channels - kLanes<T>);
   }
 }
 
-// Row u of positions of class (a, b) in image n.
-template <typename T>
+// Rows u, ..., u + kRows - 1 of positions of class (a, b) in image n.
+template <int kRows, typename T>
 static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64_t a, int64_t b,
                           const T* weights, int64_t weight_step, Range* inside, Clip* clips) {
   GatherAxis h = o.h[a].axis, w = o.w[b].axis;
@@ -128,58 +158,62 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
   const Strides& x = o.source.tensor.strides;
   const Epilogue& e = *o.out.epilogue;
   const int64_t first_h = u * h.source_step + h.offset;
-  const Range rows = valid_range(first_h, h.offset_step, h.source_size, 0, h.taps);
-  const int64_t inside_h = first_h + rows.begin * h.offset_step;
-  const int64_t next_h = first_h + max64(0, h.taps - 1) * h.offset_step + 1;
+  const int64_t source_rows = h.taps == 0 ? 0 : h.taps + kRows - 1;
+  const int64_t next_h = first_h + max64(0, h.taps - 1) * h.offset_step + 1 + (kRows - 1);
   const bool asks = a == 0 && b == 0;  // for what all classes read
   const int64_t next_rows =
-      asks ? min64(min64(h.source_step, kMaxAhead), h.source_size - next_h) : 0;
-  const int64_t pixel_step = w.positions > 1 ? w.source_step * x.w : 0;
-  const RowTaps taps = {rows.end - rows.begin,
+      asks ? min64(min64(h.source_step * kRows, kMaxAhead), h.source_size - next_h) : 0;
+  const int64_t next_columns = min64(w.source_step, kMaxAhead);
+  const RowTaps taps = {valid_range(first_h, h.offset_step, h.source_size, 0, source_rows),
+                        h.taps,
                         w.taps,
                         h.offset_step * x.h,
                         w.offset_step * x.w,
-                        pixel_step,
+                        w.positions > 1 ? w.source_step * x.w : 0,
                         clips,
                         weight_step};
-  const T* const source =
-      static_cast<const T*>(o.source.tensor.data) + n * x.n + inside_h * x.h + w.offset * x.w;
-  const T* const next = source + (next_h - inside_h) * x.h;
-  const int64_t next_columns = min64(w.source_step, kMaxAhead);
-  weights += rows.begin * w.taps * weight_step;
+  const T* const image = static_cast<const T*>(o.source.tensor.data) + n * x.n + w.offset * x.w;
+  const T *const source = image + first_h * x.h, *const next = image + next_h * x.h;
   for (int64_t j = 0; j < w.taps; ++j) {
     inside[j] =
         valid_range(w.offset + j * w.offset_step, w.source_step, w.source_size, 0, w.positions);
   }
   const bool is_clamp = Clamp<T>::is(e.activation);
-  RunOutput<T> out = {nullptr,
-                      static_cast<const T*>(e.bias),
-                      nullptr,
-                      o.out.tensor.strides.w * o.w.count * o.out.w.step,
-                      e.residual.strides.w * o.w.count * o.out.w.step,
-                      Clamp<T>(is_clamp ? e.activation : Activation::none)};
-  const int64_t out_h = o.out.h.first + (u * o.h.count + a) * o.out.h.step;
+  RunOutput<T> out[kRows];
+  for (int y = 0; y < kRows; ++y) {
+    out[y] = RunOutput<T>{nullptr,
+                          static_cast<const T*>(e.bias),
+                          nullptr,
+                          o.out.tensor.strides.w * o.w.count * o.out.w.step,
+                          e.residual.strides.w * o.w.count * o.out.w.step,
+                          Clamp<T>(is_clamp ? e.activation : Activation::none)};
+  }
   for_each_run<kRowPixels>(w.positions, [&](int64_t v, auto run) {
     constexpr int kPixels = decltype(run)::value;
     for (int64_t j = 0; j < w.taps; ++j) {
       clips[j] = {static_cast<int32_t>(min64(kPixels, max64(0, inside[j].begin - v))),
                   static_cast<int32_t>(min64(kPixels, max64(0, inside[j].end - v)))};
     }
-    const int64_t out_w = o.out.w.first + (v * o.w.count + b) * o.out.w.step;
-    out.y = o.out.tensor.at<T>(n, 0, out_h, out_w);
-    out.residual = e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, 0, out_h, out_w);
-    // What the next row of positions reads first, and where the next run is stored.
+    // What the next rows of positions read first, and where the next run is stored.
     for (int64_t i = 0; i < next_rows; ++i) {
       prefetch_pixels<false>(next + v * taps.pixel_step + i * x.h, kPixels * next_columns, x.w,
                              o.channels);
     }
-    prefetch_pixels<true>(out.y + kPixels * out.y_step, kPixels, out.y_step, o.channels);
-    depthwise_run<kPixels>(taps, source + v * taps.pixel_step, weights, out, o.channels);
+    const int64_t out_w = o.out.w.first + (v * o.w.count + b) * o.out.w.step;
+    for (int y = 0; y < kRows; ++y) {
+      const int64_t out_h = o.out.h.first + ((u + y) * o.h.count + a) * o.out.h.step;
+      out[y].y = o.out.tensor.at<T>(n, 0, out_h, out_w);
+      out[y].residual = e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, 0, out_h, out_w);
+      prefetch_pixels<true>(out[y].y + kPixels * out[y].y_step, kPixels, out[y].y_step, o.channels);
+    }
+    depthwise_run<kRows, kPixels>(taps, source + v * taps.pixel_step, weights, out, o.channels);
     if (is_clamp) return;
     const Epilogue only = {nullptr, {}, e.activation};
-    for (int m = 0; m < kPixels; ++m) {
-      T* const y = out.y + m * out.y_step;
-      store_channels<T>(y, o.channels, only, nullptr, nullptr, 0, y);
+    for (int y = 0; y < kRows; ++y) {
+      for (int m = 0; m < kPixels; ++m) {
+        T* const pixel = out[y].y + m * out[y].y_step;
+        store_channels<T>(pixel, o.channels, only, nullptr, nullptr, 0, pixel);
+      }
     }
   });
 }
@@ -191,6 +225,11 @@ static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t 
   const int64_t U = o.tiles.h.positions, images = o.tiles.images;
   const int64_t blocks =  // of an image
       max64(1, min64(U, div_up(kTasksOfThread * num_threads, max64(1, images))));
+  bool in_pairs = true;  // a row's taps lie a tap row further on than those of the row before
+  for (int64_t a = 0; a < o.h.count; ++a) {
+    const GatherAxis& h = o.h[a].axis;
+    in_pairs = in_pairs && h.source_step == 1 && (h.taps < 2 || h.offset_step == 1);
+  }
   int64_t columns = 0;  // of any class
   for (int64_t b = 0; b < o.w.count; ++b) columns = max64(columns, o.w[b].axis.taps);
   parallel_for(images * blocks, num_threads, [&](int64_t task) {
@@ -199,12 +238,17 @@ static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t 
                 max64(1, columns) * static_cast<int64_t>(sizeof(Range) + sizeof(Clip))));
     Clip* const clips = reinterpret_cast<Clip*>(inside + columns);
     const int64_t block = task % blocks;
-    for (int64_t u = block * U / blocks; u < (block + 1) * U / blocks; ++u) {
+    const int64_t end = (block + 1) * U / blocks;
+    for (int64_t u = block * U / blocks, rows = 0; u < end; u += rows) {
+      rows = in_pairs && u + 1 < end ? 2 : 1;
       const T* filters = weights;
       for (int64_t a = 0; a < o.h.count; ++a) {
         for (int64_t b = 0; b < o.w.count; ++b) {
-          if (u < o.h[a].axis.positions) {
-            depthwise_row<T>(o, task / blocks, u, a, b, filters, weight_step, inside, clips);
+          const int64_t there = min64(rows, o.h[a].axis.positions - u);
+          if (there == 2) {
+            depthwise_row<2, T>(o, task / blocks, u, a, b, filters, weight_step, inside, clips);
+          } else if (there == 1) {
+            depthwise_row<1, T>(o, task / blocks, u, a, b, filters, weight_step, inside, clips);
           }
           filters += o.taps(a, b) * weight_step;
         }

@@ -188,7 +188,7 @@ struct Clamp {
   static bool is(Activation a) {
     return a == Activation::none || a == Activation::relu || a == Activation::relu6;
   }
-  explicit Clamp(Activation a)
+  explicit Clamp(Activation a = Activation::none)
       : low(a == Activation::none ? -static_cast<A>(__builtin_inf()) : A(0)),
         high(a == Activation::relu6 ? A(6) : static_cast<A>(__builtin_inf())) {}
   vector_t<A> operator()(vector_t<A> z) const {
