@@ -134,13 +134,14 @@ def _foreign_tensor(tensors):
     convolution of them means, or torch.jit.trace and the ONNX exporter behind it are looking on."""
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace records ATen's operators"
+    device = tensors[0].device
     for tensor in tensors:
         if tensor is None:
             continue
         if tensor.layout != torch.strided:
             return f"layout {tensor.layout}: kernels take strided tensors"
-        if tensor.device != tensors[0].device:
-            return f"tensors on different devices: {tensors[0].device} and {tensor.device}"
+        if tensor.device != device:
+            return f"tensors on different devices: {device} and {tensor.device}"
         kind = type(tensor)
         # Fake and functional tensors stand for plain ones.
         if kind in _PLAIN_TYPES or kind.__module__.startswith("torch._subclasses."):

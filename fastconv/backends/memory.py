@@ -40,12 +40,14 @@ def readable(tensor):
         tensor = tensor.resolve_neg()
     if tensor._is_zerotensor():
         tensor = torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    last = tensor.storage_offset()
-    for size, stride in zip(tensor.shape, tensor.stride()):
-        if size == 0:
-            return tensor
-        last += (size - 1) * stride
-    needed = (last + 1) * tensor.element_size()
+    if tensor.numel() == 0:
+        return tensor
+    end = tensor.storage_offset()
+    if tensor.is_contiguous():  # asked first: a loop costs more than all the rest
+        end += tensor.numel()
+    else:
+        end += 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    needed = end * tensor.element_size()
     if needed > tensor.untyped_storage().nbytes():
         raise RuntimeError(
             f"a tensor of size {list(tensor.shape)} and strides {list(tensor.stride())} reaches "
@@ -58,7 +60,8 @@ def location(tensor, device="cpu"):
     """(address, strides in elements) of a 4-D tensor on a type of device; (0, zeros) for None."""
     if tensor is None:
         return 0, NO_STRIDES
-    if tensor.device.type != device or tensor.dim() != 4:
+    there = tensor.is_cpu if device == "cpu" else tensor.device.type == device
+    if not there or tensor.dim() != 4:
         raise RuntimeError(
             f"expected 4-D tensors on {device}, got size {list(tensor.shape)} on {tensor.device}"
         )

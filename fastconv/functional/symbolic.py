@@ -5,6 +5,10 @@ import functools
 import torch
 from torch.overrides import handle_torch_function
 
+_NO_STAND_INS = frozenset(
+    (torch.Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, list)
+)
+
 
 def traceable(function):
     """Lets objects that are no tensors but define __torch_function__, as torch.fx.Proxy does,
@@ -13,7 +17,10 @@ def traceable(function):
     @functools.wraps(function)
     def call(*args, **kwargs):
         for arg in (*args, *kwargs.values()):
-            if not isinstance(arg, torch.Tensor) and hasattr(type(arg), "__torch_function__"):
+            kind = type(arg)
+            if kind in _NO_STAND_INS:
+                continue
+            if not isinstance(arg, torch.Tensor) and hasattr(kind, "__torch_function__"):
                 return handle_torch_function(call, (arg,), *args, **kwargs)
         return function(*args, **kwargs)
 
