@@ -25,18 +25,29 @@ namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr int kRowPixels = 7;
 constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
-// Taps of a class for each source pixel; with more, panels.h's constant steps are faster.
-constexpr int64_t kMaxRowTaps = 9;
+// Taps of a class for each source pixel, in single rows and in pairs; with more, panels.h's
+// constant steps are faster.
+constexpr int64_t kMaxRowTaps = 9, kMaxPairTaps = 25;
 constexpr int64_t kTasksOfThread = 8;
 constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are asked for ahead
+
+// Whether a row's taps lie a tap row further on than those of the row before.
+static inline bool rows_pair(const DepthwiseProduct& o) {
+  bool result = true;
+  for (int64_t a = 0; a < o.h.count; ++a) {
+    const GatherAxis& h = o.h[a].axis;
+    result = result && h.source_step == 1 && (h.taps < 2 || h.offset_step == 1);
+  }
+  return result;
+}
 
 template <typename T>
 static bool has_rows_of_channels(const DepthwiseProduct& o) {
   const Epilogue& e = *o.out.epilogue;
+  const int64_t most = rows_pair(o) ? kMaxPairTaps : kMaxRowTaps;
   for (int64_t i = 0; i < o.classes(); ++i) {
     const GatherAxis &h = o.h[i / o.w.count].axis, &w = o.w[i % o.w.count].axis;
-    if (h.taps * w.taps >
-        kMaxRowTaps * min64(h.source_step, h.taps) * min64(w.source_step, w.taps)) {
+    if (h.taps * w.taps > most * min64(h.source_step, h.taps) * min64(w.source_step, w.taps)) {
       return false;
     }
   }
@@ -225,11 +236,7 @@ static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t 
   const int64_t U = o.tiles.h.positions, images = o.tiles.images;
   const int64_t blocks =  // of an image
       max64(1, min64(U, div_up(kTasksOfThread * num_threads, max64(1, images))));
-  bool in_pairs = true;  // a row's taps lie a tap row further on than those of the row before
-  for (int64_t a = 0; a < o.h.count; ++a) {
-    const GatherAxis& h = o.h[a].axis;
-    in_pairs = in_pairs && h.source_step == 1 && (h.taps < 2 || h.offset_step == 1);
-  }
+  const bool in_pairs = rows_pair(o);
   int64_t columns = 0;  // of any class
   for (int64_t b = 0; b < o.w.count; ++b) columns = max64(columns, o.w[b].axis.taps);
   parallel_for(images * blocks, num_threads, [&](int64_t task) {
