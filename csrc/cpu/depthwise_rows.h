@@ -28,7 +28,7 @@ constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
 // Taps of a class for each source pixel, in single rows and in pairs; with more, panels.h's
 // constant steps are faster.
 constexpr int64_t kMaxRowTaps = 9, kMaxPairTaps = 25;
-constexpr int64_t kTasksOfThread = 8;
+constexpr int64_t kTasksOfThread = 4;
 constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are asked for ahead
 
 // Whether a row's taps lie a tap row further on than those of the row before.
@@ -234,9 +234,10 @@ template <typename T>
 static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t weight_step,
                            int num_threads) {
   const int64_t U = o.tiles.h.positions, images = o.tiles.images;
-  const int64_t blocks =  // of an image
-      max64(1, min64(U, div_up(kTasksOfThread * num_threads, max64(1, images))));
-  const bool in_pairs = rows_pair(o);
+  const int64_t at_once = rows_pair(o) ? 2 : 1;
+  const int64_t tasks = div_up(kTasksOfThread * num_threads, max64(1, images));  // of an image
+  const int64_t task_rows = at_once * max64(1, U / (tasks * at_once));
+  const int64_t blocks = div_up(U, task_rows);
   int64_t columns = 0;  // of any class
   for (int64_t b = 0; b < o.w.count; ++b) columns = max64(columns, o.w[b].axis.taps);
   parallel_for(images * blocks, num_threads, [&](int64_t task) {
@@ -244,10 +245,9 @@ static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t 
         scratch(ScratchSlot::kTask,
                 max64(1, columns) * static_cast<int64_t>(sizeof(Range) + sizeof(Clip))));
     Clip* const clips = reinterpret_cast<Clip*>(inside + columns);
-    const int64_t block = task % blocks;
-    const int64_t end = (block + 1) * U / blocks;
-    for (int64_t u = block * U / blocks, rows = 0; u < end; u += rows) {
-      rows = in_pairs && u + 1 < end ? 2 : 1;
+    const int64_t begin = task % blocks * task_rows, end = min64(U, begin + task_rows);
+    for (int64_t u = begin, rows = 0; u < end; u += rows) {
+      rows = min64(at_once, end - u);
       const T* filters = weights;
       for (int64_t a = 0; a < o.h.count; ++a) {
         for (int64_t b = 0; b < o.w.count; ++b) {
