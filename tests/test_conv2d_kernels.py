@@ -113,7 +113,7 @@ def assert_written_whole_and_nothing_else(buffers):
         assert buffer[:GUARD].isnan().all() and buffer[GUARD + count :].isnan().all()
 
 
-@pytest.mark.parametrize("backend", ALGORITHMS[:3])
+@pytest.mark.parametrize("backend", [*ALGORITHMS[:3], "cpu:planes"])
 def test_any_strides(backend):
     """Slices, offsets, expanded and transposed tensors are read where they lie."""
     problem = CONVS[4]
@@ -126,6 +126,41 @@ def test_any_strides(backend):
             ("y", "dx", "dw"), passes(backend, problem, x, w, dy, False), expected
         ):
             assert_exact(a, e, f"{name} {what}")
+
+
+# Images that do not fit into one tile of the algorithm.
+IN_TILES = [
+    ("cpu:depthwise", Conv("3x3", N=1, C=33, K=33, groups=33, H=61, W=70, pad=(1, 1))),
+    ("cpu:depthwise", Conv("5x5", N=2, C=33, K=33, groups=33, H=61, W=70, R=5, S=5, pad=(2, 2))),
+    ("cpu:depthwise", Conv("7x7", N=1, C=33, K=33, groups=33, H=61, W=70, R=7, S=7, pad=(3, 3))),
+    (
+        "cpu:depthwise",
+        Conv("strided", N=1, C=33, K=33, groups=33, H=121, W=133, stride=(2, 2), pad=(1, 1)),
+    ),
+    (
+        "cpu:planes",
+        Conv("stem", N=1, C=3, K=64, H=101, W=100, R=7, S=7, stride=(2, 2), pad=(3, 3)),
+    ),
+    ("cpu:planes", Conv("grouped", N=1, C=32, K=32, groups=8, H=90, W=91, pad=(1, 1))),
+    ("cpu:implicit_gemm", Conv("dense", N=1, C=40, K=33, H=61, W=40, pad=(1, 1))),
+]
+
+
+@pytest.mark.parametrize("channels_last", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("backend, problem", IN_TILES, ids=lambda v: str(v).replace("cpu:", ""))
+def test_images_of_many_tiles_exactly(backend, problem, channels_last, monkeypatch):
+    buffers = []
+    monkeypatch.setattr("fastconv.backends.conv2d.empty", guarded_empty(buffers))
+    x = integers(problem.x_size, torch.float32, 4, channels_last)
+    w = integers(problem.w_size, torch.float32, 4, channels_last)
+    y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
+    dy = integers(y.shape, torch.float32, 4, channels_last)
+    expected = conv_passes(problem, x.double(), w.double(), dy.double())
+    for name, a, e in zip(
+        ("y", "dx", "dw"), passes(backend, problem, x, w, dy, channels_last), expected
+    ):
+        assert_exact(a, e, name)
+    assert_written_whole_and_nothing_else(buffers)
 
 
 @pytest.mark.parametrize("backend", ALGORITHMS)

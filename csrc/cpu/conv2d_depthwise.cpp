@@ -88,7 +88,7 @@ void for_each_panel_run(const Stage& s, int64_t U, int64_t V, const A* panel, co
     for (int64_t row = 0; row < s.images * U; ++row) {
       const int64_t image = row / U, u = row % U;
       const A* const in = panel + s.position(image, u, 0);
-      for_each_run<decltype(most)::value>(V, [&](int64_t v, auto run) {
+      for_each_run<decltype(most)::value, 7, 4, 2, 1>(V, [&](int64_t v, auto run) {
         visit(image, u, v, run, in + v * step * kLanes<A>, constant_step);
       });
     }
@@ -289,12 +289,6 @@ static inline void depthwise_wgrad_micro(const int32_t* offsets, const A* panel,
   }
 }
 
-template <int kTaps = kWgradTaps, typename Body>
-void for_each_tap_block(int64_t taps, const Body& body, int64_t first = 0) {
-  for (; first + kTaps <= taps; first += kTaps) body(first, Constant<kTaps>{});
-  if constexpr (kTaps > 1) for_each_tap_block<kTaps - 1>(taps, body, first);
-}
-
 template <typename T>
 void wgrad(const ConvArgs& args) {
   using A = accumulator_t<T>;
@@ -337,12 +331,13 @@ void wgrad(const ConvArgs& args) {
         fill_panel<T>(xs, x, k + lane, lanes, tile.n, memory, x_panel);
         fill_panel<T>(ys, dy, k + lane, lanes, tile.n, memory, y_panel);
         for (int64_t pixel = 0; pixel < tile.pixels(); pixel += kWgradSumLength) {
-          for_each_tap_block(taps, [&](int64_t tap, auto tap_count) {
-            depthwise_wgrad_micro<decltype(tap_count)::value>(
-                offsets + tap, x_panel, positions + pixel,
-                min64(kWgradSumLength, tile.pixels() - pixel), y_panel + pixel * kLanes<A>,
-                sums + lane * taps + tap * kLanes<A>);
-          });
+          for_each_run<kWgradTaps, 9, 8, 7, 6, 5, 4, 3, 2, 1>(
+              taps, [&](int64_t tap, auto tap_count) {
+                depthwise_wgrad_micro<decltype(tap_count)::value>(
+                    offsets + tap, x_panel, positions + pixel,
+                    min64(kWgradSumLength, tile.pixels() - pixel), y_panel + pixel * kLanes<A>,
+                    sums + lane * taps + tap * kLanes<A>);
+              });
         }
       }
     }

@@ -55,20 +55,12 @@ template <int kRows, int kVectors, typename A>
   }
 }
 
-// Calls body(first, constant count) for [0, count): as many of kMost as fit, then fewer.
-template <int kMost, typename Body>
-static inline void for_each_run(int64_t count, const Body& body, int64_t first = 0) {
-  for (; first + kMost <= count; first += kMost) body(first, Constant<kMost>{});
-  if constexpr (kMost > 1) for_each_run<kMost / 2>(count, body, first);
+// The output channels of a group.
+template <typename Body>
+static inline void for_each_plane_row(int64_t rows, const Body& body) {
+  for_each_run<kPlaneRows, 6, 4, 3, 2, 1>(rows, body);
 }
-// The same for rows: 8, 6, 4, 3, 2, 1.
-template <int kMost = kPlaneRows, typename Body>
-static inline void for_each_plane_row(int64_t count, const Body& body, int64_t first = 0) {
-  for (; first + kMost <= count; first += kMost) body(first, Constant<kMost>{});
-  if constexpr (kMost > 1) {
-    for_each_plane_row<(kMost > 4 ? kMost - 2 : kMost - 1)>(count, body, first);
-  }
-}
+constexpr int half(int count) { return count > 1 ? count / 2 : 1; }
 
 // For each class and each run of rows of a group's output channels, weights[term][row].
 template <typename T>
@@ -180,16 +172,18 @@ void planes_tile(const PlaneProduct& o, const PlaneTiles& tiles, int64_t n, int6
       const A* const filters = weights + ((group + g) * all_terms + first_term) * o.rows;
       for_each_plane_row(o.rows, [&](int64_t row, auto rows) {
         constexpr int kRows = decltype(rows)::value;
+        constexpr int kMost = kPlaneVectors<kRows>;
         A* const to = c + (g * o.rows + row) * c_step;
-        for_each_run<kPlaneVectors<kRows>>(vectors, [&](int64_t vector, auto run) {
-          const int64_t column = vector * kLanes<A>;
-          // A class without taps is zero: the first run of terms stores in any case.
-          for (int64_t t = 0; t == 0 || t < terms; t += kSumLength) {
-            planes_micro<kRows, decltype(run)::value>(
-                offsets + t, min64(kSumLength, terms - t), t > 0, from + column,
-                filters + row * terms + t * kRows, to + column, c_step);
-          }
-        });
+        for_each_run<kMost, half(kMost), half(half(kMost)), 1>(
+            vectors, [&](int64_t vector, auto run) {
+              const int64_t column = vector * kLanes<A>;
+              // A class without taps is zero: the first run of terms stores in any case.
+              for (int64_t t = 0; t == 0 || t < terms; t += kSumLength) {
+                planes_micro<kRows, decltype(run)::value>(
+                    offsets + t, min64(kSumLength, terms - t), t > 0, from + column,
+                    filters + row * terms + t * kRows, to + column, c_step);
+              }
+            });
       });
     }
     store_planes_tile<T>(o, planes, o.h[h].axis, o.w[w].axis, n, u, v, group * o.rows,
@@ -342,13 +336,14 @@ struct PlanesWgrad {
     ys.template fill<T>(gradient, n, groups * x.rows, dy);
     fill_masks(planes, vectors, masks);
     for (int64_t g = 0; g < groups; ++g) {
-      for_each_run<kWgradRows>(x.rows, [&](int64_t row, auto rows) {
-        for_each_run<kWgradTerms>(filter_terms(), [&](int64_t term, auto terms) {
-          planes_wgrad_micro<decltype(rows)::value, decltype(terms)::value>(
-              offsets + term, source + g * x.depth * planes.channel_elements(),
-              dy + (g * x.rows + row) * dy_step, dy_step, masks, vectors,
-              sums + g * group_sums() + row * filter_terms() + term, filter_terms());
-        });
+      for_each_run<kWgradRows, 2, 1>(x.rows, [&](int64_t row, auto rows) {
+        for_each_run<kWgradTerms, half(kWgradTerms), 1>(
+            filter_terms(), [&](int64_t term, auto terms) {
+              planes_wgrad_micro<decltype(rows)::value, decltype(terms)::value>(
+                  offsets + term, source + g * x.depth * planes.channel_elements(),
+                  dy + (g * x.rows + row) * dy_step, dy_step, masks, vectors,
+                  sums + g * group_sums() + row * filter_terms() + term, filter_terms());
+            });
       });
     }
   }

@@ -51,13 +51,6 @@ struct RunOutput {
   }
 };
 
-// Calls body(first, constant number of pixels) for the pixels of a row: 14, 7, 4, 2 or 1 at a time.
-template <int kPixels = kRun, typename Body>
-static inline void for_each_run(int64_t pixels, const Body& body, int64_t first = 0) {
-  for (; first + kPixels <= pixels; first += kPixels) body(first, Constant<kPixels>{});
-  if constexpr (kPixels > 1) for_each_run<(kPixels == 7 ? 4 : kPixels / 2)>(pixels, body, first);
-}
-
 // out[tap * step + channel] for whole vectors of channels, filter_stride apart, whose `taps` taps
 // are adjacent: vectors of taps are transposed. Returns the number of channels; the last ones are
 // left out, as a vector may reach behind its filter.

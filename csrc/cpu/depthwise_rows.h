@@ -199,7 +199,7 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
                           e.residual.strides.w * o.w.count * o.out.w.step,
                           Clamp<T>(is_clamp ? e.activation : Activation::none)};
   }
-  for_each_run<kRowPixels>(w.positions, [&](int64_t v, auto run) {
+  for_each_run<kRowPixels, 4, 2, 1>(w.positions, [&](int64_t v, auto run) {
     constexpr int kPixels = decltype(run)::value;
     for (int64_t j = 0; j < w.taps; ++j) {
       clips[j] = {static_cast<int32_t>(min64(kPixels, max64(0, inside[j].begin - v))),

@@ -10,8 +10,6 @@
 // operations in every tiling: results depend neither on tiles nor on threads.
 #pragma once
 
-#include <type_traits>
-
 #include "cpu/vectors.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -96,17 +94,10 @@ static inline void wgrad_micro(int64_t pixels, const A* __restrict dy, int64_t d
   }
 }
 
-template <int value>
-using Constant = std::integral_constant<int, value>;
-
-// Calls body(first, constant number of rows) for rows [0, rows): as many as fit, then fewer.
-template <int kRows = kMicroRows, typename Body>
-static inline void for_each_micro_row(int64_t rows, const Body& body, int64_t first = 0) {
-  for (; first + kRows <= rows; first += kRows) body(first, Constant<kRows>{});
-  if constexpr (kRows > 1) {
-    constexpr int kNext = kRows == 12 ? 8 : (kRows == 6 ? 4 : kRows / 2);
-    for_each_micro_row<kNext>(rows, body, first);
-  }
+// Rows of a micro tile, as many as fit, then fewer.
+template <typename Body>
+static inline void for_each_micro_row(int64_t rows, const Body& body) {
+  for_each_run<kMicroRows, kMicroRows == 12 ? 8 : 4, 4, 2, 1>(rows, body);
 }
 
 // Calls body(first, constant number of vectors) for columns [0, columns), in panels of

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/parallel.h"
 #include "problem/tensor.h"
@@ -44,6 +45,17 @@ static void parallel_for(int64_t tasks, int num_threads, const Body& body) {
       tasks, num_threads,
       [](void* context, int64_t task) { (*static_cast<const Body*>(context))(task); },
       const_cast<Body*>(&body));
+}
+
+template <int value>
+using Constant = std::integral_constant<int, value>;
+
+// Cuts [0, count) into runs: body(first, constant length), as many of the first length as fit, then
+// of the next. The last length is 1.
+template <int kLength, int... kShorter, typename Body>
+static inline void for_each_run(int64_t count, const Body& body, int64_t first = 0) {
+  for (; first + kLength <= count; first += kLength) body(first, Constant<kLength>{});
+  if constexpr (sizeof...(kShorter) > 0) for_each_run<kShorter...>(count, body, first);
 }
 
 // ---- element types ---------------------------------------------------------------------------
