@@ -85,6 +85,32 @@ def strided_views(device="cpu"):
     }
 
 
+FAR = 2**62  # the stride of an axis of size 1, which nobody follows
+
+
+@pytest.mark.parametrize("backend", ALGORITHMS)
+def test_strides_of_axes_of_size_1_are_not_followed(backend):
+    """Padding lies beside such an axis: positions times stride may be beyond 64 bits there."""
+    for problem in (
+        Conv("row", N=1, C=20, H=1, K=20, groups=20, pad=(1, 1)),
+        Conv("column", N=1, C=20, W=1, K=20, groups=20, R=5, S=5, pad=(2, 2)),
+        Conv("one filter", N=1, C=1, K=1, H=1, W=1, R=5, S=5, pad=(9, 9), stride=(2, 2)),
+    ):
+        for channels_last in LAYOUTS:
+            x = integers(problem.x_size, torch.float32, 4, channels_last)
+            w = integers(problem.w_size, torch.float32, 4, channels_last)
+            y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
+            dy = integers(y.shape, torch.float32, 4, channels_last)
+            expected = conv_passes(problem, x.double(), w.double(), dy.double())
+            far = [
+                t.as_strided(t.shape, [FAR if n == 1 else s for n, s in zip(t.shape, t.stride())])
+                for t in (x, w, dy)
+            ]
+            got = passes(backend, problem, *far, channels_last)
+            for name, a, e in zip(("y", "dx", "dw"), got, expected):
+                assert_exact(a, e, f"{problem} {name}")
+
+
 GUARD = 64  # elements of NaN before and behind an output
 
 

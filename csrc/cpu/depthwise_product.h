@@ -59,7 +59,8 @@ static int64_t transpose_filters(const T* filters, int64_t filter_stride, int64_
                                  int64_t taps, accumulator_t<T>* out, int64_t step) {
   using A = accumulator_t<T>;
   int64_t k = 0;
-  for (; (channels - k - kLanes<A>)*filter_stride >= kLanes<A>; k += kLanes<A>) {
+  for (int64_t left = channels - kLanes<A>; left > 0 && left * filter_stride >= kLanes<A>;
+       left -= kLanes<A>, k += kLanes<A>) {
     for (int64_t tap = 0; tap < taps; tap += kLanes<A>) {
       vector_t<A> block[kLanes<A>];
 #pragma GCC unroll 16

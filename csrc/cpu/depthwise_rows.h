@@ -166,7 +166,9 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
   GatherAxis h = o.h[a].axis, w = o.w[b].axis;
   if (h.taps < 2) h.offset_step = 1;  // may be anything, as no second tap is there
   if (w.taps < 2) w.offset_step = 1;
-  const Strides& x = o.source.tensor.strides;
+  Strides x = o.source.tensor.strides;
+  if (h.source_size < 2) x.h = 0;  // may be anything as well
+  if (w.source_size < 2) x.w = 0;
   const Epilogue& e = *o.out.epilogue;
   const int64_t first_h = u * h.source_step + h.offset;
   const int64_t source_rows = h.taps == 0 ? 0 : h.taps + kRows - 1;
