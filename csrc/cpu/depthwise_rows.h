@@ -5,8 +5,8 @@
 //
 // kRowPixels pixels of a row x up to kRowVectors vectors of channels stay in registers while all
 // taps pass over them, or one vector of two rows where the second row's taps lie a tap row further
-// on: a source vector then meets two filters for one load. (More sums than that would leave no
-// registers for the filters.)
+// on: a source vector then meets two filters each time it comes to L1. (More sums than that would
+// leave no registers for the filters.)
 //
 //     source row 0:  y row 0 += x * filter row 0
 //     source row 1:  y row 0 += x * filter row 1    y row 1 += x * filter row 0
