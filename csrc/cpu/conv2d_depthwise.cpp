@@ -225,9 +225,8 @@ void fprop(const ConvArgs& args) {
   const ConvProblem& o = args.problem;
   const GatherAxis h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
   const GatherAxis w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  depthwise_product<T>({product_tiles<accumulator_t<T>>(h, w, o.K, 1, args),
-                        one_class(h),
-                        one_class(w),
+  depthwise_product<T>({{one_class(h), one_class(w)},
+                        product_tiles<accumulator_t<T>>(h, w, o.K, 1, args),
                         {args.x, o.filters_per_group()},
                         0,
                         args.w,
@@ -249,21 +248,20 @@ void dgrad(const ConvArgs& args) {
   const Lanes dy = {{args.y.data, strides}, 1};
   const Strides& w_strides = args.w.strides;
   const Epilogue store_only;
-  for_each_dgrad(o, [&](const AxisClasses& h, const AxisClasses& w) {
-    const PixelTiles tiles =
-        product_tiles<accumulator_t<T>>(h.gathered, w.gathered, o.C, h.count * w.count, args);
-    depthwise_product<T>({tiles,
-                          h,
-                          w,
-                          dy,
-                          args.y.strides.c,
-                          args.w,
-                          filters * w_strides.n,
-                          w_strides.n,
-                          filters,
-                          o.C,
-                          {h.output(), w.output(), args.x, &store_only}},
-                         args.num_threads);
+  for_each_dgrad(o, [&](const Classes& classes) {
+    const AxisClasses &h = classes.h, &w = classes.w;
+    depthwise_product<T>(
+        {classes,
+         product_tiles<accumulator_t<T>>(h.gathered, w.gathered, o.C, classes.classes(), args),
+         dy,
+         args.y.strides.c,
+         args.w,
+         filters * w_strides.n,
+         w_strides.n,
+         filters,
+         o.C,
+         {h.output(), w.output(), args.x, &store_only}},
+        args.num_threads);
   });
 }
 

@@ -215,24 +215,19 @@ void dgrad(const ConvArgs& args) {
   const ConvProblem& o = args.problem;
   const int64_t Cg = o.channels_per_group(), Kg = o.filters_per_group();
   const Epilogue store_only;
-  for (int64_t residue_h = 0; residue_h < min64(o.stride_h, o.H); ++residue_h) {
-    const GatherAxis h = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, residue_h);
-    for (int64_t residue_w = 0; residue_w < min64(o.stride_w, o.W); ++residue_w) {
-      const GatherAxis w =
-          dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, residue_w);
-      const int64_t block = channel_block<A>(Kg, h.taps * w.taps);
-      gather_gemm<T>({choose_tiles<A>(h, w, o.N, block, kTilePixels, kStageBytes),
-                      args.y,
-                      Kg,
-                      block,
-                      {h, w, args.w, args.w.strides.c, args.w.strides.n, o.R, o.S},
-                      {h, w, args.x, &store_only},
-                      o.groups,
-                      Kg,
-                      Cg},
-                     args.num_threads);
-    }
-  }
+  for_each_residue(o, [&](const GatherAxis& h, const GatherAxis& w) {
+    const int64_t block = channel_block<A>(Kg, h.taps * w.taps);
+    gather_gemm<T>({choose_tiles<A>(h, w, o.N, block, kTilePixels, kStageBytes),
+                    args.y,
+                    Kg,
+                    block,
+                    {h, w, args.w, args.w.strides.c, args.w.strides.n, o.R, o.S},
+                    {h, w, args.x, &store_only},
+                    o.groups,
+                    Kg,
+                    Cg},
+                   args.num_threads);
+  });
 }
 
 // ---- wgrad -----------------------------------------------------------------------------------

@@ -212,8 +212,8 @@ PlaneProduct fprop_product(const ConvArgs& args) {
   const ConvProblem& o = args.problem;
   const Strides& strides = args.w.strides;
   const int64_t Kg = o.filters_per_group();
-  return {one_class(fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h)),
-          one_class(fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w)),
+  return {{one_class(fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h)),
+           one_class(fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w))},
           o.N,
           o.groups,
           Kg,
@@ -233,8 +233,8 @@ void dgrad(const ConvArgs& args) {
   const Strides& strides = args.w.strides;
   const int64_t Kg = o.filters_per_group();
   const Epilogue store_only;
-  for_each_dgrad(o, [&](const AxisClasses& h, const AxisClasses& w) {
-    planes_product<T>({h, w, o.N, o.groups, o.channels_per_group(), Kg, args.y, args.w,
+  for_each_dgrad(o, [&](const Classes& classes) {
+    planes_product<T>({classes, o.N, o.groups, o.channels_per_group(), Kg, args.y, args.w,
                        Kg * strides.n, strides.c, strides.n, args.x, &store_only},
                       args.num_threads);
   });

@@ -16,23 +16,14 @@ struct Lanes {
 
 // Output channel k sums `depth` source lanes: the k-th of each. Output position u * classes + class
 // of an axis is position u of that class; the stage holds what the taps of all classes read.
-struct DepthwiseProduct {
+struct DepthwiseProduct : Classes {
   PixelTiles tiles;  // of positions u, v
-  AxisClasses h, w;
   Lanes source;
   int64_t source_step;  // elements from source d's channel 0 to the next one's
   TensorView filters;
   int64_t filter_stride, depth_stride;  // filter of output channel k and source d
   int64_t depth, channels;
   TileOutput out;
-
-  int64_t classes() const { return h.count * w.count; }
-  int64_t taps(int64_t a, int64_t b) const { return h[a].axis.taps * w[b].axis.taps; }
-  int64_t all_taps() const {
-    int64_t sum = 0;
-    for (int64_t i = 0; i < classes(); ++i) sum += taps(i / w.count, i % w.count);
-    return sum;
-  }
 };
 
 // Where a run's results go: y = clamp(sum + bias + residual), pixels a step apart.

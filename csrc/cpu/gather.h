@@ -92,20 +92,39 @@ static inline AxisClasses dgrad_classes(int64_t in, int64_t out, int64_t kernel,
   return all;
 }
 
-// Calls body(classes of h, classes of w) for the pixels of dx: once for all, or for one class after
-// the other.
+// Calls body(h, w) for every class of dx's pixels, one pair of axes after the other.
+template <typename Body>
+static void for_each_residue(const ConvProblem& o, const Body& body) {
+  for (int64_t i = 0; i < min64(o.stride_h, o.H); ++i) {
+    const GatherAxis h = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, i);
+    for (int64_t j = 0; j < min64(o.stride_w, o.W); ++j) {
+      body(h, dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, j));
+    }
+  }
+}
+
+// The classes of both axes: class (a, b) has taps(a, b) taps.
+struct Classes {
+  AxisClasses h, w;
+
+  int64_t classes() const { return h.count * w.count; }
+  int64_t taps(int64_t a, int64_t b) const { return h[a].axis.taps * w[b].axis.taps; }
+  int64_t all_taps() const {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < classes(); ++i) sum += taps(i / w.count, i % w.count);
+    return sum;
+  }
+};
+
+// Calls body(Classes) for the pixels of dx: once for all of them, or for one class after the other.
 template <typename Body>
 static void for_each_dgrad(const ConvProblem& o, const Body& body) {
   const AxisClasses h = dgrad_classes(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
   const AxisClasses w = dgrad_classes(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  if (h.count > 0 && w.count > 0) return body(h, w);
-  for (int64_t i = 0; i < min64(o.stride_h, o.H); ++i) {
-    const GatherAxis rows = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, i);
-    for (int64_t j = 0; j < min64(o.stride_w, o.W); ++j) {
-      const GatherAxis columns = dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, j);
-      body(one_class(rows), one_class(columns));
-    }
-  }
+  if (h.count > 0 && w.count > 0) return body(Classes{h, w});
+  for_each_residue(o, [&](const GatherAxis& rows, const GatherAxis& columns) {
+    body(Classes{one_class(rows), one_class(columns)});
+  });
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -11,21 +11,15 @@ constexpr int64_t kAdjacentVectors = 4;
 constexpr int64_t kPlaneBytes = 512 << 10;  // of a task's planes, or one row of them
 
 // The planes of a tile serve all classes of its output positions.
-struct PlaneProduct {
-  AxisClasses h, w;
+struct PlaneProduct : Classes {
   int64_t images, groups, rows, depth;  // a group has `rows` output and `depth` source channels
   TensorView source, filters;
   int64_t group_stride, row_stride, depth_stride;  // of the filters, by output and source channel
   TensorView out;
   const Epilogue* epilogue;
 
-  int64_t classes() const { return h.count * w.count; }
-  int64_t terms(int64_t a, int64_t b) const { return h[a].axis.taps * w[b].axis.taps * depth; }
-  int64_t all_terms() const {
-    int64_t sum = 0;
-    for (int64_t i = 0; i < classes(); ++i) sum += terms(i / w.count, i % w.count);
-    return sum;
-  }
+  int64_t terms(int64_t a, int64_t b) const { return taps(a, b) * depth; }
+  int64_t all_terms() const { return all_taps() * depth; }
 };
 
 // Groups of a task: about a vector of output channels; some vectors where channels are adjacent, so

@@ -43,10 +43,15 @@ def readable(tensor):
     if tensor.numel() == 0:
         return tensor
     end = tensor.storage_offset()
-    if tensor.is_contiguous():  # asked first: a loop costs more than all the rest
+    # What nearly every call passes is asked first: a loop costs more than all the rest.
+    if tensor.is_contiguous() or (
+        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    ):
         end += tensor.numel()
     else:
-        end += 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+        end += 1
+        for size, stride in zip(tensor.shape, tensor.stride()):
+            end += (size - 1) * stride
     needed = end * tensor.element_size()
     if needed > tensor.untyped_storage().nbytes():
         raise RuntimeError(
