@@ -1,6 +1,7 @@
 """fastconv: hand-written convolution and pooling kernels behind torch's own interfaces.
 
 model = fastconv.convert(model)          # swap the layers of an existing network
+model = fastconv.fuse(model)             # for inference: BatchNorm and activation into the kernels
 layer = fastconv.Conv2d(3, 64, 7)        # or use them as torch.nn's
 y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
 """
@@ -18,6 +19,7 @@ from .functional import (
     conv2d,
     max_pool2d,
 )
+from .fuse import FusionReport, fold_batch_norm, fuse
 from .info import info
 from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
 from .problem import ConvProblem, PoolProblem
@@ -32,6 +34,7 @@ __all__ = [
     "ConvProblem",
     "ConvReLU2d",
     "Explanation",
+    "FusionReport",
     "LayerReport",
     "MaxPool2d",
     "PoolProblem",
@@ -42,7 +45,9 @@ __all__ = [
     "conv2d",
     "convert",
     "explain",
+    "fold_batch_norm",
     "functional",
+    "fuse",
     "info",
     "max_pool2d",
     "nn",

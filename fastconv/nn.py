@@ -2,10 +2,13 @@
 weights and attributes. A convolution overrides _conv_forward alone, which keeps pruning,
 quantisation, fusion and parametrisation tools working."""
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from . import functional
+from .functional.conv2d import TORCH_ACTIVATIONS
+from .problem import conv_out_size
 
 
 class Conv2d(nn.Conv2d):
@@ -44,6 +47,77 @@ class ConvReLU2d(Conv2d):
 
     def _conv_forward(self, input, weight, bias):
         return self._convolve(input, weight, bias, activation="relu")
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """torch.nn.BatchNorm2d with its running statistics for constants, in training mode too.
+
+    Called with x (N, C, H, W) it returns scale * x + shift, called without it returns the two, each
+    (C), for FusedConv2d to fold into its filters:
+
+        scale = weight / sqrt(running_var + eps), shift = bias - running_mean * scale
+
+    (Ioffe and Szegedy 2015, algorithm 2). Gradients reach weight and bias; no buffer changes.
+    """
+
+    def forward(self, input=None):
+        if input is not None:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        scale = torch.rsqrt(self.running_var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.running_mean * scale
+        return scale, shift if self.bias is None else shift + self.bias
+
+
+class FusedConv2d(Conv2d):
+    """A convolution whose call takes what follows it: activation(norm(conv2d(x) + bias) + residual)
+    in one kernel. fastconv.fuse puts it into networks; called with x alone it is fastconv.Conv2d.
+    """
+
+    def forward(self, input, residual=None, norm=None, activation=None):
+        """Convolves, normalises, adds and activates.
+
+        Args:
+            input: (N, C, H, W) or unbatched (C, H, W).
+            residual: what is added, broadcast and promoted as torch adds it; or None.
+            norm: (scale, shift), each (K): the convolution's result times scale, plus shift. They
+                are multiplied into the filters and the bias, with gradients; or None.
+            activation: a name as in fastconv.conv2d, or None.
+
+        Returns:
+            (N, K, P, Q) or unbatched (K, P, Q), see fastconv.conv2d.
+        """
+        weight, bias = self.weight, self.bias
+        if norm is not None:
+            scale, shift = norm
+            weight = (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype)
+            bias = (shift if bias is None else bias * scale + shift).to(weight.dtype)
+        if residual is None or self._is_like_output(residual, input):
+            return self._convolve(input, weight, bias, activation, residual)
+        y = self._convolve(input, weight, bias) + residual
+        return y if activation is None else TORCH_ACTIVATIONS[activation](y)
+
+    def _is_like_output(self, residual, input):
+        """Whether a residual has the result's size and dtype, so that the kernel can add it."""
+        if not isinstance(residual, torch.Tensor) or residual.dim() != input.dim():
+            return False
+        dtype, device = input.dtype, input.device.type
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        pads = (top + bottom, left + right)
+        P, Q = (
+            conv_out_size(
+                input.shape[i - 2] + pads[i], self.kernel_size[i], self.stride[i], 0,
+                self.dilation[i],
+            )
+            for i in range(2)
+        )  # fmt: skip
+        size = (*input.shape[:-3], self.out_channels, P, Q)
+        return residual.dtype == dtype and tuple(residual.shape) == size
 
 
 class MaxPool2d(nn.MaxPool2d):

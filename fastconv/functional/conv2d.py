@@ -10,7 +10,8 @@ from ..dispatch import is_inference, select
 from ..problem import conv_out_size
 from .symbolic import traceable
 
-_TORCH_ACTIVATIONS = {
+# What fastconv's activations are, name by name.
+TORCH_ACTIVATIONS = {
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
@@ -70,9 +71,9 @@ def conv2d(
     ):
         if value is not None or name in ("input", "weight"):
             checks.tensor(name, value, "conv2d")
-    if activation is not None and activation not in _TORCH_ACTIVATIONS:
+    if activation is not None and activation not in TORCH_ACTIVATIONS:
         raise ValueError(
-            f"conv2d(): activation must be None or one of {sorted(_TORCH_ACTIVATIONS)}, got "
+            f"conv2d(): activation must be None or one of {sorted(TORCH_ACTIVATIONS)}, got "
             f"{activation!r}"
         )
     x, w, b, residual = _autocast(input, weight, bias, residual)
@@ -102,7 +103,7 @@ def conv2d(
     if chosen is None:
         y = F.conv2d(x, w, b, stride, padding, dilation, groups)
         y = y if residual is None else y + residual
-        return y if activation is None else _TORCH_ACTIVATIONS[activation](y)
+        return y if activation is None else TORCH_ACTIVATIONS[activation](y)
     # A smooth activation's backward needs its input: it is fused only where nobody differentiates.
     fused = activation is None or activation in PIECEWISE_LINEAR or is_inference(x, w, b, residual)
     epilogue = activation if activation is not None and fused else "none"
