@@ -38,11 +38,12 @@ _ACTIVATION_FUNCTIONS = {
 _ACTIVATION_METHODS = {"relu": "relu", "relu_": "relu"}
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE_ADDITIONS = (operator.iadd, "add_")
-_IN_PLACE_OPERATORS = (
+_IN_PLACE_ARITHMETIC = (
     operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,
     operator.imod, operator.ipow, operator.imatmul, operator.iand, operator.ior, operator.ixor,
-    operator.ilshift, operator.irshift, operator.iconcat, operator.setitem, operator.delitem,
+    operator.ilshift, operator.irshift,
 )  # fmt: skip
+_IN_PLACE_OPERATORS = (*_IN_PLACE_ARITHMETIC, operator.setitem, operator.delitem)
 _BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, fast.FrozenBatchNorm2d)
 
 
@@ -111,8 +112,9 @@ def fuse(model, *, trainable=False, report=False):
         trainable: False: for inference. A copy in eval mode, with filters and biases into which the
             BatchNorms are multiplied; results equal the eval-mode model's within rounding. True:
             for training with frozen BatchNorms. The result shares the model's Parameters and
-            buffers and has the same state_dict; its BatchNorms use their running statistics, in
-            training mode too, and their weights and biases go on learning.
+            buffers and has the same names in its state_dict (without parts that forward does not
+            use); its BatchNorm2ds use their running statistics, in training mode too, and their
+            weights and biases go on learning.
         report: also return a list of FusionReport, one for each convolution, and one for each
             BatchNorm that is left.
 
@@ -130,10 +132,38 @@ def fuse(model, *, trainable=False, report=False):
             if type(module) is nn.BatchNorm2d and module.running_mean is not None:
                 module.__class__ = fast.FrozenBatchNorm2d
     else:
-        model = convert(copy.deepcopy(model).eval(), inplace=True)
+        model = convert(model).eval()
+        _own_tensors(model)
     fusion = _Fusion(trainable)
     model = fusion.run(model)
     return (model, fusion.reports) if report else model
+
+
+def _own_tensors(model):
+    """Parameters and buffers become copies; those that are shared within the model stay shared.
+
+    copy.deepcopy refuses what pruning leaves behind: tensors that are no leaves of autograd."""
+    copies = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = copies.setdefault(id(tensor), copy.deepcopy(tensor))
+
+
+class _Proxy(fx.Proxy):
+    """fx's stand-in for a tensor records `y += x` as y = y + x: other dtypes, other aliases."""
+
+
+def _record_in_place(function):
+    def method(self, other):
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+for _function in _IN_PLACE_ARITHMETIC:
+    setattr(_Proxy, f"__{_function.__name__}__", _record_in_place(_function))
 
 
 class _Tracer(fx.Tracer):
@@ -143,12 +173,22 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.opaque = opaque
 
+    def proxy(self, node):
+        return _Proxy(node, self)
+
     def is_leaf_module(self, module, name):
         is_fast = type(module).__module__ == fast.__name__
         return id(module) in self.opaque or is_fast or super().is_leaf_module(module, name)
 
 
+# Modules of torch that are not layers: they hold others.
+_LISTS = (nn.ModuleList, nn.ModuleDict)
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
 def _is_layer(module):
+    if isinstance(module, (*_LISTS, *_WRAPPERS)):
+        return False
     return fx.Tracer().is_leaf_module(module, "") or type(module).__module__ == fast.__name__
 
 
@@ -182,7 +222,9 @@ class _Fusion:
             self.opaque[id(module)] = "has hooks"
         elif "forward" in vars(module):
             self.opaque[id(module)] = "has a forward of its own, unlike others of its class"
-        elif not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        elif isinstance(module, _WRAPPERS):
+            self.opaque[id(module)] = f"is a {type(module).__name__}"
+        elif not isinstance(module, _LISTS):
             try:
                 self._trace(module)
             except Exception as error:  # whatever a forward may do with a stand-in for a tensor
@@ -213,7 +255,7 @@ class _Fusion:
 
     def _fused(self, module, name):
         """What takes the module's place: itself where it is opaque, a GraphModule otherwise."""
-        if isinstance(module, (nn.ModuleList, nn.ModuleDict)) or id(module) in self.opaque:
+        if isinstance(module, _LISTS) or id(module) in self.opaque:
             self._fuse_children(module, name)
             return module
         graph = self._trace(module)
@@ -346,13 +388,13 @@ class _Chains:
             return None
         if (activation := self._activation(user, module)) is not None:
             chain.activation = activation
-            return user.target if module is not None else activation
+            return self._name(user) if module is not None else activation
         if chain.residual is None and (residual := _residual(last, user)) is not None:
             chain.residual = residual
             return "residual"
         if chain.norm is None and chain.residual is None and self._is_foldable(chain, module):
             chain.norm = user
-            return user.target
+            return self._name(user)
         return None
 
     def _give_back(self, chain):
@@ -427,6 +469,8 @@ class _Chains:
                     fold_batch_norm(conv, self._module(chain.norm))
             if chain.residual is not None:
                 kwargs["residual"] = chain.residual
+                if any(node.target in _IN_PLACE_ADDITIONS for node in chain.nodes):
+                    kwargs["in_place"] = True
             if chain.activation is not None:
                 kwargs["activation"] = chain.activation
             fused = self.graph.call_module(first.target, first.args, kwargs)

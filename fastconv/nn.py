@@ -77,7 +77,7 @@ class FusedConv2d(Conv2d):
     in one kernel. fastconv.fuse puts it into networks; called with x alone it is fastconv.Conv2d.
     """
 
-    def forward(self, input, residual=None, norm=None, activation=None):
+    def forward(self, input, residual=None, norm=None, activation=None, in_place=False):
         """Convolves, normalises, adds and activates.
 
         Args:
@@ -86,6 +86,7 @@ class FusedConv2d(Conv2d):
             norm: (scale, shift), each (K): the convolution's result times scale, plus shift. They
                 are multiplied into the filters and the bias, with gradients; or None.
             activation: a name as in fastconv.conv2d, or None.
+            in_place: the residual is added as by `+=`: the sum keeps the convolution's dtype.
 
         Returns:
             (N, K, P, Q) or unbatched (K, P, Q), see fastconv.conv2d.
@@ -97,7 +98,8 @@ class FusedConv2d(Conv2d):
             bias = (shift if bias is None else bias * scale + shift).to(weight.dtype)
         if residual is None or self._is_like_output(residual, input):
             return self._convolve(input, weight, bias, activation, residual)
-        y = self._convolve(input, weight, bias) + residual
+        y = self._convolve(input, weight, bias)
+        y = y.add_(residual) if in_place else y + residual
         return y if activation is None else TORCH_ACTIVATIONS[activation](y)
 
     def _is_like_output(self, residual, input):
