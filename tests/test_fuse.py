@@ -524,7 +524,7 @@ def test_the_call_broadcasts_and_promotes_as_torch_adds():
 
 
 def test_errors():
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got int"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got int"):
         fastconv.fuse(3)
     conv = nn.Conv2d(4, 4, 3)
     with pytest.raises(ValueError, match="no running statistics"):
