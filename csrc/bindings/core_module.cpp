@@ -11,6 +11,14 @@ PYBIND11_MODULE(_core, m) {
       .value("bfloat16", DType::bfloat16);
   m.attr("cuda_status") = FASTCONV_CUDA_STATUS;  // why there is no fastconv._cuda (setup.py)
   m.def("instruction_set", [] { return cpu_kernels().instruction_set; });
+  m.def(
+      "register_tile",
+      [](DType dtype) {
+        const int element_size = dtype == DType::float64 ? sizeof(double) : sizeof(float);
+        return pybind11::make_tuple(cpu_kernels().micro_rows,
+                                    cpu_kernels().micro_bytes / element_size);
+      },
+      pybind11::arg("dtype"), "(rows, columns) of sums that implicit GEMM keeps in registers.");
   bind_problem(m);
   bind_plan(m);
   bind_conv2d(m);

@@ -1,4 +1,5 @@
 // The table of one instruction set's kernels; compiled once for each.
+#include "cpu/gemm.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
 
@@ -21,6 +22,8 @@ void pool2d_avg_bwd(const PoolArgs& args);
 extern const CpuKernels kernel_table;
 const CpuKernels kernel_table = {
     .instruction_set = FASTCONV_STRING(FASTCONV_ISA),
+    .micro_rows = kMicroRows,
+    .micro_bytes = kMicroVectors * kVectorBytes,
     .conv2d_direct = conv2d_direct,
     .conv2d_implicit_gemm = conv2d_implicit_gemm,
     .conv2d_depthwise = conv2d_depthwise,

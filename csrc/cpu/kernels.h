@@ -30,6 +30,7 @@ struct ActivationArgs {
 
 struct CpuKernels {
   const char* instruction_set;
+  int micro_rows, micro_bytes;  // of the sums that implicit GEMM keeps in registers: rows, a row
   void (*conv2d_direct)(ConvOp, const ConvArgs&);
   void (*conv2d_implicit_gemm)(ConvOp, const ConvArgs&);
   void (*conv2d_depthwise)(ConvOp, const ConvArgs&);

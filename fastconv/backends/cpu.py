@@ -13,6 +13,7 @@ from ..problem import ConvOp
 from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from .cpu_pool2d import CpuPool2d
 from .memory import DTYPES, location
+from .pass_plan import PassPlan
 
 
 class CpuBackend(Conv2dBackend, CpuPool2d):
@@ -49,12 +50,15 @@ class CpuBackend(Conv2dBackend, CpuPool2d):
         return next(filter(None, reasons), None)
 
     def explain(self, operator, call, dtype, channels_last):
-        """(problem, {pass: (algorithm, reason)}) of a call."""
+        """(problem, {pass: PassPlan}) of a call."""
         if operator != "conv2d":
             return self.explain_pool2d(operator, call)
         problem = conv_problem(*call)
         plans = {name: self._plan(op, problem) for name, op in ConvOp.__members__.items()}
-        return problem, {name: (p.algorithm.name, p.reason) for name, p in plans.items()}
+        return problem, {
+            name: PassPlan(p.algorithm.name, p.reason, _tile(p.algorithm, dtype))
+            for name, p in plans.items()
+        }
 
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
         bias, residual, activation = epilogue
@@ -93,6 +97,12 @@ class CpuBackend(Conv2dBackend, CpuPool2d):
             *location(y),
             torch.get_num_threads(),
         )
+
+
+def _tile(algorithm, dtype):
+    if algorithm != core.ConvAlgorithm.implicit_gemm:
+        return ""
+    return "x".join(map(str, core.register_tile(DTYPES[dtype])))
 
 
 CPU_BACKENDS = {

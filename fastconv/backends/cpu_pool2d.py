@@ -4,6 +4,7 @@ import torch
 
 from .._native import core
 from .memory import DTYPES, location
+from .pass_plan import PassPlan
 from .pool2d import Pool2dBackend, pool_problem
 
 
@@ -16,10 +17,10 @@ class CpuPool2d(Pool2dBackend):
         return core.PoolAlgorithm.reference if reference else core.PoolAlgorithm.vectorised
 
     def explain_pool2d(self, operator, call):
-        """(problem, {pass: (algorithm, reason)}) of a call (x size, windows)."""
+        """(problem, {pass: PassPlan}) of a call (x size, windows)."""
         algorithm = self._pool_algorithm.name
         reason = "asked for by name" if algorithm == "reference" else "the only pooling algorithm"
-        return pool_problem(*call), {name: (algorithm, reason) for name in ("fwd", "bwd")}
+        return pool_problem(*call), {name: PassPlan(algorithm, reason) for name in ("fwd", "bwd")}
 
     def _max(self, op, problem, x, y, places):
         core.pool2d_max(

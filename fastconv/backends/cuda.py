@@ -15,6 +15,7 @@ from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from .cuda_launch import DEVICE, allows_tf32, device_properties, launch, unusable_reason, workspace
 from .cuda_pool2d import CudaPool2d
 from .memory import DTYPES, location
+from .pass_plan import PassPlan
 
 _locate = functools.partial(location, device=DEVICE)
 # No GPU to ask: a plan can still be made, for this one (H100 SXM).
@@ -81,7 +82,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
         return [_dense_strides(size, channels_last) for size in sizes]
 
     def explain(self, operator, call, dtype, channels_last):
-        """(problem, {pass: (algorithm, reason)}) of a call, for dense tensors of the layout."""
+        """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
         if operator != "conv2d":
             return self.explain_pool2d(operator, call)
         problem = conv_problem(*call)
@@ -98,7 +99,10 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             )
             for name, op in ConvOp.__members__.items()
         }
-        return problem, {name: (p.algorithm.name, _describe(p)) for name, p in plans.items()}
+        return problem, {
+            name: PassPlan(p.algorithm.name, _describe(p), p.tile_name.removeprefix("tile "))
+            for name, p in plans.items()
+        }
 
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
         bias, residual, activation = epilogue

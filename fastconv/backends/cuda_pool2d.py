@@ -7,6 +7,7 @@ import torch
 from .._native import core, cuda
 from .cuda_launch import DEVICE, launch
 from .memory import DTYPES, location
+from .pass_plan import PassPlan
 from .pool2d import Pool2dBackend, pool_problem
 
 _locate = functools.partial(location, device=DEVICE)
@@ -34,10 +35,12 @@ class CudaPool2d(Pool2dBackend):
         return None
 
     def explain_pool2d(self, operator, call):
-        """(problem, {pass: (algorithm, reason)}) of a call (x size, windows)."""
+        """(problem, {pass: PassPlan}) of a call (x size, windows)."""
+        forward = "each thread, or group of threads, reduces its windows"
+        backward = "each thread sums what the windows around its elements send back"
         return pool_problem(*call), {
-            "fwd": ("window", "each thread, or group of threads, reduces its windows"),
-            "bwd": ("gather", "each thread sums what the windows around its elements send back"),
+            "fwd": PassPlan("window", forward),
+            "bwd": PassPlan("gather", backward),
         }
 
     def _max(self, op, problem, x, y, places):

@@ -13,6 +13,7 @@ from ..problem import ConvOp
 from . import im2col
 from .conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from .memory import DTYPES
+from .pass_plan import PassPlan
 from .triton_launch import (
     allows_tf32,
     current_device,
@@ -63,7 +64,7 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
         return next(filter(None, reasons), None)
 
     def explain(self, operator, call, dtype, channels_last):
-        """(problem, {pass: (algorithm, reason)}) of a call, for dense tensors of the layout."""
+        """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
         if operator != "conv2d":
             return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
@@ -75,7 +76,8 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
             plan = self._plan(*about)
             if tuned := plan.key and tuning.choices(current_device()).get(plan.key):
                 plan = dataclasses.replace(self._plan(*about, tuned.config), tuned=tuned)
-            plans[name] = (plan.algorithm, str(plan))
+            tile = str(plan.config or "").removeprefix("tile ")
+            plans[name] = PassPlan(plan.algorithm, str(plan), tile)
         return problem, plans
 
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):

@@ -5,6 +5,7 @@ import functools
 import torch
 
 from .._native import core
+from .pass_plan import PassPlan
 from .pool2d import Pool2dBackend, pool_problem
 from .triton_launch import current_device, kernels, sm_count, without_memory
 
@@ -42,7 +43,7 @@ class TritonPool2d(Pool2dBackend):
         return None
 
     def explain_pool2d(self, operator, call, dtype, channels_last):
-        """(problem, {pass: (algorithm, reason)}) of a call (x size, windows), for dense tensors."""
+        """(problem, {pass: PassPlan}) of a call (x size, windows), for dense tensors."""
         problem = pool_problem(*call)
         x, y = (without_memory(size, channels_last) for size in (call[0], problem.out_size()))
         kind, plans = "max" if "max" in operator else "avg", {}
@@ -51,8 +52,10 @@ class TritonPool2d(Pool2dBackend):
             strides = x.stride(), y.stride()
             key, config = _key_and_table(op, problem, dtype, *strides, current_device())
             tuned = kernels("tuning").choices(current_device()).get(key)
-            found = f"{tuned.config if tuned else config}, {tuned or 'from the table'}"
-            plans[name] = (algorithm, f"{reason}, {found}")
+            config = tuned.config if tuned else config
+            found = f"{config}, {tuned or 'from the table'}"
+            tile = str(config).removeprefix("tile ")
+            plans[name] = PassPlan(algorithm, f"{reason}, {found}", tile)
         return problem, plans
 
     def _max(self, op, problem, x, y, places):
