@@ -17,6 +17,8 @@ CONVERTED_TYPES = {
     nn.AdaptiveAvgPool2d: fast.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d: fast.AdaptiveMaxPool2d,
 }
+# The reason in a report of a layer that was not swapped yet.
+CONVERTIBLE = "fastconv.convert swaps it"
 # What a reader of the report expects to find there: everything that convolves or pools.
 _RELATED_TYPES = (
     nn.modules.conv._ConvNd,
@@ -77,6 +79,19 @@ def convert(model, inplace=False, report=False):
         elif isinstance(module, _RELATED_TYPES):
             reports.append(LayerReport(name, kind.__name__, *_why_left(module)))
     return (model, reports) if report else model
+
+
+def left_out(model):
+    """A LayerReport of each convolution or pooling layer of a model that is not fastconv's."""
+    ours = tuple(CONVERTED_TYPES.values())
+    found = []
+    for name, module in model.named_modules():
+        kind = type(module)
+        if isinstance(module, _RELATED_TYPES) and not isinstance(module, ours):
+            convertible = kind in CONVERTED_TYPES
+            reason = CONVERTIBLE if convertible else _why_left(module)[1]
+            found.append(LayerReport(name, kind.__name__, False, reason))
+    return found
 
 
 def _why_left(module):

@@ -33,6 +33,8 @@ class Decision:
     backend: str | None
     rejected: dict = field(default_factory=dict)  # backend name -> reason
     channels_last: bool = False
+    layer: str = ""  # qualified name of the module that made the call; "" outside of modules
+    time_us: float | None = None  # of the whole call, where explain measured it
 
 
 class _State:
@@ -40,9 +42,10 @@ class _State:
 
     backend = None  # set by the `backend` context manager
     recorder = None  # list that receives Decisions while `explain` runs
+    observer = None  # called with (function, args, kwargs) of each operator in its place
 
 
-_state = _State()
+state = _State()
 
 
 class backend:
@@ -61,10 +64,10 @@ class backend:
         self.name = name
 
     def __enter__(self):
-        self.before, _state.backend = _state.backend, self.name
+        self.before, state.backend = state.backend, self.name
 
     def __exit__(self, *error):
-        _state.backend = self.before
+        state.backend = self.before
 
 
 def get_backend(name):
@@ -79,11 +82,22 @@ def get_backend(name):
 @contextlib.contextmanager
 def recording():
     """Collects the Decision of every call inside the `with` block."""
-    before, _state.recorder = _state.recorder, []
+    before, state.recorder = state.recorder, []
     try:
-        yield _state.recorder
+        yield state.recorder
     finally:
-        _state.recorder = before
+        state.recorder = before
+
+
+@contextlib.contextmanager
+def observing(observer):
+    """Inside the `with` block every operator that runs now, and is not compiled, is left to
+    observer(function, args, kwargs), which calls it."""
+    before, state.observer = state.observer, observer
+    try:
+        yield
+    finally:
+        state.observer = before
 
 
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
@@ -162,7 +176,7 @@ def select(operator, tensors, call, requested):
         ValueError: unknown name. NotImplementedError: the named backend cannot run the call, or
             none can and FASTCONV_STRICT=1.
     """
-    requested = requested if requested is not None else _state.backend
+    requested = requested if requested is not None else state.backend
     get_backend(requested)
     x = tensors[0]
     device = x.device.type
@@ -188,9 +202,9 @@ def select(operator, tensors, call, requested):
             raise NotImplementedError(f"fastconv.{operator}: no kernel for this call: {reasons}")
         if not torch.compiler.is_compiling():
             fallbacks[reasons] += 1
-    if _state.recorder is not None:
+    if state.recorder is not None:
         channels_last = x.dim() == 4 and suggests_channels_last(x)
-        _state.recorder.append(
+        state.recorder.append(
             Decision(operator, call, x.dtype, str(x.device), chosen, rejected, channels_last)
         )
     return chosen

@@ -1,50 +1,130 @@
-"""fastconv.explain: who ran each convolution and pooling of a call, by which algorithm, and why."""
+"""fastconv.explain: who ran each convolution and pooling of a call, by which algorithm, why, how
+long it took, and how far that is from what the device can do."""
+
+import contextlib
+import statistics
+import sys
+import time
 
 import torch
+from torch.nn.parameter import is_lazy
 
-from .dispatch import get_backend, recording
-from .problem import ConvOp
+from .convert import left_out
+from .explain_rows import layer_time
+from .explain_text import describe, table
+from .observer import observe
+
+_MOST_RUNS = 5
+_SECONDS = 0.5  # after which no further run begins
 
 
 class Explanation(list):
-    """The Decisions of a call, in order; prints as a readable list."""
+    """The Decisions of a call, in order. Prints as a table of layers, the slowest three and what
+    is not fastconv's where a model of several layers was called, otherwise as a readable list.
+
+    Attributes:
+        runs: how many runs the times are medians of; 0 where nothing was measured.
+        not_fastconv: LayerReports of the model's convolution and pooling layers that are not
+            fastconv's.
+    """
+
+    def __init__(self, decisions=(), runs=0, model=None):
+        super().__init__(decisions)
+        self.runs = runs
+        self.not_fastconv = [] if model is None else left_out(model)
+        self._is_model = model is not None and any(True for _ in model.children())
+
+    def rows(self):
+        """A LayerTime for each call, in order. The floors need the device's roofline, which is
+        measured when first asked for, with torch's present number of threads."""
+        return [layer_time(decision) for decision in self]
 
     def __str__(self):
+        if self._is_model:
+            return table(self.rows(), self.runs, self.not_fastconv)
         if not self:
             return "no fastconv operator was called"
-        return "\n".join(line for decision in self for line in _lines(decision))
+        return "\n".join(line for decision in self for line in describe(decision))
 
 
-def _lines(decision):
-    where = f"{decision.dtype}".removeprefix("torch.") + f" on {decision.device}"
-    if decision.backend is None:
-        yield f"{decision.operator} {where}: ATen"
-    else:
-        problem, plans = get_backend(decision.backend).explain(
-            decision.operator, decision.call, decision.dtype, decision.channels_last
-        )
-        yield f"{decision.operator} {where}: {decision.backend}"
-        yield f"  {problem!r}"
-        if decision.operator == "conv2d":
-            size = decision.dtype.itemsize
-            flops, traffic = problem.flops(ConvOp.fprop), problem.bytes(ConvOp.fprop, size)
-            yield f"  {flops / 1e9:.3g} GFLOP and at least {traffic / 1e6:.3g} MB each pass"
-        for name, (algorithm, reason) in plans.items():
-            yield f"  {name}: {algorithm} ({reason})"
-    for name, reason in decision.rejected.items():
-        yield f"  not {name}: {reason}"
-
-
-def explain(function, *args, **kwargs):
+def explain(function, *args, measure=None, **kwargs):
     """Runs `function(*args, **kwargs)` without gradients and tells which backend and algorithm each
-    fastconv operator inside it used, the problem's sizes, FLOPs and bytes, and why others were not.
+    fastconv operator inside it used, the problem's sizes, FLOPs and bytes, and why others were not;
+    for a module also how long each took, against its roofline floor.
+
+    A time is that of the whole operator call as the program sees it: on a CPU the wall time from
+    Python into the kernel and back, on a GPU the time between events in the stream around the call.
+    It is the median of at most five runs (half a second) after a first one. A module's buffers and
+    the random number generators are what they were before; other things that a call changes, such
+    as an input that is written in place, it changes in each run. What torch.compile compiled runs
+    as it was before.
 
     Args:
         function: fastconv.conv2d or another function of it, a module, or a whole model.
+        measure: whether to run again for the times; None: where function is a torch.nn.Module.
 
     Returns:
-        Explanation: a list of dispatch.Decision that prints as text.
+        Explanation: a list of dispatch.Decision that prints as text, for a model as a table; its
+        rows() are the table's, for programs.
     """
-    with torch.no_grad(), recording() as decisions:
-        function(*args, **kwargs)
-    return Explanation(decisions)
+    function = getattr(function, "_orig_mod", function)  # of torch.compile's OptimizedModule
+    model = function if isinstance(function, torch.nn.Module) else None
+
+    def run():
+        return observe(lambda: _call_without_traces(function, args, kwargs))
+
+    decisions, runs = run(), 0
+    measure = model is not None if measure is None else measure
+    can_measure = any(decision.time_us is not None for decision in decisions)
+    for decision in decisions:
+        decision.time_us = None  # a first call also pays for plans, caches and pages
+    if measure and can_measure:
+        runs = _take_medians(run, decisions)
+    return Explanation(decisions, runs, model)
+
+
+def _take_medians(run, decisions):
+    """Sets the times of decisions; returns the number of runs that made the same calls."""
+    samples = []
+    end = time.perf_counter() + _SECONDS
+    for _ in range(_MOST_RUNS):
+        again = run()
+        if list(map(_identity, again)) == list(map(_identity, decisions)):
+            samples.append([decision.time_us for decision in again])
+        if time.perf_counter() > end:
+            break
+    for decision, times in zip(decisions, zip(*samples)):
+        decision.time_us = None if None in times else statistics.median(times)
+    return len(samples)
+
+
+def _identity(decision):
+    return decision.layer, decision.operator, decision.call, decision.dtype, decision.backend
+
+
+def _call_without_traces(function, args, kwargs):
+    """Calls the function; a module's buffers and the random number generators stay as they are."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.no_grad(), torch.random.fork_rng(devices), _uncompiled():
+        if _has_buffers_to_keep(function):
+            torch.func.functional_call(function, _copies_of_buffers(function), args, kwargs)
+        else:
+            function(*args, **kwargs)
+
+
+def _has_buffers_to_keep(function):
+    # functional_call refuses TorchScript's modules, which hold no operators of fastconv's.
+    return isinstance(function, torch.nn.Module) and not isinstance(
+        function, torch.jit.ScriptModule
+    )
+
+
+def _copies_of_buffers(module):
+    return {name: buffer.clone() for name, buffer in module.named_buffers() if not is_lazy(buffer)}
+
+
+def _uncompiled():
+    """Functions that torch.compile made run as Python; the compiler is not imported for it."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")

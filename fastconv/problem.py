@@ -10,6 +10,7 @@ from ._native import core
 
 ConvProblem = core.ConvProblem
 PoolProblem = core.PoolProblem
+AdaptivePoolProblem = core.AdaptivePoolProblem
 ConvOp = core.ConvOp
 
 

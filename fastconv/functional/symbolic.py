@@ -1,9 +1,12 @@
-"""torch.fx and other tracers hand over stand-ins for tensors; the function becomes a node then."""
+"""What stands before every function of fastconv: torch.fx and other tracers hand over stand-ins for
+tensors, and the function becomes a node; fastconv.explain looks on."""
 
 import functools
 
 import torch
 from torch.overrides import handle_torch_function
+
+from ..dispatch import state
 
 _NO_STAND_INS = frozenset(
     (torch.Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, list)
@@ -22,6 +25,8 @@ def traceable(function):
                 continue
             if not isinstance(arg, torch.Tensor) and hasattr(kind, "__torch_function__"):
                 return handle_torch_function(call, (arg,), *args, **kwargs)
+        if state.observer is not None and not torch.compiler.is_compiling():
+            return state.observer(function, args, kwargs)
         return function(*args, **kwargs)
 
     return call

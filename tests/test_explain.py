@@ -1,0 +1,470 @@
+"""fastconv.explain's table: rows, times, floors, and a model that is as it was before."""
+
+import contextlib
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+import fastconv
+from fastconv import roofline as roofline_module
+from fastconv.bench.models.mobilenet import MobileNetV2
+from fastconv.dispatch import state
+from fastconv.explain_reason import why_slow
+from fastconv.explain_rows import layer_time
+from fastconv.explain_text import table
+from fastconv.roofline import Roofline, roofline
+
+
+class Block(nn.Module):
+    """Two convolutions, the second one used twice, and a functional pooling."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(fastconv.Conv2d(3, 4, 3), nn.ReLU())
+        self.shared = fastconv.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return fastconv.max_pool2d(self.shared(self.shared(self.first(x))), 2)
+
+
+def image(channels=3, size=10):
+    return torch.randn(2, channels, size, size)
+
+
+def global_hooks():
+    return [
+        dict(hooks)
+        for hooks in (
+            torch_module._global_forward_pre_hooks,
+            torch_module._global_forward_hooks,
+            torch_module._global_forward_hooks_always_called,
+        )
+    ]
+
+
+@contextlib.contextmanager
+def nothing_left_behind(model):
+    hooks, own_hooks = global_hooks(), [dict(m._forward_pre_hooks) for m in model.modules()]
+    yield
+    assert global_hooks() == hooks
+    assert [dict(m._forward_pre_hooks) for m in model.modules()] == own_hooks
+    assert state.recorder is None and state.observer is None
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+def test_rows_are_calls_with_the_innermost_modules_name():
+    model = nn.Sequential(Block(), fastconv.AvgPool2d(2))
+    rows = fastconv.explain(model, image()).rows()
+    assert [(row.layer, row.operator) for row in rows] == [
+        ("0.first.0", "conv2d"),
+        ("0.shared", "conv2d"),
+        ("0.shared", "conv2d"),
+        ("0", "max_pool2d"),
+        ("1", "avg_pool2d"),
+    ]
+    assert [row.backend for row in rows] == ["cpu"] * 5
+
+
+def test_functions_have_names_of_the_modules_they_call():
+    model = nn.Sequential(Block())
+    explanation = fastconv.explain(lambda x: model(fastconv.max_pool2d(x, 1)), image())
+    assert [decision.layer for decision in explanation] == [
+        "",
+        "0.first.0",
+        "0.shared",
+        "0.shared",
+        "0",
+    ]
+    assert fastconv.explain(fastconv.Conv2d(3, 4, 1), image())[0].layer == ""
+
+
+def test_modules_made_while_running_go_by_their_callers_name():
+    class Dynamic(nn.Module):
+        def forward(self, x):
+            return fastconv.MaxPool2d(2)(x)
+
+    (row,) = fastconv.explain(nn.Sequential(Dynamic()), image()).rows()
+    assert row.layer == "0"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_flops_and_bytes_are_those_of_the_definition(dtype):
+    model = nn.Sequential(
+        fastconv.Conv2d(4, 6, (3, 1), stride=2, padding=1, groups=2),
+        fastconv.MaxPool2d(3, stride=1),
+        fastconv.AdaptiveAvgPool2d((2, 1)),
+    ).to(dtype)
+    conv, pool, adaptive = fastconv.explain(model, image(4, 9).to(dtype)).rows()
+    size = dtype.itemsize
+    # y of the convolution is 5 x 6: (9 + 2 - 3) / 2 + 1 by (9 + 2 - 1) / 2 + 1.
+    assert conv.flops == 2 * 2 * 6 * 5 * 6 * (4 // 2) * 3 * 1
+    assert conv.bytes == (2 * 4 * 9 * 9 + 6 * 2 * 3 * 1 + 2 * 6 * 5 * 6) * size
+    assert pool.flops == 2 * 6 * 3 * 4 * 9
+    assert pool.bytes == 2 * 6 * (5 * 6 + 3 * 4) * size
+    # Rows 0-1 and 1-2 of 3, all 4 columns: 16 elements a plane.
+    assert adaptive.flops == 2 * 6 * 16
+    assert adaptive.bytes == 2 * 6 * (3 * 4 + 2) * size
+    assert {row.dtype for row in (conv, pool, adaptive)} == {dtype}
+
+
+def test_autocasts_dtype_is_what_counts():
+    layer = fastconv.Conv2d(3, 8, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        (row,) = fastconv.explain(layer, image()).rows()
+    assert row.dtype == torch.bfloat16
+    assert row.bytes == (2 * 3 * 100 + 8 * 27 + 2 * 8 * 64) * 2
+
+
+def test_channels_last_is_told():
+    explanation = fastconv.explain(Block(), image().to(memory_format=torch.channels_last))
+    assert all(row.channels_last for row in explanation.rows())
+    assert "float32, channels_last, on cpu" in str(explanation)
+    assert "float32, NCHW, on cpu" in str(fastconv.explain(Block(), image()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_implicit_gemm_tells_its_register_tile(dtype):
+    layer = fastconv.Conv2d(16, 32, 3).to(dtype)
+    (row,) = fastconv.explain(layer, image(16).to(dtype)).rows()
+    vector = {"baseline": 16, "avx2": 32, "avx512": 64}[fastconv.info()["instruction_set"]]
+    rows, columns = map(int, row.tile.split("x"))
+    assert row.algorithm == "implicit_gemm"
+    assert columns == 2 * vector // dtype.itemsize
+    assert rows == {16: 4, 32: 6, 64: 12}[vector]
+    depthwise = fastconv.explain(fastconv.Conv2d(4, 4, 3, groups=4), image(4)).rows()[0]
+    assert (depthwise.algorithm, depthwise.tile) == ("depthwise", "")
+
+
+def test_atens_rows_have_the_reason_and_a_time():
+    model = nn.Sequential(fastconv.Conv2d(3, 4, 3), nn.Identity()).to(torch.complex64)
+    explanation = fastconv.explain(model, image().to(torch.complex64))
+    (row,) = explanation.rows()
+    assert (row.layer, row.backend, row.algorithm) == ("0", "ATen", "")
+    assert row.reason == "cpu: no kernels for torch.complex64"
+    assert row.time_us > 0 and row.floor_us is None and row.percent_of_floor is None
+    assert "ran by ATen:\n  0: cpu: no kernels for torch.complex64" in str(explanation)
+
+
+def test_layers_that_are_not_fastconvs_are_named():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), fastconv.Conv2d(4, 4, 1), nn.MaxPool2d(1), nn.ConvTranspose2d(4, 4, 1)
+    )
+    explanation = fastconv.explain(model, image())
+    assert [row.layer for row in explanation.rows()] == ["1"]
+    text = str(explanation)
+    assert "not fastconv's: 0 (Conv2d), 2 (MaxPool2d); fastconv.convert swaps them" in text
+    assert "not fastconv's: 3: ConvTranspose2d -> left: fastconv has no kernel for it" in text
+    assert "not fastconv's" not in str(fastconv.explain(Block(), image()))
+    nothing = str(fastconv.explain(nn.Sequential(nn.Conv2d(3, 4, 1)), image()))
+    assert nothing.startswith("no fastconv operator was called") and "0 (Conv2d)" in nothing
+
+
+# ---- times ---------------------------------------------------------------------------------------
+
+
+def test_models_are_measured_and_functions_are_not():
+    explanation = fastconv.explain(Block(), image())
+    assert 1 <= explanation.runs <= 5
+    for row in explanation.rows():
+        assert row.time_us > 0 and row.floor_us > 0
+        assert row.floor_us == max(row.flops_us, row.bytes_us)
+        assert row.percent_of_floor == pytest.approx(100 * row.floor_us / row.time_us)
+    unmeasured = fastconv.explain(Block(), image(), measure=False)
+    assert unmeasured.runs == 0 and "not measured" in str(unmeasured)
+    assert {row.time_us for row in unmeasured.rows()} == {None}
+    x, w = image(), torch.randn(4, 3, 3, 3)
+    assert fastconv.explain(fastconv.conv2d, x, w)[0].time_us is None
+    assert fastconv.explain(fastconv.conv2d, x, w, measure=True)[0].time_us > 0
+
+
+def test_a_time_is_that_of_the_call(monkeypatch):
+    """10 ms for every run, and another 100 ms in the first one, which is not counted."""
+    clock = [0]
+    monkeypatch.setattr("fastconv.observer.time.perf_counter_ns", lambda: clock[0])
+    runs = []
+
+    def slow_conv(*args):
+        runs.append(args)
+        clock[0] += 10_000_000 if len(runs) > 1 else 110_000_000
+        return real(*args)
+
+    backend = fastconv.backends.BACKENDS["cpu"]
+    real = backend._convolve
+    monkeypatch.setattr(backend, "_convolve", slow_conv)
+    (row,) = fastconv.explain(fastconv.Conv2d(3, 4, 3), image()).rows()
+    assert row.time_us == 10_000
+
+
+def test_runs_that_take_another_way_do_not_count():
+    class Alternating(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.runs = fastconv.Conv2d(3, 3, 1), 0
+
+        def forward(self, x):
+            self.runs += 1
+            return self.conv(x) if self.runs % 2 else self.conv(self.conv(x))
+
+    model = Alternating()
+    explanation = fastconv.explain(model, image())
+    assert len(explanation) == 1
+    assert explanation.runs == (model.runs - 1) // 2
+    # Only the first run's way counts, so one that is never taken again has no time.
+    model.forward = lambda x: Alternating.forward(model, x) if model.runs == 0 else x
+    model.runs = 0
+    (row,) = fastconv.explain(model, image()).rows()
+    assert row.time_us is None
+
+
+def test_stand_ins_for_tensors_take_no_time():
+    with torch.device("meta"):
+        model, x = Block(), torch.empty(2, 3, 10, 10)
+    explanation = fastconv.explain(model, x)
+    assert explanation.runs == 0
+    assert {(row.time_us, row.floor_us) for row in explanation.rows()} == {(None, None)}
+    assert "slowest" not in str(explanation)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu():
+    explanation = fastconv.explain(Block().cuda(), image().cuda())
+    assert all(row.time_us > 0 and row.floor_us > 0 for row in explanation.rows())
+
+
+# ---- what a model is afterwards ------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """A buffer that forward replaces, one that it writes, and random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = fastconv.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(0.5)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("written", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        self.written += 1
+        return self.dropout(self.norm(self.conv(x)))
+
+
+def test_buffers_and_random_numbers_stay_as_they_were():
+    model = Counting().train()
+    buffers = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
+    x = image()
+    generator = torch.get_rng_state()
+    explanation = fastconv.explain(model, x)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert explanation.runs >= 1
+    assert dict(model.named_buffers()).keys() == buffers.keys()
+    for name, buffer in model.named_buffers():
+        original, before = buffers[name]
+        assert buffer is original and torch.equal(buffer, before), name
+    assert model.training and all(p.grad is None for p in model.parameters())
+    model(x)
+    assert model.norm.num_batches_tracked == 1 and model.calls == 1
+
+
+def test_an_exception_leaves_nothing_behind():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise ArithmeticError("as asked")
+
+    model = nn.Sequential(fastconv.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(Failing()))
+    buffers = {name: buffer for name, buffer in model.named_buffers()}
+    with nothing_left_behind(model), pytest.raises(ArithmeticError, match="as asked"):
+        fastconv.explain(model, image())
+    assert all(buffer is buffers[name] for name, buffer in model.named_buffers())
+    assert model[1].num_batches_tracked == 0
+    with nothing_left_behind(model), pytest.raises(RuntimeError):
+        fastconv.explain(model, image(7))
+    with nothing_left_behind(model):
+        fastconv.explain(model[:2], image())
+
+
+def test_a_failure_inside_that_is_caught_does_not_shift_names():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise ArithmeticError
+
+    class Catching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.conv = nn.Sequential(Failing()), fastconv.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            with contextlib.suppress(ArithmeticError):
+                self.inner(x)
+            return self.conv(fastconv.max_pool2d(x, 1))
+
+    rows = fastconv.explain(nn.Sequential(Catching()), image()).rows()
+    assert [row.layer for row in rows] == ["0", "0.conv"]
+
+
+def test_compiled_and_scripted_modules():
+    model = Block()
+    compiled = torch.compile(model, backend="eager")
+    expected = compiled(image())
+    explanation = fastconv.explain(compiled, image())
+    assert [row.layer for row in explanation.rows()] == ["first.0", "shared", "shared", ""]
+    assert all(row.time_us > 0 for row in explanation.rows())
+    assert compiled(image()).shape == expected.shape
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    assert list(fastconv.explain(scripted, image())) == []
+
+
+# ---- the text ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """Rows of four layers on a device of 100 GFLOP/s and 10 GB/s; each takes 1000 us."""
+    monkeypatch.setattr(
+        "fastconv.explain_rows.roofline", lambda *_: Roofline(((1 << 20, 10e9),), 100e9)
+    )
+    model = nn.Sequential(
+        fastconv.Conv2d(3, 16, 3),
+        fastconv.Conv2d(16, 16, 3, groups=16),
+        fastconv.Conv2d(16, 32, 1),
+        fastconv.MaxPool2d(2),
+    )
+    decisions = fastconv.explain(model, image(size=130), measure=False)
+    for decision in decisions:
+        decision.time_us = 1000.0
+    return [layer_time(decision) for decision in decisions]
+
+
+def with_times(rows, *times):
+    return [dataclasses.replace(row, time_us=time) for row, time in zip(rows, times)]
+
+
+def test_floors_are_of_bytes_and_flops(rows):
+    stem = rows[0]
+    assert stem.flops == 2 * 2 * 16 * 128 * 128 * 27
+    assert stem.flops_us == pytest.approx(stem.flops / 100e9 * 1e6)
+    assert stem.bytes_us == pytest.approx(stem.bytes / 10e9 * 1e6)
+    assert [row.bound for row in rows] == ["FLOPs", "bytes", "bytes", "bytes"]
+
+
+def test_the_three_slowest_come_in_order(rows):
+    text = table(with_times(rows, 2000.0, 1000.0, 6000.0, 1000.5), 5, [])
+    lines = text[text.index("slowest:") :].splitlines()[1:]
+    starts = [line.split(": ")[0].strip() for line in lines if not line.startswith("    ")]
+    assert starts == ["2", "0", "3"]
+    assert "2: 60 % of the time" in text and "0: 20 % of the time" in text
+
+
+def test_totals_are_sums(rows):
+    text = table(with_times(rows, 1000.0, 2000.0, 3000.0, 4000.0), 5, [])
+    (total,) = (line.split() for line in text.splitlines() if line.startswith("total"))
+    floor = sum(row.floor_us for row in rows)
+    assert total == [
+        "total",
+        "4",
+        "calls",
+        f"{sum(row.flops for row in rows) / 1e9:.4f}",
+        f"{sum(row.bytes for row in rows) / 1e6:.2f}",
+        f"{floor:.1f}",
+        "10000.0",
+        f"{100 * floor / 10000:.0f}",
+    ]
+
+
+def test_reasons_follow_from_the_row(rows):
+    stem, depthwise, pointwise, pool = rows
+    slow = {"bytes_us": 100.0, "flops_us": 50.0}
+
+    def why(row, **changes):
+        return why_slow(dataclasses.replace(row, **changes))
+
+    assert "only 27 terms" in why(stem, **slow) and "its bytes set" in why(stem, **slow)
+    assert "its FLOPs set" in why(stem, bytes_us=100.0, flops_us=150.0)
+    assert "only" not in why(depthwise, **slow) and "9 multiply-adds" in why(depthwise, **slow)
+    for row in (depthwise, pointwise):
+        assert "channels_last" in why(row, **slow)
+        assert "channels_last" not in why(row, **slow, channels_last=True)
+    assert "channels_last" not in why(pool, **slow)
+    assert "any call costs" in why(pool, bytes_us=5.0, flops_us=1.0)
+    assert "near its floor" in why(pool, bytes_us=900.0)
+    assert "past its floor" in why(pool, bytes_us=2000.0)
+    assert "no kernel" in why(pool, backend="ATen", algorithm="", reason="cpu: because")
+    for row in rows:
+        assert row.reason in why(row, **slow)
+
+
+def test_tables_columns_are_aligned_and_fit():
+    explanation = fastconv.explain(MobileNetV2().eval(), torch.randn(1, 3, 32, 32))
+    assert not explanation.rows()
+    model = fastconv.convert(MobileNetV2().eval())
+    explanation = fastconv.explain(model, torch.randn(1, 3, 32, 32))
+    lines = str(explanation).split("\n\n")[1].splitlines()
+    rules = [index for index, line in enumerate(lines) if set(line) == {"-"}]
+    assert len(lines) == len(explanation) + 4 and len(explanation) == 53
+    assert rules == [1, len(lines) - 2]
+    assert {len(line) for line in lines} == {len(lines[0])}  # the last column is of numbers
+    assert max(map(len, str(explanation).splitlines())) <= 140
+    assert "features.1.conv.0.0" in lines[3] and "avgpool" in lines[-3]
+
+
+def test_a_single_layer_prints_as_a_list():
+    text = str(fastconv.explain(fastconv.Conv2d(3, 4, 3), image()))
+    assert text.startswith("conv2d float32 on cpu: cpu\n  ConvProblem(")
+    assert " % of the roofline floor of " in text and "slowest" not in text
+
+
+# ---- the roofline --------------------------------------------------------------------------------
+
+
+def test_copies_rates_are_those_of_the_size():
+    limits = Roofline(((1 << 10, 4e9), (1 << 20, 8e9), (1 << 30, 1e9)), 1e12)
+    assert limits.flops_us(1e6) == pytest.approx(1.0)
+    # What is small is held to the fastest copy, however slow a small one was.
+    assert limits.bytes_us(100) == pytest.approx(100 / 8e9 * 1e6)
+    assert limits.bytes_us(1 << 20) == pytest.approx((1 << 20) / 8e9 * 1e6)
+    assert limits.bytes_us(1 << 22) == pytest.approx((1 << 22) / 1e9 * 1e6)
+    assert limits.bytes_us(1 << 34) == pytest.approx((1 << 34) / 1e9 * 1e6)
+    assert limits.floor_us(1e6, 100) == pytest.approx(1.0)
+
+
+def test_a_roofline_is_measured_once(monkeypatch, threads):
+    measured = []
+    monkeypatch.setattr(
+        roofline_module, "copy_rate", lambda device, size: measured.append("copy") or 1e9
+    )
+    monkeypatch.setattr(
+        roofline_module, "product_rate", lambda *key: measured.append(key[1]) or 1e12
+    )
+    roofline_module._copies.cache_clear()
+    roofline_module._products.cache_clear()
+    try:
+        first = roofline("cpu", torch.float32)
+        count = len(measured)
+        assert roofline("cpu", torch.float32) == first and len(measured) == count
+        roofline("cpu", torch.bfloat16)
+        assert set(measured[count:]) == {torch.bfloat16, torch.float32}
+        count = len(measured)
+        threads(torch.get_num_threads() + 1)
+        roofline("cpu", torch.float32)
+        assert measured[count:].count("copy") == measured[:count].count("copy")
+    finally:
+        roofline_module._copies.cache_clear()
+        roofline_module._products.cache_clear()
+
+
+def test_rates_are_plausible_and_leave_no_trace():
+    generator = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        limits = roofline("cpu", torch.float64)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert 0 < limits.product < math.inf
+    assert all(0 < rate < math.inf for _, rate in limits.copies)
+    assert roofline("meta", torch.float32) is None
+    assert roofline("cpu", torch.int64) is None
