@@ -35,7 +35,8 @@ _RELATED_TYPES = (
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution or pooling layer of a model: name, type, and why it was left, if it was."""
+    """One convolution or pooling layer of a model: its name there, the type it had, whether it was
+    converted, and as reason what to, or why not."""
 
     name: str
     type: str

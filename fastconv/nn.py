@@ -12,10 +12,11 @@ from .problem import conv_out_size
 
 
 class Conv2d(nn.Conv2d):
-    """torch.nn.Conv2d computed by fastconv.conv2d.
+    """torch.nn.Conv2d computed by fastconv.conv2d; arguments, dtypes, errors and the formula of P
+    and Q as in torch.nn.Conv2d.
 
-    Shapes: (N, C_in, H, W) -> (N, C_out, P, Q), or unbatched; arguments, errors and the formula of
-    P and Q as in torch.nn.Conv2d.
+    Shapes:
+        (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
     """
 
     def _conv_forward(self, input, weight, bias):
@@ -42,7 +43,11 @@ class Conv2d(nn.Conv2d):
 class ConvReLU2d(Conv2d):
     """relu(conv2d(x) + bias) as one kernel; backward, one pass over dy for mask and bias gradient.
 
-    Constructor and state_dict are torch.nn.Conv2d's: a checkpoint of the convolution loads.
+    Arguments, dtypes, errors, state_dict and the formula of P and Q are torch.nn.Conv2d's: a
+    checkpoint of the convolution loads.
+
+    Shapes:
+        (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
     """
 
     def _conv_forward(self, input, weight, bias):
@@ -123,7 +128,12 @@ class FusedConv2d(Conv2d):
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """torch.nn.MaxPool2d computed by fastconv.max_pool2d; same arguments, results and errors."""
+    """torch.nn.MaxPool2d computed by fastconv.max_pool2d; same arguments, dtypes, results, errors
+    and formula of P and Q.
+
+    Shapes:
+        (N, C, H, W) -> (N, C, P, Q), with return_indices twice; or without N.
+    """
 
     def forward(self, input):
         return functional.max_pool2d(
@@ -138,7 +148,12 @@ class MaxPool2d(nn.MaxPool2d):
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """torch.nn.AvgPool2d computed by fastconv.avg_pool2d; same arguments, results and errors."""
+    """torch.nn.AvgPool2d computed by fastconv.avg_pool2d; same arguments, dtypes, results, errors
+    and formula of P and Q.
+
+    Shapes:
+        (N, C, H, W) -> (N, C, P, Q); or without N.
+    """
 
     def forward(self, input):
         return functional.avg_pool2d(
@@ -153,14 +168,25 @@ class AvgPool2d(nn.AvgPool2d):
 
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    """torch.nn.AdaptiveAvgPool2d computed by fastconv.adaptive_avg_pool2d."""
+    """torch.nn.AdaptiveAvgPool2d computed by fastconv.adaptive_avg_pool2d; same arguments, dtypes,
+    results, errors and formula of the windows.
+
+    Shapes:
+        (N, C, H, W) -> (N, C, P, Q), (P, Q) being output_size; or without N.
+    """
 
     def forward(self, input):
         return functional.adaptive_avg_pool2d(input, self.output_size)
 
 
 class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
-    """torch.nn.AdaptiveMaxPool2d computed by fastconv.adaptive_max_pool2d."""
+    """torch.nn.AdaptiveMaxPool2d computed by fastconv.adaptive_max_pool2d; same arguments, dtypes,
+    results, errors and formula of the windows.
+
+    Shapes:
+        (N, C, H, W) -> (N, C, P, Q), (P, Q) being output_size, with return_indices twice; or
+        without N.
+    """
 
     def forward(self, input):
         return functional.adaptive_max_pool2d(input, self.output_size, self.return_indices)

@@ -147,11 +147,6 @@ def test_cuda_links_nothing_of_cuda_or_torch_and_shares_no_symbol():
     ]
 
 
-def test_every_public_name_has_a_docstring():
-    for name in fastconv.__all__:
-        assert getattr(fastconv, name).__doc__, name
-
-
 def test_explain_shows_backend_algorithm_and_reason():
     net = fastconv.convert(
         torch.nn.Sequential(

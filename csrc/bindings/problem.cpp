@@ -34,6 +34,43 @@ std::string repr(const AdaptivePoolProblem& o) {
   return out.str();
 }
 
+constexpr const char* kConvProblemDoc =
+    R"(Sizes of a 2-D convolution: x (N,C,H,W), w (K,C/groups,R,S), y (N,K,P,Q).
+
+The arguments are attributes too, and so are P and Q, with
+P = floor((H + 2*pad_h - dilation_h*(R-1) - 1) / stride_h) + 1 as in torch.nn.Conv2d, or 0 where no
+window fits; Q alike.
+
+Args:
+    N, C, H, W, K, R, S: int; R and S at least 1, the others may be 0.
+    stride_h, stride_w, dilation_h, dilation_w: int, at least 1, in pixels.
+    pad_h, pad_w: int, at least 0, in pixels on each side.
+    groups: int; C and K are divided into this many independent groups.
+
+Raises:
+    ValueError: a size outside these bounds, C or K no multiple of groups.
+    RuntimeError: a product of sizes that does not fit into 64 bits.
+)";
+
+constexpr const char* kPoolProblemDoc =
+    R"(Sizes of a 2-D pooling: x (N,C,H,W), y (N,C,P,Q), windows of R x S pixels.
+
+The arguments are attributes too, and so are P and Q, with
+P = floor((H + 2*pad_h - dilation_h*(R-1) - 1) / stride_h) + 1 as in torch.nn.MaxPool2d (ceil with
+ceil_mode, but no window that would start in the padding on the far side), or 0 where no window
+fits; Q alike.
+
+Args:
+    N, C, H, W, R, S: int; N and C may be 0, the others are at least 1.
+    stride_h, stride_w, dilation_h, dilation_w: int, at least 1, in pixels.
+    pad_h, pad_w: int, in pixels on each side, at least 0 and at most half of the dilated window.
+    ceil_mode: bool; also windows that reach past the padding.
+
+Raises:
+    ValueError: a size outside these bounds.
+    RuntimeError: a product of sizes that does not fit into 64 bits.
+)";
+
 }  // namespace
 
 void bind_problem(py::module_& m) {
@@ -47,10 +84,7 @@ void bind_problem(py::module_& m) {
       .value("dgrad", ConvOp::dgrad)
       .value("wgrad", ConvOp::wgrad);
 
-  py::class_<ConvProblem>(m, "ConvProblem",
-                          "Sizes of a 2-D convolution: x (N,C,H,W), w (K,C/groups,R,S), y "
-                          "(N,K,P,Q). Sizes in elements; RuntimeError where a product of sizes "
-                          "does not fit into 64 bits, ValueError where a size makes no sense.")
+  py::class_<ConvProblem>(m, "ConvProblem", kConvProblemDoc)
       .def(py::init([](int64_t N, int64_t C, int64_t H, int64_t W, int64_t K, int64_t R, int64_t S,
                        int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
                        int64_t dilation_h, int64_t dilation_w, int64_t groups) {
@@ -102,8 +136,7 @@ void bind_problem(py::module_& m) {
            "Bytes of x, w and y together: the least memory traffic of a pass.")
       .def("__repr__", [](const ConvProblem& o) { return repr(o); });
 
-  py::class_<PoolProblem>(m, "PoolProblem",
-                          "Sizes of a 2-D pooling: x (N,C,H,W), y (N,C,P,Q), window R x S.")
+  py::class_<PoolProblem>(m, "PoolProblem", kPoolProblemDoc)
       .def(py::init([](int64_t N, int64_t C, int64_t H, int64_t W, int64_t R, int64_t S,
                        int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
                        int64_t dilation_h, int64_t dilation_w, bool ceil_mode) {

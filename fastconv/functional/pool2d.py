@@ -29,7 +29,7 @@ def max_pool2d(
     Args:
         input: (N, C, H, W) or unbatched (C, H, W).
         kernel_size, dilation: positive int or (vertical, horizontal), in pixels.
-        stride: the same; None or empty means kernel_size.
+        stride: int or pair, in pixels; None or empty means kernel_size.
         padding: int or pair, in pixels on each side, which count as -inf; at most half of the
             dilated kernel size.
         ceil_mode: also windows that reach past the padding, if they begin before it.
@@ -75,8 +75,9 @@ def adaptive_max_pool2d(input, output_size, return_indices=False, *, backend=Non
         backend: as in max_pool2d.
 
     Returns:
-        (N, C, P, Q) or (C, P, Q); window p is the rows from floor(p*H/P) to before
-        ceil((p+1)*H/P) (torch.nn.AdaptiveMaxPool2d), columns alike; or (that, indices).
+        (N, C, P, Q) or (C, P, Q) in input's dtype and memory format; window p is the rows from
+        floor(p*H/P) to before ceil((p+1)*H/P) (torch.nn.AdaptiveMaxPool2d), columns alike; or
+        (that, indices).
 
     Raises:
         TypeError, RuntimeError, ValueError: as torch.nn.functional.adaptive_max_pool2d.
@@ -115,7 +116,7 @@ def avg_pool2d(
     Args:
         input: (N, C, H, W) or unbatched (C, H, W). float16 and bfloat16 are summed in float32.
         kernel_size: positive int or (vertical, horizontal), in pixels.
-        stride: the same; None or empty means kernel_size.
+        stride: int or pair, in pixels; None or empty means kernel_size.
         padding: int or pair, in pixels on each side, which count as 0; at most half of the kernel.
         ceil_mode: also windows that reach past the padding, if they begin before it.
         count_include_pad: the divisor counts the window's padding (what lies past that is never
@@ -165,7 +166,8 @@ def adaptive_avg_pool2d(input, output_size, *, backend=None):
         backend: as in max_pool2d.
 
     Returns:
-        (N, C, P, Q) or (C, P, Q), with the windows of adaptive_max_pool2d.
+        (N, C, P, Q) or (C, P, Q) in input's dtype and memory format, with the windows of
+        adaptive_max_pool2d (torch.nn.AdaptiveAvgPool2d).
 
     Raises:
         TypeError, RuntimeError, ValueError: as torch.nn.functional.adaptive_avg_pool2d.
