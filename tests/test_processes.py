@@ -111,13 +111,12 @@ def network(seed=0, norm=nn.Identity):
     )
 
 
-def images(count, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(count, 3, 15, 13, generator=generator, dtype=dtype)
+def images(count):
+    return torch.randn(count, 3, 15, 13, generator=torch.Generator().manual_seed(1))
 
 
 def answers(net, x):
-    """Output, gradients and buffers after one training step's backward pass."""
+    """Output, gradients of input and parameters, and buffers after a forward and backward pass."""
     net.zero_grad()
     x = x.detach().requires_grad_()
     y = net(x)
@@ -133,8 +132,8 @@ def equal(some, others):
 # ---- data parallel training ----------------------------------------------------------------------
 
 
-def batch(dtype=torch.float64):
-    return images(8, dtype), torch.arange(8) % 5
+def batch():
+    return images(8).double(), torch.arange(8) % 5
 
 
 def train(net, x, target):
@@ -249,9 +248,9 @@ def compare_steps(method, generations):
     context = torch.multiprocessing.get_context(method)
     results, received = context.SimpleQueue(), context.Event()
     start_child(method, generations, results, received)
-    answers = [results.get() for _ in range(generations)]
+    steps = [results.get() for _ in range(generations)]
     received.set()
-    for before, after, result in answers:
+    for before, after, result in steps:
         assert before < after, "the step ran on one thread"
         assert equal(result, expected)
 
