@@ -1,10 +1,12 @@
-"""The command lines of `fastconv bench` and `fastconv demo`; needs none of their extras."""
+"""The command lines of `fastconv bench`, `demo` and `report`; needs none of their extras."""
 
 import argparse
 
 import torch
 
 from .cases import DTYPES, LAYOUTS, PASSES
+
+RESULTS_FOLDER = "fastconv-results"
 
 
 def _names(known):
@@ -127,4 +129,19 @@ def add_demo_options(parser):
     )
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (default: torch's)"
+    )
+
+
+def add_report_options(parser):
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        default=RESULTS_FOLDER,
+        metavar="FOLDER",
+        help=f"where the results lie, and the page goes (default: ./{RESULTS_FOLDER})",
+    )
+    parser.add_argument(
+        "--readme",
+        metavar="PATH",
+        help="also replace the tables of that Markdown file, between its marks",
     )

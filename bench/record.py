@@ -1,4 +1,4 @@
-"""One row of results, where it was measured, and both as CSV and JSON."""
+"""One row of results, where it was measured, and both as CSV and JSON; CSV can be read back."""
 
 import csv
 import json
@@ -6,10 +6,11 @@ import math
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -61,8 +62,9 @@ class Row:
 
     @property
     def is_quotable(self):
-        """Whether there is a ratio, taken on a machine that did little else."""
-        return self.x_baseline is not None and not is_busy(self.others_cpus)
+        """Whether there is a right result's ratio, taken on a machine that did little else."""
+        measured = self.status == "ok" and self.x_baseline is not None
+        return measured and not is_busy(self.others_cpus)
 
 
 def _processor():
@@ -152,3 +154,44 @@ def append_csv(path, rows, where):
     with open(path, "a", newline="") as file:
         records = [_as_dict(row) | where for row in rows]
         csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n").writerows(records)
+
+
+def _value(field, text):
+    """A cell as a Row holds it; an empty one is None where the field may be."""
+    kinds = get_args(field.type) or (field.type,)
+    if not text and type(None) in kinds:
+        return None
+    return kinds[0](text or "")
+
+
+def _row(record):
+    """The Row of a CSV record; columns younger than the file keep their defaults."""
+    values = {}
+    for field in fields(Row):
+        column = field.name.rstrip("_")
+        if column in record:
+            values[field.name] = _value(field, record[column])
+        elif field.default is MISSING:
+            raise ValueError(f"has no column {column!r}")
+    return Row(**values)
+
+
+def read_rows(path):
+    """What write_csv wrote: (Row, environment) of each line.
+
+    An environment holds the columns that are no fields of a Row, as text, without the empty ones.
+    Raises ValueError where the file is not one of ours.
+    """
+    names = {field.name.rstrip("_") for field in fields(Row)}
+    pairs = []
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        for record in reader:
+            try:
+                row = _row(record)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+            # None is the key of surplus cells.
+            where = {k: v for k, v in record.items() if v and k is not None and k not in names}
+            pairs.append((row, where))
+    return pairs

@@ -112,7 +112,7 @@ def _print_lines(console, rows):
     console.print()
 
 
-def _grouped(rows, key):
+def grouped(rows, key):
     """{key: rows}, in the order of first appearance."""
     groups = {}
     for row in rows:
@@ -124,7 +124,7 @@ def best_layout_ratios(rows):
     """Each row's ratio with the faster of the baseline's layouts, by id(row): a user of torch may
     choose the layout, so that is the time to beat."""
     best = {}
-    for key, group in _grouped(rows, _same_but_for_layout).items():
+    for key, group in grouped(rows, _same_but_for_layout).items():
         best[key] = min(row.baseline_us for row in group if row.baseline_us)
     return {id(row): best[_same_but_for_layout(row)] / row.us for row in rows if row.us}
 
@@ -161,17 +161,21 @@ def _print_means(console, rows):
         for name in (f"{LAYOUT_NAMES[layout]} n", "mean", "range", "best"):
             table.add_column(name, justify="right", no_wrap=True)
     best = best_layout_ratios(rows)
-    for key, group in _grouped(rows, lambda row: (row.family, row.pass_)).items():
+    for key, group in grouped(rows, lambda row: (row.family, row.pass_)).items():
         cells = [_mean([row for row in group if row.layout == layout], best) for layout in layouts]
         table.add_row(*key, *(text for texts in cells for text in texts))
     console.print(table)
     console.print()
 
 
+def wins_and_losses(ratios):
+    """How many are above 1, and how many below, by more than the noise."""
+    return sum(r >= 1 + TIE for r in ratios), sum(r <= 1 / (1 + TIE) for r in ratios)
+
+
 def _print_counts(console, rows):
     ratios = [row.x_baseline for row in rows if row.is_quotable]
-    wins = sum(ratio >= 1 + TIE for ratio in ratios)
-    losses = sum(ratio <= 1 / (1 + TIE) for ratio in ratios)
+    wins, losses = wins_and_losses(ratios)
     disturbed = sum(is_busy(row.others_cpus) for row in rows)
     missing = sum(row.x_baseline is None for row in rows)
     console.print(
@@ -191,12 +195,12 @@ def print_report(console, rows):
     Args:
         rows: Rows in the order of the cases.
     """
-    for group in _grouped(rows, lambda row: (row.op, row.dtype, row.baseline)).values():
+    for group in grouped(rows, lambda row: (row.op, row.dtype, row.baseline)).values():
         _print_lines(console, group)
     quotable = [row for row in rows if row.is_quotable]
-    for group in _grouped(quotable, lambda row: (row.dtype, row.baseline)).values():
+    for group in grouped(quotable, lambda row: (row.dtype, row.baseline)).values():
         _print_means(console, group)
-    for (status, reason), group in _grouped(rows, lambda row: (row.status, row.reason)).items():
+    for (status, reason), group in grouped(rows, lambda row: (row.status, row.reason)).items():
         if status == "ok":
             continue
         style = "bold red" if group[0].is_failure else "yellow"

@@ -1,4 +1,4 @@
-"""The `fastconv` command: bench, demo, info. Also `python -m fastconv`."""
+"""The `fastconv` command: bench, report, demo, info. Also `python -m fastconv`."""
 
 import argparse
 import importlib.util
@@ -6,12 +6,13 @@ import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, requires
 
-from .bench.options import add_bench_options, add_demo_options
+from .bench.options import add_bench_options, add_demo_options, add_report_options
 
 # What a command needs beyond a plain install: module -> name of its package.
 NEEDS = {
     "bench": {"rich": "rich"},
     "demo": {"rich": "rich", "sklearn": "scikit-learn"},
+    "report": {"rich": "rich", "matplotlib": "matplotlib", "jinja2": "jinja2"},
 }
 
 
@@ -22,15 +23,15 @@ def _is_missing(module):
     return importlib.util.find_spec(module) is None
 
 
-def _requirement(package, extra):
-    """The package with its version, as our metadata has it for the extra: rich>=13."""
+def _requirement(package):
+    """The package with its version, as our metadata has it: rich>=13."""
     try:
         lines = requires("fastconv") or []
     except PackageNotFoundError:
         lines = []
     for line in lines:
-        requirement, _, marker = (part.strip() for part in line.partition(";"))
-        if requirement.startswith(package) and extra in marker:
+        requirement = line.partition(";")[0].strip()
+        if requirement.startswith(package):
             return requirement
     return package
 
@@ -40,7 +41,7 @@ def _missing_extra(command):
     missing = [name for module, name in NEEDS.get(command, {}).items() if _is_missing(module)]
     if not missing:
         return None
-    install = shlex.join(["pip", "install", *(_requirement(name, command) for name in missing)])
+    install = shlex.join(["pip", "install", *map(_requirement, missing)])
     return f"fastconv {command} needs {' and '.join(missing)}: {install}"
 
 
@@ -57,6 +58,13 @@ def _parser():
         "where a result is wrong; a wrong result gets no number.",
     )
     add_bench_options(bench)
+    report = commands.add_parser(
+        "report",
+        help="a page and plots from the results of bench",
+        description="Writes report.html, one page that needs nothing else, and its plots as PNG "
+        "files, from the CSV files that bench left in FOLDER. Exit status 2 where there are none.",
+    )
+    add_report_options(report)
     demo = commands.add_parser(
         "demo",
         help="train on handwritten digits and compare with torch",
@@ -77,6 +85,10 @@ def main(argv=None):
         return 2
     if options.command == "bench":
         from .bench.run import run
+
+        return run(options)
+    if options.command == "report":
+        from .bench.page import run
 
         return run(options)
     if options.command == "demo":

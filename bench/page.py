@@ -1,0 +1,207 @@
+"""`fastconv report`: one HTML page that needs nothing else, from the CSV files of a folder.
+
+Exit status 0, or 2 for a bad request.
+"""
+
+import base64
+import sys
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+
+from .choices import compare_choices
+from .load import BUSY
+from .plots import COLOUR_LIMIT, plot_families, plot_networks, ratio_colours
+from .report import TIE, grouped
+from .results import PARTS, read_parts, results_of, rows_of_the_readme
+from .roofline_plot import plot_roofline
+from .summary import (
+    LAYOUTS,
+    Summary,
+    by_family,
+    family_name,
+    in_order,
+    is_network,
+    network_name,
+    pass_name,
+    quotable,
+)
+from .tables import with_tables
+
+PAGE = "report.html"
+# Columns of an environment that have a place of their own on the page, or none.
+_ELSEWHERE = ("utc", "command")
+_LEGEND_STEPS = 4  # from level to the full colour
+
+
+class Plot(NamedTuple):
+    """A figure on the page and beside it."""
+
+    path: Path
+    title: str
+
+    @property
+    def data(self):
+        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+
+
+def figures(value):
+    """A number with three figures or more."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}"
+
+
+def paint(ratio):
+    """The colours of a ratio as CSS."""
+    area, text = ratio_colours(ratio)
+    return f"background:{area};color:{text}"
+
+
+def _environment(pairs):
+    """(name, values) of what the runs were made with, values that differ joined."""
+    values = {}
+    for row, where in pairs:
+        for name, value in where.items():
+            if name not in _ELSEWHERE:
+                values.setdefault(name.replace("_", " "), {})[value] = None
+        if row.threads is not None:
+            values.setdefault("threads", {})[str(row.threads)] = None
+    return [(name, ", ".join(found)) for name, found in values.items()]
+
+
+def _days(pairs):
+    days = sorted({datetime.fromisoformat(w["utc"]).date() for _, w in pairs if "utc" in w})
+    return " to ".join(dict.fromkeys(str(day) for day in (days[0], days[-1]))) if days else None
+
+
+def _distinct(pairs, name):
+    return list(dict.fromkeys(where[name] for _, where in pairs if name in where))
+
+
+def _network_plots(folder, rows):
+    groups = grouped(
+        in_order(rows), lambda row: (row.dtype, row.baseline, row.problem, row.threads)
+    )
+    for index, ((dtype, baseline, problem, threads), group) in enumerate(groups.items(), 1):
+        path = plot_networks(folder / f"networks_{index}.png", group, baseline)
+        title = f"{dtype}, against {baseline}, {problem}, threads: {threads or '-'}"
+        yield Plot(path, title)
+
+
+def _layer_plots(folder, stem, results, draw):
+    """One figure a comparison, where it has anything to draw.
+
+    Args:
+        draw: (path, quotable rows, baseline) -> the path, or None.
+    """
+    for index, result in enumerate(results, 1):
+        rows = quotable(result.rows)
+        if rows and (path := draw(folder / f"{stem}_{index}.png", rows, rows[0].baseline)):
+            yield Plot(path, result.title)
+
+
+def _full_name(family):
+    """A network is its own family."""
+    return family_name(network_name(family))
+
+
+def _every_line(results):
+    """(title, [(family, Summary, rows)]) of each comparison."""
+    for result in results:
+        families = by_family(result.rows).items()
+        groups = {name: list(chain(*passes.values())) for name, passes in families}
+        yield (
+            result.title,
+            [(_full_name(name), Summary.of(rows), rows) for name, rows in groups.items()],
+        )
+
+
+def _without_number(rows):
+    """(status, reason, how many, are they failures) of what could not be measured."""
+    groups = grouped(
+        [row for row in rows if row.status != "ok"], lambda row: (row.status, row.reason or "")
+    )
+    return [(*key, len(group), group[0].is_failure) for key, group in groups.items()]
+
+
+def write_page(folder, parts):
+    """Writes the page and its figures into a folder.
+
+    Args:
+        parts: as read_parts returns them.
+
+    Returns (paths written, Results).
+    """
+    pairs = list(chain(*parts.values()))
+    rows = [row for row, _ in pairs]
+    where = {id(row): environment for row, environment in pairs}
+    networks = [row for row in rows if is_network(row)]
+    results = list(results_of(parts))
+    layers = [result for result in results if not is_network(result.rows[0])]
+    roofline = lambda path, rows, baseline: plot_roofline(path, rows, where, baseline)  # noqa: E731
+    plots = {
+        "networks": list(_network_plots(folder, networks)),
+        "families": list(_layer_plots(folder, "families", layers, plot_families)),
+        "roofline": list(_layer_plots(folder, "roofline", layers, roofline)),
+    }
+    ways, lines = compare_choices(networks)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figures": figures, "paint": paint, "pass_name": pass_name}
+    steps = range(-_LEGEND_STEPS, _LEGEND_STEPS + 1)
+    page = environment.get_template("page.html").render(
+        device=" and ".join(_distinct(pairs, "device")) or "an unnamed device",
+        baselines=" and ".join(dict.fromkeys(row.baseline for row in rows if row.baseline)),
+        results=results,
+        environment=_environment(pairs),
+        days=_days(pairs),
+        commands=_distinct(pairs, "command"),
+        without_number=_without_number(rows),
+        plots=plots,
+        ways=ways,
+        lines=lines,
+        inputs=list(dict.fromkeys(line.problem for line in lines)),
+        every_line=list(_every_line(results)),
+        legend=[2 ** (COLOUR_LIMIT * step / _LEGEND_STEPS) for step in steps],
+        layouts=LAYOUTS,
+        tie=TIE,
+        busy=BUSY,
+    )
+    path = folder / PAGE
+    path.write_text(page, encoding="utf-8")
+    return [path, *(plot.path for group in plots.values() for plot in group)], results
+
+
+def _stop(message):
+    print(f"fastconv report: {message}", file=sys.stderr)
+    return 2
+
+
+def run(options):
+    """Writes what parsed options ask for and returns the exit status."""
+    folder = Path(options.folder)
+    try:
+        parts = read_parts(folder)
+        if not any(parts.values()):
+            names = ", ".join(chain(*PARTS.values()))
+            return _stop(f"{folder} has no results; `fastconv bench` writes {names}")
+        if options.readme:
+            readme = Path(options.readme)
+            text = with_tables(readme.read_text("utf-8"), rows_of_the_readme(parts))
+        written, results = write_page(folder, parts)
+        if options.readme:
+            readme.write_text(text, "utf-8")
+            written.append(readme)
+    except (OSError, ValueError) as error:
+        return _stop(str(error))
+    print(*written, sep="\n")
+    print("; ".join(result.sentence for result in results))
+    return 0

@@ -1,0 +1,67 @@
+"""The results that a folder of CSV files holds, comparison by comparison."""
+
+from typing import NamedTuple
+
+from .record import read_rows
+from .report import TIE, best_layout_ratios
+from .summary import Summary, best_layout_mean, comparisons, is_network, quotable
+
+# What belongs together: a line of the operators may be one of the layers, measured again.
+PARTS = {
+    "Networks": ("models.csv",),
+    "Layers and pools": ("layers.csv", "pools.csv"),
+    "Operators": ("ops.csv",),
+}
+
+
+class Result(NamedTuple):
+    """What the page says about the rows of one comparison."""
+
+    title: str
+    rows: list
+    summary: Summary | None
+    best_layout: float | None = None  # mean ratio with the faster of the baseline's layouts
+
+    @property
+    def sentence(self):
+        """The result in one sentence."""
+        if self.summary is None:
+            return f"{self.title}: no number"
+        s = self.summary
+        return (
+            f"{self.title}: geometric mean {s.mean:.2f}x, faster on {s.wins} of {s.lines} lines, "
+            f"slower on {s.losses}, within {TIE:.0%} on {s.level}"
+        )
+
+    @property
+    def disturbed(self):
+        """Rows that would count on a quiet machine."""
+        return len(self.rows) - self.missing - (self.summary.lines if self.summary else 0)
+
+    @property
+    def missing(self):
+        return sum(row.status != "ok" or row.x_baseline is None for row in self.rows)
+
+
+def read_parts(folder):
+    """{name of a part: (Row, environment) of its lines}, of the files that are there."""
+    parts = {}
+    for part, names in PARTS.items():
+        paths = [path for path in (folder / name for name in names) if path.is_file()]
+        if paths:
+            parts[part] = [pair for path in paths for pair in read_rows(path)]
+    return parts
+
+
+def results_of(parts):
+    """A Result for each comparison in each part."""
+    for part, pairs in parts.items():
+        for comparison, group in comparisons([row for row, _ in pairs]).items():
+            counted = [row for row in quotable(group) if not is_network(row)]
+            best = best_layout_mean(counted, best_layout_ratios(counted)) if counted else None
+            yield Result(f"{part}: {comparison}", group, Summary.of(group), best)
+
+
+def rows_of_the_readme(parts):
+    """The rows that the README's tables are made from."""
+    return [row for part in ("Networks", "Layers and pools") for row, _ in parts.get(part, ())]

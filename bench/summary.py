@@ -1,0 +1,156 @@
+"""Results summed up and put in order, for the page, the plots and the README's tables.
+
+A ratio is the baseline's time over fastconv's: above 1 fastconv is the faster one. Only quotable
+rows have a say.
+"""
+
+import re
+from dataclasses import dataclass
+from statistics import geometric_mean
+from typing import NamedTuple
+
+from .cases import PASSES as LAYER_PASSES
+from .report import grouped, wins_and_losses
+
+LAYOUTS = {"nchw": "NCHW", "channels_last": "channels_last"}
+VARIANTS = ("converted", "fused")
+_KINDS = (
+    "stem", "dense RxS", "dense 1x1", "dilated", "grouped", "depthwise", "max pool", "average pool",
+    "global average pool",
+)  # fmt: skip
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_PASSES = (*LAYER_PASSES, "inference", "training step")
+_PASS_NAMES = {"fwd": "forward", "bwd": "backward"}
+_EPILOGUE_NAMES = {"relu": "ReLU", "relu6": "ReLU6", "silu": "SiLU", "gelu": "GELU"}
+_NETWORK_NAMES = {
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "resnext50_32x4d": "ResNeXt-50",
+    "vgg16": "VGG-16",
+    "mobilenet_v1": "MobileNetV1",
+    "mobilenet_v1_dense": "MobileNetV1, dense",
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenet_v3_large": "MobileNetV3-Large",
+    "efficientnet_b0": "EfficientNet-B0",
+    "convnext_tiny": "ConvNeXt-T",
+    "densenet121": "DenseNet-121",
+    "squeezenet1_1": "SqueezeNet 1.1",
+}
+
+
+def family_name(family):
+    """Spelled out: "grouped, 4 channels a group + bias + ReLU" for "grouped C/g=4 +bias+relu"."""
+    kind, *epilogue = family.replace(" +", "+").split("+")
+    kind = re.sub(r" C/g=(\d+)", r", \1 channels a group", kind)
+    kind = re.sub(r"([\dR])x([\dS])", r"\1 x \2", kind).replace("C=3", "C = 3")
+    return " + ".join([kind, *(_EPILOGUE_NAMES.get(name, name) for name in epilogue)])
+
+
+def pass_name(pass_):
+    return _PASS_NAMES.get(pass_, pass_)
+
+
+def network_name(model):
+    return _NETWORK_NAMES.get(model, model)
+
+
+def variant(row):
+    """What became of a network's modules: "converted" one by one, or also "fused"."""
+    return row.layer if row.layer in VARIANTS else "converted"
+
+
+def _rank(value, known):
+    return known.index(value) if value in known else len(known)
+
+
+def _family_rank(family):
+    kind = next((i for i, name in enumerate(_KINDS) if family.startswith(name)), len(_KINDS))
+    return kind, [int(digits) for digits in re.findall(r"\d+", family)], family
+
+
+def by_family(rows):
+    """{family: {pass: rows}}, related families beside each other."""
+    ordered = sorted(rows, key=lambda row: (_family_rank(row.family), _rank(row.pass_, _PASSES)))
+    return {
+        family: grouped(group, lambda row: row.pass_)
+        for family, group in grouped(ordered, lambda row: row.family).items()
+    }
+
+
+def is_network(row):
+    return row.op == "network"
+
+
+def in_order(rows):
+    """Rows of networks: each network's together, in the order of first appearance."""
+    models = list(dict.fromkeys(row.model for row in rows))
+    return sorted(
+        rows,
+        key=lambda row: (
+            models.index(row.model),
+            _rank(row.dtype, _DTYPES),
+            _rank(variant(row), VARIANTS),
+            _rank(row.pass_, _PASSES),
+            row.threads or 0,
+        ),
+    )
+
+
+class Comparison(NamedTuple):
+    """What is compared: rows of different ones share no mean."""
+
+    backend: str | None  # None where no kernel of ours ran, and for networks
+    baseline: str | None
+    dtype: str
+
+    def __str__(self):
+        ours = f"{self.backend}, " if self.backend else ""
+        return f"{ours}{self.dtype}, against {self.baseline or 'nothing'}"
+
+
+def comparisons(rows):
+    """{Comparison: rows}, the largest first."""
+    found = grouped(rows, lambda row: Comparison(row.backend, row.baseline, row.dtype))
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def quotable(rows):
+    return [row for row in rows if row.is_quotable]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Ratios of some rows in figures."""
+
+    lines: int
+    mean: float  # geometric
+    low: float
+    high: float
+    wins: int  # by more than the noise, as are losses
+    losses: int
+
+    @classmethod
+    def of(cls, rows):
+        """None without a quotable row."""
+        ratios = [row.x_baseline for row in quotable(rows)]
+        if not ratios:
+            return None
+        mean = geometric_mean(ratios)
+        return cls(len(ratios), mean, min(ratios), max(ratios), *wins_and_losses(ratios))
+
+    @property
+    def level(self):
+        return self.lines - self.wins - self.losses
+
+
+def best_layout_mean(rows, best):
+    """Geometric mean of ratios with the faster of the baseline's layouts.
+
+    Args:
+        best: best_layout_ratios of all rows of the comparison.
+    """
+    return geometric_mean([best[id(row)] for row in rows])
+
+
+def of_layout(rows, layout):
+    return [row for row in rows if row.layout == layout]

@@ -1,0 +1,355 @@
+"""`fastconv report`: the page, its figures and the README's tables, from CSV files."""
+
+import re
+import shutil
+import struct
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+import matplotlib.image
+from matplotlib.figure import Figure
+
+from fastconv.__main__ import main
+from fastconv.bench.choices import compare_choices
+from fastconv.bench.plots import Bar, bar_panels, ratio_colours
+from fastconv.bench.record import Row, append_csv, read_rows
+from fastconv.bench.results import read_parts, rows_of_the_readme
+from fastconv.bench.roofline_plot import ceilings, draw_roof
+from fastconv.bench.shapes import HERE
+from fastconv.bench.summary import Summary, by_family, family_name
+from fastconv.bench.tables import families_table, networks_table, with_tables
+
+README = Path(__file__).parent.parent / "README.md"
+# The results that the README quotes.
+RESULTS = HERE / "results" / "cpu_amd_epyc_2cores"
+WHERE = {
+    "device": "Abacus <9>",
+    "torch": "2.13",
+    "commit": "abc",
+    "utc": "2026-11-23T10:00:00+00:00",
+}
+HOSTILE = "<script>alert('$x^{$')</script>"
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+def layer(ratio, us=10.0, **fields):
+    values = {
+        "op": "conv2d", "pass_": "fprop", "family": "dense 1x1", "model": "net", "layer": "conv",
+        "problem": "n1c8h8k8r1s1p0", "layout": "nchw", "dtype": "float32", "threads": 1,
+        "backend": "cpu", "algorithm": "implicit_gemm", "us": us, "baseline": "torch",
+        "tflops": 0.1, "gbs": 5.0,
+    }  # fmt: skip
+    if ratio is not None:
+        values |= {"x_baseline": ratio, "baseline_us": ratio * us}
+    return Row(**(values | fields))
+
+
+def network(model, variant, layout, us, ratio, **fields):
+    values = {"op": "network", "pass_": "inference", "family": model, "model": model}
+    values |= {"layer": variant, "problem": "n8c3h224", "layout": layout, "backend": None}
+    return layer(ratio, us, **(values | fields))
+
+
+LAYERS = [
+    layer(2.0, layer=HOSTILE),
+    layer(0.5, problem="n1c9h8k8r1s1p0", roofline_percent=87.25),
+    layer(4.0, problem="n2c8h8k8r1s1p0", layout="channels_last"),
+    layer(9.0, problem="n3c8h8k8r1s1p0", others_cpus=0.7),
+    layer(7.77, 123.456, problem="n4c8h8k8r1s1p0", status="wrong", reason="error is <9> times"),
+    layer(None, None, pass_="dgrad", status="no kernel", reason="none ran", backend=None),
+    layer(1.0, family="max pool", op="max_pool2d", pass_="fwd", tflops=None),
+]
+NETWORKS = [
+    network("resnet18", "converted", "nchw", 80e3, 1.25),
+    network("resnet18", "converted", "channels_last", 100e3, 0.9),
+    network("resnet18", "fused", "nchw", 60e3, 1.5),
+    network("resnet18", "fused", "channels_last", 95e3, 0.95, dtype="bfloat16"),
+]
+
+
+class Page(HTMLParser):
+    """What a page holds; a tag that is closed out of turn is an error."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.rows, self.text, self.open = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.rows and self.rows[-1] and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data.strip()
+
+    def row(self, cell):
+        """The one table row with such a cell."""
+        (found,) = [row for row in self.rows if cell in row]
+        return found
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
+
+
+def reported(folder, *arguments):
+    """The Page of a folder."""
+    assert main(["report", str(folder), *arguments]) == 0
+    return Page((folder / "report.html").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made_up")
+    append_csv(folder / "layers.csv", LAYERS, WHERE | {"command": "fastconv bench --threads 1"})
+    append_csv(folder / "models.csv", NETWORKS, WHERE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(made_up):
+    return reported(made_up)
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("committed")
+    if RESULTS.is_dir():
+        for path in RESULTS.glob("*.csv"):
+            shutil.copy(path, folder)
+    else:
+        shutil.copy(RESULTS.with_suffix(".csv"), folder / "layers.csv")
+        shutil.copy(RESULTS.with_name(RESULTS.name + "_networks.csv"), folder / "models.csv")
+    return folder
+
+
+def test_rows_are_read_as_they_were_written(made_up):
+    pairs = read_rows(made_up / "layers.csv")
+    # Times are written with five digits.
+    assert [row for row, _ in pairs][:4] == LAYERS[:4] and pairs[4][0].us == 123.46
+    assert pairs[0][1] == WHERE | {"command": "fastconv bench --threads 1"}
+
+
+def test_columns_younger_than_a_file_are_none_and_older_ones_are_asked_for(tmp_path):
+    path = tmp_path / "layers.csv"
+    old = "op,pass,family,model,layer,problem,layout,dtype"
+    path.write_text(f"{old},us\nconv2d,fprop,dilated,net,conv,n1,nchw,float32,2.5\n")
+    ((row, where),) = read_rows(path)
+    assert row.us == 2.5 and row.roofline_percent is None and row.status == "ok" and where == {}
+    path.write_text(f"{old},us\nconv2d,fprop,dilated,net,conv,n1,nchw,float32,fast\n")
+    with pytest.raises(ValueError, match=r"layers\.csv, line 2: .*'fast'"):
+        read_rows(path)
+    path.write_text("op,pass\nconv2d,fprop\n")
+    with pytest.raises(ValueError, match="no column 'family'"):
+        read_rows(path)
+
+
+def test_a_summary_counts_what_is_quotable():
+    summary = Summary.of(LAYERS)
+    assert summary.lines == 4 and (summary.low, summary.high) == (0.5, 4.0)
+    assert summary.mean == pytest.approx(4 ** (1 / 4))  # of 2, 1/2, 4 and 1
+    assert (summary.wins, summary.losses, summary.level) == (2, 1, 1)
+    assert Summary.of(LAYERS[3:6]) is None
+
+
+@pytest.mark.parametrize("results", ["made_up", "committed"])
+def test_the_page_needs_nothing_else(results, request):
+    page = reported(request.getfixturevalue(results))
+    assert page.tags.count("html") == 1 and {"networks", "families", "roofline", "lines"} <= {
+        value for name, value in page.attributes if name == "id"
+    }
+    links = [value for name, value in page.attributes if name in ("src", "href", "srcset")]
+    assert links and all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    assert not [v for name, v in page.attributes if name.startswith("on") or "url(" in (v or "")]
+    assert "url(" not in page.words and "@import" not in page.words
+
+
+def test_the_page_gives_the_numbers(page):
+    # Of 2, 1/2, 4 and 1; the line without a kernel is none of the backend's.
+    assert "Geometric mean of 4 lines: faster on 2, slower on 1, within 5% on 1" in page.words
+    assert "1.41\xd7" in page.words and "1 disturbed by other programs" in page.words
+    assert "fastconv against torch on Abacus <9>" in page.words
+    assert "fastconv bench --threads 1" in page.words and "2026-11-23" in page.words
+    row = page.row("n1c9h8k8r1s1p0")
+    assert row[-5:] == ["10.0", "5.00", "0.50", "87.2", "ok"]
+    assert page.row("n3c8h8k8r1s1p0")[-3:] == ["9.00\xa0!", "-", "disturbed: 0.70 CPUs"]
+
+
+def test_names_are_text_whatever_they_hold(page):
+    assert "script" not in page.tags
+    assert page.row(f"net {HOSTILE}")[1] == "n1c8h8k8r1s1p0"
+
+
+def test_what_is_wrong_has_a_reason_and_no_number(page):
+    assert page.row("n4c8h8k8r1s1p0")[-5:] == ["-", "-", "-", "-", "wrong: error is <9> times"]
+    assert "wrong, 1 line: error is <9> times" in page.words
+    assert "no kernel: none ran" in page.row("no kernel: none ran")
+    assert "7.77" not in page.words and "123" not in page.words
+
+
+def test_the_page_copes_with_less(tmp_path):
+    append_csv(tmp_path / "models.csv", NETWORKS[:1], {})
+    page = reported(tmp_path)
+    assert "do not say by which command" in page.words and "No layer was measured" in page.words
+    append_csv(tmp_path / "ops.csv", [LAYERS[4]], {})
+    (tmp_path / "models.csv").unlink()
+    page = reported(tmp_path)
+    assert "No network was measured" in page.words and "1 line without a number" in page.words
+
+
+def test_figures_lie_beside_the_page(made_up, capsys):
+    reported(made_up)
+    out = capsys.readouterr().out.splitlines()
+    written = [Path(line) for line in out[:-1]]
+    assert written[0] == made_up / "report.html" and "faster on 2 of 4 lines" in out[-1]
+    # Networks in two dtypes; layers of two comparisons, one of them without a number.
+    names = {path.name for path in written[1:]}
+    assert names == {"networks_1.png", "networks_2.png", "families_1.png", "roofline_1.png"}
+    for path in written[1:]:
+        head = path.read_bytes()[:24]
+        width, height = struct.unpack(">II", head[16:])
+        assert head.startswith(b"\x89PNG") and 1500 < width < 2500 and 200 < height < 5000
+
+
+@pytest.mark.parametrize(("ratio", "strong", "weak"), [(3.0, 2, 0), (1 / 3, 0, 2)])
+def test_bars_have_the_colour_of_their_ratio(ratio, strong, weak, tmp_path):
+    path = bar_panels(tmp_path / "bars.png", ["panel"], {"g": {"row": {"panel": Bar(ratio)}}}, "x")
+    image = matplotlib.image.imread(path)[..., :3]
+    assert (image[..., strong] - image[..., weak] > 0.5).sum() > 1000
+    assert not (image[..., weak] - image[..., strong] > 0.5).any()
+
+
+def test_one_colour_scale_for_wins_and_losses():
+    def rgb(text):
+        return [int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+    def luminance(text):
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb(text)]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for step in range(-20, 21):
+        dark, bright = sorted(map(luminance, ratio_colours(2 ** (step / 10))))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5  # WCAG's contrast for text
+    level, faster, slower = (rgb(ratio_colours(ratio)[0]) for ratio in (1, 1.5, 1 / 1.5))
+    assert max(level) - min(level) < 0.02
+    assert faster[2] > faster[0] and slower[0] > slower[2]
+    assert ratio_colours(2) == ratio_colours(50) and ratio_colours(0.5) == ratio_colours(0.01)
+
+
+def test_the_roof_is_drawn_where_the_ceilings_are_known():
+    row = LAYERS[0]
+    where = {id(row): {"ceiling_copy_gbs": "20", "ceiling_fp32_tflops": "0.4", "device": "x"}}
+    known = ceilings([row], where)
+    assert known == {"copy_gbs": 20.0, "fp32_tflops": 0.4}
+    axes = Figure().subplots()
+    assert draw_roof(axes, known, "float32", [1.0, 300.0]).startswith(
+        "roof: copy 20 GB/s, fp32 0.4"
+    )
+    (line,) = axes.get_lines()
+    # The ridge is where the copy's rate feeds the peak: 0.4e12 / 20e9 FLOP/byte.
+    assert list(line.get_xdata())[1] == pytest.approx(20)
+    assert list(line.get_ydata()) == pytest.approx([20e9 * line.get_xdata()[0] / 1e12, 0.4, 0.4])
+    bare = Figure().subplots()
+    assert "no roof" in draw_roof(bare, {}, "float32", [1.0]) and not bare.get_lines()
+
+
+def test_the_fastest_choice_is_marked():
+    ways, (line,) = compare_choices(NETWORKS)
+    assert [(w.dtype, w.layout, w.variants) for w in ways] == [
+        ("float32", "nchw", ("converted", "fused")),
+        ("float32", "channels_last", ("converted",)),
+        ("bfloat16", "channels_last", ("fused",)),
+    ]
+    # torch was timed against two variants in NCHW: 100,000 us and 90,000 us.
+    assert [round(c.us) for c in line.choices] == [90000, 80000, 60000, 90000, 100000, 90250, 95000]
+    assert [c.is_fastest for c in line.choices] == [False, False, True, False, False, True, False]
+    assert [c.is_fastest_of_all for c in line.choices].index(True) == 2
+    disturbed = network("resnet18", "fused", "nchw", 1e3, 90.0, others_cpus=0.9)
+    _, (line,) = compare_choices([NETWORKS[0], disturbed])
+    assert [(c.us, c.note) for c in line.choices][2] == (None, "disturbed")
+    assert [c.is_fastest_of_all for c in line.choices] == [False, True, False]
+
+
+def test_families_are_named_and_ordered():
+    assert family_name("grouped C/g=4 +bias+relu") == "grouped, 4 channels a group + bias + ReLU"
+    assert family_name("dense RxS +bias+residual+relu") == "dense R x S + bias + residual + ReLU"
+    assert family_name("stem (C=3)") == "stem (C = 3)"
+    names = [
+        "max pool",
+        "depthwise 27x27",
+        "depthwise 5x5 +bias+relu",
+        "depthwise 5x5",
+        "stem (C=3)",
+    ]
+    assert list(by_family([layer(1.0, family=name) for name in names])) == names[::-1]
+
+
+def test_tables_are_made_from_quotable_rows():
+    assert families_table(LAYERS).splitlines()[2:] == [
+        "| dense 1 x 1 | fprop | 1.00 (0.50-2.00) | 4.00 (4.00-4.00) | 1.59 |",
+        "| max pool | forward | 1.00 (1.00-1.00) | - | 1.00 |",
+    ]
+    wrong = network("resnet18", "fused", "channels_last", None, None, status="wrong")
+    assert networks_table([*NETWORKS, wrong]).splitlines()[2:] == [
+        "| ResNet-18 | converted | inference | 1 | 1.25 | 0.90 |",
+        "| ResNet-18 | fused | inference | 1 | 1.50 | wrong |",
+        "| ResNet-18 | fused, bfloat16 autocast | inference | 1 | - | 0.95 |",
+    ]
+
+
+def test_the_readme_quotes_the_committed_results(committed):
+    """`fastconv report FOLDER --readme README.md` mends it."""
+    text = README.read_text("utf-8")
+    assert with_tables(text, rows_of_the_readme(read_parts(committed))) == text
+
+
+def test_the_readme_is_brought_up_to_date(made_up, tmp_path, capsys):
+    copy = tmp_path / "README.md"
+    marks = "a\n<!-- families: generated by fastconv report -->\nold\n<!-- end -->\nb\n"
+    copy.write_text(marks)
+    assert main(["report", str(made_up), "--readme", str(copy)]) == 2
+    assert "networks: generated" in capsys.readouterr().err and copy.read_text() == marks
+    copy.write_text(marks + marks.replace("families", "networks"))
+    assert main(["report", str(made_up), "--readme", str(copy)]) == 0
+    text = copy.read_text()
+    assert "old" not in text and "| dense 1 x 1 | fprop |" in text and "| ResNet-18 |" in text
+    assert re.fullmatch(
+        r"a\n<.*-->\n\n\|.*\|\n\n<!-- end -->\nb\n", text[: text.index("b\n") + 2], re.S
+    )
+
+
+@pytest.mark.parametrize("content", [None, "", "op,pass\nconv2d,fprop\n"])
+def test_a_folder_without_results_is_one_line(content, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / "layers.csv").write_text(content)
+    assert main(["report", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "layers.csv" in captured.err and not captured.out
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
+def test_a_missing_extra_is_one_line(module, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)  # makes `import module` fail
+    assert main(["report"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and re.search(rf"pip install '?{module}", err)
