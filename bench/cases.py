@@ -1,25 +1,26 @@
 """What one run times: operators x shapes x passes x layouts x dtypes, filtered.
 
 A case is one line of the table. Passes are fprop, dgrad and wgrad for convolutions, fwd and bwd for
-pools; conv2d+bias+relu, the sequence that inference spends its time in, has fprop alone.
+pools; conv2d+bias+relu, the sequence that inference spends its time in, has fprop alone, and among
+the ops bgrad too: the gradient of b, which is the backward pass of ReLU and bias.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 
 from .shapes import Layer, load_layers, load_pools
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-PASSES = ("fprop", "dgrad", "wgrad", "fwd", "bwd")
+PASSES = ("fprop", "dgrad", "wgrad", "bgrad", "fwd", "bwd")
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# On the CPU; a GPU gets the N of the CSV.
-CPU_BATCHES = (1, 8)
+INDEX_BYTES = 8  # of an int64
 # One of each family, none of them slow: a picture of everything in under a minute on two cores.
 QUICK = {
     "resnet18 conv1",
@@ -35,7 +36,23 @@ QUICK = {
 }
 QUICK_FUSED = {"resnet18 l1.3x3", "mobilenet_v2 dw3x3_s1"}
 
-_POOL_OPS = {"max": "max_pool2d", "avg": "avg_pool2d", "gap": "adaptive_avg_pool2d"}
+_POOL_OPS = {
+    "max": "max_pool2d",
+    "avg": "avg_pool2d",
+    "gap": "adaptive_avg_pool2d",
+    "gmp": "adaptive_max_pool2d",
+}
+# What no line of the CSVs stands for: (layer, what differs from it, op, passes).
+_VARIANTS = (
+    ("resnet18 l1.3x3", {}, "conv2d+bias+relu", ("bgrad",)),
+    ("resnet18 l1.3x3", {}, "conv2d+bias+residual+relu", ("fprop",)),
+    ("mobilenet_v2 dw3x3_s1", {}, "conv2d+bias+relu6", ("fprop",)),
+    ("mobilenet_v2 dw3x3_s1", {}, "conv2d+bias+silu", ("fprop",)),
+    ("mobilenet_v2 dw3x3_s1", {}, "conv2d+bias+gelu", ("fprop",)),
+    ("mobilenet_v2 dw3x3_s1", {}, "conv2d+bias+hardswish", ("fprop",)),
+    ("resnet18 max3x3s2", {}, "max_pool2d+indices", ("fwd",)),
+    ("resnet18 gap7x7", {"name": "gmp7x7", "kind": "gmp"}, "adaptive_max_pool2d", ("fwd", "bwd")),
+)
 
 
 @dataclass(frozen=True)
@@ -48,16 +65,42 @@ class Case:
 
     @property
     def family(self):
-        fused = " +bias+relu" if self.op.endswith("relu") else ""
-        return self.shape.family + fused
+        _, plus, variant = self.op.partition("+")
+        return f"{self.shape.family} +{variant}" if plus else self.shape.family
+
+    @property
+    def model(self):
+        return self.shape.model
+
+    @property
+    def layer(self):
+        return self.shape.name
+
+    @property
+    def problem(self):
+        return self.shape.problem
+
+    def flops(self):
+        """FLOPs of the pass, two a multiply-add; of a convolution's epilogue none are counted."""
+        if self.pass_ == "bgrad":  # a comparison and an addition for each element of dy
+            return 2 * math.prod(self.shape.out_size())
+        return self.shape.flops()
+
+    def bytes(self, element_size):
+        """Compulsory bytes of the pass: each of its large tensors crosses memory once."""
+        outputs = math.prod(self.shape.out_size())
+        if self.pass_ == "bgrad":  # dy and y
+            return 2 * outputs * element_size
+        residual = outputs * element_size if "+residual" in self.op else 0
+        indices = outputs * INDEX_BYTES if "+indices" in self.op else 0
+        return self.shape.bytes(element_size) + residual + indices
 
     @property
     def title(self):
         """What --filter looks at."""
-        shape = self.shape
         return (
-            f"{shape.layer} {self.family} {self.op} {self.pass_} {self.layout} {self.dtype} "
-            f"{shape.problem}"
+            f"{self.shape.layer} {self.family} {self.op} {self.pass_} {self.layout} {self.dtype} "
+            f"{self.problem}"
         )
 
 
@@ -70,15 +113,45 @@ def _operators(shape):
         yield _POOL_OPS[shape.kind], ("fwd", "bwd")
 
 
-def _shapes(batches):
-    """Every row of the CSVs, or with batches each layer once a batch."""
-    rows = [*load_layers(), *load_pools()]
+def _csv_lines(rows, quick):
+    """(shape, op, passes) of rows of the CSVs."""
+    for shape in rows:
+        if quick and shape.layer not in QUICK:
+            continue
+        for op, passes in _operators(shape):
+            if not quick or op != "conv2d+bias+relu" or shape.layer in QUICK_FUSED:
+                yield shape, op, passes
+
+
+def _variant_lines(rows):
+    """(shape, op, passes) of what the CSVs have no line for."""
+    for layer, changes, op, passes in _VARIANTS:
+        for shape in rows:
+            if shape.layer == layer:
+                yield replace(shape, **changes), op, passes
+
+
+def _with_batches(rows, batches):
+    """The rows as they are, or with batches each layer once a batch."""
     if batches is None:
         return rows
     return list(dict.fromkeys(row.with_batch(N) for N in batches for row in rows))
 
 
-def select_cases(batches, layouts, passes, dtypes, words=(), quick=False):
+def _lines(part, batches, quick):
+    """(shape, op, passes) of a part of the bench: "layers", "pools" or "ops"."""
+    load = {"layers": load_layers, "pools": load_pools}
+    if part in load:
+        return _csv_lines(_with_batches(load[part](), batches), quick)
+    if part == "ops":
+        rows = _with_batches([*load_layers(), *load_pools()], batches)
+        return [*_csv_lines(rows, quick=True), *_variant_lines(rows)]
+    raise ValueError(f"part must be layers, pools or ops, got {part!r}")
+
+
+def select_cases(
+    batches, layouts, passes, dtypes, words=(), quick=False, parts=("layers", "pools")
+):
     """The cases of one run, in the order of the CSVs.
 
     Args:
@@ -86,24 +159,19 @@ def select_cases(batches, layouts, passes, dtypes, words=(), quick=False):
         layouts, passes, dtypes: names, see LAYOUTS, PASSES, DTYPES.
         words: texts of which each case's title must contain one; empty: all cases.
         quick: only the QUICK subset.
+        parts: "layers" and "pools", the rows of the CSV of that name; "ops", one line or two for
+            each operator and variant.
     """
-    chosen, seen = [], set()
-    for shape in _shapes(batches):
-        if quick and shape.layer not in QUICK:
-            continue
-        for op, op_passes in _operators(shape):
-            if quick and op.endswith("relu") and shape.layer not in QUICK_FUSED:
-                continue
+    chosen = {}
+    for part in parts:
+        for shape, op, op_passes in _lines(part, batches, quick):
             for pass_ in (name for name in op_passes if name in passes):
                 for layout in layouts:
                     for dtype in dtypes:
                         case = Case(op, pass_, layout, dtype, shape)
-                        # Networks share layers: the same problem is timed once.
-                        key = (op, pass_, layout, dtype, shape.problem)
                         title = case.title.lower()
                         if words and not any(word.lower() in title for word in words):
                             continue
-                        if key not in seen:
-                            seen.add(key)
-                            chosen.append(case)
-    return chosen
+                        # Networks share layers: the same problem is timed once.
+                        chosen.setdefault((op, pass_, layout, dtype, shape.problem), case)
+    return list(chosen.values())

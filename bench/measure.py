@@ -2,26 +2,23 @@
 
 import functools
 import os
-from collections.abc import Callable
-from contextlib import ExitStack, contextmanager, nullcontext
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 
 import fastconv
 
-from .._native import cuda
 from ..backends import BACKENDS
 from ..dispatch import recording
+from .baselines import OURS, baselines
 from .cases import DTYPES
 from .load import OthersLoad, is_busy
-from .operators import make_call, make_inputs, ours, theirs
+from .operators import make_call, make_inputs, ours
 from .record import Row
 from .timing import Side, time_cpu
 from .timing_cuda import input_sets, time_cuda
 from .verify import exact_result, judge
-
-OURS = "fastconv"
 
 
 @contextmanager
@@ -38,47 +35,7 @@ def no_fallback():
             os.environ["FASTCONV_STRICT"] = before
 
 
-def _cudnn(layout, allow_tf32):
-    # At its best in channels_last; in NCHW as most programs have it, with torch's defaults.
-    return lambda: torch.backends.cudnn.flags(
-        enabled=True,
-        benchmark=layout == "channels_last",
-        deterministic=False,
-        allow_tf32=allow_tf32,
-    )
-
-
-class Baseline(NamedTuple):
-    """What fastconv is timed against."""
-
-    name: str
-    settings: Callable  # () -> a context that holds for fastconv too, which follows allow_tf32
-    function: Callable = theirs  # case -> a function of the inputs
-    backend: str | None = None  # of fastconv, where that is the function
-
-
-def baselines(case, device, backend=None):
-    """The Baselines of a case; backend is the one of fastconv that is measured."""
-    if device == "cpu":
-        return [Baseline("torch", nullcontext)]
-    if not case.op.startswith("conv2d"):
-        found = [Baseline("ATen", nullcontext)]
-    elif case.dtype == "float32":
-        # torch's default lets cuDNN round float32 inputs to TF32's 10 bits: another precision,
-        # hence another pair.
-        found = [
-            Baseline("cuDNN", _cudnn(case.layout, False)),
-            Baseline("cuDNN TF32", _cudnn(case.layout, True)),
-        ]
-    else:
-        found = [Baseline("cuDNN", _cudnn(case.layout, True))]
-    if backend == "triton" and cuda is not None:
-        name = OURS + " CUDA" + found[-1].name.removeprefix("cuDNN").removeprefix("ATen")
-        found.append(Baseline(name, found[-1].settings, ours, "cuda"))
-    return found
-
-
-def _settings(settings, backend):
+def settings_of(settings, backend):
     """A context: a baseline's settings and the named backend of fastconv."""
 
     def enter():
@@ -101,18 +58,28 @@ def _plan(decisions, pass_):
     return made.backend, plans.get(pass_, (None,))[0]
 
 
-def _verify(case, inputs, settings, baseline, exact, row):
+def why_not(error):
+    """(status, reason) of a row for whose case fastconv raised an error."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "no memory", str(error).splitlines()[0]
+    if isinstance(error, NotImplementedError):
+        return "no kernel", str(error).splitlines()[0]
+    return "failed", f"{type(error).__name__}: {error}"
+
+
+def _verify(case, inputs, settings, baseline, function, exact, row):
     """Runs both sides once and writes the verdict into the row.
 
     Args:
         settings: fastconv's.
+        function: the baseline's, of the inputs.
         exact: a function that returns the result in float64.
 
     Returns (fastconv may be timed, the baseline may be timed).
     """
     try:
-        with _settings(baseline.settings, baseline.backend)():
-            baseline_result = make_call(baseline.function(case), inputs)()
+        with settings_of(baseline.settings, baseline.backend)():
+            baseline_result = make_call(function, inputs)()
     except RuntimeError as error:  # a dtype that torch has no kernel for, say
         row.status, row.reason = "no baseline", str(error).splitlines()[0]
         return False, False
@@ -123,11 +90,8 @@ def _verify(case, inputs, settings, baseline, exact, row):
         if row.backend is None:  # torch must not be timed under our name
             row.status, row.reason = "no kernel", "no backend of fastconv ran the call"
             return False, True
-    except NotImplementedError as error:
-        row.status, row.reason = "no kernel", str(error).splitlines()[0]
-        return False, True
     except Exception as error:  # whatever a kernel's caller may see is one row's failure
-        row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
+        row.status, row.reason = why_not(error)
         return False, True
     verdict = judge(result, baseline_result, exact())
     row.error, row.baseline_error = verdict.error, verdict.torch_error
@@ -138,12 +102,11 @@ def _verify(case, inputs, settings, baseline, exact, row):
 
 
 def _rates(row, case, us):
-    element_size = DTYPES[case.dtype].itemsize
-    row.tflops = case.shape.flops() / us / 1e6
-    row.gbs = case.shape.bytes(element_size) / us / 1e3
+    row.tflops = case.flops() / us / 1e6
+    row.gbs = case.bytes(DTYPES[case.dtype].itemsize) / us / 1e3
 
 
-def _time(sides, device, seconds, attempts, row):
+def time_sides(sides, device, seconds, attempts, row):
     """Timings by side name: of the first attempt on a quiet machine, or else of the quietest."""
     if device == "cuda":
         return time_cuda(sides, seconds)
@@ -158,7 +121,26 @@ def _time(sides, device, seconds, attempts, row):
     return timings
 
 
-def measure(case, device, seconds, backend=None, attempts=1):
+def fill_times(row, baseline, timings):
+    """Writes the times of fastconv, where it was timed, and of one baseline into the row."""
+    own, other = timings.get(OURS), timings[baseline.name]
+    row.timer, row.note = other.method, other.note
+    row.baseline_us, row.baseline_eager_us = other.median_us, other.eager_us
+    row.baseline_page_faults = other.page_faults
+    row.baseline_p20_us, row.baseline_p80_us = other.p20_us, other.p80_us
+    if own is not None:
+        row.us, row.p20_us, row.p80_us = own.median_us, own.p20_us, own.p80_us
+        row.eager_us, row.page_faults = own.eager_us, own.page_faults
+        row.x_baseline = other.median_us / own.median_us
+
+
+def unmeasured(row, error, against):
+    """Rows that say why, one a baseline."""
+    status, reason = why_not(error)
+    return [replace(row, status=status, reason=reason, baseline=b.name) for b in against]
+
+
+def measure(case, device, seconds, backend=None, attempts=1, against=None):
     """The rows of a case, one a baseline.
 
     Args:
@@ -166,55 +148,42 @@ def measure(case, device, seconds, backend=None, attempts=1):
         seconds: measuring time for each side.
         backend: a backend of fastconv, None for its own choice.
         attempts: how often at most to time a case while other programs use the CPUs.
+        against: Baselines; None: torch as it comes.
     """
-    shape = case.shape
-    row = Row(
-        case.op, case.pass_, case.family, shape.model, shape.name, shape.problem, case.layout,
-        case.dtype, torch.get_num_threads(), backend,
-    )  # fmt: skip
-    case_bytes = shape.bytes(DTYPES[case.dtype].itemsize)
+    if against is None:
+        against = baselines(case, device, backend)
+    row = Row.of(case, torch.get_num_threads(), backend)
     try:
         sets = 1
         if device == "cuda":
-            sets = input_sets(case_bytes, device)
+            sets = input_sets(case.bytes(DTYPES[case.dtype].itemsize), device)
             row.input_sets = sets
         inputs = [make_inputs(case, device, seed) for seed in range(sets)]
         exact = functools.cache(lambda: exact_result(case, inputs[0]))
         return [
-            _measure_against(case, device, seconds, backend, attempts, inputs, exact, row, baseline)
-            for baseline in baselines(case, device, backend)
-        ]
+            _measure_against(
+                case, device, seconds, backend, attempts, inputs, exact,
+                replace(row, baseline=baseline.name), baseline,
+            )
+            for baseline in against
+        ]  # fmt: skip
     except torch.OutOfMemoryError as error:
-        row.status, row.reason = "no memory", str(error).splitlines()[0]
-        return [row]
+        return unmeasured(row, error, against)
 
 
 def _measure_against(case, device, seconds, backend, attempts, inputs, exact, row, baseline):
     """The row against one baseline, under its settings."""
-    row = Row(**vars(row))
-    row.baseline = baseline.name
-    settings = _settings(baseline.settings, backend)
-    time_ours, time_baseline = _verify(case, inputs[0], settings, baseline, exact, row)
+    settings = settings_of(baseline.settings, backend)
+    function = baseline.function(case)
+    time_ours, time_baseline = _verify(case, inputs[0], settings, baseline, function, exact, row)
     if not time_baseline:
         return row
-    theirs_too = (baseline.name, baseline.function, _settings(baseline.settings, baseline.backend))
+    other = (baseline.name, function, settings_of(baseline.settings, baseline.backend))
     sides = []
-    for name, function, context in [(OURS, ours, settings)] * time_ours + [theirs_too]:
+    for name, side_function, context in [(OURS, ours(case), settings)] * time_ours + [other]:
         with context():
-            sides.append(Side(name, [make_call(function(case), i) for i in inputs], context))
-    return _against(row, case, baseline.name, _time(sides, device, seconds, attempts, row))
-
-
-def _against(row, case, name, timings):
-    """The row with the times of fastconv, where it was timed, and of one baseline."""
-    own, baseline = timings.get(OURS), timings[name]
-    row.timer, row.note = baseline.method, baseline.note
-    row.baseline_us, row.baseline_eager_us = baseline.median_us, baseline.eager_us
-    row.baseline_page_faults = baseline.page_faults
-    row.baseline_p20_us, row.baseline_p80_us = baseline.p20_us, baseline.p80_us
-    if own is not None:
-        row.us, row.p20_us, row.p80_us = own.median_us, own.p20_us, own.p80_us
-        row.eager_us, row.page_faults = own.eager_us, own.page_faults
-        row.x_baseline = baseline.median_us / own.median_us
-        _rates(row, case, own.median_us)
+            sides.append(Side(name, [make_call(side_function, i) for i in inputs], context))
+    fill_times(row, baseline, time_sides(sides, device, seconds, attempts, row))
+    if row.us is not None:
+        _rates(row, case, row.us)
     return row

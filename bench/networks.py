@@ -1,147 +1,230 @@
-"""`python -m fastconv.bench.networks`: whole networks on the CPU, torch's layers against converted
-ones, in one process and in turns.
+"""`fastconv bench models`: whole networks, torch's own against converted and fused ones, in one
+process and in turns.
 
 Inference is the forward pass in eval mode without autograd, a training step the forward pass, the
-loss and the backward pass, without an optimizer. Exit status 0, or 1 where outputs disagree."""
+loss and the backward pass, without an optimizer. bfloat16 is torch.autocast's, on both sides."""
 
-import argparse
 import copy
-import sys
-from statistics import geometric_mean
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 
 import fastconv
 
+from ..dispatch import get_backend
+from ..problem import ConvOp
+from .baselines import OURS, baselines, compiled
 from .cases import LAYOUTS
-from .load import OthersLoad
-from .measure import no_fallback
-from .models.mobilenet import MobileNetV2
-from .models.resnet import ResNet18
-from .options import add_machine_options, positive
-from .record import Row, environment, write_csv
-from .report import LAYOUT_NAMES, plain_table, ratio_text
-from .timing import Side, keep_pages, time_cpu
+from .measure import fill_times, settings_of, time_sides, unmeasured, why_not
+from .models import NETWORKS
+from .record import Row
+from .timing import Side
 
-NETWORKS = {"resnet18": ResNet18, "mobilenet_v2": MobileNetV2}
 PASSES = ("inference", "training step")
-# Largest difference of the logits, as a share of the largest one: float32's rounding through all
-# layers. A wrong layer is off by far more.
+DTYPES = ("float32", "bfloat16")
+CLASSES = 1000  # of the networks' logits
+SEED = 0
+QUICK = ("resnet18", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0")
+# Largest difference of the logits, as a share of the largest one, or of the loss: float32's
+# rounding through all layers. A wrong layer is off by far more.
 TOLERANCE = 1e-4
+# A step is three passes over each convolution: fprop, dgrad, wgrad.
+PASSES_OF_STEP = 3
+# Attributes of the package are looked up at the call, as in operators.py.
+_VARIANTS = {
+    "converted": lambda model: fastconv.convert(copy.deepcopy(model)),
+    "fused": lambda model: fastconv.fuse(model),
+}
+_PASSES_OF_VARIANT = {"converted": PASSES, "fused": ("inference",)}
 
 
-def _inference(model, x):
-    def call():
+@dataclass(frozen=True)
+class NetworkCase:
+    """One network, variant, pass, layout, dtype and size of input: a line of the table."""
+
+    model: str  # a key of NETWORKS
+    layer: str  # the variant: "converted" or "fused"
+    pass_: str
+    layout: str
+    dtype: str
+    batch: int
+    image_size: int  # height and width in pixels
+    op: ClassVar = "network"
+
+    @property
+    def family(self):
+        return self.model
+
+    @property
+    def problem(self):
+        return f"n{self.batch}c3h{self.image_size}"
+
+    @property
+    def title(self):
+        return f"{self.model} {self.layer} {self.pass_} {self.layout} {self.dtype} {self.problem}"
+
+    @property
+    def is_training(self):
+        return self.pass_ == "training step"
+
+
+def select_networks(batches, image_size, layouts, passes, dtypes, words=(), quick=False):
+    """The NetworkCases of one run.
+
+    Args:
+        batches: values of N.
+        image_size: height and width in pixels.
+        layouts, passes, dtypes: names; passes that no network has are left out.
+        words: texts of which each network's name must contain one; empty: all networks.
+        quick: only the QUICK networks.
+    """
+    names = [name for name in NETWORKS if name in QUICK or not quick]
+    if words:
+        names = [name for name in names if any(word.lower() in name for word in words)]
+    return [
+        NetworkCase(name, variant, pass_, layout, dtype, batch, image_size)
+        for name in names
+        for batch in batches
+        for variant, own_passes in _PASSES_OF_VARIANT.items()
+        for pass_ in own_passes
+        if pass_ in passes
+        for layout in layouts
+        for dtype in dtypes
+    ]
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What all sides are given: images and the classes they are said to be of."""
+
+    x: torch.Tensor
+    target: torch.Tensor
+
+
+def _forward(model, x, dtype):
+    # Entered for each call, as programs do: it keeps the weights it has rounded until it is left.
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        return model(x)
+
+
+def _make_call(model, data, case, dtype):
+    """A call without arguments that runs the pass once; returns the logits, or a step's loss."""
+
+    def infer():
         with torch.inference_mode():
-            return model(x)
+            return _forward(model, data.x, dtype)
 
-    return call
-
-
-def _training_step(model, x, target):
-    def call():
+    def step():
         model.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(x), target)
+        loss = F.cross_entropy(_forward(model, data.x, dtype), data.target)
         loss.backward()
-        return loss
+        return loss.detach()
 
-    return call
-
-
-def measure_network(name, layout, batch, size, seconds):
-    """Two Rows: inference and training step of one network."""
-    torch.manual_seed(0)
-    model = NETWORKS[name]().to(memory_format=LAYOUTS[layout])
-    converted = fastconv.convert(copy.deepcopy(model))
-    x = torch.randn(batch, 3, size, size).contiguous(memory_format=LAYOUTS[layout])
-    target = torch.randint(1000, (batch,))
-    rows = []
-    for pass_ in PASSES:
-        row = Row(
-            "network", pass_, name, name, name, f"n{batch}c3h{size}", layout, "float32",
-            baseline="torch", threads=torch.get_num_threads(),
-        )  # fmt: skip
-        rows.append(row)
-        for network in (model, converted):
-            network.train(pass_ != "inference")
-        if pass_ == "inference":
-            expected, got = _inference(model, x)(), _inference(converted, x)()
-            row.error = ((got - expected).abs().max() / expected.abs().max()).item()
-            if not row.error <= TOLERANCE:
-                row.status, row.reason = "wrong", f"logits differ by {row.error:.1e} of the largest"
-                continue
-        sides = [
-            Side(side, [_inference(m, x) if pass_ == "inference" else _training_step(m, x, target)])
-            for side, m in (("fastconv", converted), ("torch", model))
-        ]
-        with OthersLoad() as load:
-            timings = time_cpu(sides, seconds)
-        row.others_cpus = load.cpus
-        ours, theirs = timings["fastconv"], timings["torch"]
-        row.us, row.p20_us, row.p80_us = ours.median_us, ours.p20_us, ours.p80_us
-        row.baseline_us = theirs.median_us
-        row.baseline_p20_us, row.baseline_p80_us = theirs.p20_us, theirs.p80_us
-        row.x_baseline = theirs.median_us / ours.median_us
-    return rows
+    return step if case.is_training else infer
 
 
-def _print(console, rows):
-    table = plain_table("Networks: torch time / fastconv time, float32")
-    for name in ("network", "pass", "layout"):
-        table.add_column(name, no_wrap=True)
-    for name in ("threads", "ours ms", "torch ms", "ratio", "best layout"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        if row.x_baseline is None:
-            table.add_row(
-                row.model, row.pass_, LAYOUT_NAMES[row.layout], "", "", row.reason, "", ""
+def _once(model, data, case, settings, dtype):
+    """The result of one call, with the random numbers (dropout's) that every side gets."""
+    torch.manual_seed(SEED)
+    with settings():
+        return _make_call(model, data, case, dtype)().float()
+
+
+def _difference(got, expected):
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def _verify(model, ours, data, case, baseline, row):
+    """Runs our network once and writes the verdict into the row.
+
+    float32 must agree with eager torch within TOLERANCE. Where less precision is wanted (autocast,
+    TF32), the error against float32 is at most twice eager torch's, and half a unit in the last
+    place of bfloat16, which the one number that is a loss may be closer to by luck.
+    """
+    got = _once(ours, data, case, settings_of(baseline.settings, row.requested_backend), case.dtype)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        exact = _once(model, data, case, nullcontext, "float32")
+    row.error, bound = _difference(got, exact), TOLERANCE
+    if case.dtype != "float32" or baseline.name.endswith("TF32"):
+        row.baseline_error = _difference(
+            _once(model, data, case, baseline.settings, case.dtype), exact
+        )
+        bound = 2 * row.baseline_error + torch.finfo(torch.bfloat16).eps / 2
+    if not row.error <= bound:  # also for NaN
+        what = "the loss is off by" if case.is_training else "logits, of the largest, are off by"
+        row.status, row.reason = "wrong", f"{what} {row.error:.1e}, bound {bound:.1e}"
+
+
+def _check(model, ours, other, data, case, baseline, row):
+    """Runs each side once and writes into the row what speaks against timing them."""
+    try:
+        _once(other, data, case, baseline.settings, case.dtype)
+    except RuntimeError as error:  # a network that cannot be compiled, say
+        row.status, row.reason = "no baseline", str(error).strip().splitlines()[0]
+        return
+    try:
+        _verify(model, ours, data, case, baseline, row)
+    except Exception as error:  # whatever a network's user may see is one row's failure
+        row.status, row.reason = why_not(error)
+
+
+def _conv_flops(ours, x):
+    """FLOPs of all convolutions of one forward pass of a network of ours, two a multiply-add."""
+    flops = 0
+    for decision in fastconv.explain(ours, x):
+        if decision.operator == "conv2d":
+            problem, _ = get_backend(decision.backend).explain(
+                decision.operator, decision.call, decision.dtype, decision.channels_last
             )
-            continue
-        same = [
-            r for r in rows if (r.model, r.pass_, r.threads) == (row.model, row.pass_, row.threads)
-        ]
-        best = min(r.baseline_us for r in same if r.baseline_us) / row.us
-        table.add_row(
-            row.model, row.pass_, LAYOUT_NAMES[row.layout], str(row.threads),
-            f"{row.us / 1e3:,.1f}", f"{row.baseline_us / 1e3:,.1f}", ratio_text(row.x_baseline),
-            ratio_text(best),
-        )  # fmt: skip
-    console.print(table)
-    for pass_ in PASSES:
-        ratios = [row.x_baseline for row in rows if row.pass_ == pass_ and row.x_baseline]
-        if ratios:
-            console.print(f"{pass_}: geometric mean {ratio_text(geometric_mean(ratios))}")
+            flops += problem.flops(ConvOp.fprop)
+    return flops
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m fastconv.bench.networks")
-    parser.add_argument("--batch", type=positive, default=8, metavar="N", help="default: 8")
-    parser.add_argument(
-        "--image-size", type=positive, default=224, metavar="N", help="default: 224"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=4, metavar="S", help="measuring time a side (default: 4)"
-    )
-    add_machine_options(parser)
-    parser.add_argument("--csv", metavar="PATH", help="write the results there as CSV")
-    options = parser.parse_args(argv)
-    keep_pages()
-    rows = []
-    with no_fallback():
-        for threads in options.threads or [torch.get_num_threads()]:
-            torch.set_num_threads(threads)
-            for name in NETWORKS:
-                for layout in LAYOUTS:
-                    rows += measure_network(
-                        name, layout, options.batch, options.image_size, options.seconds
-                    )
-    _print(Console(), rows)
-    if options.csv:
-        write_csv(options.csv, rows, environment("cpu"))
-    return 1 if any(row.is_failure for row in rows) else 0
+def _measure_against(model, ours, flops, data, case, device, seconds, attempts, baseline, row):
+    """The row against one baseline, under its settings."""
+    other = compiled(model) if baseline.compiled else model
+    _check(model, ours, other, data, case, baseline, row)
+    if row.status != "ok":
+        return row
+    settings = settings_of(baseline.settings, row.requested_backend)
+    sides = [
+        Side(OURS, [_make_call(ours, data, case, case.dtype)], settings),
+        Side(baseline.name, [_make_call(other, data, case, case.dtype)], baseline.settings),
+    ]
+    fill_times(row, baseline, time_sides(sides, device, seconds, attempts, row))
+    row.tflops = flops * (PASSES_OF_STEP if case.is_training else 1) / row.us / 1e6
+    return row
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _build(case, device):
+    """(torch's network, ours, _Data), the same in every process."""
+    torch.manual_seed(SEED)
+    layout, size = LAYOUTS[case.layout], case.image_size
+    model = NETWORKS[case.model]().to(device=device, memory_format=layout).eval()
+    x = torch.randn(case.batch, 3, size, size, device=device).contiguous(memory_format=layout)
+    target = torch.randint(CLASSES, (case.batch,), device=device)
+    return model, _VARIANTS[case.layer](model), _Data(x, target)
+
+
+def measure_network(case, device, seconds, backend=None, attempts=1, against=None):
+    """The rows of a NetworkCase, one a baseline; arguments as in measure.measure."""
+    if against is None:
+        against = baselines(case, device, backend)
+    row = Row.of(case, torch.get_num_threads(), backend)
+    try:
+        model, ours, data = _build(case, device)
+        flops = _conv_flops(ours, data.x)
+        for network in (model, ours):
+            network.train(case.is_training)
+        return [
+            _measure_against(
+                model, ours, flops, data, case, device, seconds, attempts, baseline,
+                replace(row, baseline=baseline.name),
+            )
+            for baseline in against
+        ]  # fmt: skip
+    except Exception as error:  # as in _check
+        return unmeasured(row, error, against)

@@ -10,30 +10,64 @@ import fastconv
 from .cases import DTYPES, LAYOUTS
 
 # The argument a pass takes the gradient of; None for the forward pass.
-WANTED = {"fprop": None, "fwd": None, "dgrad": 0, "bwd": 0, "wgrad": 1}
+WANTED = {"fprop": None, "fwd": None, "dgrad": 0, "bwd": 0, "wgrad": 1, "bgrad": 2}
+# Arguments that hold one piece for each sample: x, residual.
+PER_SAMPLE = (0, 3)
 
 
 def _geometry(shape):
     return (shape.stride, shape.pad, shape.dilation, shape.groups)
 
 
+# In place where torch has it, as networks write it: the cheapest activations of eager torch.
+_ACTIVATIONS = {
+    "relu": F.relu_,
+    "relu6": lambda y: F.relu6(y, inplace=True),
+    "silu": lambda y: F.silu(y, inplace=True),
+    "gelu": F.gelu,
+    "hardswish": lambda y: F.hardswish(y, inplace=True),
+}
+
+
 # Attributes of the package are looked up at the call: a test replaces one by a wrong kernel.
+def _our_fused(activation):
+    return lambda o, x, w, b, residual=None: fastconv.conv2d(
+        x, w, b, *_geometry(o), activation=activation, residual=residual
+    )
+
+
+def _torch_fused(activation):
+    def function(o, x, w, b, residual=None):
+        y = F.conv2d(x, w, b, *_geometry(o))
+        return _ACTIVATIONS[activation](y if residual is None else y.add_(residual))
+
+    return function
+
+
+def _fused_ops(fused):
+    ops = {f"conv2d+bias+{name}": fused(name) for name in _ACTIVATIONS}
+    return ops | {"conv2d+bias+residual+relu": fused("relu")}
+
+
 _OURS = {
     "conv2d": lambda o, x, w: fastconv.conv2d(x, w, None, *_geometry(o)),
-    "conv2d+bias+relu": lambda o, x, w, b: fastconv.conv2d(
-        x, w, b, *_geometry(o), activation="relu"
-    ),
+    **_fused_ops(_our_fused),
     "max_pool2d": lambda o, x: fastconv.max_pool2d(x, o.R, o.stride, o.pad),
+    "max_pool2d+indices": lambda o, x: fastconv.max_pool2d(
+        x, o.R, o.stride, o.pad, return_indices=True
+    ),
     "avg_pool2d": lambda o, x: fastconv.avg_pool2d(x, o.R, o.stride, o.pad),
     "adaptive_avg_pool2d": lambda o, x: fastconv.adaptive_avg_pool2d(x, 1),
+    "adaptive_max_pool2d": lambda o, x: fastconv.adaptive_max_pool2d(x, 1),
 }
 _TORCH = {
     "conv2d": lambda o, x, w: F.conv2d(x, w, None, *_geometry(o)),
-    # In place, as networks write it: the cheapest ReLU that eager torch has.
-    "conv2d+bias+relu": lambda o, x, w, b: F.relu_(F.conv2d(x, w, b, *_geometry(o))),
+    **_fused_ops(_torch_fused),
     "max_pool2d": lambda o, x: F.max_pool2d(x, o.R, o.stride, o.pad),
+    "max_pool2d+indices": lambda o, x: F.max_pool2d(x, o.R, o.stride, o.pad, return_indices=True),
     "avg_pool2d": lambda o, x: F.avg_pool2d(x, o.R, o.stride, o.pad),
     "adaptive_avg_pool2d": lambda o, x: F.adaptive_avg_pool2d(x, 1),
+    "adaptive_max_pool2d": lambda o, x: F.adaptive_max_pool2d(x, 1),
 }
 
 
@@ -56,7 +90,12 @@ class Inputs:
 
 
 def make_inputs(case, device, seed=0):
-    """Random inputs of a case: x and dy normal, w scaled so that y is of order 1."""
+    """Random inputs of a case: x and dy normal, w scaled so that y is of order 1.
+
+    For bgrad x, w and b are whole numbers: their sums are exact, so that rounding does not decide
+    on which side of 0 a ReLU's input lies, where its derivative jumps.
+    """
+    whole = case.pass_ == "bgrad"
     generator = torch.Generator(device).manual_seed(seed)
     layout, dtype, o = LAYOUTS[case.layout], DTYPES[case.dtype], case.shape
 
@@ -68,9 +107,14 @@ def make_inputs(case, device, seed=0):
     tensors = [normal(o.N, o.C, o.H, o.W)]
     if case.op.startswith("conv2d"):
         taps = o.C // o.groups * o.R * o.S
-        tensors.append(normal(o.K, o.C // o.groups, o.R, o.S, scale=taps**-0.5))
-        if case.op.endswith("relu"):
+        scale = 1.0 if whole else taps**-0.5
+        tensors.append(normal(o.K, o.C // o.groups, o.R, o.S, scale=scale))
+        if "+bias" in case.op:
             tensors.append(normal(o.K))
+        if "+residual" in case.op:
+            tensors.append(normal(*o.out_size()))
+    if whole:
+        tensors = [tensor.round() for tensor in tensors]
     wanted = WANTED[case.pass_]
     if wanted is None:
         return Inputs(tuple(tensors), None)

@@ -4,9 +4,12 @@ import argparse
 
 import torch
 
+from .baselines import BASELINES
 from .cases import DTYPES, LAYOUTS, PASSES
+from .networks import PASSES as NETWORK_PASSES
 
-RESULTS_FOLDER = "fastconv-results"
+PARTS = ("layers", "pools", "models", "ops")
+OUT = "fastconv-results"
 
 
 def _names(known):
@@ -55,16 +58,22 @@ def _device(text):
     return text
 
 
-def add_machine_options(parser):
-    parser.add_argument(
-        "--threads",
-        type=_positives,
-        metavar="LIST",
-        help="numbers of CPU threads, one after the other (default: torch's)",
-    )
+def _part(text):
+    if text not in PARTS:
+        raise argparse.ArgumentTypeError(f"got {text!r}; known: {', '.join(PARTS)}")
+    return text
 
 
 def add_bench_options(parser):
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        type=_part,
+        default=["layers", "pools"],
+        metavar="PART",
+        help="of layers, pools (of known networks, each problem once), models (whole networks), "
+        "ops (a line or two for each operator and variant) (default: layers pools)",
+    )
     parser.add_argument(
         "--device", type=_device, metavar="cpu|cuda", help="default: cuda where there is one"
     )
@@ -73,13 +82,14 @@ def add_bench_options(parser):
         type=_names(DTYPES),
         default=["float32"],
         metavar="LIST",
-        help=f"of {', '.join(DTYPES)} (default: float32)",
+        help=f"of {', '.join(DTYPES)} (default: float32); models: float32, bfloat16 (autocast)",
     )
     parser.add_argument(
         "--batch",
         type=_positives,
         metavar="LIST",
-        help="batch sizes (default: 1,8 on a CPU, 32,128 on a GPU; the first with --quick)",
+        help="batch sizes (default: layers and pools 1,8 on a CPU, 32,128 on a GPU; models 8; "
+        "with --quick the smaller one)",
     )
     parser.add_argument(
         "--layout",
@@ -88,12 +98,21 @@ def add_bench_options(parser):
         metavar="LIST",
         help="of nchw, channels_last (default: both)",
     )
+    known = (*PASSES, *NETWORK_PASSES)
     parser.add_argument(
         "--passes",
-        type=_names(PASSES),
-        default=list(PASSES),
+        type=_names(known),
+        default=list(known),
         metavar="LIST",
-        help="of fprop, dgrad, wgrad (convolutions), fwd, bwd (pools) (default: all)",
+        help="of fprop, dgrad, wgrad, bgrad (convolutions), fwd, bwd (pools), inference, "
+        "'training step' (models) (default: all)",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=_names(BASELINES),
+        metavar="LIST",
+        help="what to hold fastconv against, a row each: torch (as it comes; default), cudnn (a "
+        "GPU), onednn (a CPU), aten (torch without these libraries), compile (torch.compile)",
     )
     parser.add_argument(
         "--filter",
@@ -102,19 +121,44 @@ def add_bench_options(parser):
         help="only lines that contain TEXT, or one of several texts parted by commas: a network, a "
         "layer, an operator, a family, a problem (resnet18; dw; max_pool2d; dense; n1c64)",
     )
-    parser.add_argument("--quick", action="store_true", help="one layer of each family; < 1 minute")
+    parser.add_argument(
+        "--image-size",
+        type=positive,
+        default=224,
+        metavar="N",
+        help="models: side of the input in pixels (default: 224)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one layer of each family, four networks: about a minute",
+    )
     parser.add_argument(
         "--seconds",
         type=_seconds,
         metavar="S",
-        help="measuring time for each side of a line (default: 0.4, with --quick 0.1)",
+        help="measuring time for each side of a line (default: 0.4, with --quick 0.1; models 4, "
+        "with --quick 0.3)",
     )
     parser.add_argument(
         "--backend", metavar="NAME", help="a backend of fastconv, such as reference or cpu:direct"
     )
-    add_machine_options(parser)
-    parser.add_argument("--json", metavar="PATH", help="write the results there as JSON")
-    parser.add_argument("--csv", metavar="PATH", help="write the results there as CSV")
+    parser.add_argument(
+        "--threads",
+        type=_positives,
+        metavar="LIST",
+        help="numbers of CPU threads, one after the other (default: torch's)",
+    )
+    parser.add_argument(
+        "--out",
+        default=OUT,
+        metavar="FOLDER",
+        help="of layers.csv, pools.csv, models.csv, ops.csv, written line by line; a run goes on "
+        f"with what is there (default: {OUT})",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="put earlier results aside and measure again"
+    )
 
 
 def add_demo_options(parser):
@@ -136,9 +180,9 @@ def add_report_options(parser):
     parser.add_argument(
         "folder",
         nargs="?",
-        default=RESULTS_FOLDER,
+        default=OUT,
         metavar="FOLDER",
-        help=f"where the results lie, and the page goes (default: ./{RESULTS_FOLDER})",
+        help=f"where the results lie, and the page goes (default: ./{OUT})",
     )
     parser.add_argument(
         "--readme",

@@ -1,7 +1,7 @@
-"""One row of results, where it was measured, and both as CSV and JSON; CSV can be read back."""
+"""One row of results and where it was measured, as a line of CSV, which can be read back."""
 
 import csv
-import json
+import hashlib
 import math
 import os
 import platform
@@ -45,7 +45,7 @@ class Row:
     baseline_p20_us: float | None = None
     baseline_p80_us: float | None = None
     baseline_eager_us: float | None = None
-    roofline_percent: float | None = None  # of the device's ceilings (GPU sweep only)
+    roofline_percent: float | None = None  # of the ceilings; above 100 where caches hold all
     x_baseline: float | None = None  # baseline_us / us: above 1 fastconv is the faster one
     timer: str | None = None
     input_sets: int | None = None  # rotated through, to find inputs cold in L2 (GPU only)
@@ -55,6 +55,28 @@ class Row:
     error: float | None = None  # largest elementwise error over the largest exact value
     baseline_error: float | None = None
     note: str = ""
+    requested_backend: str | None = None  # None: fastconv's own choice
+
+    @classmethod
+    def of(cls, case, threads, backend=None, baseline=None):
+        """The row of a case (or of a network's) before anything is measured."""
+        return cls(
+            case.op, case.pass_, case.family, case.model, case.layer, case.problem, case.layout,
+            case.dtype, threads, backend, baseline=baseline, requested_backend=backend,
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, line):
+        """The row of a line that csv.DictReader has read; columns younger than its file keep their
+        defaults. ValueError where another one lacks."""
+        values = {}
+        for field in fields(cls):
+            column = _column(field.name)
+            if column in line:
+                values[field.name] = _parse(line[column] or "", field.type)
+            elif field.default is MISSING:
+                raise ValueError(f"has no column {column!r}")
+        return cls(**values)
 
     @property
     def is_failure(self):
@@ -65,6 +87,18 @@ class Row:
         """Whether there is a right result's ratio, taken on a machine that did little else."""
         measured = self.status == "ok" and self.x_baseline is not None
         return measured and not is_busy(self.others_cpus)
+
+
+def _column(name):
+    """`pass` is a word of Python, but no column's name needs an underscore for that."""
+    return name.rstrip("_")
+
+
+def _parse(text, kind):
+    """A value of a field's type, `str` or `float | None` and the like."""
+    if kind is str:
+        return text
+    return get_args(kind)[0](text) if text else None
 
 
 def _processor():
@@ -80,21 +114,28 @@ def _processor():
 def _git(*arguments):
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _commit():
-    """The commit of a checkout, "+" after it where files differ from it; None where this file is
-    not a tracked one: an installed package may lie inside somebody else's repository.
-    FASTCONV_COMMIT tells an installed package what it was built from."""
+    """The commit of a checkout; where files differ from it "+" and a digest of the difference, so
+    that two edits do not pass for one. None where this file is not a tracked one: an installed
+    package may lie inside somebody else's repository. FASTCONV_COMMIT tells an installed package
+    what it was built from."""
     if os.environ.get("FASTCONV_COMMIT"):
         return os.environ["FASTCONV_COMMIT"]
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
-    return (_git("rev-parse", "--short=12", "HEAD") or "") + ("+" if _git("status", "-s") else "")
+    commit = _git("rev-parse", "--short=12", "HEAD") or ""
+    # Results may be tracked, and are written while the bench runs.
+    if difference := _git("diff", "HEAD", "--", ":/", ":(exclude,top)bench/results"):
+        commit += "+" + hashlib.sha256(difference.encode()).hexdigest()[:8]
+    return commit
 
 
 def _version(package):
@@ -124,74 +165,54 @@ def environment(device):
 
 
 def _as_dict(row):
-    values = {name.rstrip("_"): value for name, value in asdict(row).items()}
+    values = {_column(name): value for name, value in asdict(row).items()}
     for name, value in values.items():
-        if isinstance(value, float):  # five digits; JSON knows no NaN
+        if isinstance(value, float):  # five digits, and no NaN: readers differ about it
             values[name] = float(f"{value:.5g}") if math.isfinite(value) else None
     return values
 
 
-def write_json(path, rows, where):
-    """{"environment": {...}, "rows": [{...}, ...]}"""
-    record = {"environment": where, "rows": [_as_dict(row) for row in rows]}
-    Path(path).write_text(json.dumps(record, indent=1) + "\n")
+def columns(where):
+    """The columns of a file whose rows are measured in such an environment."""
+    return [*(_column(field.name) for field in fields(Row)), *where]
 
 
-def write_csv(path, rows, where):
-    """One line a row, the environment repeated on each, so that files can be joined."""
-    records = [_as_dict(row) | where for row in rows]
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
+def _one_line(value):
+    """A row that is cut off in the middle can only be told where a row is a line."""
+    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def append_csv(path, rows, where):
-    """write_csv, after what is there already; the file's columns must be ours."""
-    path = Path(path)
-    if not path.exists():
-        return write_csv(path, rows, where)
+    """One line a row, after what the file holds already; it is made where it is not there.
+
+    The environment is repeated on each line, so that files can be joined. The file's columns must
+    be those of `columns(where)`.
+    """
     with open(path, "a", newline="") as file:
-        records = [_as_dict(row) | where for row in rows]
-        csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n").writerows(records)
-
-
-def _value(field, text):
-    """A cell as a Row holds it; an empty one is None where the field may be."""
-    kinds = get_args(field.type) or (field.type,)
-    if not text and type(None) in kinds:
-        return None
-    return kinds[0](text or "")
-
-
-def _row(record):
-    """The Row of a CSV record; columns younger than the file keep their defaults."""
-    values = {}
-    for field in fields(Row):
-        column = field.name.rstrip("_")
-        if column in record:
-            values[field.name] = _value(field, record[column])
-        elif field.default is MISSING:
-            raise ValueError(f"has no column {column!r}")
-    return Row(**values)
+        writer = csv.DictWriter(file, columns(where), lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        for row in rows:
+            record = _as_dict(row) | where
+            writer.writerow({name: _one_line(value) for name, value in record.items()})
 
 
 def read_rows(path):
-    """What write_csv wrote: (Row, environment) of each line.
+    """What append_csv wrote: (Row, environment) of each line.
 
     An environment holds the columns that are no fields of a Row, as text, without the empty ones.
     Raises ValueError where the file is not one of ours.
     """
-    names = {field.name.rstrip("_") for field in fields(Row)}
+    names = {_column(field.name) for field in fields(Row)}
     pairs = []
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
-        for record in reader:
+        for line in reader:
             try:
-                row = _row(record)
+                row = Row.read(line)
             except ValueError as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
             # None is the key of surplus cells.
-            where = {k: v for k, v in record.items() if v and k is not None and k not in names}
+            where = {k: v for k, v in line.items() if v and k is not None and k not in names}
             pairs.append((row, where))
     return pairs

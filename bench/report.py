@@ -31,6 +31,10 @@ def _microseconds(us):
     return f"{us:,.0f}" if us >= 100 else f"{us:.1f}"
 
 
+def _milliseconds(us):
+    return "-" if us is None else f"{us / 1e3:,.1f}"
+
+
 def ratio_text(value, quotable=True):
     """Wins and losses by the same rule: colour, and a sign where there is no colour."""
     if value is None:
@@ -48,7 +52,8 @@ def _rate(row):
     """GFLOP/s where arithmetic bounds the operator, GB/s where memory does."""
     if row.us is None:
         return row.status
-    if row.op.startswith("conv2d") and not row.family.startswith("depthwise"):
+    arithmetic = row.op.startswith("conv2d") and row.pass_ != "bgrad"
+    if arithmetic and not row.family.startswith("depthwise"):
         return f"{row.tflops * 1e3:,.0f} GF/s"
     return f"{row.gbs:,.1f} GB/s"
 
@@ -64,12 +69,13 @@ def _spread(row):
     )
 
 
-def print_header(console, where, threads, count, pages_kept):
-    """Where the run takes place, before it does."""
+def print_header(console, where, threads, count, count_there, pages_kept):
+    """Where the run takes place, before it does; count_there lines are of earlier runs."""
+    there = f", {count_there} of them there already (--fresh measures again)" if count_there else ""
     console.print(
         escape(
             f"{where['device']}, {threads} threads, torch {where['torch']}, fastconv "
-            f"{where['fastconv']}: {count} lines"
+            f"{where['fastconv']}: {count} lines{there}"
         )
     )
     if not pages_kept:
@@ -130,7 +136,8 @@ def best_layout_ratios(rows):
 
 
 def _same_but_for_layout(row):
-    return (row.op, row.pass_, row.problem, row.dtype, row.baseline, row.threads)
+    named = (row.model, row.layer) if row.op == "network" else ()
+    return (row.op, row.pass_, *named, row.problem, row.dtype, row.baseline, row.threads)
 
 
 def _mean(rows, best):
@@ -173,6 +180,38 @@ def wins_and_losses(ratios):
     return sum(r >= 1 + TIE for r in ratios), sum(r <= 1 / (1 + TIE) for r in ratios)
 
 
+def _print_networks(console, rows):
+    """Networks of one baseline and dtype; "best layout": against the faster of the baseline's."""
+    first = rows[0]
+    table = plain_table(
+        f"Networks: {first.baseline} time / fastconv time, {first.dtype}; best layout: with the "
+        f"faster of {first.baseline}'s layouts"
+    )
+    for name in ("network", "variant", "pass", "layout"):
+        table.add_column(name, no_wrap=True)
+    for name in ("threads", "ours ms", f"{first.baseline} ms", "ratio", "best layout"):
+        table.add_column(name, justify="right", no_wrap=True)
+    best = best_layout_ratios([row for row in rows if row.baseline_us])
+    for row in rows:
+        table.add_row(
+            f"{row.model} {row.problem.split('c', 1)[0]}",
+            row.layer,
+            row.pass_,
+            LAYOUT_NAMES[row.layout],
+            str(row.threads),
+            _milliseconds(row.us) if row.us else row.status,
+            _milliseconds(row.baseline_us),
+            ratio_text(row.x_baseline, row.is_quotable),
+            ratio_text(best.get(id(row)), row.is_quotable),
+        )
+    console.print(table)
+    quotable = [row for row in rows if row.is_quotable]
+    for (variant, pass_), group in grouped(quotable, lambda row: (row.layer, row.pass_)).items():
+        mean = ratio_text(geometric_mean([row.x_baseline for row in group]))
+        console.print(f"{variant} {pass_}: geometric mean {mean}")
+    console.print()
+
+
 def _print_counts(console, rows):
     ratios = [row.x_baseline for row in rows if row.is_quotable]
     wins, losses = wins_and_losses(ratios)
@@ -196,8 +235,11 @@ def print_report(console, rows):
         rows: Rows in the order of the cases.
     """
     for group in grouped(rows, lambda row: (row.op, row.dtype, row.baseline)).values():
-        _print_lines(console, group)
-    quotable = [row for row in rows if row.is_quotable]
+        if group[0].op == "network":
+            _print_networks(console, group)
+        else:
+            _print_lines(console, group)
+    quotable = [row for row in rows if row.is_quotable and row.op != "network"]
     for group in grouped(quotable, lambda row: (row.dtype, row.baseline)).values():
         _print_means(console, group)
     for (status, reason), group in grouped(rows, lambda row: (row.status, row.reason)).items():

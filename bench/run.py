@@ -1,46 +1,131 @@
-"""`fastconv bench`: exit status 0, or 1 where a result is wrong, or 2 for a bad request."""
+"""`fastconv bench`: exit status 0, or 1 where a result is wrong, or 2 for a bad request, or 130
+after Ctrl-C."""
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..dispatch import get_backend
+from . import networks
+from .baselines import Baseline, baselines, why_impossible
 from .cases import select_cases
 from .measure import measure, no_fallback
-from .record import environment, write_csv, write_json
+from .record import environment
 from .report import print_header, print_report
+from .resume import Results
+from .roofline import Ceilings
 from .timing import keep_pages
 
-DEFAULT_SECONDS, QUICK_SECONDS = 0.4, 0.1
 # Times a line is timed at most, for want of a quiet machine.
 BUSY_ATTEMPTS = 4
 
 
-def _default_batches(device, quick):
-    if device == "cpu":
-        return [1] if quick else [1, 8]
-    return [32] if quick else None
+@dataclass(frozen=True)
+class Part:
+    """One part of the bench and its file of results."""
+
+    measure: Callable  # measure.measure or one with its arguments
+    seconds: float  # measuring time for each side of a line
+    quick_seconds: float
+    batches: dict  # device -> values of N; None: those of the CSVs
+    quick_batches: dict
 
 
-def _stop(message):
-    print(f"fastconv bench: {message}", file=sys.stderr)
-    return 2
+PARTS = {
+    "layers": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
+    "pools": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
+    "ops": Part(measure, 0.4, 0.1, {"cpu": [8], "cuda": [32]}, {"cpu": [1], "cuda": [32]}),
+    "models": Part(
+        networks.measure_network, 4, 0.3, {"cpu": [8], "cuda": [8]}, {"cpu": [1], "cuda": [1]}
+    ),
+}
 
 
-def _check_paths(*paths):
-    """The first path that cannot be written to, before minutes are spent on results; or None."""
-    for path in filter(None, paths):
-        folder = os.path.dirname(os.path.abspath(path))
-        if os.path.isdir(path) or not os.access(folder, os.W_OK):
-            return path
-    return None
+@dataclass(frozen=True)
+class Line:
+    """A case of a part and what it is to be held against."""
+
+    part: str
+    case: object
+    threads: int
+    against: list[Baseline]
 
 
-def _measure_all(cases, device, options, seconds):
+class BadRequest(Exception):
+    """What cannot be done, in one line that names the argument."""
+
+
+def _cases(part, device, options):
+    quick = options.quick
+    batches = options.batch or (PARTS[part].quick_batches if quick else PARTS[part].batches)[device]
+    words = [word.strip() for word in options.filter.split(",") if word.strip()]
+    wanted = (options.layout, options.passes, options.dtype, words, quick)
+    if part == "models":
+        return networks.select_networks(batches, options.image_size, *wanted)
+    return select_cases(batches, *wanted, [part])
+
+
+def _plan(device, options):
+    """All Lines that are asked for. Raises BadRequest where one of them is impossible."""
+    parts = list(dict.fromkeys(options.parts))
+    if "models" in parts and (other := set(options.dtype) - set(networks.DTYPES)):
+        raise BadRequest(f"--dtype {min(other)}: models take {' and '.join(networks.DTYPES)} only")
+    try:
+        get_backend(options.backend)
+    except ValueError as error:
+        raise BadRequest(f"--backend: {error}") from None
+    if reason := why_impossible(options.baseline or (), device):
+        raise BadRequest(f"--baseline {reason}")
+    lines = [
+        Line(part, case, threads, baselines(case, device, options.backend, options.baseline))
+        for threads in options.threads or [torch.get_num_threads()]
+        for part in parts
+        for case in _cases(part, device, options)
+    ]
+    if not lines:
+        raise BadRequest("nothing to time: no line fits --filter, --passes and --quick together")
+    return lines
+
+
+def _open_results(parts, folder, where, fresh):
+    """{part: its Results}, before minutes are spent on what cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        results = {part: Results(folder / f"{part}.csv", where, fresh) for part in parts}
+    except OSError as error:
+        raise BadRequest(f"--out: {error}") from None
+    for path in (folder, *(one.path for one in results.values() if one.path.exists())):
+        if not os.access(path, os.W_OK):
+            raise BadRequest(f"--out: cannot write to {path}")
+    return results
+
+
+def _missing(lines, results, backend):
+    """Of the lines those with baselines that have no row yet, and only these baselines."""
+    for line in lines:
+        file = results[line.part]
+        if against := file.missing(line.case, line.threads, backend, line.against):
+            yield replace(line, against=against)
+
+
+def _ceilings(lines, device, dtypes):
+    """{number of threads: Ceilings} of those that lines are measured with."""
+    ceilings = {}
+    for threads in dict.fromkeys(line.threads for line in lines):
+        torch.set_num_threads(threads)
+        ceilings[threads] = Ceilings.measured(device, dtypes)
+    return ceilings
+
+
+def _measure_all(lines, results, device, options, where, ceilings):
+    """Measures the lines and adds their rows to the results, line by line."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -53,50 +138,68 @@ def _measure_all(cases, device, options, seconds):
     # A CUDA graph cannot be captured on the default stream.
     stream = torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
     attempts = 1 if options.quick else BUSY_ATTEMPTS
-    rows = []
     with progress, stream, no_fallback():
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            progress.update(task, description=f"{case.shape.layer} {case.pass_} {case.layout}")
-            rows += measure(case, device, seconds, options.backend, attempts)
+        task = progress.add_task("", total=len(lines))
+        for line in lines:
+            case, part = line.case, PARTS[line.part]
+            name = f"{case.model} {case.layer} {case.pass_} {case.layout} {line.threads} threads"
+            progress.update(task, description=name)
+            torch.set_num_threads(line.threads)
+            seconds = options.seconds or (part.quick_seconds if options.quick else part.seconds)
+            rows = part.measure(case, device, seconds, options.backend, attempts, line.against)
+            if line.part != "models":
+                ceilings[line.threads].fill(rows, case)
+            results[line.part].add(rows, where | ceilings[line.threads].as_dict())
             progress.advance(task)
-    return rows
 
 
-def run(options):
-    """Runs the bench that parsed options ask for and returns the exit status."""
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    words = [word.strip() for word in options.filter.split(",") if word.strip()]
-    batches = options.batch or _default_batches(device, options.quick)
-    cases = select_cases(
-        batches, options.layout, options.passes, options.dtype, words, options.quick
+def _run(device, options, command_line):
+    lines = _plan(device, options)
+    where = environment(device) | {"command": command_line}
+    results = _open_results(
+        dict.fromkeys(line.part for line in lines),
+        Path(options.out),
+        where | dict.fromkeys(Ceilings.columns()),
+        options.fresh,
     )
-    if not cases:
-        return _stop("nothing to time: no line fits --filter, --passes and --quick together")
-    if unwritable := _check_paths(options.json, options.csv):
-        return _stop(f"cannot write to {unwritable}")
-    try:
-        get_backend(options.backend)
-    except ValueError as error:
-        return _stop(str(error))
-    thread_counts = options.threads or [torch.get_num_threads()]
-    where = environment(device)
+    missing = list(_missing(lines, results, options.backend))
+    # Before pages are kept: theirs are not needed again.
+    ceilings = _ceilings(missing, device, options.dtype)
     console = Console()
     print_header(
         console,
         where,
-        " and ".join(map(str, thread_counts)),
-        len(cases) * len(thread_counts),
+        " and ".join(dict.fromkeys(str(line.threads) for line in lines)),
+        len(lines),
+        len(lines) - len(missing),
         pages_kept=device != "cpu" or keep_pages(),
     )
-    seconds = options.seconds or (QUICK_SECONDS if options.quick else DEFAULT_SECONDS)
-    rows = []
-    for threads in thread_counts:
-        torch.set_num_threads(threads)
-        rows += _measure_all(cases, device, options, seconds)
+    _measure_all(missing, results, device, options, where, ceilings)
+    rows = [
+        results[line.part].get(line.case, line.threads, options.backend, baseline)
+        for line in lines
+        for baseline in line.against
+    ]
     print_report(console, rows)
-    if options.json:
-        write_json(options.json, rows, where)
-    if options.csv:
-        write_csv(options.csv, rows, where)
     return 1 if any(row.is_failure for row in rows) else 0
+
+
+def run(options, command_line):
+    """Runs the bench that parsed options ask for and returns the exit status.
+
+    Args:
+        command_line: what a user would type for it, for the record.
+    """
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return _run(device, options, command_line)
+    except BadRequest as error:
+        print(f"fastconv bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"fastconv bench: interrupted; {options.out} has what was measured, the same command "
+            "goes on with the rest",
+            file=sys.stderr,
+        )
+        return 130

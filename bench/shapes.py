@@ -90,7 +90,7 @@ class Layer(Shape):
 class Pool(Shape):
     model: str
     name: str
-    kind: str  # "max", "avg", or "gap": adaptive average to 1x1
+    kind: str  # "max", "avg", or "gap", "gmp": adaptive average, maximum to 1x1
     N: int
     C: int
     H: int
@@ -101,7 +101,12 @@ class Pool(Shape):
 
     @property
     def family(self):
-        return {"max": "max pool", "avg": "average pool", "gap": "global average pool"}[self.kind]
+        return {
+            "max": "max pool",
+            "avg": "average pool",
+            "gap": "global average pool",
+            "gmp": "global max pool",
+        }[self.kind]
 
     @property
     def problem(self):

@@ -6,7 +6,6 @@ Writes layers.csv and pools.csv line by line, so that a sweep that is cut off le
 the next one with the same commit and device goes on where it ended. Needs no extras."""
 
 import argparse
-import csv
 import sys
 import time
 from pathlib import Path
@@ -14,14 +13,15 @@ from pathlib import Path
 import torch
 
 from ..backends.triton_launch import unusable_reason
-from .cases import DTYPES, PASSES, QUICK, select_cases
+from .baselines import baselines
+from .cases import PASSES, QUICK, select_cases
 from .measure import measure, no_fallback
-from .record import append_csv, environment
+from .record import environment
+from .resume import Results
 from .roofline import Ceilings
 
 SECONDS_PER_SIDE = 0.04
-# What two runs must share for one to go on with the other's file.
-SAME = ("device", "commit", "torch", "fastconv")
+TIMED_DTYPES = ("float32", "bfloat16")
 
 
 def importance(job):
@@ -38,26 +38,6 @@ def importance(job):
         shape.N > 32,
         kinds.index(kind) if kind in kinds else len(kinds),
     )
-
-
-def key(case, backend):
-    """What tells one line from the others, in a file too."""
-    return (backend, case.op, case.pass_, case.layout, case.dtype, case.shape.problem)
-
-
-def finished(path, where):
-    """Keys of the cases that a file of an earlier run holds; a file of another commit, device or
-    version is removed."""
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        return set()
-    if any(row.get(name) != str(where[name] or "") for row in rows for name in SAME):
-        Path(path).unlink()
-        return set()
-    names = ("backend", "op", "pass", "layout", "dtype", "problem")
-    return {tuple(row[name] for name in names) for row in rows}
 
 
 def _line(row):
@@ -79,26 +59,27 @@ def sweep(jobs, folder, seconds, device="cuda", seconds_per_side=SECONDS_PER_SID
     """
     end = time.perf_counter() + seconds
     where = environment(device)
-    ceilings = Ceilings.measured() if device == "cuda" else None
-    if ceilings is not None:
-        print(ceilings, flush=True)
-        where |= ceilings.as_dict()
-    paths = {True: Path(folder, "layers.csv"), False: Path(folder, "pools.csv")}
-    done = {is_conv: finished(path, where) for is_conv, path in paths.items()}
+    ceilings = Ceilings.measured(device, TIMED_DTYPES)
+    print(ceilings, flush=True)
+    where |= ceilings.as_dict()
+    # The acceptance run may leave two files of results, and no older ones.
+    paths = (Path(folder, name) for name in ("layers.csv", "pools.csv"))
+    layers, pools = (Results(path, where, keep_others=False) for path in paths)
+    threads = torch.get_num_threads()
     measured = left = failures = 0
     for case, backend in jobs:
-        is_conv = case.op.startswith("conv2d")
-        if key(case, backend) in done[is_conv]:
+        results = layers if case.op.startswith("conv2d") else pools
+        against = results.missing(case, threads, backend, baselines(case, device, backend))
+        if not against:
             continue
         if time.perf_counter() > end:
             left += 1
             continue
-        rows = measure(case, device, seconds_per_side, backend)
+        rows = measure(case, device, seconds_per_side, backend, against=against)
+        ceilings.fill(rows, case)
         for row in rows:
-            if ceilings is not None and row.us:
-                row.roofline_percent = 100 * ceilings.floor_us(case, row) / row.us
             print(_line(row), flush=True)
-        append_csv(paths[is_conv], rows, where)
+        results.add(rows, where)
         measured += 1
         failures += sum(row.is_failure for row in rows)
     return measured, left, failures
@@ -113,8 +94,7 @@ def main(argv=None):
         print("torch sees no CUDA device here", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    dtypes = [name for name in DTYPES if name in ("bfloat16", "float32")]
-    cases = select_cases(None, ["channels_last", "nchw"], PASSES, dtypes)
+    cases = select_cases(None, ["channels_last", "nchw"], PASSES, TIMED_DTYPES)
     backends = ["cuda"]
     if reason := unusable_reason("cuda"):
         print(f"no Triton: {reason}", flush=True)

@@ -3,11 +3,11 @@
 Both are measured against float64: torch's operator on the same inputs, exactly widened.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from .operators import make_call, theirs
+from .operators import PER_SAMPLE, make_call, theirs
 
 # Samples that the float64 reference takes at a time: torch's float64 convolution unfolds its whole
 # input, R*S times its size.
@@ -24,19 +24,22 @@ class Verdict:
 
 
 def exact_result(case, inputs):
-    """The pass's result in float64, from torch's operator."""
-    x, *parameters = (tensor.detach().double() for tensor in inputs.tensors)
-    chunk = CHUNK[x.device.type]
-    dys = [None] * len(x.split(chunk)) if inputs.dy is None else inputs.dy.double().split(chunk)
+    """The pass's result in float64, from torch's operator; indices as they are."""
+    exact = [tensor.detach().double() for tensor in inputs.tensors]
+    chunk = CHUNK[exact[0].device.type]
     parts = []
-    for x_part, dy_part in zip(x.split(chunk), dys, strict=True):
-        tensors = [x_part, *parameters]
-        if dy_part is not None:
+    for begin in range(0, len(exact[0]), chunk):
+        samples = slice(begin, begin + chunk)
+        tensors = [t[samples] if i in PER_SAMPLE else t for i, t in enumerate(exact)]
+        dy = None if inputs.dy is None else inputs.dy[samples].double()
+        if dy is not None:
             wanted = next(i for i, t in enumerate(inputs.tensors) if t.requires_grad)
             tensors[wanted] = tensors[wanted].detach().requires_grad_()
-        parts.append(make_call(theirs(case), type(inputs)(tuple(tensors), dy_part))())
-    if case.pass_ == "wgrad":  # a sum over samples
+        parts.append(make_call(theirs(case), type(inputs)(tuple(tensors), dy))())
+    if case.pass_ in ("wgrad", "bgrad"):  # a sum over samples
         return torch.stack(parts).sum(0)
+    if isinstance(parts[0], tuple):
+        return tuple(map(torch.cat, zip(*parts)))
     return torch.cat(parts)
 
 
@@ -45,8 +48,11 @@ def judge(result, torch_result, exact):
 
     A global measure would forgive a few wrong border elements, where convolutions go wrong. Half a
     unit in the last place of the largest value is allowed on top of torch's error: rounding the
-    exact result costs as much, and torch's error may be 0.
+    exact result costs as much, and torch's error may be 0. Indices, the second of a pair, must be
+    torch's.
     """
+    if isinstance(exact, tuple):
+        return _judge_pair(result, torch_result, exact)
     scale = max(exact.abs().max().item(), torch.finfo(torch.float64).tiny)
     if result.shape != exact.shape or result.dtype != torch_result.dtype:
         got, want = (f"{tuple(t.shape)} {t.dtype}" for t in (result, torch_result))
@@ -57,3 +63,12 @@ def judge(result, torch_result, exact):
     if error <= bound:  # false for NaN
         return Verdict(error, torch_error, None)
     return Verdict(error, torch_error, f"error {error:.1e} of the largest value, bound {bound:.1e}")
+
+
+def _judge_pair(result, torch_result, exact):
+    if not isinstance(result, tuple) or len(result) != len(exact):
+        return Verdict(float("nan"), float("nan"), f"got no pair but {type(result).__name__}")
+    verdict = judge(result[0], torch_result[0], exact[0])
+    if verdict.wrong is None and not torch.equal(result[1], torch_result[1]):
+        return replace(verdict, wrong="the indices are not torch's")
+    return verdict

@@ -54,8 +54,9 @@ def _parser():
         "bench",
         help="verify, then time fastconv against torch",
         description="Verifies every kernel against float64, then times it in turns with torch's: "
-        "convolutions, conv+bias+ReLU and pools of known networks, each pass apart. Exit status 1 "
-        "where a result is wrong; a wrong result gets no number.",
+        "convolutions, conv+bias+ReLU and pools of known networks, each pass apart; whole networks "
+        "too. Exit status 1 where a result is wrong; a wrong result gets no number. Ctrl-C keeps "
+        "what was measured, and the next run goes on.",
     )
     add_bench_options(bench)
     report = commands.add_parser(
@@ -79,14 +80,15 @@ def _parser():
 
 def main(argv=None):
     """Runs one command; argv defaults to the process's. Returns the exit status."""
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    options = _parser().parse_args(arguments)
     if message := _missing_extra(options.command):
         print(message, file=sys.stderr)
         return 2
     if options.command == "bench":
         from .bench.run import run
 
-        return run(options)
+        return run(options, shlex.join(["fastconv", *arguments]))
     if options.command == "report":
         from .bench.page import run
 

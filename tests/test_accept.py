@@ -264,6 +264,8 @@ def test_the_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     from fastconv.bench import sweep
     from fastconv.bench.cases import select_cases
 
+    ceilings = sweep.Ceilings(copy_gbs=10, fp32_tflops=0.1, bf16_tflops=0.1)
+    monkeypatch.setattr(sweep.Ceilings, "measured", lambda device, dtypes: ceilings)
     monkeypatch.setenv("FASTCONV_COMMIT", "abc")
     words = ["resnet18 l4.ds1x1s2", "resnet18 gap7x7"]
     cases = select_cases([1], ["nchw"], ["fprop", "fwd"], ["float32"], words)
@@ -279,12 +281,14 @@ def test_the_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     assert len((tmp_path / "pools.csv").read_text().splitlines()) == 2
     monkeypatch.setenv("FASTCONV_COMMIT", "def")
     assert sweep.sweep(jobs[:1], tmp_path, 0, "cpu", 0.005) == (0, 1, 0)
-    assert not (tmp_path / "layers.csv").exists()
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_the_sweep_begins_with_what_tells_most():
     from fastconv.bench import sweep
     from fastconv.bench.cases import QUICK, select_cases
+    from fastconv.bench.record import Row
+    from fastconv.bench.resume import key
 
     cases = select_cases(
         None, ["nchw", "channels_last"], ["fprop", "dgrad", "wgrad", "fwd"], ["bfloat16", "float32"]
@@ -299,7 +303,7 @@ def test_the_sweep_begins_with_what_tells_most():
     assert (first[0].dtype, first[0].layout) == ("bfloat16", "channels_last")
     families = {case.family for case in first}
     assert families >= {"dense RxS", "depthwise 3x3", "max pool", "stem (C=3)"}
-    assert len({sweep.key(*job) for job in jobs}) == len(jobs)
+    assert len({key(Row.of(case, 1, backend, "cuDNN")) for case, backend in jobs}) == len(jobs)
 
 
 def test_ceilings_make_a_floor():

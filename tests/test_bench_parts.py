@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from fastconv.backends import BACKENDS
-from fastconv.bench import load, measure, networks, timing, timing_cuda
+from fastconv.bench import baselines, load, measure, timing, timing_cuda
 from fastconv.bench.cases import Case, select_cases
 from fastconv.bench.models.resnet import ResNet18
-from fastconv.bench.operators import make_inputs, ours
+from fastconv.bench.operators import make_inputs
 from fastconv.bench.record import Row
 from fastconv.bench.report import best_layout_ratios, print_report
 from fastconv.bench.shapes import HERE, Layer, Pool, load_layers, load_pools
@@ -198,16 +198,15 @@ class Counting:
 
 def test_triton_is_timed_against_our_cuda_kernels_too(monkeypatch):
     case, *_ = select_cases([1], ["nchw"], ["fprop"], ["float32"], ["resnet18 l4.ds1x1s2"])
-    monkeypatch.setattr(measure, "cuda", object())
-    named = {b.name: b.backend for b in measure.baselines(case, "cuda", "triton")}
+    monkeypatch.setattr(baselines, "cuda", object())
+    named = {b.name: b.backend for b in baselines.baselines(case, "cuda", "triton")}
     assert named == {"cuDNN": None, "cuDNN TF32": None, "fastconv CUDA TF32": "cuda"}
-    assert len(measure.baselines(case, "cuda", "cuda")) == 2
+    assert len(baselines.baselines(case, "cuda", "cuda")) == 2
     # A baseline of ours runs on the backend it names.
-    other = measure.Baseline("fastconv other", nullcontext, ours, "cpu:direct")
-    monkeypatch.setattr(measure, "baselines", lambda *arguments: [other])
+    other = baselines.Baseline("fastconv other", nullcontext, backend="cpu:direct")
     counting = Counting(BACKENDS["cpu:direct"])
     monkeypatch.setitem(BACKENDS, "cpu:direct", counting)
-    (row,) = measure.measure(case, "cpu", 0.005, "cpu:implicit_gemm")
+    (row,) = measure.measure(case, "cpu", 0.005, "cpu:implicit_gemm", against=[other])
     assert (row.status, row.backend, row.baseline) == ("ok", "cpu:implicit_gemm", "fastconv other")
     assert row.x_baseline > 0 and counting.calls > 1
 
@@ -220,14 +219,3 @@ def test_the_faster_layout_of_the_baseline_is_the_one_to_beat():
     ]
     best = best_layout_ratios(rows)
     assert [best[id(row)] for row in rows] == [1.5, 3.0]
-
-
-def test_networks_are_timed_in_inference_and_training(tmp_path, capsys):
-    path = tmp_path / "networks.csv"
-    arguments = ["--batch", "2", "--image-size", "32", "--seconds", "0.05", "--threads", "1"]
-    assert networks.main([*arguments, "--csv", str(path)]) == 0
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * len(networks.NETWORKS) * len(networks.PASSES)
-    assert all(float(row["x_baseline"]) > 0 and row["threads"] == "1" for row in rows)
-    assert "inference: geometric mean" in capsys.readouterr().out
