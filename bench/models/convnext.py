@@ -54,22 +54,29 @@ class Block(nn.Module):
         return self.stochastic_depth(self.layer_scale * self.block(x)) + x
 
 
+def stem(K):
+    return nn.Sequential(nn.Conv2d(3, K, 4, stride=4), LayerNorm2d(K, eps=NORM_EPS))
+
+
+def downsampling(C, K):
+    return nn.Sequential(LayerNorm2d(C, eps=NORM_EPS), nn.Conv2d(C, K, 2, stride=2))
+
+
 class ConvNeXtTiny(nn.Module):
     """(N, 3, H, W) images -> (N, num_classes) logits."""
 
     # channels, blocks
     STAGES = ((96, 3), (192, 3), (384, 9), (768, 3))
-    # The last block's; it grows linearly from 0 at the first one.
+    # Stochastic depth: block i of B, from 0, is left out with probability DEPTH_P * i / (B - 1).
     DEPTH_P = 0.1
 
     def __init__(self, num_classes=1000):
         super().__init__()
         total = sum(blocks for _, blocks in self.STAGES)
         depth_p = iter([self.DEPTH_P * i / (total - 1) for i in range(total)])
-        C = None
-        layers = []
+        layers, C = [], None
         for K, blocks in self.STAGES:
-            layers.append(self._stem(K) if C is None else self._downsampling(C, K))
+            layers.append(stem(K) if C is None else downsampling(C, K))
             layers.append(nn.Sequential(*(Block(K, next(depth_p)) for _ in range(blocks))))
             C = K
         self.features = nn.Sequential(*layers)
@@ -81,14 +88,6 @@ class ConvNeXtTiny(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-
-    @staticmethod
-    def _stem(K):
-        return nn.Sequential(nn.Conv2d(3, K, 4, stride=4), LayerNorm2d(K, eps=NORM_EPS))
-
-    @staticmethod
-    def _downsampling(C, K):
-        return nn.Sequential(LayerNorm2d(C, eps=NORM_EPS), nn.Conv2d(C, K, 2, stride=2))
 
     def forward(self, x):
         return self.classifier(self.avgpool(self.features(x)))

@@ -61,7 +61,7 @@ class EfficientNetB0(nn.Module):
         (6, 192, 4, 5, 2),
         (6, 320, 1, 3, 1),
     )
-    # The i-th of B blocks, from 0, has the share i / B of it.
+    # Stochastic depth: block i of B, from 0, is left out with probability DEPTH_P * i / B.
     DEPTH_P = 0.2
 
     def __init__(self, num_classes=1000):
