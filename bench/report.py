@@ -181,15 +181,16 @@ def wins_and_losses(ratios):
 
 
 def _print_networks(console, rows):
-    """Networks of one baseline and dtype; "best layout": against the faster of the baseline's."""
+    """Networks of one baseline and dtype."""
     first = rows[0]
     table = plain_table(
-        f"Networks: {first.baseline} time / fastconv time, {first.dtype}; best layout: with the "
+        f"Networks: {first.baseline} time / fastconv time, {first.dtype}; best: with the "
         f"faster of {first.baseline}'s layouts"
     )
-    for name in ("network", "variant", "pass", "layout"):
+    table.add_column("network", overflow="fold", min_width=12)
+    for name in ("variant", "pass", "layout"):
         table.add_column(name, no_wrap=True)
-    for name in ("threads", "ours ms", f"{first.baseline} ms", "ratio", "best layout"):
+    for name in ("thr", "ours ms", f"{first.baseline} ms", "ratio", "best"):
         table.add_column(name, justify="right", no_wrap=True)
     best = best_layout_ratios([row for row in rows if row.baseline_us])
     for row in rows:

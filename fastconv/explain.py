@@ -22,6 +22,11 @@ class Explanation(list):
     """The Decisions of a call, in order. Prints as a table of layers, the slowest three and what
     is not fastconv's where a model of several layers was called, otherwise as a readable list.
 
+    Args:
+        decisions: of one run, in order.
+        runs: how many runs their times are medians of.
+        model: the torch.nn.Module that was called, or None.
+
     Attributes:
         runs: how many runs the times are medians of; 0 where nothing was measured.
         not_fastconv: LayerReports of the model's convolution and pooling layers that are not

@@ -49,11 +49,19 @@ _BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, fast.FrozenBatchNorm2d)
 
 @dataclass(frozen=True)
 class FusionReport:
-    """One convolution or BatchNorm of a network: what went into its call, and why not more."""
+    """One convolution or BatchNorm of a network: what went into its call, and why not more.
+
+    Attributes:
+        name: qualified name in the network, "" for the network itself.
+        type: name of the class it had.
+        fused: names of the modules and functions that went into the call, in order; "residual" for
+            a sum.
+        reason: why no more did, "" after an activation.
+    """
 
     name: str
     type: str
-    fused: tuple = field(default=())  # in order: names of modules or functions, "residual"
+    fused: tuple = ()
     reason: str = ""
 
     def __str__(self):

@@ -55,14 +55,18 @@ class ConvReLU2d(Conv2d):
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """torch.nn.BatchNorm2d with its running statistics for constants, in training mode too.
+    """A BatchNorm with its running statistics for constants, in training mode too: scale * x +
+    shift. Called without x it returns (scale, shift), for FusedConv2d to multiply into its filters.
 
-    Called with x (N, C, H, W) it returns scale * x + shift, called without it returns the two, each
-    (C), for FusedConv2d to fold into its filters:
+    Arguments, dtypes, errors and state_dict are torch.nn.BatchNorm2d's, as is the formula in eval
+    mode (Ioffe and Szegedy 2015, algorithm 2):
 
         scale = weight / sqrt(running_var + eps), shift = bias - running_mean * scale
 
-    (Ioffe and Szegedy 2015, algorithm 2). Gradients reach weight and bias; no buffer changes.
+    Gradients reach weight and bias; no buffer changes.
+
+    Shapes:
+        (N, C, H, W) -> (N, C, H, W); scale and shift: (C).
     """
 
     def forward(self, input=None):
@@ -78,8 +82,13 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 class FusedConv2d(Conv2d):
-    """A convolution whose call takes what follows it: activation(norm(conv2d(x) + bias) + residual)
-    in one kernel. fastconv.fuse puts it into networks; called with x alone it is fastconv.Conv2d.
+    """A convolution whose call takes what follows it, in one kernel: activation(norm(conv2d(x) +
+    bias) + residual). fastconv.fuse puts it into networks; called with x alone it is Conv2d.
+
+    Arguments, dtypes, errors, state_dict and the formula of P and Q are torch.nn.Conv2d's.
+
+    Shapes:
+        (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
     """
 
     def forward(self, input, residual=None, norm=None, activation=None, in_place=False):

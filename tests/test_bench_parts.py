@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from fastconv.backends import BACKENDS
-from fastconv.bench import baselines, load, measure, timing, timing_cuda
+from fastconv.bench import baselines, load, measure, roofline, timing, timing_cuda
 from fastconv.bench.cases import Case, select_cases
 from fastconv.bench.models.resnet import ResNet18
 from fastconv.bench.operators import make_inputs
 from fastconv.bench.record import Row
 from fastconv.bench.report import best_layout_ratios, print_report
+from fastconv.bench.roofline import Ceilings
 from fastconv.bench.shapes import HERE, Layer, Pool, load_layers, load_pools
 from fastconv.bench.timing import Side
 from fastconv.bench.verify import exact_result, judge
@@ -117,6 +118,20 @@ def test_a_side_without_cuda_graph_has_all_sides_timed_by_events(monkeypatch):
         assert timed.method == "cuda events" and timed.note == "b: no graph"
         assert timed.median_us == 4.0  # 12 us for three calls
         assert calls[name] > 3
+
+
+def test_ceilings_are_rates_of_a_copy_and_of_products(monkeypatch):
+    seconds = roofline._seconds_cpu(lambda: time.sleep(0.005))
+    assert 0.005 <= seconds < 0.05
+    # A copy, a product of float32 that is over too soon, a larger one, one of float64.
+    times = iter([0.5, 0.001, 0.25, 0.5])
+    monkeypatch.setattr(roofline, "_seconds_cpu", lambda call: (call(), next(times))[1])
+    ceilings = Ceilings.measured("cpu", ["float32", "float64"])
+    assert ceilings.copy_gbs == pytest.approx(2 * (1 << 28) / 0.5 / 1e9)
+    assert ceilings.fp32_tflops == pytest.approx(2 * 2048**3 / 0.25 / 1e12)
+    assert ceilings.fp64_tflops == pytest.approx(2 * 1024**3 / 0.5 / 1e12)
+    assert ceilings.bf16_tflops is None and ceilings.as_dict()["ceiling_bf16_tflops"] is None
+    assert list(ceilings.as_dict()) == Ceilings.columns()
 
 
 def test_other_programs_are_noticed(monkeypatch):

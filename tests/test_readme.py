@@ -49,7 +49,9 @@ class Extra:
 
 
 SMALL = "--batch 1 --layout nchw --passes fprop --threads 1 --seconds 0.005"
-SMALL_NETWORKS = "--batch 2 --image-size 32 --threads 1 --seconds 0.005"
+SMALL_NETWORKS = (
+    "--batch 2 --image-size 32 --layout nchw --threads 1 --seconds 0.005 --filter mobilenet_v2"
+)
 # A line for each command of README.md that does not run as it stands.
 ELSEWHERE = {
     "pip install torch .": Gate("pip install torch $work/dist/fastconv-*.whl"),
@@ -74,7 +76,8 @@ ELSEWHERE = {
     "bench/accept_gpu.sh": Here("{} --dry-run"),
     "fastconv bench": Here(f"{{}} {SMALL} --filter l4.3x3"),
     "fastconv bench --filter": Here(f"{{}} {SMALL}"),
-    "python -m fastconv.bench.networks": Here(f"{{}} {SMALL_NETWORKS}"),
+    "fastconv bench models": Here(f"{{}} {SMALL_NETWORKS}"),
+    "fastconv bench ops": Here(f"{{}} {SMALL} --filter l4.3x3"),
     ".ci/run": Here("bash -n .ci/run"),
 }
 # Programs that run as they stand.
