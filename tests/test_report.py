@@ -232,11 +232,16 @@ def test_figures_lie_beside_the_page(made_up, capsys):
 
 
 @pytest.mark.parametrize(("ratio", "strong", "weak"), [(3.0, 2, 0), (1 / 3, 0, 2)])
-def test_bars_have_the_colour_of_their_ratio(ratio, strong, weak, tmp_path):
-    path = bar_panels(tmp_path / "bars.png", ["panel"], {"g": {"row": {"panel": Bar(ratio)}}}, "x")
-    image = matplotlib.image.imread(path)[..., :3]
-    assert (image[..., strong] - image[..., weak] > 0.5).sum() > 1000
+def test_bars_have_the_colour_and_the_side_of_their_ratio(ratio, strong, weak, tmp_path):
+    groups = {HOSTILE: {HOSTILE: {"panel": Bar(ratio)}}}  # not a formula
+    image = matplotlib.image.imread(bar_panels(tmp_path / "bars.png", ["panel"], groups, "x"))
+    coloured = image[..., strong] - image[..., weak] > 0.5
+    assert coloured.sum() > 1000
     assert not (image[..., weak] - image[..., strong] > 0.5).any()
+    # The names take the left of the figure, the bar the rest up to, or from, the line at 1.
+    columns = coloured.any(axis=0).nonzero()[0]
+    line = (image[..., :3].max(axis=2) < 0.2).sum(axis=0).argmax()
+    assert (columns.mean() > line) == (ratio > 1)
 
 
 def test_one_colour_scale_for_wins_and_losses():
@@ -284,6 +289,11 @@ def test_the_fastest_choice_is_marked():
     assert [round(c.us) for c in line.choices] == [90000, 80000, 60000, 90000, 100000, 90250, 95000]
     assert [c.is_fastest for c in line.choices] == [False, False, True, False, False, True, False]
     assert [c.is_fastest_of_all for c in line.choices].index(True) == 2
+    compiled = network("resnet18", "fused", "nchw", 61e3, 1.1, baseline="torch.compile")
+    ways, (line,) = compare_choices([*NETWORKS[:3], compiled])
+    assert [w.baseline for w in ways] == ["torch", "torch", "torch.compile"]
+    assert [round(c.us) for c in line.choices[-2:]] == [67100, 61000]
+    assert line.choices[0].us == 90000
     disturbed = network("resnet18", "fused", "nchw", 1e3, 90.0, others_cpus=0.9)
     _, (line,) = compare_choices([NETWORKS[0], disturbed])
     assert [(c.us, c.note) for c in line.choices][2] == (None, "disturbed")
