@@ -130,6 +130,27 @@ FAULTS = [
         f"{KERNELS} -k planes",
     ),
     Fault(
+        "the end of a row is not activated",
+        "cpu/activation_vectors.h",
+        "end = n - kLanes<A>;",
+        "end = n / kLanes<A> * kLanes<A> - kLanes<A>;",
+        "test_activation_vectors.py::test_the_same_bits_wherever_in_a_row -k silu",
+    ),
+    Fault(
+        "a short ln 2",
+        "cpu/activation_vectors.h",
+        " - k * kLn2Low;",
+        ";",
+        "test_activation_vectors.py::test_against_more_digits -k silu",
+    ),
+    Fault(
+        "an exp that overflows before its quotient",
+        "cpu/activation_vectors.h",
+        "shifted < most ? shifted : most",
+        "shifted",
+        "test_activation_vectors.py::test_against_more_digits -k silu",
+    ),
+    Fault(
         "dropped slice",
         "cpu/conv2d_implicit_gemm.cpp",
         "slice < grid.slices; ++slice)",

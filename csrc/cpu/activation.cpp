@@ -10,16 +10,17 @@ namespace {
 constexpr int64_t kChannelBlock = 16;  // channels of one task; fixed, for it sets the order of sums
 
 // dz[i] from dy[i] and saved[i], stored where wanted; returns them in accumulator type in `out`.
+// The buffer, like out, holds count elements.
 template <typename T>
 static void backward_run(const EpilogueBackwardArgs& o, int64_t n, int64_t k, int64_t p, int64_t q,
-                         int64_t Strides::* axis, int64_t count, accumulator_t<T>* out) {
+                         int64_t Strides::* axis, int64_t count, accumulator_t<T>* out,
+                         accumulator_t<T>* buffer) {
   load_row(out, static_cast<const T*>(o.dy.at<T>(n, k, p, q)), o.dy.strides.*axis, count);
   if (o.activation != Activation::none) {
-    const T* const saved = o.saved.at<T>(n, k, p, q);
-    const int64_t step = o.saved.strides.*axis;
-    for (int64_t i = 0; i < count; ++i) {
-      out[i] = activation_gradient(out[i], to_accumulator(saved[i * step]), o.activation);
-    }
+    activation_gradient_row(out,
+                            unit_row(buffer, static_cast<const T*>(o.saved.at<T>(n, k, p, q)),
+                                     o.saved.strides.*axis, count),
+                            count, o.activation);
   }
   if (o.dz.data != nullptr) {
     T* const dz = o.dz.at<T>(n, k, p, q);
@@ -35,20 +36,22 @@ void backward(const EpilogueBackwardArgs& o) {
   parallel_for(div_up(o.K, kChannelBlock), o.num_threads, [&](int64_t task) {
     const int64_t k0 = task * kChannelBlock, channels = min64(kChannelBlock, o.K - k0);
     double sums[kChannelBlock] = {};
-    A* const run = static_cast<A*>(
-        scratch(ScratchSlot::kTask, max64(kChannelBlock, o.Q) * static_cast<int64_t>(sizeof(A))));
+    const int64_t longest = max64(kChannelBlock, o.Q);
+    A* const run =
+        static_cast<A*>(scratch(ScratchSlot::kTask, 2 * longest * static_cast<int64_t>(sizeof(A))));
+    A* const buffer = run + longest;
     for (int64_t n = 0; n < o.N; ++n) {
       for (int64_t p = 0; p < o.P; ++p) {
         if (channels_adjacent) {
           A row_sums[kChannelBlock] = {};
           for (int64_t q = 0; q < o.Q; ++q) {
-            backward_run<T>(o, n, k0, p, q, &Strides::c, channels, run);
+            backward_run<T>(o, n, k0, p, q, &Strides::c, channels, run, buffer);
             for (int64_t k = 0; k < channels; ++k) row_sums[k] += run[k];
           }
           for (int64_t k = 0; k < channels; ++k) sums[k] += static_cast<double>(row_sums[k]);
         } else {
           for (int64_t k = 0; k < channels; ++k) {
-            backward_run<T>(o, n, k0 + k, p, 0, &Strides::w, o.Q, run);
+            backward_run<T>(o, n, k0 + k, p, 0, &Strides::w, o.Q, run, buffer);
             A row_sum = 0;
             for (int64_t q = 0; q < o.Q; ++q) row_sum += run[q];
             sums[k] += static_cast<double>(row_sum);

@@ -123,16 +123,14 @@ void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& pl
 #pragma GCC unroll 16
         for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(c + (k + l) * c_step + i);
         transpose<A>(block);
-        T* const to = out(row, k) + i * out_step;
+        A pixels[kLanes<A> * kLanes<A>];
+#pragma GCC unroll 16
+        for (int l = 0; l < kLanes<A>; ++l) store_vector(pixels + l * kLanes<A>, block[l]);
         const T* const from = add(row, k);
-        for (int64_t l = 0; l < run; ++l) {
-          A pixel[kLanes<A>];
-          store_vector(pixel, block[l]);
-          store_channels<T>(pixel, min64(kLanes<A>, channels - k), epilogue,
-                            bias == nullptr ? nullptr : bias + k,
-                            from == nullptr ? nullptr : from + (i + l) * add_step,
-                            residual.strides.c, to + l * out_step);
-        }
+        store_channels<T>(pixels, kLanes<A>, run, min64(kLanes<A>, channels - k), epilogue,
+                          bias == nullptr ? nullptr : bias + k,
+                          from == nullptr ? nullptr : from + i * add_step, add_step,
+                          residual.strides.c, out(row, k) + i * out_step, out_step);
       }
     }
   }

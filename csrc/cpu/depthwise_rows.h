@@ -221,11 +221,9 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
     }
     depthwise_run<kRows, kPixels>(taps, source + v * taps.pixel_step, weights, out, o.channels);
     if (is_clamp) return;
-    const Epilogue only = {nullptr, {}, e.activation};
     for (int y = 0; y < kRows; ++y) {
       for (int m = 0; m < kPixels; ++m) {
-        T* const pixel = out[y].y + m * out[y].y_step;
-        store_channels<T>(pixel, o.channels, only, nullptr, nullptr, 0, pixel);
+        activate_row(out[y].y + m * out[y].y_step, o.channels, e.activation);
       }
     }
   });

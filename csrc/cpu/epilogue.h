@@ -1,22 +1,20 @@
 // The epilogue of every CPU convolution: z = conv + bias + residual, y = activation(z).
 #pragma once
 
-#include "cpu/vectors.h"
+#include "cpu/activation_vectors.h"
+#include "cpu/rows.h"
 #include "problem/epilogue.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// Stores n results z[0..n) of one sample to y, going along pixels of one filter (bias_step 0) or
-// along filters of one pixel (bias_step 1). Positions are given by the tensors' own strides.
+// z[i] += bias[i * bias_step] + residual[i * residual_step], each where there is one. A row goes
+// along pixels of one filter (bias_step 0) or along filters of one pixel (bias_step 1).
 template <typename T>
-static inline void store_epilogue(accumulator_t<T>* __restrict z, int64_t n,
-                                  const Epilogue& epilogue, const T* bias, int64_t bias_step,
-                                  const T* residual, int64_t residual_step, T* __restrict y,
-                                  int64_t y_step) {
-  using A = accumulator_t<T>;
+static inline void add_terms(accumulator_t<T>* __restrict z, int64_t n, const T* bias,
+                             int64_t bias_step, const T* residual, int64_t residual_step) {
   if (bias != nullptr) {
     if (bias_step == 0) {
-      const A b = to_accumulator(*bias);
+      const accumulator_t<T> b = to_accumulator(*bias);
       for (int64_t i = 0; i < n; ++i) z[i] += b;
     } else {
       for (int64_t i = 0; i < n; ++i) z[i] += to_accumulator(bias[i]);
@@ -25,27 +23,21 @@ static inline void store_epilogue(accumulator_t<T>* __restrict z, int64_t n,
   if (residual != nullptr) {
     for (int64_t i = 0; i < n; ++i) z[i] += to_accumulator(residual[i * residual_step]);
   }
-  // The switch stands outside the loop so that the cheap activations vectorise.
-  switch (epilogue.activation) {
-    case Activation::none:
-      break;
-    case Activation::relu:
-      for (int64_t i = 0; i < n; ++i) z[i] = activate(z[i], Activation::relu);
-      break;
-    case Activation::relu6:
-      for (int64_t i = 0; i < n; ++i) z[i] = activate(z[i], Activation::relu6);
-      break;
-    default:
-      for (int64_t i = 0; i < n; ++i) z[i] = activate(z[i], epilogue.activation);
-  }
-  if (y_step == 1) {
-    for (int64_t i = 0; i < n; ++i) y[i] = from_accumulator<T>(z[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) y[i * y_step] = from_accumulator<T>(z[i]);
-  }
 }
 
-// The same for n pixels of one filter: vectors where pixels are adjacent. z is left as it is.
+// Stores n results z[0..n) of one sample, a row as above, to y. Positions are given by the tensors'
+// own strides. z is overwritten.
+template <typename T>
+static inline void store_epilogue(accumulator_t<T>* __restrict z, int64_t n,
+                                  const Epilogue& epilogue, const T* bias, int64_t bias_step,
+                                  const T* residual, int64_t residual_step, T* __restrict y,
+                                  int64_t y_step) {
+  add_terms<T>(z, n, bias, bias_step, residual, residual_step);
+  activate_row(z, n, epilogue.activation);
+  store_row(y, y_step, z, n);
+}
+
+// The same for n pixels of one filter: vectors where pixels are adjacent.
 template <typename T>
 static inline void store_pixels(accumulator_t<T>* z, int64_t n, const Epilogue& epilogue,
                                 const T* bias, const T* residual, int64_t residual_step, T* y,
@@ -75,26 +67,40 @@ static inline void store_pixels(accumulator_t<T>* z, int64_t n, const Epilogue& 
   }
 }
 
-// The same for `count` adjacent filters of one pixel: z and y unit steps, vectors where all are
-// whole.
+// The same for `count` adjacent filters of each of `pixels` pixels, z_step apart in z.
 template <typename T>
-static inline void store_channels(const accumulator_t<T>* z, int64_t count,
-                                  const Epilogue& epilogue, const T* bias, const T* residual,
-                                  int64_t residual_step, T* y) {
+static inline void store_channels(accumulator_t<T>* z, int64_t z_step, int64_t pixels,
+                                  int64_t count, const Epilogue& epilogue, const T* bias,
+                                  const T* residual, int64_t residual_pixel, int64_t residual_step,
+                                  T* y, int64_t y_pixel) {
   using A = accumulator_t<T>;
-  int64_t k = 0;
-  if (residual == nullptr || residual_step == 1) {
-    for (; k + kLanes<A> <= count; k += kLanes<A>) {
-      vector_t<A> sums = load_vector(z + k);
-      if (bias != nullptr) sums += load_vector(bias + k);
-      if (residual != nullptr) sums += load_vector(residual + k);
-      store_vector(y + k, activate_vector<A>(sums, epilogue.activation));
+  if (!Clamp<A>::is(epilogue.activation)) {
+    // One row of all sums, as an activation is slow to start.
+    for (int64_t m = 0; m < pixels; ++m) {
+      add_terms<T>(z + m * z_step, count, bias, 1,
+                   residual == nullptr ? nullptr : residual + m * residual_pixel, residual_step);
     }
+    activate_row(z, (pixels - 1) * z_step + count, epilogue.activation);
+    return store_channels<T>(z, z_step, pixels, count, Epilogue{}, nullptr, nullptr, 0, 0, y,
+                             y_pixel);
   }
-  for (; k < count; ++k) {
-    A sum = z[k];
-    store_epilogue<T>(&sum, 1, epilogue, bias == nullptr ? nullptr : bias + k, 0,
-                      residual == nullptr ? nullptr : residual + k * residual_step, 0, y + k, 1);
+  const bool adjacent = residual == nullptr || residual_step == 1;
+  const int64_t whole = adjacent ? count / kLanes<A> * kLanes<A> : 0;
+  const Clamp<A> clamp(epilogue.activation);
+  for (int64_t m = 0; m < pixels; ++m) {
+    A* const from = z + m * z_step;
+    T* const to = y + m * y_pixel;
+    const T* const add = residual == nullptr ? nullptr : residual + m * residual_pixel;
+    for (int64_t k = 0; k < whole; k += kLanes<A>) {
+      vector_t<A> sums = load_vector(from + k);
+      if (bias != nullptr) sums += load_vector(bias + k);
+      if (add != nullptr) sums += load_vector(add + k);
+      store_vector(to + k, clamp(sums));
+    }
+    if (whole == count) continue;
+    store_epilogue<T>(
+        from + whole, count - whole, epilogue, bias == nullptr ? nullptr : bias + whole, 1,
+        add == nullptr ? nullptr : add + whole * residual_step, residual_step, to + whole, 1);
   }
 }
 

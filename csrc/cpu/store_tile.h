@@ -16,6 +16,17 @@ struct TileOutput {
   const Epilogue* epilogue;
 };
 
+// Activates a block that is in registers: only a copy has an address.
+template <typename A>
+static inline void activate_block(vector_t<A> (&block)[kLanes<A>], Activation activation) {
+  vector_t<A> row[kLanes<A>];
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes<A>; ++l) row[l] = block[l];
+  activate_row(reinterpret_cast<A*>(row), kLanes<A> * kLanes<A>, activation);
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes<A>; ++l) block[l] = row[l];
+}
+
 // Channels [0, count), at most a vector of them, of a run of `columns` pixels: z[pixel][channel] to
 // planes plane_step apart. Vectors along pixels where the run's elements are adjacent.
 template <typename T>
@@ -24,9 +35,10 @@ static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t colum
                          int64_t residual_step, int64_t residual_plane, T* out, int64_t out_step,
                          int64_t plane_step) {
   using A = accumulator_t<T>;
-  const bool whole = count == kLanes<A> && out_step == 1 && Clamp<A>::is(epilogue.activation) &&
-                     (residual == nullptr || residual_step == 1);
-  const Clamp<A> clamp(whole ? epilogue.activation : Activation::none);
+  const bool whole =
+      count == kLanes<A> && out_step == 1 && (residual == nullptr || residual_step == 1);
+  const bool is_clamp = Clamp<A>::is(epilogue.activation);
+  const Clamp<A> clamp(is_clamp ? epilogue.activation : Activation::none);
   const vector_t<A> biases = whole && bias != nullptr ? load_vector(bias) : vector_t<A>{};
   for (int64_t first = 0; first < columns; first += kLanes<A>) {
     // The last block ends with the run and stores some pixels twice.
@@ -39,12 +51,14 @@ static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t colum
 #pragma GCC unroll 16
       for (int l = 0; l < kLanes<A>; ++l) block[l] += biases;
       transpose<A>(block);
+      if (residual != nullptr) {
 #pragma GCC unroll 16
-      for (int m = 0; m < kLanes<A>; ++m) {
-        vector_t<A> sums = block[m];
-        if (residual != nullptr) sums += load_vector(residual + m * residual_plane + v);
-        store_vector(out + m * plane_step + v, clamp(sums));
+        for (int m = 0; m < kLanes<A>; ++m)
+          block[m] += load_vector(residual + m * residual_plane + v);
       }
+      if (!is_clamp) activate_block<A>(block, epilogue.activation);
+#pragma GCC unroll 16
+      for (int m = 0; m < kLanes<A>; ++m) store_vector(out + m * plane_step + v, clamp(block[m]));
       continue;
     }
     transpose<A>(block);
@@ -62,8 +76,7 @@ static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t colum
 // Stores rows [first, first + rows) of the output from c, whose panels hold `pixels` pixels.
 template <typename T>
 static __attribute__((noinline)) void store_tile(const TileOutput& o, const PixelTile& tile,
-                                                 int64_t first, int64_t rows,
-                                                 const accumulator_t<T>* c) {
+                                                 int64_t first, int64_t rows, accumulator_t<T>* c) {
   using A = accumulator_t<T>;
   const GatherAxis& h_axis = o.h;
   const GatherAxis& w_axis = o.w;
@@ -84,7 +97,7 @@ static __attribute__((noinline)) void store_tile(const TileOutput& o, const Pixe
   }
   for (int64_t row = 0; row < rows; row += kMicroColumns<A>) {
     const int64_t count = min64(kMicroColumns<A>, rows - row), k = first + row;
-    const A* from = c + row * pixels;
+    A* from = c + row * pixels;
     for (int64_t n = tile.n; n < tile.n_end; ++n) {
       for (int64_t u = tile.u; u < tile.u_end;
            u += rows_at_once, from += columns * kMicroColumns<A>) {
@@ -94,12 +107,9 @@ static __attribute__((noinline)) void store_tile(const TileOutput& o, const Pixe
         const int64_t out_step = columns > 1 ? o.tensor.strides.w * w_axis.step : 0;
         const int64_t add_step = columns > 1 ? residual.strides.w * w_axis.step : 0;
         if (o.tensor.strides.c == 1) {
-          for (int64_t v = 0; v < columns; ++v) {
-            store_channels<T>(from + v * kMicroColumns<A>, count, epilogue,
-                              bias == nullptr ? nullptr : bias + k,
-                              add == nullptr ? nullptr : add + v * add_step, residual.strides.c,
-                              out + v * out_step);
-          }
+          store_channels<T>(from, kMicroColumns<A>, columns, count, epilogue,
+                            bias == nullptr ? nullptr : bias + k, add, add_step, residual.strides.c,
+                            out, out_step);
           continue;
         }
         for (int64_t i = 0; i < count; i += kLanes<A>) {

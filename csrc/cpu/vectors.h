@@ -5,7 +5,6 @@
 #include <type_traits>
 
 #include "cpu/isa.h"
-#include "problem/activation.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -122,7 +121,15 @@ static inline vector_t<A> even_lanes(vector_t<A> a, vector_t<A> b) {
 #endif
 }
 
-// Stores lanes [0, count), 0 < count <= kLanes: two overlapping runs of a power of two.
+// Loads lanes [0, count), count < kLanes, and zeros.
+template <typename A>
+static inline vector_t<A> load_lanes(const A* in, int64_t count) {
+  A lanes[kLanes<A>] = {};
+  for (int64_t l = 0; l < count; ++l) lanes[l] = in[l];
+  return load_vector(lanes);
+}
+
+// Stores lanes [0, count), count <= kLanes: two overlapping runs of a power of two.
 template <typename A, int kRun = kLanes<A>>
 static inline void store_lanes(A* out, vector_t<A> value, int64_t count) {
   if (count == kRun) {
@@ -153,49 +160,5 @@ static inline void transpose(vector_t<A> (&rows)[kLanes<A>]) {
     for (int i = 0; i < kLanes<A>; ++i) rows[i] = out[i];
   }
 }
-
-// activate() lane by lane. Flattened: no copy of activate() is left outside of this namespace.
-template <typename A>
-[[gnu::flatten, gnu::noinline]] static vector_t<A> activate_lanes(vector_t<A> z,
-                                                                  Activation activation) {
-  for (int l = 0; l < kLanes<A>; ++l) z[l] = activate(z[l], activation);
-  return z;
-}
-
-// activate() for a vector. In a loop that keeps sums in registers use Clamp: a call, even one that
-// is never made, has the compiler keep them in memory.
-template <typename A>
-[[gnu::always_inline]] static inline vector_t<A> activate_vector(vector_t<A> z,
-                                                                 Activation activation) {
-  const vector_t<A> zero = {};
-  switch (activation) {
-    case Activation::none:
-      return z;
-    case Activation::relu:
-      return z < zero ? zero : z;
-    case Activation::relu6:
-      return z < zero ? zero : (z > A(6) + zero ? A(6) + zero : z);
-    default:
-      return activate_lanes<A>(z, activation);
-  }
-}
-
-// The activations that are limits: none, relu, relu6. A NaN passes through.
-template <typename A>
-struct Clamp {
-  A low, high;
-
-  static bool is(Activation a) {
-    return a == Activation::none || a == Activation::relu || a == Activation::relu6;
-  }
-  explicit Clamp(Activation a = Activation::none)
-      : low(a == Activation::none ? -static_cast<A>(__builtin_inf()) : A(0)),
-        high(a == Activation::relu6 ? A(6) : static_cast<A>(__builtin_inf())) {}
-  vector_t<A> operator()(vector_t<A> z) const {
-    const vector_t<A> zero = {}, least = zero + low, most = zero + high;
-    z = z < least ? least : z;
-    return z > most ? most : z;
-  }
-};
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
