@@ -97,116 +97,123 @@ def select_networks(batches, image_size, layouts, passes, dtypes, words=(), quic
 
 
 @dataclass(frozen=True)
-class _Data:
-    """What all sides are given: images and the classes they are said to be of."""
+class _Contest:
+    """torch's network and ours, and what both are given."""
 
+    theirs: torch.nn.Module
+    ours: torch.nn.Module
     x: torch.Tensor
-    target: torch.Tensor
+    target: torch.Tensor  # the class that each image is said to be of
 
 
-def _forward(model, x, dtype):
+def _prepare(case, device):
+    """The _Contest of a case, the same in every process."""
+    torch.manual_seed(SEED)
+    layout, size = LAYOUTS[case.layout], case.image_size
+    theirs = NETWORKS[case.model]().to(device=device, memory_format=layout).eval()
+    x = torch.randn(case.batch, 3, size, size, device=device).contiguous(memory_format=layout)
+    target = torch.randint(CLASSES, (case.batch,), device=device)
+    ours = _VARIANTS[case.layer](theirs)
+    for network in (theirs, ours):
+        network.train(case.is_training)
+    return _Contest(theirs, ours, x, target)
+
+
+def _forward(network, x, dtype):
     # Entered for each call, as programs do: it keeps the weights it has rounded until it is left.
     with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-        return model(x)
+        return network(x)
 
 
-def _make_call(model, data, case, dtype):
+def _make_call(network, contest, case, dtype):
     """A call without arguments that runs the pass once; returns the logits, or a step's loss."""
 
     def infer():
         with torch.inference_mode():
-            return _forward(model, data.x, dtype)
+            return _forward(network, contest.x, dtype)
 
     def step():
-        model.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(_forward(model, data.x, dtype), data.target)
+        network.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(_forward(network, contest.x, dtype), contest.target)
         loss.backward()
         return loss.detach()
 
     return step if case.is_training else infer
 
 
-def _once(model, data, case, settings, dtype):
+def _once(network, contest, case, settings, dtype):
     """The result of one call, with the random numbers (dropout's) that every side gets."""
     torch.manual_seed(SEED)
     with settings():
-        return _make_call(model, data, case, dtype)().float()
+        return _make_call(network, contest, case, dtype)().float()
 
 
 def _difference(got, expected):
     return ((got - expected).abs().max() / expected.abs().max()).item()
 
 
-def _verify(model, ours, data, case, baseline, row):
+def _verify(contest, case, baseline, row):
     """Runs our network once and writes the verdict into the row.
 
     float32 must agree with eager torch within TOLERANCE. Where less precision is wanted (autocast,
     TF32), the error against float32 is at most twice eager torch's, and half a unit in the last
     place of bfloat16, which the one number that is a loss may be closer to by luck.
     """
-    got = _once(ours, data, case, settings_of(baseline.settings, row.requested_backend), case.dtype)
+    settings = settings_of(baseline.settings, row.requested_backend)
+    got = _once(contest.ours, contest, case, settings, case.dtype)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        exact = _once(model, data, case, nullcontext, "float32")
+        exact = _once(contest.theirs, contest, case, nullcontext, "float32")
     row.error, bound = _difference(got, exact), TOLERANCE
     if case.dtype != "float32" or baseline.name.endswith("TF32"):
-        row.baseline_error = _difference(
-            _once(model, data, case, baseline.settings, case.dtype), exact
-        )
+        rounded = _once(contest.theirs, contest, case, baseline.settings, case.dtype)
+        row.baseline_error = _difference(rounded, exact)
         bound = 2 * row.baseline_error + torch.finfo(torch.bfloat16).eps / 2
     if not row.error <= bound:  # also for NaN
         what = "the loss is off by" if case.is_training else "logits, of the largest, are off by"
         row.status, row.reason = "wrong", f"{what} {row.error:.1e}, bound {bound:.1e}"
 
 
-def _check(model, ours, other, data, case, baseline, row):
+def _check(contest, case, other, baseline, row):
     """Runs each side once and writes into the row what speaks against timing them."""
     try:
-        _once(other, data, case, baseline.settings, case.dtype)
+        _once(other, contest, case, baseline.settings, case.dtype)
     except RuntimeError as error:  # a network that cannot be compiled, say
         row.status, row.reason = "no baseline", str(error).strip().splitlines()[0]
         return
     try:
-        _verify(model, ours, data, case, baseline, row)
+        _verify(contest, case, baseline, row)
     except Exception as error:  # whatever a network's user may see is one row's failure
         row.status, row.reason = why_not(error)
 
 
-def _conv_flops(ours, x):
-    """FLOPs of all convolutions of one forward pass of a network of ours, two a multiply-add."""
+def _conv_flops(case, contest):
+    """FLOPs of all convolutions of the pass, two a multiply-add."""
     flops = 0
-    for decision in fastconv.explain(ours, x):
+    contest.ours.eval()  # it is only looked at: no running statistics
+    for decision in fastconv.explain(contest.ours, contest.x):
         if decision.operator == "conv2d":
             problem, _ = get_backend(decision.backend).explain(
                 decision.operator, decision.call, decision.dtype, decision.channels_last
             )
             flops += problem.flops(ConvOp.fprop)
-    return flops
+    contest.ours.train(case.is_training)
+    return flops * (PASSES_OF_STEP if case.is_training else 1)
 
 
-def _measure_against(model, ours, flops, data, case, device, seconds, attempts, baseline, row):
+def _measure_against(contest, case, device, seconds, attempts, baseline, row):
     """The row against one baseline, under its settings."""
-    other = compiled(model) if baseline.compiled else model
-    _check(model, ours, other, data, case, baseline, row)
+    other = compiled(contest.theirs) if baseline.compiled else contest.theirs
+    _check(contest, case, other, baseline, row)
     if row.status != "ok":
         return row
     settings = settings_of(baseline.settings, row.requested_backend)
     sides = [
-        Side(OURS, [_make_call(ours, data, case, case.dtype)], settings),
-        Side(baseline.name, [_make_call(other, data, case, case.dtype)], baseline.settings),
+        Side(OURS, [_make_call(contest.ours, contest, case, case.dtype)], settings),
+        Side(baseline.name, [_make_call(other, contest, case, case.dtype)], baseline.settings),
     ]
     fill_times(row, baseline, time_sides(sides, device, seconds, attempts, row))
-    row.tflops = flops * (PASSES_OF_STEP if case.is_training else 1) / row.us / 1e6
+    row.tflops = _conv_flops(case, contest) / row.us / 1e6
     return row
-
-
-def _build(case, device):
-    """(torch's network, ours, _Data), the same in every process."""
-    torch.manual_seed(SEED)
-    layout, size = LAYOUTS[case.layout], case.image_size
-    model = NETWORKS[case.model]().to(device=device, memory_format=layout).eval()
-    x = torch.randn(case.batch, 3, size, size, device=device).contiguous(memory_format=layout)
-    target = torch.randint(CLASSES, (case.batch,), device=device)
-    return model, _VARIANTS[case.layer](model), _Data(x, target)
 
 
 def measure_network(case, device, seconds, backend=None, attempts=1, against=None):
@@ -215,16 +222,12 @@ def measure_network(case, device, seconds, backend=None, attempts=1, against=Non
         against = baselines(case, device, backend)
     row = Row.of(case, torch.get_num_threads(), backend)
     try:
-        model, ours, data = _build(case, device)
-        flops = _conv_flops(ours, data.x)
-        for network in (model, ours):
-            network.train(case.is_training)
+        contest = _prepare(case, device)
         return [
             _measure_against(
-                model, ours, flops, data, case, device, seconds, attempts, baseline,
-                replace(row, baseline=baseline.name),
+                contest, case, device, seconds, attempts, one, replace(row, baseline=one.name)
             )
-            for baseline in against
-        ]  # fmt: skip
+            for one in against
+        ]
     except Exception as error:  # as in _check
         return unmeasured(row, error, against)

@@ -197,7 +197,7 @@ def _print_networks(console, rows):
         table.add_row(
             f"{row.model} {row.problem.split('c', 1)[0]}",
             row.layer,
-            row.pass_,
+            row.pass_.removesuffix(" step"),
             LAYOUT_NAMES[row.layout],
             str(row.threads),
             _milliseconds(row.us) if row.us else row.status,

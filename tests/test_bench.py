@@ -252,7 +252,18 @@ def test_a_wrong_index_or_bias_gradient_is_wrong(monkeypatch, tmp_path):
     assert [row["status"] for row in read(tmp_path / "ops.csv")] == ["wrong", "wrong"]
 
 
-MODELS = ["bench", "models", "--device", "cpu", "--threads", "1", "--seconds", "0.01", "--batch"]
+MODELS = [
+    "bench",
+    "models",
+    "--quick",
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+    "--seconds",
+    "0.01",
+    "--batch",
+]
 
 
 @pytest.fixture
@@ -299,7 +310,7 @@ def test_a_wrong_network_gets_no_number(pass_, dtype, monkeypatch, tmp_path):
 
     monkeypatch.setattr(fastconv, "convert", wrong)
     arguments = ["1", "--image-size", "64", "--filter", "resnet18", "--layout", "nchw"]
-    arguments += ["--passes", pass_, "--dtype", dtype, "--quick", "--out", str(tmp_path)]
+    arguments += ["--passes", pass_, "--dtype", dtype, "--out", str(tmp_path)]
     monkeypatch.setattr(fastconv, "fuse", wrong, raising=False)
     assert main([*MODELS, *arguments]) == 1
     rows = read(tmp_path / "models.csv")

@@ -133,12 +133,8 @@ def page(made_up):
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("committed")
-    if RESULTS.is_dir():
-        for path in RESULTS.glob("*.csv"):
-            shutil.copy(path, folder)
-    else:
-        shutil.copy(RESULTS.with_suffix(".csv"), folder / "layers.csv")
-        shutil.copy(RESULTS.with_name(RESULTS.name + "_networks.csv"), folder / "models.csv")
+    for path in RESULTS.glob("*.csv"):
+        shutil.copy(path, folder)
     return folder
 
 
