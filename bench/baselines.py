@@ -58,10 +58,6 @@ def _cudnn(layout, allow_tf32, enabled=True):
     )
 
 
-def _mkldnn(enabled):
-    return lambda: torch.backends.mkldnn.flags(enabled=enabled)
-
-
 @contextmanager
 def _mkldnn(enabled):
     with warnings.catch_warnings():
