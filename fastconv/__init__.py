@@ -19,7 +19,8 @@ from .functional import (
     conv2d,
     max_pool2d,
 )
-from .fuse import FusionReport, fold_batch_norm, fuse
+from .fuse import fuse
+from .fuse_chains import FusionReport, fold_batch_norm
 from .info import info
 from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
 from .problem import ConvProblem, PoolProblem
