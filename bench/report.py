@@ -190,7 +190,7 @@ def _print_networks(console, rows):
     table.add_column("network", overflow="fold", min_width=12)
     for name in ("variant", "pass", "layout"):
         table.add_column(name, no_wrap=True)
-    for name in ("thr", "ours ms", f"{first.baseline} ms", "ratio", "best"):
+    for name in ("thr", "ours ms", "theirs ms", "ratio", "best"):
         table.add_column(name, justify="right", no_wrap=True)
     best = best_layout_ratios([row for row in rows if row.baseline_us])
     for row in rows:

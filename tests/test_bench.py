@@ -252,28 +252,10 @@ def test_a_wrong_index_or_bias_gradient_is_wrong(monkeypatch, tmp_path):
     assert [row["status"] for row in read(tmp_path / "ops.csv")] == ["wrong", "wrong"]
 
 
-MODELS = [
-    "bench",
-    "models",
-    "--quick",
-    "--device",
-    "cpu",
-    "--threads",
-    "1",
-    "--seconds",
-    "0.01",
-    "--batch",
-]
+MODELS = ["bench", "models", "--quick", "--device", "cpu", "--threads", "1"]
+MODELS += ["--seconds", "0.01", "--batch"]
 
 
-@pytest.fixture
-def fuse(monkeypatch):
-    if not hasattr(fastconv, "fuse"):
-        fuse = lambda model: fastconv.convert(copy.deepcopy(model)).eval()  # noqa: E731
-        monkeypatch.setattr(fastconv, "fuse", fuse, raising=False)
-
-
-@pytest.mark.usefixtures("fuse")
 def test_networks_are_timed_in_inference_and_training(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(timing, "SETTLING_ROUNDS", 1)
     arguments = ["2", "--image-size", "64", "--filter", "resnet18", "--dtype", "float32,bfloat16"]
@@ -311,7 +293,7 @@ def test_a_wrong_network_gets_no_number(pass_, dtype, monkeypatch, tmp_path):
     monkeypatch.setattr(fastconv, "convert", wrong)
     arguments = ["1", "--image-size", "64", "--filter", "resnet18", "--layout", "nchw"]
     arguments += ["--passes", pass_, "--dtype", dtype, "--out", str(tmp_path)]
-    monkeypatch.setattr(fastconv, "fuse", wrong, raising=False)
+    monkeypatch.setattr(fastconv, "fuse", wrong)
     assert main([*MODELS, *arguments]) == 1
     rows = read(tmp_path / "models.csv")
     assert len(rows) == (2 if pass_ == "inference" else 1)
