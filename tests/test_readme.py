@@ -77,9 +77,6 @@ ELSEWHERE = {
     "fastconv bench": Here(f"{{}} {SMALL} --filter l4.3x3"),
     "fastconv bench --filter": Here(f"{{}} {SMALL}"),
     "fastconv bench models": Here(f"{{}} {SMALL_NETWORKS}"),
-    "fastconv report FOLDER --readme README.md": Here(
-        "fastconv report bench/results/cpu_amd_epyc_2cores --readme README.md"
-    ),
     "fastconv bench ops": Here(f"{{}} {SMALL} --filter l4.3x3"),
     ".ci/run": Here("bash -n .ci/run"),
 }
