@@ -1,76 +1,19 @@
 """What a device can do at best, measured once a run: how far a kernel is from that is its gap."""
 
-import time
 from dataclasses import asdict, dataclass, fields
 
 import torch
 
+from ..roofline import copy_rate, matmul_tf32, peak_product_rate
 from .cases import DTYPES
 
-# Bytes of the tensor that is copied: more than any cache holds.
-COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 29}
-# Sides of the matrices that are multiplied: on a CPU the first, doubled until a product takes long
-# enough to keep all threads busy.
-CPU_SIZE, CPU_SECONDS_PER_PRODUCT = 1024, 0.02
-CUDA_SIZE, CUDA_SIZE_WITHOUT_MATRIX_UNITS = 8192, 4096
-# Time for the calls of which the best one counts.
-CPU_SECONDS = 0.25
+# Bytes that the copy reads and writes: more than any cache holds.
+COPY_BYTES = {"cpu": 1 << 29, "cuda": 1 << 30}
 
 
-def _seconds_cpu(function):
-    """Of one call: the best of as many as fit, after a first that does not count."""
-    function()
-    end, best = time.perf_counter() + CPU_SECONDS, float("inf")
-    while True:
-        begin = time.perf_counter()
-        function()
-        now = time.perf_counter()
-        best = min(best, now - begin)
-        if now > end:
-            return best
-
-
-def _seconds_cuda(function, repeats):
-    """Of one call, the best of three runs of so many."""
-    function()
-    best = float("inf")
-    for _ in range(3):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(repeats):
-            function()
-        end.record()
-        end.synchronize()
-        best = min(best, begin.elapsed_time(end) / 1e3 / repeats)
-    return best
-
-
-def _copy_gbs(device):
-    x = torch.zeros(COPY_BYTES[device], dtype=torch.uint8, device=device)
-    y = torch.empty_like(x)
-    copy = lambda: y.copy_(x)  # noqa: E731
-    seconds = _seconds_cpu(copy) if device == "cpu" else _seconds_cuda(copy, 10)
-    return 2 * x.numel() / seconds / 1e9
-
-
-def _matmul_tflops_cpu(dtype):
-    size = CPU_SIZE
-    while True:
-        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-        seconds = _seconds_cpu(lambda a=a, b=b: a @ b)
-        if seconds > CPU_SECONDS_PER_PRODUCT:
-            return 2 * size**3 / seconds / 1e12
-        size *= 2
-
-
-def _matmul_tflops_cuda(size, dtype, allow_tf32=False):
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-    try:
-        a, b = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
-        return 2 * size**3 / _seconds_cuda(lambda: a @ b, 5) / 1e12
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+def _tflops(device, dtype, allow_tf32=False):
+    with matmul_tf32(allow_tf32):
+        return peak_product_rate(device, dtype) / 1e12
 
 
 @dataclass(frozen=True)
@@ -93,21 +36,15 @@ class Ceilings:
             device: "cpu" or "cuda".
             dtypes: names of those whose products are wanted besides float32's.
         """
-        if device == "cpu":
-            return cls(
-                _copy_gbs("cpu"),
-                _matmul_tflops_cpu(torch.float32),
-                bf16_tflops=_matmul_tflops_cpu(torch.bfloat16) if "bfloat16" in dtypes else None,
-                fp64_tflops=_matmul_tflops_cpu(torch.float64) if "float64" in dtypes else None,
-            )
-        small = CUDA_SIZE_WITHOUT_MATRIX_UNITS
+        rates = {name: _tflops(device, DTYPES[name]) for name in dtypes if name != "float32"}
+        tf32 = _tflops(device, torch.float32, allow_tf32=True) if device == "cuda" else None
         return cls(
-            _copy_gbs("cuda"),
-            _matmul_tflops_cuda(small, torch.float32),
-            _matmul_tflops_cuda(CUDA_SIZE, torch.bfloat16),
-            _matmul_tflops_cuda(CUDA_SIZE, torch.float16) if "float16" in dtypes else None,
-            _matmul_tflops_cuda(CUDA_SIZE, torch.float32, allow_tf32=True),
-            _matmul_tflops_cuda(small, torch.float64) if "float64" in dtypes else None,
+            copy_rate(device, COPY_BYTES[device]) / 1e9,
+            _tflops(device, torch.float32),
+            bf16_tflops=rates.get("bfloat16"),
+            fp16_tflops=rates.get("float16"),
+            tf32_tflops=tf32,
+            fp64_tflops=rates.get("float64"),
         )
 
     @classmethod

@@ -126,18 +126,19 @@ def _copies(device, threads):
 def _products(device, threads, dtype, allow_tf32):
     with _undisturbed(device):
         if device.type == "cuda" and dtype == torch.float32:
-            with _matmul_tf32(True):
-                tf32 = _peak(device, dtype)
+            with matmul_tf32(True):
+                tf32 = peak_product_rate(device, dtype)
             if allow_tf32:
                 return tf32
-            with _matmul_tf32(False):
-                return max(_peak(device, dtype), tf32 / _TF32_PRODUCTS)
+            with matmul_tf32(False):
+                return max(peak_product_rate(device, dtype), tf32 / _TF32_PRODUCTS)
         dtypes = {dtype, torch.float32} if dtype.itemsize == 2 else {dtype}
-        return max(_peak(device, each) for each in dtypes)
+        return max(peak_product_rate(device, each) for each in dtypes)
 
 
-def _peak(device, dtype):
-    best = 0
+def peak_product_rate(device, dtype):
+    """FLOP per second of the size of product that runs fastest."""
+    device, best = torch.device(device), 0
     for size in _PRODUCT_SIZES[device.type]:
         rate = product_rate(device, dtype, size)
         best = max(best, rate)
@@ -158,7 +159,8 @@ def _undisturbed(device):
 
 
 @contextmanager
-def _matmul_tf32(allowed):
+def matmul_tf32(allowed):
+    """Whether a GPU may round the factors of float32 products to TF32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
