@@ -191,6 +191,7 @@ def run(options, command_line):
         command_line: what a user would type for it, for the record.
     """
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    threads = torch.get_num_threads()
     try:
         return _run(device, options, command_line)
     except BadRequest as error:
@@ -203,3 +204,5 @@ def run(options, command_line):
             file=sys.stderr,
         )
         return 130
+    finally:
+        torch.set_num_threads(threads)

@@ -258,8 +258,10 @@ MODELS += ["--seconds", "0.01", "--batch"]
 
 def test_networks_are_timed_in_inference_and_training(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(timing, "SETTLING_ROUNDS", 1)
+    threads = torch.get_num_threads()
     arguments = ["2", "--image-size", "64", "--filter", "resnet18", "--dtype", "float32,bfloat16"]
     status = main([*MODELS, *arguments, "--layout", "nchw", "--out", str(tmp_path)])
+    assert torch.get_num_threads() == threads  # as the program had it
     rows = read(tmp_path / "models.csv")
     assert status == 0, [row["reason"] for row in rows]
     assert [(row["layer"], row["pass"], row["dtype"]) for row in rows] == [

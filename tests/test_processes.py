@@ -319,7 +319,9 @@ def count_call(module, args, y):
 
 
 def compare_files(folder):
-    """What another process wrote against the answers that it expects."""
+    """What another process wrote against the answers that it expects, with as many threads: torch's
+    own sums depend on that."""
+    torch.set_num_threads(torch.load(f"{folder}/threads.pt"))
     kinds = [type(module) for module in fastconv.convert(normed_network())]
     expected = torch.load(f"{folder}/expected.pt")
     filled = fastconv.convert(normed_network(seed=1))
@@ -348,6 +350,7 @@ def test_a_fresh_process_reads_what_was_written(tmp_path):
     torch.export.save(program, tmp_path / "program.pt2")
     expected = {"training": answers(net, images(4)), "program": answers(evaluated, images(5))}
     torch.save(expected, tmp_path / "expected.pt")
+    torch.save(torch.get_num_threads(), tmp_path / "threads.pt")
     run_fresh(tmp_path, (compare_files, str(tmp_path)))
 
 
