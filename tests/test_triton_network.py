@@ -35,8 +35,10 @@ def gradients(model, x, target, backend):
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("network, size", [(SmallCNN, 8), (ResNet18, 32)])
-def test_a_converted_network_agrees_with_the_reference(network, size, channels_last):
+def test_a_converted_network_agrees_with_the_reference(network, size, channels_last, exhaustive):
     """In evaluation mode: batch statistics of a few pixels would magnify rounding errors."""
+    if network is ResNet18 and channels_last and DEVICE == "cpu" and not exhaustive:
+        pytest.skip("minutes in Triton's interpreter; the small network runs in both layouts")
     model = fastconv.convert(network().eval())
     x = torch.randn(2, model.conv1.in_channels, size, size)
     if channels_last:
