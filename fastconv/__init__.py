@@ -12,6 +12,7 @@ from . import functional, nn
 from .convert import LayerReport, convert
 from .dispatch import backend
 from .explain import Explanation, explain
+from .fold_batch_norm import fold_batch_norm
 from .functional import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
@@ -20,7 +21,7 @@ from .functional import (
     max_pool2d,
 )
 from .fuse import fuse
-from .fuse_chains import FusionReport, fold_batch_norm
+from .fuse_report import FusionReport
 from .info import info
 from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
 from .problem import ConvProblem, PoolProblem

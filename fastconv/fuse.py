@@ -13,7 +13,8 @@ import torch.nn as nn
 
 from . import nn as fast
 from .convert import convert
-from .fuse_chains import BATCH_NORMS, Chains, FusionReport, join, type_name
+from .fuse_chains import BATCH_NORMS, Chains
+from .fuse_report import FusionReport, join, type_name
 from .fuse_tracer import LISTS, WRAPPERS, Tracer, has_hooks, is_layer
 
 

@@ -11,6 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import nn as fast
+from .fold_batch_norm import fold_batch_norm
+from .fuse_report import FusionReport, join, type_name
 from .fuse_tracer import IN_PLACE_ARITHMETIC, has_hooks, is_layer
 
 _ACTIVATION_MODULES = {
@@ -35,75 +37,6 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE_ADDITIONS = (operator.iadd, "add_")
 _IN_PLACE_OPERATORS = (*IN_PLACE_ARITHMETIC, operator.setitem, operator.delitem)
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, fast.FrozenBatchNorm2d)
-
-
-@dataclass(frozen=True)
-class FusionReport:
-    """One convolution or BatchNorm of a network: what went into its call, and why not more.
-
-    Attributes:
-        name: qualified name in the network, "" for the network itself.
-        type: name of the class it had.
-        fused: names of the modules and functions that went into the call, in order; "residual" for
-            a sum.
-        reason: why no more did, "" after an activation.
-    """
-
-    name: str
-    type: str
-    fused: tuple = ()
-    reason: str = ""
-
-    def __str__(self):
-        chain = " + ".join((f"{self.name or '(model)'}: {self.type}", *self.fused))
-        return f"{chain} ({self.reason})" if self.reason else chain
-
-
-def fold_batch_norm(conv, norm):
-    """Multiplies a BatchNorm with its running statistics into the convolution before it, in place.
-
-        w[k] *= scale[k],  b[k] = b[k] * scale[k] + shift[k]
-
-    with scale and shift as in fastconv.nn.FrozenBatchNorm2d (Ioffe and Szegedy 2015), computed in
-    float64 and rounded once.
-
-    Args:
-        conv: a torch.nn.Conv2d with K filters; gets a bias where it has none.
-        norm: a torch.nn.BatchNorm2d of K channels with running statistics.
-
-    Raises:
-        ValueError: the BatchNorm has no running statistics or another number of channels.
-    """
-    if norm.running_mean is None:
-        raise ValueError("fold_batch_norm(): norm has no running statistics")
-    if norm.num_features != conv.out_channels:
-        raise ValueError(
-            f"fold_batch_norm(): norm has {norm.num_features} channels, conv has "
-            f"{conv.out_channels} filters"
-        )
-    with torch.no_grad():
-        scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        shift = -norm.running_mean * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias
-        if conv.bias is not None:
-            shift = shift + conv.bias * scale
-        weight = conv.weight * scale.view(-1, 1, 1, 1)
-        like = conv.weight
-        conv.weight = nn.Parameter(
-            torch.empty_like(like).copy_(weight), requires_grad=like.requires_grad
-        )
-        conv.bias = nn.Parameter(shift.to(like.dtype), requires_grad=like.requires_grad)
-
-
-def join(prefix, name):
-    return f"{prefix}.{name}" if prefix else name
-
-
-def type_name(module):
-    return "BatchNorm2d" if isinstance(module, fast.FrozenBatchNorm2d) else type(module).__name__
 
 
 @dataclass
