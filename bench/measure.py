@@ -18,7 +18,7 @@ from .operators import make_call, make_inputs, ours
 from .record import Row
 from .timing import Side, time_cpu
 from .timing_cuda import input_sets, time_cuda
-from .verify import exact_result, judge
+from .verify import exact_result, judge, reference_rounding
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _verify(case, inputs, settings, baseline, function, exact, row):
     Args:
         settings: fastconv's.
         function: the baseline's, of the inputs.
-        exact: a function that returns the result in float64.
+        exact: a function that returns (the result in float64, its own rounding).
 
     Returns (fastconv may be timed, the baseline may be timed).
     """
@@ -93,7 +93,7 @@ def _verify(case, inputs, settings, baseline, function, exact, row):
     except Exception as error:  # whatever a kernel's caller may see is one row's failure
         row.status, row.reason = why_not(error)
         return False, True
-    verdict = judge(result, baseline_result, exact())
+    verdict = judge(result, baseline_result, *exact())
     row.error, row.baseline_error = verdict.error, verdict.torch_error
     if verdict.wrong is not None:
         row.status, row.reason = "wrong", verdict.wrong
@@ -159,7 +159,9 @@ def measure(case, device, seconds, backend=None, attempts=1, against=None):
             sets = input_sets(case.bytes(DTYPES[case.dtype].itemsize), device)
             row.input_sets = sets
         inputs = [make_inputs(case, device, seed) for seed in range(sets)]
-        exact = functools.cache(lambda: exact_result(case, inputs[0]))
+        exact = functools.cache(
+            lambda: (exact_result(case, inputs[0]), reference_rounding(case, inputs[0]))
+        )
         return [
             _measure_against(
                 case, device, seconds, backend, attempts, inputs, exact,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from fastconv.bench.report import best_layout_ratios, print_report
 from fastconv.bench.roofline import Ceilings
 from fastconv.bench.shapes import HERE, Layer, Pool, load_layers, load_pools
 from fastconv.bench.timing import Side
-from fastconv.bench.verify import exact_result, judge
+from fastconv.bench.verify import exact_result, judge, reference_rounding
 
 LAYER = Layer("net", "conv", 3, 4, 9, 7, 6, 3, 3, 1, 1, 1, 2)
 
@@ -42,6 +43,26 @@ def test_twice_torchs_error_is_allowed_and_no_more():
     off_by = lambda error: (exact + error * (torch.arange(101) == 7)).float()  # noqa: E731
     assert judge(off_by(1.9e-4), off_by(1e-4), exact).wrong is None
     assert judge(off_by(2.1e-4), off_by(1e-4), exact).wrong is not None
+
+
+@pytest.mark.parametrize("op", ["conv2d", "avg_pool2d", "max_pool2d+indices"])
+def test_float64_is_allowed_its_references_own_rounding_and_no_more(op):
+    shape = LAYER if op == "conv2d" else Pool("net", "pool", "max", 3, 4, 9, 7, 3, 2, 1)
+    case = Case(op, "fprop" if op == "conv2d" else "fwd", "nchw", "float64", shape)
+    inputs = make_inputs(case, "cpu")
+    exact, rounding = exact_result(case, inputs), reference_rounding(case, inputs)
+    values = exact[0] if isinstance(exact, tuple) else exact
+    assert 1e-15 < rounding / values.abs().max() < 1e-13
+
+    def verdict(off):
+        result = values + off * (torch.arange(values.numel()) == 7).view_as(values)
+        return judge(
+            (result, *exact[1:]) if isinstance(exact, tuple) else result, exact, exact, rounding
+        )
+
+    assert verdict(rounding).wrong is None
+    assert verdict(2 * rounding).wrong is not None
+    assert reference_rounding(replace(case, dtype="float32"), inputs) == 0
 
 
 def test_layers_csv_holds_the_convolutions_of_resnet18():

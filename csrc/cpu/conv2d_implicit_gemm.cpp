@@ -92,20 +92,21 @@ struct GroupedProduct {
 };
 
 // c[panel][pixel][row of the panel] += the terms of one block of channels, the first_term-th and on
-// of each panel of weights.
+// of each panel of weights. The first rows of the last block may go to `out` instead.
 template <typename A>
 void product_block(const Terms& terms, int64_t gemm_k, const A* stage, const int32_t* positions,
                    int64_t pixels, const A* weights, int64_t first_term, int64_t panel_elements,
-                   int64_t rows, A* c) {
+                   int64_t rows, A* c, const FilterRows<A>* out, int64_t out_rows) {
   for_each_micro_column<A>(rows, [&](int64_t row, auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
     const A* const panel = weights + row / kMicroColumns<A> * panel_elements;
     for (int64_t k = 0; k < gemm_k; k += kSumLength) {
+      const int64_t k_end = min64(gemm_k, k + kSumLength);
+      const FilterRows<A>* const to = k_end == gemm_k && row < out_rows ? out : nullptr;
       for_each_micro_row(pixels, [&](int64_t pixel, auto micro_rows) {
         product_micro<decltype(micro_rows)::value, kVectors>(
-            terms, k, min64(gemm_k, k + kSumLength), first_term + k > 0, stage, positions + pixel,
-            panel + (first_term + k) * kVectors * kLanes<A>,
-            c + row * pixels + pixel * kMicroColumns<A>);
+            terms, k, k_end, first_term + k > 0, stage, positions,
+            panel + (first_term + k) * kVectors * kLanes<A>, pixel, row, c + row * pixels, to);
       });
     }
   });
@@ -117,6 +118,7 @@ void product_tile(const GroupedProduct& o, const PixelTile& tile, int64_t group,
                   int64_t row_end, const accumulator_t<T>* weights, int64_t panel_elements) {
   using A = accumulator_t<T>;
   const int64_t pixels = tile.pixels(), taps = o.weights.taps();
+  const int64_t first = group * o.rows + row, rows = row_end - row;
   // The last block of channels is smaller, and yet its pitch may be larger.
   const auto elements = [&](int64_t channels) {
     return stage_elements<A>(tile.stage<A>(o.tiles.h, o.tiles.w, channels));
@@ -125,20 +127,24 @@ void product_tile(const GroupedProduct& o, const PixelTile& tile, int64_t group,
       ScratchSlot::kTask,
       max64(elements(o.channel_block), elements(o.channels % max64(1, o.channel_block))));
   // c, what the last transposed block reads behind it, and the offsets.
-  const int64_t c_elements = round_up(row_end - row, kMicroColumns<A>) * pixels + kTileReadAhead<A>;
+  const int64_t c_elements = round_up(rows, kMicroColumns<A>) * pixels + kTileReadAhead<A>;
   A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + pixels + taps);
   int32_t* const positions = reinterpret_cast<int32_t*>(c + c_elements);
   if (o.gemm_k() == 0) zero_row(c, c_elements);
+  const FilterRows<A> out = filter_rows<T>(o.out, tile, first);
+  const int64_t out_rows = out.y != nullptr && o.gemm_k() > 0 ? whole_rows<A>(rows) : 0;
   for (int64_t channel = 0; channel < o.channels && taps > 0; channel += o.channel_block) {
-    const Stage s =
-        tile.stage<A>(o.tiles.h, o.tiles.w, min64(o.channel_block, o.channels - channel));
+    const int64_t channels = min64(o.channel_block, o.channels - channel);
+    const Stage s = tile.stage<A>(o.tiles.h, o.tiles.w, channels);
     tile.fill_positions(s, positions);
     const Terms terms = fill_terms(s, merges_rows<A>(o.tiles.w, s.channels), positions + pixels);
     const TensorView source = channel_offset<T>(o.source, group * o.channels + channel);
+    const bool last = channel + channels == o.channels;
     product_block<A>(terms, taps * s.channels, stage_tile<T>(s, source, tile.n, memory), positions,
-                     pixels, weights, taps * channel, panel_elements, row_end - row, c);
+                     pixels, weights, taps * channel, panel_elements, rows, c,
+                     last ? &out : nullptr, out_rows);
   }
-  store_tile<T>(o.out, tile, group * o.rows + row, row_end - row, c);
+  store_tile<T>(o.out, tile, first + out_rows, rows - out_rows, c + out_rows * pixels);
 }
 
 template <typename T>

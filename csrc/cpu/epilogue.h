@@ -67,6 +67,25 @@ static inline void store_pixels(accumulator_t<T>* z, int64_t n, const Epilogue& 
   }
 }
 
+// The same for vectors of adjacent filters of one pixel, in registers. Pointers are null where there
+// is no such term.
+template <typename T>
+struct FilterEpilogue {
+  using A = accumulator_t<T>;
+  Clamp<A> clamp;
+  const T* bias;
+  const T* residual;  // of the first pixel
+
+  FilterEpilogue(Activation activation, const T* bias = nullptr, const T* residual = nullptr)
+      : clamp(activation), bias(bias), residual(residual) {}
+  // Of filters k, k + 1, ...; the pixel's residual lies at `pixel`.
+  vector_t<A> operator()(vector_t<A> sums, int64_t k, int64_t pixel) const {
+    if (bias != nullptr) sums += load_vector(bias + k);
+    if (residual != nullptr) sums += load_vector(residual + pixel + k);
+    return clamp(sums);
+  }
+};
+
 // The same for `count` adjacent filters of each of `pixels` pixels, z_step apart in z.
 template <typename T>
 static inline void store_channels(accumulator_t<T>* z, int64_t z_step, int64_t pixels,
@@ -86,21 +105,19 @@ static inline void store_channels(accumulator_t<T>* z, int64_t z_step, int64_t p
   }
   const bool adjacent = residual == nullptr || residual_step == 1;
   const int64_t whole = adjacent ? count / kLanes<A> * kLanes<A> : 0;
-  const Clamp<A> clamp(epilogue.activation);
+  const FilterEpilogue<T> finish(epilogue.activation, bias, residual);
   for (int64_t m = 0; m < pixels; ++m) {
     A* const from = z + m * z_step;
     T* const to = y + m * y_pixel;
-    const T* const add = residual == nullptr ? nullptr : residual + m * residual_pixel;
     for (int64_t k = 0; k < whole; k += kLanes<A>) {
-      vector_t<A> sums = load_vector(from + k);
-      if (bias != nullptr) sums += load_vector(bias + k);
-      if (add != nullptr) sums += load_vector(add + k);
-      store_vector(to + k, clamp(sums));
+      store_vector(to + k, finish(load_vector(from + k), k, m * residual_pixel));
     }
     if (whole == count) continue;
-    store_epilogue<T>(
-        from + whole, count - whole, epilogue, bias == nullptr ? nullptr : bias + whole, 1,
-        add == nullptr ? nullptr : add + whole * residual_step, residual_step, to + whole, 1);
+    const T* const add =
+        residual == nullptr ? nullptr : residual + m * residual_pixel + whole * residual_step;
+    store_epilogue<T>(from + whole, count - whole, epilogue,
+                      bias == nullptr ? nullptr : bias + whole, 1, add, residual_step, to + whole,
+                      1);
   }
 }
 

@@ -10,7 +10,7 @@
 // operations in every tiling: results depend neither on tiles nor on threads.
 #pragma once
 
-#include "cpu/vectors.h"
+#include "cpu/epilogue.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -27,18 +27,28 @@ struct Terms {
   int64_t run_length;
 };
 
-// Terms [k, k_end) for kRows pixels and kVectors vectors of filters; weights are those of term k
-// on, kVectors vectors a term; rows of c are kMicroColumns apart.
+// Pixels whose filters are adjacent: complete sums go there straight from registers.
+template <typename A>
+struct FilterRows {
+  A* y;  // of the first pixel and filter
+  int64_t y_step, residual_step;
+  FilterEpilogue<A> finish;
+};
+
+// Terms [k, k_end) for kRows pixels from `pixel` on and kVectors vectors of filters from `filter`
+// on; weights are those of term k on, kVectors vectors a term. Sums are added to c, whose rows are
+// kMicroColumns apart, if `accumulate`; they end in c or, where there is one, in `out`.
 template <int kRows, int kVectors, typename A>
 static inline void product_micro(const Terms& terms, int64_t k, int64_t k_end, bool accumulate,
                                  const A* stage, const int32_t* positions,
-                                 const A* __restrict weights, A* __restrict c) {
+                                 const A* __restrict weights, int64_t pixel, int64_t filter,
+                                 A* __restrict c, const FilterRows<A>* out) {
   vector_t<A> sums[kRows][kVectors] = {};
   int64_t first = k % terms.run_length;
   for (const int32_t* tap = terms.taps + k / terms.run_length; k < k_end; ++tap) {
     const A* pixels[kRows];
 #pragma GCC unroll 12
-    for (int m = 0; m < kRows; ++m) pixels[m] = stage + *tap + first + positions[m];
+    for (int m = 0; m < kRows; ++m) pixels[m] = stage + *tap + first + positions[pixel + m];
     const int64_t count = min64(terms.run_length - first, k_end - k);
     for (int64_t i = 0; i < count; ++i) {
       vector_t<A> filters[kVectors];
@@ -54,12 +64,25 @@ static inline void product_micro(const Terms& terms, int64_t k, int64_t k_end, b
     k += count;
     first = 0;
   }
+  A* const rows = c + pixel * kMicroColumns<A>;
 #pragma GCC unroll 12
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      A* const at = c + m * kMicroColumns<A> + v * kLanes<A>;
-      store_vector(at, accumulate ? load_vector(at) + sums[m][v] : sums[m][v]);
+      A* const at = rows + m * kMicroColumns<A> + v * kLanes<A>;
+      if (accumulate) sums[m][v] += load_vector(at);
+      if (out == nullptr) store_vector(at, sums[m][v]);
+    }
+  }
+  if (out == nullptr) return;
+  const FilterRows<A> to = *out;
+#pragma GCC unroll 12
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t k = filter + v * kLanes<A>;
+      store_vector(to.y + (pixel + m) * to.y_step + k,
+                   to.finish(sums[m][v], k, (pixel + m) * to.residual_step));
     }
   }
 }

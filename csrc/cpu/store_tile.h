@@ -1,4 +1,5 @@
-// From a tile's sums c[panel of channels][pixel][channel] through the epilogue to a tensor.
+// From a tile's sums through the epilogue to a tensor: from c[panel of channels][pixel][channel], or
+// straight from registers where the tensor's filters are adjacent (filter_rows).
 #pragma once
 
 #include "cpu/epilogue.h"
@@ -15,6 +16,48 @@ struct TileOutput {
   TensorView tensor;
   const Epilogue* epilogue;
 };
+
+// Elements from each of a tile's pixels to the next, or -1 where that differs.
+static inline int64_t pixel_step(const TileOutput& o, const PixelTile& tile,
+                                 const Strides& strides) {
+  const int64_t columns = tile.v_end - tile.v, rows = tile.u_end - tile.u;
+  const int64_t images = tile.n_end - tile.n;
+  const int64_t step = strides.w * o.w.step, row_step = strides.h * o.h.step;
+  if (rows * images > 1 && row_step != columns * step) return -1;
+  if (images > 1 && strides.n != rows * row_step) return -1;
+  return step;
+}
+
+// Filters [first, ...) of a tile's pixels, if their sums can go straight there; else its y is null.
+template <typename T>
+static FilterRows<accumulator_t<T>> filter_rows(const TileOutput& o, const PixelTile& tile,
+                                                int64_t first) {
+  using A = accumulator_t<T>;
+  const FilterRows<A> none = {nullptr, 0, 0, {Activation::none}};
+  if constexpr (std::is_same_v<T, A>) {
+    const TensorView &y = o.tensor, &residual = o.epilogue->residual;
+    const int64_t step = pixel_step(o, tile, y.strides);
+    if (y.strides.c != 1 || step < 0 || !Clamp<A>::is(o.epilogue->activation)) return none;
+    const int64_t h = o.h.first + tile.u * o.h.step, w = o.w.first + tile.v * o.w.step;
+    const T* const bias = static_cast<const T*>(o.epilogue->bias);
+    FilterRows<A> rows = {y.at<T>(tile.n, first, h, w), step, 0, {o.epilogue->activation}};
+    if (bias != nullptr) rows.finish.bias = bias + first;
+    if (residual.data != nullptr) {
+      rows.residual_step = pixel_step(o, tile, residual.strides);
+      if (residual.strides.c != 1 || rows.residual_step < 0) return none;
+      rows.finish.residual = residual.at<T>(tile.n, first, h, w);
+    }
+    return rows;
+  } else {
+    return none;
+  }
+}
+
+// How many of a tile's rows fill whole vectors: all of them, or those of whole panels.
+template <typename A>
+static inline int64_t whole_rows(int64_t rows) {
+  return rows % kLanes<A> == 0 ? rows : rows / kMicroColumns<A> * kMicroColumns<A>;
+}
 
 // Activates a block that is in registers: only a copy has an address.
 template <typename A>
