@@ -54,6 +54,33 @@ def test_gradcheck_epilogue(activation):
     assert torch.autograd.gradgradcheck(conv, (x, w, b, r), check_fwd_over_rev=True)
 
 
+NHWC = torch.channels_last
+RESIDUALS = {  # of the values of a channels_last tensor
+    "nchw": lambda y: y.contiguous(),
+    "nhwc": lambda y: y,
+    "channels of more": lambda y: torch.cat([y + 1, y], 1).contiguous(memory_format=NHWC)[
+        :, y.shape[1] :
+    ],
+    "rows of more": lambda y: torch.cat([y, y + 1], 2).contiguous(memory_format=NHWC)[:, :, :7],
+    "one pixel": lambda y: y[:, :, :1, :1].expand_as(y),
+}
+
+
+@pytest.mark.parametrize("name", RESIDUALS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("taps, filters", [(1, 48), (3, 48), (1, 41)])
+def test_a_residual_of_any_strides(taps, filters, dtype, name):
+    """Exactly, for whole vectors of filters on every instruction set and for parts of them."""
+    x, w, y = (
+        torch.randint(-3, 4, s).to(dtype).contiguous(memory_format=NHWC)
+        for s in ((3, 8, 7, 6), (filters, 8, taps, taps), (3, filters, 7, 6))
+    )
+    residual = RESIDUALS[name](y)
+    expected = F.relu(F.conv2d(x.double(), w.double(), padding=taps // 2) + residual.double())
+    got = fastconv.conv2d(x, w, padding=taps // 2, activation="relu", residual=residual)
+    assert torch.equal(got, expected.to(dtype))
+
+
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -174,9 +174,30 @@ FAULTS = [
     Fault(
         "one bias for all",
         "cpu/epilogue.h",
-        "sums += load_vector(bias + k)",
-        "sums += load_vector(bias)",
+        "sums[m][v] += load_vector(bias + at)",
+        "sums[m][v] += load_vector(bias)",
         "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k nhwc",
+    ),
+    Fault(
+        "pixels between strides taken for adjacent ones",
+        "cpu/store_tile.h",
+        "if (rows * images > 1 && row_step != columns * step) return -1;",
+        "",
+        f"{KERNELS} -k implicit_gemm",
+    ),
+    Fault(
+        "a part of a vector stored whole",
+        "cpu/store_tile.h",
+        "rows % kLanes<A> == 0 ? rows",
+        "rows > 0 ? rows",
+        f"{KERNELS} -k implicit_gemm",
+    ),
+    Fault(
+        "a residual that steps like the result",
+        "cpu/store_tile.h",
+        "finish.residual_step = pixel_step(o, tile, residual.strides);",
+        "finish.residual_step = step;",
+        "test_conv2d_autograd.py::test_a_residual_of_any_strides",
     ),
     Fault(
         "slope outside the kink",

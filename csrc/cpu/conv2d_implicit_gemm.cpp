@@ -32,6 +32,7 @@ constexpr int64_t kChannelBlock = 2048;     // channels staged at a time, at mos
 constexpr int64_t kStageBytes = 640 << 10;  // tiles have fewer pixels where their stage is larger
 constexpr int64_t kMaxStageBytes = 8 << 20;  // of the smallest tile
 constexpr int64_t kWeightBytes = 32 << 20;
+constexpr int64_t kPackedAlone = 16 << 10;  // elements that one thread packs sooner than several
 
 constexpr int64_t kWgradFilterTile = 132;  // a multiple of every kMicroRows
 constexpr int64_t kWgradChannels = 32;
@@ -166,7 +167,8 @@ void gather_gemm(const GroupedProduct& o, int num_threads) {
     for (int64_t row0 = 0; row0 < o.rows; row0 += round_panels * kMicroColumns<A>) {
       const int64_t row1 = min64(o.rows, row0 + round_panels * kMicroColumns<A>);
       const int64_t panels_here = div_up(row1 - row0, kMicroColumns<A>);
-      parallel_for(groups * panels_here, num_threads, [&](int64_t task) {
+      const bool alone = groups * panels_here * panel_elements <= kPackedAlone;
+      parallel_for(groups * panels_here, alone ? 1 : num_threads, [&](int64_t task) {
         const int64_t group = group0 + task / panels_here;
         const int64_t row = row0 + task % panels_here * kMicroColumns<A>;
         PackedWeights weights = o.weights;

@@ -67,22 +67,38 @@ static inline void store_pixels(accumulator_t<T>* z, int64_t n, const Epilogue& 
   }
 }
 
-// The same for vectors of adjacent filters of one pixel, in registers. Pointers are null where there
-// is no such term.
+// The same for adjacent filters of some pixels, vectors of them in registers. Pointers are null
+// where there is no such term.
 template <typename T>
 struct FilterEpilogue {
   using A = accumulator_t<T>;
   Clamp<A> clamp;
-  const T* bias;
-  const T* residual;  // of the first pixel
+  const T* bias = nullptr;
+  const T* residual = nullptr;  // of the first pixel
+  int64_t residual_step = 0;
 
-  FilterEpilogue(Activation activation, const T* bias = nullptr, const T* residual = nullptr)
-      : clamp(activation), bias(bias), residual(residual) {}
-  // Of filters k, k + 1, ...; the pixel's residual lies at `pixel`.
-  vector_t<A> operator()(vector_t<A> sums, int64_t k, int64_t pixel) const {
-    if (bias != nullptr) sums += load_vector(bias + k);
-    if (residual != nullptr) sums += load_vector(residual + pixel + k);
-    return clamp(sums);
+  explicit FilterEpilogue(Activation activation) : clamp(activation) {}
+
+  // Of filters k, k + 1, ... of pixels `pixel`, pixel + 1, ...
+  template <int kPixels, int kVectors>
+  [[gnu::always_inline]] void apply(vector_t<A> (&sums)[kPixels][kVectors], int64_t pixel,
+                                    int64_t k) const {
+    const auto for_each = [&](const auto& body) __attribute__((always_inline)) {
+#pragma GCC unroll 12
+      for (int m = 0; m < kPixels; ++m) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) body(m, v, k + v * kLanes<A>);
+      }
+    };
+    if (bias != nullptr) {
+      for_each([&](int m, int v, int64_t at) { sums[m][v] += load_vector(bias + at); });
+    }
+    if (residual != nullptr) {
+      for_each([&](int m, int v, int64_t at) {
+        sums[m][v] += load_vector(residual + (pixel + m) * residual_step + at);
+      });
+    }
+    for_each([&](int m, int v, int64_t) { sums[m][v] = clamp(sums[m][v]); });
   }
 };
 
@@ -105,12 +121,17 @@ static inline void store_channels(accumulator_t<T>* z, int64_t z_step, int64_t p
   }
   const bool adjacent = residual == nullptr || residual_step == 1;
   const int64_t whole = adjacent ? count / kLanes<A> * kLanes<A> : 0;
-  const FilterEpilogue<T> finish(epilogue.activation, bias, residual);
+  FilterEpilogue<T> finish(epilogue.activation);
+  finish.bias = bias;
+  finish.residual = residual;
+  finish.residual_step = residual_pixel;
   for (int64_t m = 0; m < pixels; ++m) {
     A* const from = z + m * z_step;
     T* const to = y + m * y_pixel;
     for (int64_t k = 0; k < whole; k += kLanes<A>) {
-      store_vector(to + k, finish(load_vector(from + k), k, m * residual_pixel));
+      vector_t<A> sums[1][1] = {{load_vector(from + k)}};
+      finish.apply(sums, m, k);
+      store_vector(to + k, sums[0][0]);
     }
     if (whole == count) continue;
     const T* const add =

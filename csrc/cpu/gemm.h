@@ -17,7 +17,7 @@ namespace fastconv::cpu::FASTCONV_ISA {
 // 12x2, 6x2 and 4x2 vectors of sums: what 32, 16 and 16 vector registers hold beside the operands.
 constexpr int kMicroRows = kVectorBytes == 64 ? 12 : (kVectorBytes == 32 ? 6 : 4);
 constexpr int kMicroVectors = 2;
-constexpr int64_t kSumLength = 128;
+constexpr int64_t kSumLength = 144;
 template <typename A>
 constexpr int kMicroColumns = kMicroVectors * kLanes<A>;
 
@@ -31,18 +31,32 @@ struct Terms {
 template <typename A>
 struct FilterRows {
   A* y;  // of the first pixel and filter
-  int64_t y_step, residual_step;
+  int64_t step;
   FilterEpilogue<A> finish;
+
+  A* at(int64_t pixel, int64_t filter) const { return y + pixel * step + filter; }
 };
 
 // Terms [k, k_end) for kRows pixels from `pixel` on and kVectors vectors of filters from `filter`
 // on; weights are those of term k on, kVectors vectors a term. Sums are added to c, whose rows are
 // kMicroColumns apart, if `accumulate`; they end in c or, where there is one, in `out`.
 template <int kRows, int kVectors, typename A>
-static inline void product_micro(const Terms& terms, int64_t k, int64_t k_end, bool accumulate,
-                                 const A* stage, const int32_t* positions,
-                                 const A* __restrict weights, int64_t pixel, int64_t filter,
-                                 A* __restrict c, const FilterRows<A>* out) {
+[[gnu::always_inline]] static inline void product_micro(const Terms& terms, int64_t k,
+                                                        int64_t k_end, bool accumulate,
+                                                        const A* stage, const int32_t* positions,
+                                                        const A* __restrict weights, int64_t pixel,
+                                                        int64_t filter, A* __restrict c,
+                                                        const FilterRows<A>* out) {
+  if (out != nullptr) {
+    // What is stored at the end comes into the cache meanwhile.
+#pragma GCC unroll 12
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        __builtin_prefetch(out->at(pixel + m, filter + v * kLanes<A>), 1);
+      }
+    }
+  }
   vector_t<A> sums[kRows][kVectors] = {};
   int64_t first = k % terms.run_length;
   for (const int32_t* tap = terms.taps + k / terms.run_length; k < k_end; ++tap) {
@@ -75,14 +89,12 @@ static inline void product_micro(const Terms& terms, int64_t k, int64_t k_end, b
     }
   }
   if (out == nullptr) return;
-  const FilterRows<A> to = *out;
+  out->finish.apply(sums, pixel, filter);
 #pragma GCC unroll 12
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      const int64_t k = filter + v * kLanes<A>;
-      store_vector(to.y + (pixel + m) * to.y_step + k,
-                   to.finish(sums[m][v], k, (pixel + m) * to.residual_step));
+      store_vector(out->at(pixel + m, filter + v * kLanes<A>), sums[m][v]);
     }
   }
 }

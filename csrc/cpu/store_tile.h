@@ -1,5 +1,5 @@
-// From a tile's sums through the epilogue to a tensor: from c[panel of channels][pixel][channel], or
-// straight from registers where the tensor's filters are adjacent (filter_rows).
+// From a tile's sums through the epilogue to a tensor: from c[panel of channels][pixel][channel],
+// or straight from registers where the tensor's filters are adjacent (filter_rows).
 #pragma once
 
 #include "cpu/epilogue.h"
@@ -33,21 +33,21 @@ template <typename T>
 static FilterRows<accumulator_t<T>> filter_rows(const TileOutput& o, const PixelTile& tile,
                                                 int64_t first) {
   using A = accumulator_t<T>;
-  const FilterRows<A> none = {nullptr, 0, 0, {Activation::none}};
+  const FilterRows<A> none = {nullptr, 0, FilterEpilogue<A>(Activation::none)};
   if constexpr (std::is_same_v<T, A>) {
     const TensorView &y = o.tensor, &residual = o.epilogue->residual;
     const int64_t step = pixel_step(o, tile, y.strides);
     if (y.strides.c != 1 || step < 0 || !Clamp<A>::is(o.epilogue->activation)) return none;
+    FilterEpilogue<T> finish(o.epilogue->activation);
     const int64_t h = o.h.first + tile.u * o.h.step, w = o.w.first + tile.v * o.w.step;
     const T* const bias = static_cast<const T*>(o.epilogue->bias);
-    FilterRows<A> rows = {y.at<T>(tile.n, first, h, w), step, 0, {o.epilogue->activation}};
-    if (bias != nullptr) rows.finish.bias = bias + first;
+    if (bias != nullptr) finish.bias = bias + first;
     if (residual.data != nullptr) {
-      rows.residual_step = pixel_step(o, tile, residual.strides);
-      if (residual.strides.c != 1 || rows.residual_step < 0) return none;
-      rows.finish.residual = residual.at<T>(tile.n, first, h, w);
+      finish.residual_step = pixel_step(o, tile, residual.strides);
+      if (residual.strides.c != 1 || finish.residual_step < 0) return none;
+      finish.residual = residual.at<T>(tile.n, first, h, w);
     }
-    return rows;
+    return {y.at<T>(tile.n, first, h, w), step, finish};
   } else {
     return none;
   }
