@@ -2,7 +2,7 @@
 // pixels are staged once (stage.h) and every tap reads them there, in every layout.
 //
 //   fprop, dgrad   c[pixel][filter] += stage[pixel + tap][channel] * weights[tap, channel][filter]
-//                  A task: a tile of pixels x up to kFilterTile filters. Weights are packed once.
+//                  A task: a tile of pixels x some filters. Weights are packed once.
 //   wgrad          c[filter][tap, channel] += dy[pixel][filter] * stage[pixel + tap][channel]
 //                  A task: kWgradFilterTile filters x kWgradChannels channels x kWgradTaps taps,
 //                  of a slice of the tiles of pixels.
@@ -26,7 +26,9 @@ namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
 constexpr int64_t kTilePixels = 224;        // at most, of a tile; ImageNet's rows divide it
-constexpr int64_t kFilterTile = 256;        // filters of a task, a multiple of kMicroColumns
+constexpr int64_t kFilterTile = 256;        // filters of c, a multiple of kMicroColumns
+constexpr int64_t kEvenTasks = 8;           // a thread; then all filters of a stage are one task
+constexpr int64_t kFewestTasks = 2;         // a thread; fewer are split below kFilterTile
 constexpr int64_t kMinFilterTile = 32;      // smaller tiles spend more on staging than threads gain
 constexpr int64_t kChannelBlock = 2048;     // channels staged at a time, at most
 constexpr int64_t kStageBytes = 640 << 10;  // tiles have fewer pixels where their stage is larger
@@ -113,13 +115,12 @@ void product_block(const Terms& terms, int64_t gemm_k, const A* stage, const int
   });
 }
 
-// One block of c: the pixels of a tile times rows [row, row_end) of a group.
+// The pixels of a tile times rows [row, row_end) of a group, kFilterTile rows of c at a time.
 template <typename T>
 void product_tile(const GroupedProduct& o, const PixelTile& tile, int64_t group, int64_t row,
                   int64_t row_end, const accumulator_t<T>* weights, int64_t panel_elements) {
   using A = accumulator_t<T>;
   const int64_t pixels = tile.pixels(), taps = o.weights.taps();
-  const int64_t first = group * o.rows + row, rows = row_end - row;
   // The last block of channels is smaller, and yet its pitch may be larger.
   const auto elements = [&](int64_t channels) {
     return stage_elements<A>(tile.stage<A>(o.tiles.h, o.tiles.w, channels));
@@ -128,24 +129,32 @@ void product_tile(const GroupedProduct& o, const PixelTile& tile, int64_t group,
       ScratchSlot::kTask,
       max64(elements(o.channel_block), elements(o.channels % max64(1, o.channel_block))));
   // c, what the last transposed block reads behind it, and the offsets.
-  const int64_t c_elements = round_up(rows, kMicroColumns<A>) * pixels + kTileReadAhead<A>;
+  const int64_t c_rows = min64(kFilterTile, round_up(row_end - row, kMicroColumns<A>));
+  const int64_t c_elements = c_rows * pixels + kTileReadAhead<A>;
   A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + pixels + taps);
   int32_t* const positions = reinterpret_cast<int32_t*>(c + c_elements);
-  if (o.gemm_k() == 0) zero_row(c, c_elements);
-  const FilterRows<A> out = filter_rows<T>(o.out, tile, first);
-  const int64_t out_rows = out.y != nullptr && o.gemm_k() > 0 ? whole_rows<A>(rows) : 0;
-  for (int64_t channel = 0; channel < o.channels && taps > 0; channel += o.channel_block) {
-    const int64_t channels = min64(o.channel_block, o.channels - channel);
-    const Stage s = tile.stage<A>(o.tiles.h, o.tiles.w, channels);
-    tile.fill_positions(s, positions);
-    const Terms terms = fill_terms(s, merges_rows<A>(o.tiles.w, s.channels), positions + pixels);
-    const TensorView source = channel_offset<T>(o.source, group * o.channels + channel);
-    const bool last = channel + channels == o.channels;
-    product_block<A>(terms, taps * s.channels, stage_tile<T>(s, source, tile.n, memory), positions,
-                     pixels, weights, taps * channel, panel_elements, rows, c,
-                     last ? &out : nullptr, out_rows);
+  const A* staged = nullptr;
+  for (int64_t k = row; k < row_end; k += kFilterTile) {
+    const int64_t first = group * o.rows + k, rows = min64(kFilterTile, row_end - k);
+    if (o.gemm_k() == 0) zero_row(c, c_elements);
+    const FilterRows<A> out = filter_rows<T>(o.out, tile, first);
+    const int64_t out_rows = out.y != nullptr && o.gemm_k() > 0 ? whole_rows<A>(rows) : 0;
+    for (int64_t channel = 0; channel < o.channels && taps > 0; channel += o.channel_block) {
+      const int64_t channels = min64(o.channel_block, o.channels - channel);
+      const Stage s = tile.stage<A>(o.tiles.h, o.tiles.w, channels);
+      if (staged == nullptr || channels < o.channels) {  // else all channels are there already
+        tile.fill_positions(s, positions);
+        const TensorView source = channel_offset<T>(o.source, group * o.channels + channel);
+        staged = stage_tile<T>(s, source, tile.n, memory);
+      }
+      const Terms terms = fill_terms(s, merges_rows<A>(o.tiles.w, s.channels), positions + pixels);
+      const bool last = channel + channels == o.channels;
+      product_block<A>(terms, taps * s.channels, staged, positions, pixels,
+                       weights + (k - row) / kMicroColumns<A> * panel_elements, taps * channel,
+                       panel_elements, rows, c, last ? &out : nullptr, out_rows);
+    }
+    store_tile<T>(o.out, tile, first + out_rows, rows - out_rows, c + out_rows * pixels);
   }
-  store_tile<T>(o.out, tile, first + out_rows, rows - out_rows, c + out_rows * pixels);
 }
 
 template <typename T>
@@ -177,11 +186,12 @@ void gather_gemm(const GroupedProduct& o, int num_threads) {
                              o.channel_block, packed + task * panel_elements);
       });
 
-      // Few tiles: split the rows so that every thread has work. The sums do not change.
-      int64_t row_tile = min64(kFilterTile, panels_here * kMicroColumns<A>);
-      while (groups * pixel_tiles * div_up(row1 - row0, row_tile) < 2 * num_threads &&
+      // Split the rows among tasks. The sums do not change.
+      int64_t row_tile = panels_here * kMicroColumns<A>;
+      const auto tasks = [&] { return groups * pixel_tiles * div_up(row1 - row0, row_tile); };
+      while (tasks() < (row_tile > kFilterTile ? kEvenTasks : kFewestTasks) * num_threads &&
              row_tile >= 2 * kMinFilterTile) {
-        row_tile = round_up(row_tile / 2, kMicroColumns<A>);
+        row_tile = round_up(row_tile / 2, row_tile > kFilterTile ? kFilterTile : kMicroColumns<A>);
       }
       const int64_t row_tiles = div_up(row1 - row0, row_tile);
       parallel_for(groups * pixel_tiles * row_tiles, num_threads, [&](int64_t task) {
