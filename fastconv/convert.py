@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
+from torch.utils.hooks import RemovableHandle
 
 from . import nn as fast
 
@@ -123,6 +124,15 @@ def _copy_structure(model):
         if not isinstance(module, torch.jit.ScriptModule)
     }
 
+    # A hook's handle refers to dicts of the module that the hook is on.
+    own_dicts = {
+        id(value)
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, dict)
+    }
+    dicts = {}  # id of a dict -> its copy
+
     def translate(value):
         if isinstance(value, nn.Module):
             return copies.get(id(value), value)
@@ -134,7 +144,14 @@ def _copy_structure(model):
         if type(value) in (list, tuple):
             return type(value)(map(translate, value))
         if type(value) in (dict, OrderedDict):
-            return type(value)((key, translate(item)) for key, item in value.items())
+            if id(value) not in dicts:
+                dicts[id(value)] = type(value)()
+                dicts[id(value)].update((key, translate(item)) for key, item in value.items())
+            return dicts[id(value)]
+        if isinstance(value, RemovableHandle) and id(value.hooks_dict_ref()) in own_dicts:
+            handle = object.__new__(type(value))
+            handle.__setstate__(translate(value.__getstate__()))
+            return handle
         return copy.copy(value) if type(value) is set else value
 
     for module in model.modules():

@@ -139,6 +139,33 @@ def test_report_says_what_was_left_and_why():
         assert not by_name[name].converted and word in by_name[name].reason
 
 
+def test_lazy_layers_of_a_copy_and_of_the_original_are_initialised_once():
+    net = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.LazyConv2d(5, 1))
+    fast = fastconv.convert(net)
+    x = torch.randn(2, 3, 6, 6)
+    y = fast(x)
+    for again in (fast, net, net):
+        assert torch.equal(again(x), y)
+    assert type(fastconv.convert(fast)[0]) is fastconv.Conv2d
+
+
+def test_a_hooks_handle_removes_the_copys_hook():
+    calls = []
+    net = nn.Sequential(nn.Conv2d(1, 1, 1))
+    other = nn.ReLU()
+    net.handle = net[0].register_forward_hook(lambda *_: calls.append("net"))
+    net.others = other.register_forward_hook(lambda *_: calls.append("other"))
+    fast = fastconv.convert(net)
+    fast.handle.remove()
+    fast(torch.ones(1, 1, 1, 1))
+    assert calls == []
+    net(torch.ones(1, 1, 1, 1))
+    assert calls == ["net"]
+    fast.others.remove()
+    other(torch.ones(1))
+    assert calls == ["net"]
+
+
 def test_root_module_and_shared_layers():
     conv = nn.Conv2d(2, 2, 3)
     assert type(fastconv.convert(conv)) is fastconv.Conv2d
