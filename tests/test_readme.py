@@ -58,7 +58,7 @@ ELSEWHERE = {
     "pip install torch '.[test]'": Gate("pip install torch", "FASTCONV_CUDA=1 * .[test]"),
     "pip install torch '.[demo]'": Gate(),
     "pip install '.[bench]'": Extra("bench"),
-    "pip install -e '.[test]'": Gate("pip install torch -e .[test]"),
+    "pip install -e '.[test]'": Gate("FASTCONV_INSTRUCTION_SETS=* pip install torch -e .[test]"),
     "FASTCONV_CUDA=1 pip install .": Gate("FASTCONV_CUDA=1 * pip install .[test]"),
     "fastconv demo": Gate(),
     "pytest": Gate(),
