@@ -14,7 +14,7 @@ from ..dispatch import recording
 from .baselines import OURS, baselines
 from .cases import DTYPES
 from .load import OthersLoad, is_busy
-from .operators import make_call, make_inputs, ours
+from .operators import make_call, make_inputs, ours, theirs
 from .record import Row
 from .timing import Side, time_cpu
 from .timing_cuda import input_sets, time_cuda
@@ -58,12 +58,18 @@ def _plan(decisions, pass_):
     return made.backend, plans.get(pass_, (None,))[0]
 
 
+def first_line(error):
+    """Of an error's message, or its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def why_not(error):
     """(status, reason) of a row for whose case fastconv raised an error."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "no memory", str(error).splitlines()[0]
+    # On a CPU torch raises no class of its own.
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "no memory", first_line(error)
     if isinstance(error, NotImplementedError):
-        return "no kernel", str(error).splitlines()[0]
+        return "no kernel", first_line(error)
     return "failed", f"{type(error).__name__}: {error}"
 
 
@@ -80,8 +86,12 @@ def _verify(case, inputs, settings, baseline, function, exact, row):
     try:
         with settings_of(baseline.settings, baseline.backend)():
             baseline_result = make_call(function, inputs)()
-    except RuntimeError as error:  # a dtype that torch has no kernel for, say
-        row.status, row.reason = "no baseline", str(error).splitlines()[0]
+        torch_result = baseline_result
+        if baseline.backend is not None:  # another kernel of ours, which may be wrong too
+            with baseline.settings():
+                torch_result = make_call(theirs(case), inputs)()
+    except Exception as error:  # a dtype that torch has no kernel for, say
+        row.status, row.reason = "no baseline", first_line(error)
         return False, False
     try:
         with settings(), recording() as decisions:
@@ -93,7 +103,7 @@ def _verify(case, inputs, settings, baseline, function, exact, row):
     except Exception as error:  # whatever a kernel's caller may see is one row's failure
         row.status, row.reason = why_not(error)
         return False, True
-    verdict = judge(result, baseline_result, *exact())
+    verdict = judge(result, torch_result, *exact())
     row.error, row.baseline_error = verdict.error, verdict.torch_error
     if verdict.wrong is not None:
         row.status, row.reason = "wrong", verdict.wrong
@@ -125,6 +135,7 @@ def fill_times(row, baseline, timings):
     """Writes the times of fastconv, where it was timed, and of one baseline into the row."""
     own, other = timings.get(OURS), timings[baseline.name]
     row.timer, row.note = other.method, other.note
+    row.samples = (own or other).samples
     row.baseline_us, row.baseline_eager_us = other.median_us, other.eager_us
     row.baseline_page_faults = other.page_faults
     row.baseline_p20_us, row.baseline_p80_us = other.p20_us, other.p80_us
@@ -152,7 +163,7 @@ def measure(case, device, seconds, backend=None, attempts=1, against=None):
     """
     if against is None:
         against = baselines(case, device, backend)
-    row = Row.of(case, torch.get_num_threads(), backend)
+    row = replace(Row.of(case, torch.get_num_threads(), backend), seconds=seconds)
     try:
         sets = 1
         if device == "cuda":
@@ -169,7 +180,7 @@ def measure(case, device, seconds, backend=None, attempts=1, against=None):
             )
             for baseline in against
         ]  # fmt: skip
-    except torch.OutOfMemoryError as error:
+    except Exception as error:  # as in _verify
         return unmeasured(row, error, against)
 
 

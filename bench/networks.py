@@ -18,7 +18,7 @@ from ..dispatch import get_backend
 from ..problem import ConvOp
 from .baselines import OURS, baselines, compiled
 from .cases import LAYOUTS
-from .measure import fill_times, settings_of, time_sides, unmeasured, why_not
+from .measure import fill_times, first_line, settings_of, time_sides, unmeasured, why_not
 from .models import NETWORKS
 from .record import Row
 from .timing import Side
@@ -31,6 +31,11 @@ QUICK = ("resnet18", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0")
 # Largest difference of the logits, as a share of the largest one, or of the loss: float32's
 # rounding through all layers. A wrong layer is off by far more.
 TOLERANCE = 1e-4
+# Norm of the largest difference of a parameter's gradient, as a share of its own norm. A ReLU or a
+# max pool that chooses otherwise near a tie moves elements by far more than rounding; a wrong layer
+# is off by about 1. Gradients below this share of the largest one may be rounding alone: that of a
+# bias before a BatchNorm is 0.
+GRADIENT_TOLERANCE, GRADIENT_FLOOR = 0.1, 1e-3
 # A step is three passes over each convolution: fprop, dgrad, wgrad.
 PASSES_OF_STEP = 3
 # Attributes of the package are looked up at the call, as in operators.py.
@@ -78,13 +83,11 @@ def select_networks(batches, image_size, layouts, passes, dtypes, words=(), quic
         batches: values of N.
         image_size: height and width in pixels.
         layouts, passes, dtypes: names; passes that no network has are left out.
-        words: texts of which each network's name must contain one; empty: all networks.
+        words: texts of which each line's title must contain one; empty: all networks.
         quick: only the QUICK networks.
     """
     names = [name for name in NETWORKS if name in QUICK or not quick]
-    if words:
-        names = [name for name in names if any(word.lower() in name for word in words)]
-    return [
+    cases = [
         NetworkCase(name, variant, pass_, layout, dtype, batch, image_size)
         for name in names
         for batch in batches
@@ -94,6 +97,7 @@ def select_networks(batches, image_size, layouts, passes, dtypes, words=(), quic
         for layout in layouts
         for dtype in dtypes
     ]
+    return [c for c in cases if not words or any(word.lower() in c.title for word in words)]
 
 
 @dataclass(frozen=True)
@@ -142,43 +146,57 @@ def _make_call(network, contest, case, dtype):
 
 
 def _once(network, contest, case, settings, dtype):
-    """The result of one call, with the random numbers (dropout's) that every side gets."""
+    """(result, gradients of all parameters, none in inference) of one call, with the random numbers
+    (dropout's) that every side gets."""
     torch.manual_seed(SEED)
     with settings():
-        return _make_call(network, contest, case, dtype)().float()
+        result = _make_call(network, contest, case, dtype)().float()
+    parameters = network.parameters() if case.is_training else ()
+    return result, [p.grad for p in parameters]
 
 
-def _difference(got, expected):
-    return ((got - expected).abs().max() / expected.abs().max()).item()
+def _differences(got, expected):
+    """Of two _once's: (of the results, the largest one of a gradient)."""
+    result, exact = got[0], expected[0]
+    off = ((result - exact).abs().max() / exact.abs().max()).item()
+    if not expected[1]:
+        return off, 0.0
+    norms = torch.stack([e.norm() for e in expected[1]])
+    differences = torch.stack([(g - e).norm() for g, e in zip(got[1], expected[1], strict=True)])
+    return off, (differences / norms.clamp(min=GRADIENT_FLOOR * norms.max())).max().item()
 
 
 def _verify(contest, case, baseline, row):
     """Runs our network once and writes the verdict into the row.
 
-    float32 must agree with eager torch within TOLERANCE. Where less precision is wanted (autocast,
-    TF32), the error against float32 is at most twice eager torch's, and half a unit in the last
-    place of bfloat16, which the one number that is a loss may be closer to by luck.
+    float32 must agree with eager torch within TOLERANCE and GRADIENT_TOLERANCE. Where less is
+    wanted (autocast, TF32), the errors are at most twice eager torch's, and half a unit in the
+    last place of bfloat16, which the one number that is a loss may be closer to by luck.
     """
     settings = settings_of(baseline.settings, row.requested_backend)
     got = _once(contest.ours, contest, case, settings, case.dtype)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         exact = _once(contest.theirs, contest, case, nullcontext, "float32")
-    row.error, bound = _difference(got, exact), TOLERANCE
+    errors, bounds = _differences(got, exact), (TOLERANCE, GRADIENT_TOLERANCE)
+    row.error = errors[0]
     if case.dtype != "float32" or baseline.name.endswith("TF32"):
         rounded = _once(contest.theirs, contest, case, baseline.settings, case.dtype)
-        row.baseline_error = _difference(rounded, exact)
-        bound = 2 * row.baseline_error + torch.finfo(torch.bfloat16).eps / 2
-    if not row.error <= bound:  # also for NaN
-        what = "the loss is off by" if case.is_training else "logits, of the largest, are off by"
-        row.status, row.reason = "wrong", f"{what} {row.error:.1e}, bound {bound:.1e}"
+        baseline_errors = _differences(rounded, exact)
+        row.baseline_error = baseline_errors[0]
+        bounds = [2 * error + torch.finfo(torch.bfloat16).eps / 2 for error in baseline_errors]
+    result = "the loss is" if case.is_training else "logits, of the largest, are"
+    for what, error, bound in zip((result, "a gradient, by norms, is"), errors, bounds):
+        if not error <= bound:  # also for NaN
+            row.status, row.reason = "wrong", f"{what} off by {error:.1e}, bound {bound:.1e}"
+            return
 
 
 def _check(contest, case, other, baseline, row):
     """Runs each side once and writes into the row what speaks against timing them."""
     try:
         _once(other, contest, case, baseline.settings, case.dtype)
-    except RuntimeError as error:  # a network that cannot be compiled, say
-        row.status, row.reason = "no baseline", str(error).strip().splitlines()[0]
+    except Exception as error:  # a network that cannot be compiled, say
+        row.status, row.reason = "no baseline", first_line(error)
         return
     try:
         _verify(contest, case, baseline, row)
@@ -220,7 +238,7 @@ def measure_network(case, device, seconds, backend=None, attempts=1, against=Non
     """The rows of a NetworkCase, one a baseline; arguments as in measure.measure."""
     if against is None:
         against = baselines(case, device, backend)
-    row = Row.of(case, torch.get_num_threads(), backend)
+    row = replace(Row.of(case, torch.get_num_threads(), backend), seconds=seconds)
     try:
         contest = _prepare(case, device)
         return [

@@ -88,8 +88,8 @@ def add_bench_options(parser):
         "--batch",
         type=_positives,
         metavar="LIST",
-        help="batch sizes (default: layers and pools 1,8 on a CPU, 32,128 on a GPU; models 8; "
-        "with --quick the smaller one)",
+        help="batch sizes (default: layers and pools 1,8 on a CPU, 32,128 on a GPU; ops 8, 32 on a "
+        "GPU; models 8; with --quick 1, layers, pools and ops on a GPU 32)",
     )
     parser.add_argument(
         "--layout",
@@ -111,8 +111,9 @@ def add_bench_options(parser):
         "--baseline",
         type=_names(BASELINES),
         metavar="LIST",
-        help="what to hold fastconv against, a row each: torch (as it comes; default), cudnn (a "
-        "GPU), onednn (a CPU), aten (torch without these libraries), compile (torch.compile)",
+        help="what to hold fastconv against, a row each: torch (as it comes; default), onednn (a "
+        "CPU), cudnn (a GPU, where torch is this too), aten (torch without these libraries), "
+        "compile (torch.compile)",
     )
     parser.add_argument(
         "--filter",

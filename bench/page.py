@@ -26,6 +26,7 @@ from .summary import (
     in_order,
     is_network,
     network_name,
+    own_choice,
     pass_name,
     quotable,
 )
@@ -138,7 +139,7 @@ def write_page(folder, parts):
     pairs = list(chain(*parts.values()))
     rows = [row for row, _ in pairs]
     where = {id(row): environment for row, environment in pairs}
-    networks = [row for row in rows if is_network(row)]
+    networks = own_choice([row for row in rows if is_network(row)])
     results = list(results_of(parts))
     layers = [result for result in results if not is_network(result.rows[0])]
     roofline = lambda path, rows, baseline: plot_roofline(path, rows, where, baseline)  # noqa: E731

@@ -2,18 +2,20 @@
 
 import csv
 import hashlib
+import io
 import math
 import os
 import platform
 import subprocess
 from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import get_args
 
 import torch
 
+from .._native import core
 from .load import is_busy
 
 
@@ -56,6 +58,8 @@ class Row:
     baseline_error: float | None = None
     note: str = ""
     requested_backend: str | None = None  # None: fastconv's own choice
+    seconds: float | None = None  # of measuring each side, as asked for
+    samples: int | None = None  # calls of fastconv, or without it the baseline, that were timed
 
     @classmethod
     def of(cls, case, threads, backend=None, baseline=None):
@@ -68,12 +72,14 @@ class Row:
     @classmethod
     def read(cls, line):
         """The row of a line that csv.DictReader has read; columns younger than its file keep their
-        defaults. ValueError where another one lacks."""
+        defaults. ValueError where another one lacks, or the line has too few or too many cells."""
+        if None in line or None in line.values():  # what csv.DictReader makes of these
+            raise ValueError("a damaged line")
         values = {}
         for field in fields(cls):
             column = _column(field.name)
             if column in line:
-                values[field.name] = _parse(line[column] or "", field.type)
+                values[field.name] = _parse(line[column], field.type)
             elif field.default is MISSING:
                 raise ValueError(f"has no column {column!r}")
         return cls(**values)
@@ -124,18 +130,27 @@ def _git(*arguments):
 
 def _commit():
     """The commit of a checkout; where files differ from it "+" and a digest of the difference, so
-    that two edits do not pass for one. None where this file is not a tracked one: an installed
-    package may lie inside somebody else's repository. FASTCONV_COMMIT tells an installed package
-    what it was built from."""
+    that two edits do not pass for one. Where this file is not a tracked one (an installed package
+    may lie inside somebody else's repository) a digest of the installed files instead.
+    FASTCONV_COMMIT tells an installed package what it was built from."""
     if os.environ.get("FASTCONV_COMMIT"):
         return os.environ["FASTCONV_COMMIT"]
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None
+        return _installed_files()
     commit = _git("rev-parse", "--short=12", "HEAD") or ""
     # Results may be tracked, and are written while the bench runs.
     if difference := _git("diff", "HEAD", "--", ":/", ":(exclude,top)bench/results"):
         commit += "+" + hashlib.sha256(difference.encode()).hexdigest()[:8]
     return commit
+
+
+def _installed_files():
+    """Which build is installed: its list of files holds a digest of each."""
+    try:
+        files = distribution("fastconv").read_text("RECORD")
+    except PackageNotFoundError:
+        return None
+    return f"installed-{hashlib.sha256(files.encode()).hexdigest()[:12]}" if files else None
 
 
 def _version(package):
@@ -149,6 +164,7 @@ def environment(device):
     """Where and with what a run is made: strings and numbers, the same for all its rows."""
     values = {
         "device": _processor() if device == "cpu" else torch.cuda.get_device_name(),
+        "instruction_set": core.instruction_set(),
         "fastconv": _version("fastconv"),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -201,18 +217,20 @@ def read_rows(path):
     """What append_csv wrote: (Row, environment) of each line.
 
     An environment holds the columns that are no fields of a Row, as text, without the empty ones.
-    Raises ValueError where the file is not one of ours.
+    Half a last line, which a run that was killed may have left, is not read. Raises ValueError
+    where the file is not one of ours.
     """
     names = {_column(field.name) for field in fields(Row)}
     pairs = []
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
+    whole = Path(path).read_bytes().rpartition(b"\n")
+    try:
+        reader = csv.DictReader(io.StringIO(b"".join(whole[:2]).decode(), newline=""))
         for line in reader:
-            try:
-                row = Row.read(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
-            # None is the key of surplus cells.
-            where = {k: v for k, v in line.items() if v and k is not None and k not in names}
+            row = Row.read(line)
+            where = {k: v for k, v in line.items() if v and k not in names}
             pairs.append((row, where))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}, line 1: no text") from None
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
     return pairs

@@ -127,12 +127,22 @@ def grouped(rows, key):
 
 
 def best_layout_ratios(rows):
-    """Each row's ratio with the faster of the baseline's layouts, by id(row): a user of torch may
-    choose the layout, so that is the time to beat."""
+    """Each row's ratio with the faster of the baseline's layouts, by id(row), where both were
+    timed: a user of torch may choose the layout, so that is the time to beat. Rows without a number
+    of ours have a say in it."""
     best = {}
-    for key, group in grouped(rows, _same_but_for_layout).items():
-        best[key] = min(row.baseline_us for row in group if row.baseline_us)
-    return {id(row): best[_same_but_for_layout(row)] / row.us for row in rows if row.us}
+    for group in grouped(rows, _same_but_for_layout).values():
+        quiet = [row for row in group if row.baseline_us and not is_busy(row.others_cpus)]
+        times = {row.layout: row.baseline_us for row in quiet}
+        if len(times) == len(LAYOUT_NAMES):
+            best |= {id(row): min(times.values()) / row.us for row in group if row.us}
+    return best
+
+
+def best_layout_mean(rows, best):
+    """Geometric mean of best_layout_ratios of rows, None where one has none."""
+    ratios = [best.get(id(row)) for row in rows]
+    return None if None in ratios or not ratios else geometric_mean(ratios)
 
 
 def _same_but_for_layout(row):
@@ -149,12 +159,16 @@ def _mean(rows, best):
         str(len(ratios)),
         ratio_text(geometric_mean(ratios)),
         f"{min(ratios):.2f}-{max(ratios):.2f}",
-        ratio_text(geometric_mean([best[id(row)] for row in rows])),
+        ratio_text(best_layout_mean(rows, best)),
     )
 
 
-def _print_means(console, rows):
-    """Geometric means by family, pass and layout of the quotable rows of one baseline and dtype."""
+def _print_means(console, rows, best):
+    """Geometric means by family, pass and layout of the quotable rows of one baseline and dtype.
+
+    Args:
+        best: best_layout_ratios of all rows.
+    """
     first = rows[0]
     table = plain_table(
         f"Geometric means of {first.baseline} time / fastconv time, {first.dtype}; best: with the "
@@ -167,7 +181,6 @@ def _print_means(console, rows):
     for layout in layouts:
         for name in (f"{LAYOUT_NAMES[layout]} n", "mean", "range", "best"):
             table.add_column(name, justify="right", no_wrap=True)
-    best = best_layout_ratios(rows)
     for key, group in grouped(rows, lambda row: (row.family, row.pass_)).items():
         cells = [_mean([row for row in group if row.layout == layout], best) for layout in layouts]
         table.add_row(*key, *(text for texts in cells for text in texts))
@@ -192,7 +205,7 @@ def _print_networks(console, rows):
         table.add_column(name, no_wrap=True)
     for name in ("thr", "ours ms", "theirs ms", "ratio", "best"):
         table.add_column(name, justify="right", no_wrap=True)
-    best = best_layout_ratios([row for row in rows if row.baseline_us])
+    best = best_layout_ratios(rows)
     for row in rows:
         table.add_row(
             f"{row.model} {row.problem.split('c', 1)[0]}",
@@ -242,7 +255,7 @@ def print_report(console, rows):
             _print_lines(console, group)
     quotable = [row for row in rows if row.is_quotable and row.op != "network"]
     for group in grouped(quotable, lambda row: (row.dtype, row.baseline)).values():
-        _print_means(console, group)
+        _print_means(console, group, best_layout_ratios(rows))
     for (status, reason), group in grouped(rows, lambda row: (row.status, row.reason)).items():
         if status == "ok":
             continue

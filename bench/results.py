@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 from .record import read_rows
-from .report import TIE, best_layout_ratios
-from .summary import Summary, best_layout_mean, comparisons, is_network, quotable
+from .report import TIE, best_layout_mean, best_layout_ratios
+from .resume import conditions, key
+from .summary import Summary, comparisons, is_network, own_choice, quotable
 
 # What belongs together: a line of the operators may be one of the layers, measured again.
 PARTS = {
@@ -44,12 +45,16 @@ class Result(NamedTuple):
 
 
 def read_parts(folder):
-    """{name of a part: (Row, environment) of its lines}, of the files that are there."""
+    """{name of a part: (Row, environment) of its lines}, of the files that are there. Of lines that
+    were measured again the last one counts."""
     parts = {}
     for part, names in PARTS.items():
         paths = [path for path in (folder / name for name in names) if path.is_file()]
         if paths:
-            parts[part] = [pair for path in paths for pair in read_rows(path)]
+            pairs = [pair for path in paths for pair in read_rows(path)]
+            parts[part] = [
+                *{(key(row), conditions(where)): (row, where) for row, where in pairs}.values()
+            ]
     return parts
 
 
@@ -58,10 +63,11 @@ def results_of(parts):
     for part, pairs in parts.items():
         for comparison, group in comparisons([row for row, _ in pairs]).items():
             counted = [row for row in quotable(group) if not is_network(row)]
-            best = best_layout_mean(counted, best_layout_ratios(counted)) if counted else None
+            best = best_layout_mean(counted, best_layout_ratios(group))
             yield Result(f"{part}: {comparison}", group, Summary.of(group), best)
 
 
 def rows_of_the_readme(parts):
     """The rows that the README's tables are made from."""
-    return [row for part in ("Networks", "Layers and pools") for row, _ in parts.get(part, ())]
+    pairs = [pair for part in ("Networks", "Layers and pools") for pair in parts.get(part, ())]
+    return own_choice([row for row, _ in pairs])

@@ -1,14 +1,15 @@
 """Results that outlive a broken run: a CSV file, written line by line, that the next run goes on
 with."""
 
-import csv
+import re
 from itertools import count
 from pathlib import Path
 
-from .record import Row, append_csv, columns
+from .load import is_busy
+from .record import Row, append_csv, columns, read_rows
 
 # What two runs must share for one to go on with the other's file.
-SAME = ("device", "commit", "torch", "fastconv")
+SAME = ("device", "instruction_set", "commit", "torch", "fastconv")
 
 
 def key(row):
@@ -30,33 +31,46 @@ def _drop_cut_off_line(path):
             file.truncate(whole)
 
 
-def _is_readable(line):
+def conditions(where):
+    """The SAME of an environment that was read."""
+    return tuple(where.get(name) for name in SAME)
+
+
+def _has_columns(path, where):
+    header = path.read_bytes().partition(b"\n")[0]
+    return header in (b"", ",".join(columns(where)).encode())
+
+
+def _read(path, where):
+    """((Row, environment) of each line, why this environment's rows do not belong to them or None)
+    of a file."""
+    if not _has_columns(path, where):
+        return [], "other columns"
     try:
-        Row.read(line)
-    except (TypeError, ValueError):
-        return False
-    return None not in line  # where csv.DictReader puts what is too much
+        pairs = read_rows(path)
+    except ValueError as error:
+        return [], str(error).removeprefix(f"{path}, ")
+    return pairs, _difference(pairs, where)
 
 
-def _difference(lines, names, where):
-    """Why rows measured in this environment do not belong to these lines, or None."""
-    if names is not None and names != columns(where):
-        return "other columns"
-    for line in lines:
-        if not _is_readable(line):
-            return "a damaged line"
+def _difference(pairs, where):
+    for _, other in pairs:
         for name in SAME:
-            if line[name] != str(where[name] or ""):
-                return f"{name} {line[name] or 'unknown'}, this is {where[name] or 'unknown'}"
+            if other.get(name, "") != str(where[name] or ""):
+                return f"{name} {other.get(name, 'unknown')}, this is {where[name] or 'unknown'}"
     return None
 
 
-def put_aside(path, commit):
+def _put_aside(path, commit):
     """Renames a file after the commit its rows are of, and to no name that is taken."""
-    stem = f"{path.stem}.{commit or 'old'}"
+    stem = f"{path.stem}.{re.sub(r'[^A-Za-z0-9_.+-]', '_', commit or 'old')}"
     names = (f"{stem}.{n}{path.suffix}" if n > 1 else f"{stem}{path.suffix}" for n in count(1))
     free = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     return path.rename(free)
+
+
+def _serves(row, seconds):
+    return row is not None and row.seconds >= seconds and not is_busy(row.others_cpus)
 
 
 class Results:
@@ -68,7 +82,8 @@ class Results:
         path: of the CSV file, which need not be there.
         where: a record.environment and further columns; the same names for all rows to come.
         fresh: do not go on with any file.
-        keep_others: put a file that is not gone on with aside and say so; False: remove it.
+        keep_others: put a file that is not gone on with aside; False: remove it, if it has the same
+            columns.
     """
 
     def __init__(self, path, where, fresh=False, keep_others=True):
@@ -77,21 +92,24 @@ class Results:
         if not self.path.exists():
             return
         _drop_cut_off_line(self.path)
-        with open(self.path, newline="") as file:
-            reader = csv.DictReader(file)
-            names, lines = reader.fieldnames, list(reader)
-        difference = "--fresh" if fresh else _difference(lines, names, where)
+        pairs, difference = _read(self.path, where)
+        if fresh:
+            difference = "--fresh"
         if difference is None:
-            self.rows = {key(row): row for row in map(Row.read, lines)}
-        elif keep_others:
-            aside = put_aside(self.path, lines[0].get("commit") if lines else None)
+            self.rows = {key(row): row for row, _ in pairs}
+            return
+        if keep_others or not _has_columns(self.path, where):
+            aside = _put_aside(self.path, pairs[0][1].get("commit") if pairs else None)
             print(f"{self.path}: {difference}; moved to {aside.name}", flush=True)
         else:
             self.path.unlink()
+            print(f"{self.path}: {difference}; removed", flush=True)
 
-    def missing(self, case, threads, backend, against):
-        """Those of the baselines `against` that a case has no row for."""
-        return [b for b in against if self.get(case, threads, backend, b) is None]
+    def missing(self, case, threads, backend, against, seconds):
+        """Those of the baselines `against` that a case has no row for, or one that was measured for
+        less time or on a busy machine."""
+        rows = {b.name: self.get(case, threads, backend, b) for b in against}
+        return [b for b in against if not _serves(rows[b.name], seconds)]
 
     def get(self, case, threads, backend, baseline):
         """A case's row against a baseline, or None."""

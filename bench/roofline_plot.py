@@ -63,7 +63,8 @@ def draw_roof(axes, known, dtype, intensities):
     left, right = min(intensities) / 1.5, max(intensities) * 1.5
     for peak in peaks.values():
         ridge = peak * 1e3 / bandwidth
-        line = [left, ridge, max(right, ridge)], [bandwidth * left / 1e3, peak, peak]
+        start = min(left, ridge)
+        line = [start, ridge, max(right, ridge)], [bandwidth * start / 1e3, peak, peak]
         axes.plot(*line, color=DARK, linewidth=1.2, zorder=4)
     names = [f"{unit} {peak:.3g} TFLOP/s" for unit, peak in peaks.items()]
     return ", ".join([f"roof: copy {bandwidth:.3g} GB/s", *names])

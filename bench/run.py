@@ -1,5 +1,5 @@
-"""`fastconv bench`: exit status 0, or 1 where a result is wrong, or 2 for a bad request, or 130
-after Ctrl-C."""
+"""`fastconv bench`: exit status 0, or 1 where a result is wrong or a line failed, or 2 for a bad
+request, or 130 after Ctrl-C."""
 
 import os
 import sys
@@ -107,11 +107,17 @@ def _open_results(parts, folder, where, fresh):
     return results
 
 
-def _missing(lines, results, backend):
+def _seconds(line, options):
+    """Measuring time for each side of a line."""
+    part = PARTS[line.part]
+    return options.seconds or (part.quick_seconds if options.quick else part.seconds)
+
+
+def _missing(lines, results, options):
     """Of the lines those with baselines that have no row yet, and only these baselines."""
     for line in lines:
-        file = results[line.part]
-        if against := file.missing(line.case, line.threads, backend, line.against):
+        file, seconds = results[line.part], _seconds(line, options)
+        if against := file.missing(line.case, line.threads, options.backend, line.against, seconds):
             yield replace(line, against=against)
 
 
@@ -145,7 +151,7 @@ def _measure_all(lines, results, device, options, where, ceilings):
             name = f"{case.model} {case.layer} {case.pass_} {case.layout} {line.threads} threads"
             progress.update(task, description=name)
             torch.set_num_threads(line.threads)
-            seconds = options.seconds or (part.quick_seconds if options.quick else part.seconds)
+            seconds = _seconds(line, options)
             rows = part.measure(case, device, seconds, options.backend, attempts, line.against)
             if line.part != "models":
                 ceilings[line.threads].fill(rows, case)
@@ -162,7 +168,7 @@ def _run(device, options, command_line):
         where | dict.fromkeys(Ceilings.columns()),
         options.fresh,
     )
-    missing = list(_missing(lines, results, options.backend))
+    missing = list(_missing(lines, results, options))
     # Before pages are kept: theirs are not needed again.
     ceilings = _ceilings(missing, device, options.dtype)
     console = Console()

@@ -99,7 +99,7 @@ def in_order(rows):
 class Comparison(NamedTuple):
     """What is compared: rows of different ones share no mean."""
 
-    backend: str | None  # None where no kernel of ours ran, and for networks
+    backend: str | None  # None where no kernel of ours ran, and for networks on their own choice
     baseline: str | None
     dtype: str
 
@@ -110,8 +110,15 @@ class Comparison(NamedTuple):
 
 def comparisons(rows):
     """{Comparison: rows}, the largest first."""
-    found = grouped(rows, lambda row: Comparison(row.backend, row.baseline, row.dtype))
+    found = grouped(
+        rows, lambda row: Comparison(row.backend or row.requested_backend, row.baseline, row.dtype)
+    )
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def own_choice(rows):
+    """Those for which no backend was asked for by name."""
+    return [row for row in rows if row.requested_backend is None]
 
 
 def quotable(rows):
@@ -141,15 +148,6 @@ class Summary:
     @property
     def level(self):
         return self.lines - self.wins - self.losses
-
-
-def best_layout_mean(rows, best):
-    """Geometric mean of ratios with the faster of the baseline's layouts.
-
-    Args:
-        best: best_layout_ratios of all rows of the comparison.
-    """
-    return geometric_mean([best[id(row)] for row in rows])
 
 
 def of_layout(rows, layout):

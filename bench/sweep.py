@@ -69,7 +69,8 @@ def sweep(jobs, folder, seconds, device="cuda", seconds_per_side=SECONDS_PER_SID
     measured = left = failures = 0
     for case, backend in jobs:
         results = layers if case.op.startswith("conv2d") else pools
-        against = results.missing(case, threads, backend, baselines(case, device, backend))
+        against = baselines(case, device, backend)
+        against = results.missing(case, threads, backend, against, seconds_per_side)
         if not against:
             continue
         if time.perf_counter() > end:

@@ -1,10 +1,11 @@
 """The README's tables, in Markdown, from the same rows as the page."""
 
-from .report import best_layout_ratios, grouped
+from collections import Counter
+
+from .report import best_layout_mean, best_layout_ratios, grouped
 from .summary import (
     LAYOUTS,
     Summary,
-    best_layout_mean,
     by_family,
     family_name,
     in_order,
@@ -31,19 +32,27 @@ def _markdown(header, lines):
     return "\n".join([_line(header), "|" + "---|" * len(header), *map(_line, lines)])
 
 
+def _without_ratio(row):
+    """What stands for the ratio of a row that has none to quote."""
+    return "disturbed" if row.status == "ok" else row.status
+
+
 def _mean_and_range(rows):
+    """Of the quotable rows; and how many others there are, and why."""
     summary = Summary.of(rows)
-    return f"{summary.mean:.2f} ({summary.low:.2f}-{summary.high:.2f})" if summary else "-"
+    others = Counter(_without_ratio(row) for row in rows if not row.is_quotable)
+    parts = [f"{summary.mean:.2f} ({summary.low:.2f}-{summary.high:.2f})"] if summary else []
+    return ", ".join([*parts, *(f"{n} {what}" for what, n in others.items())]) or "-"
 
 
 def families_table(rows):
     """Geometric means (range) of the README's comparison, by family, pass and layout."""
     rows = [
         row
-        for row in quotable(rows)
+        for row in rows
         if (row.baseline, row.dtype) == (README_BASELINE, README_DTYPE) and not is_network(row)
     ]
-    if not rows:
+    if not quotable(rows):
         raise ValueError(f"no line of a layer compares {README_DTYPE} with {README_BASELINE}")
     best = best_layout_ratios(rows)
     lines = []
@@ -51,7 +60,8 @@ def families_table(rows):
         name = family_name(family)
         for pass_, group in passes.items():
             means = [_mean_and_range(of_layout(group, layout)) for layout in LAYOUTS]
-            lines.append([name, pass_name(pass_), *means, f"{best_layout_mean(group, best):.2f}"])
+            both = best_layout_mean(quotable(group), best)
+            lines.append([name, pass_name(pass_), *means, f"{both:.2f}" if both else "-"])
             name = ""
     header = ["family", "pass", *LAYOUTS.values(), "both, against the faster layout"]
     return _markdown(header, lines)
@@ -65,10 +75,10 @@ def _ratio(rows):
     """Of the one row of a cell; or why there is none."""
     if not rows:
         return "-"
-    row = rows[-1]
-    if row.status != "ok":
-        return row.status
-    return f"{row.x_baseline:.2f}" if row.is_quotable else "disturbed"
+    if len(rows) > 1:
+        raise ValueError(f"{len(rows)} lines of one network, variant, pass and layout")
+    row = rows[0]
+    return f"{row.x_baseline:.2f}" if row.is_quotable else _without_ratio(row)
 
 
 def networks_table(rows):
@@ -76,12 +86,15 @@ def networks_table(rows):
     rows = in_order([row for row in rows if is_network(row) and row.baseline == README_BASELINE])
     if not rows:
         raise ValueError(f"no line of a network is against {README_BASELINE}")
+    inputs = {row.problem for row in rows}
+    if len(inputs) > 1:
+        raise ValueError(f"networks have several inputs: {', '.join(sorted(inputs))}")
     lines = []
     cells = grouped(
         rows,
-        lambda row: (row.model, row.problem, _variant_and_dtype(row), row.pass_, row.threads),
+        lambda row: (row.model, _variant_and_dtype(row), row.pass_, row.threads),
     )
-    for (model, _, built, pass_, threads), group in cells.items():
+    for (model, built, pass_, threads), group in cells.items():
         ratios = [_ratio(of_layout(group, layout)) for layout in LAYOUTS]
         lines.append([network_name(model), built, pass_, str(threads or "-"), *ratios])
     return _markdown(["network", "variant", "pass", "threads", *LAYOUTS.values()], lines)

@@ -41,11 +41,6 @@ class Timing:
     note: str = ""
     page_faults: float | None = None  # a call, on the CPU; see keep_pages
 
-    @property
-    def spread(self):
-        """Half the distance from p20 to p80, as a fraction of the median."""
-        return (self.p80_us - self.p20_us) / 2 / self.median_us
-
 
 def summarise(samples_us, method, eager_us=None, note="", page_faults=None):
     median = statistics.median(samples_us)

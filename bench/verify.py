@@ -1,4 +1,4 @@
-"""A result is right where its error is at most twice torch's own, element by element.
+"""A result is right where its largest elementwise error is at most twice torch's own.
 
 Both are measured against float64: torch's operator on the same inputs, exactly widened. Where they
 are float64 themselves, the reference rounds as they do, and is allowed for.
@@ -62,9 +62,9 @@ def _magnitudes(tensors):
 
 
 def judge(result, torch_result, exact, rounding=0.0):
-    """The Verdict on a result, by elementwise comparison with float64.
+    """The Verdict on a result, by its largest elementwise error against float64.
 
-    A global measure would forgive a few wrong border elements, where convolutions go wrong. Half a
+    A norm would forgive a few wrong border elements, where convolutions go wrong. Half a
     unit in the last place of the largest value is allowed on top of torch's error: rounding the
     exact result costs as much, and torch's error may be 0. Indices, the second of a pair, must be
     torch's.

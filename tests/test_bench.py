@@ -304,6 +304,37 @@ def test_a_wrong_network_gets_no_number(pass_, dtype, monkeypatch, tmp_path):
         assert row["us"] == row["baseline_us"] == row["tflops"] == ""
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_network_with_a_wrong_gradient_gets_no_number(dtype, monkeypatch, tmp_path):
+    def wrong(model):
+        model = copy.deepcopy(model)
+        model.layer3[0].conv1.weight.register_hook(lambda gradient: gradient * 3)
+        return model
+
+    monkeypatch.setattr(fastconv, "convert", wrong)
+    arguments = ["2", "--image-size", "64", "--filter", "resnet18", "--layout", "nchw"]
+    arguments += ["--passes", "training step", "--dtype", dtype, "--out", str(tmp_path)]
+    assert main([*MODELS, *arguments]) == 1
+    (row,) = read(tmp_path / "models.csv")
+    assert row["status"] == "wrong" and "a gradient" in row["reason"] and row["us"] == ""
+
+
+def test_what_torch_refuses_is_no_failure_of_ours(tmp_path):
+    """A BatchNorm of one value, at the end of a network whose images are too small."""
+    arguments = ["1", "--image-size", "32", "--filter", "resnet18 converted training"]
+    assert main([*MODELS, *arguments, "--layout", "nchw", "--out", str(tmp_path)]) == 0
+    (row,) = read(tmp_path / "models.csv")
+    assert row["status"] == "no baseline" and "more than 1 value" in row["reason"]
+
+
+def test_what_does_not_fit_into_memory_is_one_line(tmp_path):
+    words = "resnet18 l4.ds1x1s2 dense 1x1 conv2d fprop"
+    arguments = ["--filter", words, "--batch", "1000000000,1", "--seconds", "0.002"]
+    assert main([*TINY[:5], *arguments, "--threads", "1", "--out", str(tmp_path)]) == 0
+    rows = read(tmp_path / "layers.csv")
+    assert [row["status"] for row in rows] == ["no memory"] * 2 + ["ok"] * 2
+
+
 def test_networks_have_names_and_1000_classes():
     assert {"resnet18", "mobilenet_v2"} <= NETWORKS.keys()
     with torch.device("meta"):

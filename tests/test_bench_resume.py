@@ -4,12 +4,14 @@ import csv
 import re
 import signal
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fastconv.__main__ import main
-from fastconv.bench import run
+from fastconv._native import core
+from fastconv.bench import record, run
 from fastconv.bench.baselines import baselines
 from fastconv.bench.cases import select_cases
 from fastconv.bench.record import Row, append_csv, columns
@@ -26,8 +28,8 @@ CEILINGS = Ceilings(copy_gbs=10.0, fp32_tflops=0.1, fp64_tflops=0.05)
 class Measuring:
     """Stands for measure.measure; counts its calls, and is broken off after so many."""
 
-    def __init__(self, breaks_after=None, how=None):
-        self.breaks_after, self.how, self.calls = breaks_after, how, []
+    def __init__(self, breaks_after=None, how=None, **fields):
+        self.breaks_after, self.how, self.fields, self.calls = breaks_after, how, fields, []
 
     def __call__(self, case, device, seconds, backend, attempts, against):
         if len(self.calls) == self.breaks_after:
@@ -37,9 +39,12 @@ class Measuring:
         times = {"us": 2.0, "p20_us": 2.0, "p80_us": 2.0, "tflops": 1.0, "gbs": 1.0}
         times |= {"baseline_us": 4.0, "baseline_p20_us": 4.0, "baseline_p80_us": 4.0}
         return [
-            replace(Row.of(case, threads, backend, b.name), backend="cpu", x_baseline=2.0, **times)
+            replace(
+                Row.of(case, threads, backend, b.name), backend="cpu", x_baseline=2.0,
+                seconds=seconds, **times | self.fields,
+            )
             for b in against
-        ]
+        ]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +109,15 @@ def test_rows_outlive_ctrl_c(bench, tmp_path, capsys):
     assert "4 lines: faster (^) on 4" in out  # the report has all of them
 
 
+def test_what_was_measured_for_less_time_or_on_a_busy_machine_is_measured_again(bench, tmp_path):
+    assert bench("--seconds", "0.1") == (0, 4)
+    assert bench("--seconds", "0.1") == (0, 0)
+    assert bench(measuring=Measuring(others_cpus=0.9)) == (0, 4)
+    assert bench() == (0, 4)
+    assert bench() == bench("--seconds", "0.1") == (0, 0)
+    assert len(read(tmp_path / "layers.csv")) == 3 * 4
+
+
 @pytest.mark.parametrize("kept", [0, 1, 4])
 def test_a_line_that_was_cut_off_is_measured_again(bench, tmp_path, kept):
     """With 0 lines kept, the header itself was cut off."""
@@ -144,6 +158,8 @@ def test_a_file_of_another_commit_is_moved_aside_and_kept(bench, monkeypatch, tm
         ("abc,", "abc,1,2,3,", "a damaged line"),
         (",ok,", ",ok,,x", "a damaged line"),
         (",0.1.0,", ",0.0.9,", "fastconv 0.0.9"),
+        (f",{core.instruction_set()},", ",sse9,", "instruction_set sse9, this is"),
+        (",ok,", ",\xff,", "no text"),
     ],
 )
 def test_a_file_that_cannot_be_gone_on_with_is_moved_aside(bench, tmp_path, capsys, old, new, why):
@@ -151,10 +167,28 @@ def test_a_file_that_cannot_be_gone_on_with_is_moved_aside(bench, tmp_path, caps
     path = tmp_path / "layers.csv"
     text = path.read_text()
     assert old in text
-    path.write_text(text.replace(old, new, 1))
+    path.write_bytes(text.replace(old, new, 1).encode("latin-1"))
     assert bench() == (0, 4)
     assert why in capsys.readouterr().out
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_commit_may_have_any_name(bench, monkeypatch, tmp_path):
+    for commit, name in (("a/b", None), ("../x y", "layers.a_b.csv"), ("c", "layers..._x_y.csv")):
+        monkeypatch.setenv("FASTCONV_COMMIT", commit)
+        assert bench() == (0, 4)
+        assert name is None or (tmp_path / name).exists()
+
+
+def test_what_is_installed_is_named_by_its_files(monkeypatch):
+    monkeypatch.delenv("FASTCONV_COMMIT")
+    monkeypatch.setattr(record, "_git", lambda *arguments: None)
+    listed = ["a.so,sha256=1", "a.so,sha256=2", "a.so,sha256=1", None]
+    monkeypatch.setattr(
+        record, "distribution", lambda name: SimpleNamespace(read_text=lambda file: listed.pop(0))
+    )
+    first, second, third, unknown = (record.environment("cpu")["commit"] for _ in range(4))
+    assert first == third != second and unknown is None
 
 
 def test_what_was_asked_for_differently_is_measured(bench, tmp_path):
@@ -190,11 +224,13 @@ def test_a_row_is_read_as_it_was_written(tmp_path):
 
 def test_a_row_is_one_line(tmp_path):
     (baseline,) = baselines(CASES[0], "cpu")
-    row = replace(Row.of(CASES[0], 1, None, baseline.name), status="failed", reason="no\nluck")
-    where = {"device": "d", "commit": "c", "torch": "t", "fastconv": "f", "command": "a\nb"}
+    row = Row.of(CASES[0], 1, None, baseline.name)
+    row = replace(row, status="failed", reason="no\nluck", seconds=1.0)
+    where = {"device": "d", "instruction_set": "i", "commit": "c", "torch": "t", "fastconv": "f"}
+    where |= {"command": "a\nb"}
     Results(tmp_path / "rows.csv", where).add([row], where)
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
     again = Results(tmp_path / "rows.csv", where)
     assert again.get(CASES[0], 1, None, baseline).reason == "no luck"
-    assert again.missing(CASES[0], 1, None, [baseline]) == []
-    assert again.missing(CASES[1], 1, None, [baseline]) == [baseline]
+    assert again.missing(CASES[0], 1, None, [baseline], 1.0) == []
+    assert again.missing(CASES[1], 1, None, [baseline], 1.0) == [baseline]

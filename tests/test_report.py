@@ -4,6 +4,7 @@ import re
 import shutil
 import struct
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -270,6 +271,10 @@ def test_the_roof_is_drawn_where_the_ceilings_are_known():
     # The ridge is where the copy's rate feeds the peak: 0.4e12 / 20e9 FLOP/byte.
     assert list(line.get_xdata())[1] == pytest.approx(20)
     assert list(line.get_ydata()) == pytest.approx([20e9 * line.get_xdata()[0] / 1e12, 0.4, 0.4])
+    right_of_the_ridge = Figure().subplots()
+    draw_roof(right_of_the_ridge, known, "float32", [60.0, 200.0])
+    (line,) = right_of_the_ridge.get_lines()
+    assert sorted(line.get_xdata()) == list(line.get_xdata()) and max(line.get_ydata()) == 0.4
     bare = Figure().subplots()
     assert "no roof" in draw_roof(bare, {}, "float32", [1.0]) and not bare.get_lines()
 
@@ -296,6 +301,45 @@ def test_the_fastest_choice_is_marked():
     assert [c.is_fastest_of_all for c in line.choices] == [False, True, False]
 
 
+def test_a_row_without_a_number_still_says_how_fast_the_baseline_is():
+    ours = layer(2.0, 10.0)
+    wrong = replace(layer(None, None, layout="channels_last", status="wrong"), baseline_us=5.0)
+    assert families_table([ours, wrong]).splitlines()[2:] == [
+        "| dense 1 x 1 | fprop | 2.00 (2.00-2.00) | 1 wrong | 0.50 |",
+    ]
+
+
+def test_the_readme_quotes_fastconvs_own_choice_of_one_input(tmp_path):
+    named = {"backend": "reference", "requested_backend": "reference"}
+    append_csv(tmp_path / "layers.csv", [layer(2.0), layer(0.01, **named)], WHERE)
+    slow = network("resnet18", "converted", "nchw", 9e6, 0.01, requested_backend="reference")
+    append_csv(tmp_path / "models.csv", [*NETWORKS, slow], WHERE)
+    parts = read_parts(tmp_path)
+    assert rows_of_the_readme(parts) == [*NETWORKS, layer(2.0)]
+    page = reported(tmp_path)
+    assert "reference, float32, against torch" in page.words
+    assert "Geometric mean of 1 line" in page.words and "9000" not in page.words
+    with pytest.raises(ValueError, match="n1c3h64, n8c3h224"):
+        networks_table([*NETWORKS, replace(NETWORKS[0], problem="n1c3h64")])
+
+
+def test_of_lines_measured_again_the_last_one_counts(tmp_path):
+    path = tmp_path / "layers.csv"
+    append_csv(path, [layer(2.0), layer(3.0)], WHERE)
+    with open(path, "a") as file:  # a run that was killed
+        file.write(path.read_text().splitlines()[2][:40])
+    ((row, _),) = read_parts(tmp_path)["Layers and pools"]
+    assert row.x_baseline == 3.0
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"op,pass\n" + b"x" * 200_000 + b"\n"])
+def test_what_is_no_file_of_results_is_said_in_one_line(content, tmp_path, capsys):
+    (tmp_path / "pools.csv").write_bytes(content)
+    assert main(["report", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "pools.csv, line" in err
+
+
 def test_families_are_named_and_ordered():
     assert family_name("grouped C/g=4 +bias+relu") == "grouped, 4 channels a group + bias + ReLU"
     assert family_name("dense RxS +bias+residual+relu") == "dense R x S + bias + residual + ReLU"
@@ -312,8 +356,9 @@ def test_families_are_named_and_ordered():
 
 def test_tables_are_made_from_quotable_rows():
     assert families_table(LAYERS).splitlines()[2:] == [
-        "| dense 1 x 1 | fprop | 1.00 (0.50-2.00) | 4.00 (4.00-4.00) | 1.59 |",
-        "| max pool | forward | 1.00 (1.00-1.00) | - | 1.00 |",
+        "| dense 1 x 1 | fprop | 1.00 (0.50-2.00), 1 disturbed, 1 wrong | 4.00 (4.00-4.00) | - |",
+        "| | dgrad | 1 no kernel | - | - |",
+        "| max pool | forward | 1.00 (1.00-1.00) | - | - |",
     ]
     wrong = network("resnet18", "fused", "channels_last", None, None, status="wrong")
     assert networks_table([*NETWORKS, wrong]).splitlines()[2:] == [
