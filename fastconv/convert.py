@@ -1,8 +1,8 @@
 """fastconv.convert: an existing model's layers become fastconv's."""
 
-import copy
+import functools
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +58,8 @@ def convert(model, inplace=False, report=False):
     Args:
         model: any torch.nn.Module.
         inplace: False: the model is left alone; a copy of its module structure is returned, which
-            *shares* its parameters, buffers and hook functions. True: the model's own layers
-            change class.
+            *shares* its parameters, buffers and hook functions; what torch.compile compiled is
+            copied uncompiled. True: the model's own layers change class.
         report: also return a list of LayerReport, one for each convolution or pooling layer.
 
     Returns:
@@ -117,12 +117,15 @@ def _copy_structure(model):
     copy. copy.deepcopy would copy what hooks and attributes refer to, and refuses tensors that
     are no leaves.
     """
-    # A ScriptModule has no structure in Python.
+    # A ScriptModule has no structure in Python, and what torch.compile made runs the original.
     copies = {
         id(module): object.__new__(type(module))
         for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule)
+        if not isinstance(module, torch.jit.ScriptModule) and not _is_compiled(module)
     }
+    for module in model.modules():
+        if _is_compiled(module):
+            copies[id(module)] = copies.get(id(module._orig_mod), module._orig_mod)
 
     # A hook's handle refers to dicts of the module that the hook is on.
     own_dicts = {
@@ -141,8 +144,15 @@ def _copy_structure(model):
         if isinstance(value, nn.modules.module._WrappedHook):
             owner = value.module() if value.with_module else None
             return type(value)(translate(value.hook), translate(owner))
-        if type(value) in (list, tuple):
+        if type(value) in (list, tuple, set):
             return type(value)(map(translate, value))
+        if type(value) is deque:
+            return deque(map(translate, value), value.maxlen)
+        if isinstance(value, tuple) and hasattr(value, "_make"):
+            return value._make(map(translate, value))
+        if type(value) is functools.partial:
+            keywords = {name: translate(item) for name, item in value.keywords.items()}
+            return functools.partial(translate(value.func), *map(translate, value.args), **keywords)
         if type(value) in (dict, OrderedDict):
             if id(value) not in dicts:
                 dicts[id(value)] = type(value)()
@@ -152,11 +162,17 @@ def _copy_structure(model):
             handle = object.__new__(type(value))
             handle.__setstate__(translate(value.__getstate__()))
             return handle
-        return copy.copy(value) if type(value) is set else value
+        return value
 
     for module in model.modules():
-        if id(module) in copies:
+        if id(module) in copies and not _is_compiled(module):
             vars(copies[id(module)]).update(
-                (name, translate(value)) for name, value in vars(module).items()
+                (name, translate(value))
+                for name, value in vars(module).items()
+                if name != "_compiled_call_impl"
             )
     return translate(model)
+
+
+def _is_compiled(module):
+    return "_orig_mod" in module._modules  # and no class, which to import takes seconds

@@ -73,6 +73,8 @@ def explain(function, *args, measure=None, **kwargs):
         rows() are the table's, for programs.
     """
     function = getattr(function, "_orig_mod", function)  # of torch.compile's OptimizedModule
+    if isinstance(function, torch.nn.DataParallel):  # which functional_call refuses
+        function = function.module
     model = function if isinstance(function, torch.nn.Module) else None
 
     def run():

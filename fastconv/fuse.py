@@ -5,7 +5,6 @@ traced its own code stays, and the parts that it calls are fused one by one.
 """
 
 import copy
-import inspect
 
 import torch
 import torch.fx as fx
@@ -15,7 +14,8 @@ from . import nn as fast
 from .convert import convert
 from .fuse_chains import BATCH_NORMS, Chains
 from .fuse_report import FusionReport, join, type_name
-from .fuse_tracer import LISTS, WRAPPERS, Tracer, has_hooks, is_layer
+from .fuse_tracer import LISTS, WRAPPERS, has_own_call, is_layer, trace, why_not_plain
+from .fuse_uses import replaceable_parts
 
 
 def fuse(model, *, trainable=False, report=False):
@@ -23,7 +23,8 @@ def fuse(model, *, trainable=False, report=False):
     and the activation (ReLU, ReLU6, SiLU, GELU, Hardswish) that follow it.
 
     The network is traced by torch.fx, for the default values of its forward's optional arguments;
-    parts that cannot be traced keep their own code, and what they call is fused part by part.
+    parts that cannot be traced keep their own code, and what they do nothing with but call it is
+    fused part by part.
 
     Args:
         model: any torch.nn.Module.
@@ -50,7 +51,7 @@ def fuse(model, *, trainable=False, report=False):
             if type(module) is nn.BatchNorm2d and module.running_mean is not None:
                 module.__class__ = fast.FrozenBatchNorm2d
     else:
-        model = convert(model).eval()
+        model = _own_scripts(convert(model)).eval()
         _own_tensors(model)
     fusion = _Fusion(trainable)
     model = fusion.run(model)
@@ -60,13 +61,34 @@ def fuse(model, *, trainable=False, report=False):
 def _own_tensors(model):
     """Parameters and buffers become copies; those that are shared within the model stay shared.
 
-    copy.deepcopy refuses what pruning leaves behind: tensors that are no leaves of autograd."""
+    copy.deepcopy of the model refuses what pruning leaves behind: tensors that are no leaves of
+    autograd."""
     copies = {}
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) not in copies:
+                    is_leaf = tensor.is_leaf
+                    copies[id(tensor)] = (
+                        copy.deepcopy(tensor) if is_leaf else tensor.detach().clone()
+                    )
                 if tensor is not None:
-                    tensors[name] = copies.setdefault(id(tensor), copy.deepcopy(tensor))
+                    tensors[name] = copies[id(tensor)]
+
+
+def _own_scripts(model):
+    """TorchScript's modules, which convert leaves the model's own, become copies."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return copy.deepcopy(model)
+    copies = {}
+    for module in list(model.modules()):
+        if not isinstance(module, torch.jit.ScriptModule):
+            for name, child in module._modules.items():
+                if isinstance(child, torch.jit.ScriptModule):
+                    module._modules[name] = copies.setdefault(id(child), copy.deepcopy(child))
+    return model
 
 
 class _Fusion:
@@ -77,6 +99,7 @@ class _Fusion:
         self.reports = []
         self.opaque = {}  # id of a module whose own code stays -> why
         self.finished = set()  # ids of opaque modules whose parts are fused
+        self.replaced = {}  # id of a module -> (the module, what takes its place)
 
     def run(self, model):
         if is_layer(model):
@@ -90,10 +113,8 @@ class _Fusion:
         for child in module.children():
             if not is_layer(child) and id(child) not in self.opaque:
                 self._find_opaque(child)
-        if has_hooks(module):
-            self.opaque[id(module)] = "has hooks"
-        elif "forward" in vars(module):
-            self.opaque[id(module)] = "has a forward of its own, unlike others of its class"
+        if reason := why_not_plain(module):
+            self.opaque[id(module)] = reason
         elif isinstance(module, WRAPPERS):
             self.opaque[id(module)] = f"is a {type(module).__name__}"
         elif not isinstance(module, LISTS):
@@ -104,41 +125,42 @@ class _Fusion:
                 self.opaque[id(module)] = f"cannot be traced: {type(error).__name__}: {what}"
 
     def _trace(self, module):
-        """The graph of a module's forward, with its optional arguments at their defaults."""
-        parameters = inspect.signature(module.forward).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-
-        def trace():
-            return Tracer(self.opaque).trace(module, defaults)
-
-        graph = trace()
+        graph = trace(module, self.opaque, self.trainable)
         if self.trainable:
             # What one mode does must not be recorded for the other.
             training = {part: part.training for part in module.modules()}
             try:
                 module.train(not module.training)
-                other = trace()
+                other = trace(module, self.opaque, self.trainable)
             finally:
                 for part, mode in training.items():
                     part.training = mode
             if str(graph) != str(other):
                 raise RuntimeError("training and evaluation take different paths")
+            graph = other  # whose constants the module has
         return graph
 
     def _fused(self, module, name):
         """What takes the module's place: itself where it is opaque, a GraphModule otherwise."""
-        if isinstance(module, LISTS) or id(module) in self.opaque:
+        if isinstance(module, LISTS) or id(module) in self.opaque or has_own_call(module):
             self._fuse_children(module, name)
             return module
+        if id(module) in self.replaced:
+            return self.replaced[id(module)][1]
         graph = self._trace(module)
         chains = Chains(module, graph, name, self.trainable)
         self.reports += chains.fuse()
         fused = fx.GraphModule(module, graph, class_name=type(module).__name__)
+        self.replaced[id(module)] = module, fused
+        for target, conv in chains.fused.items():
+            parent, _, key = target.rpartition(".")
+            fused.get_submodule(parent)._modules[key] = conv
         # Whatever else reads the network's attributes goes on finding them.
         extra = {key: value for key, value in vars(module).items() if key not in vars(fused)}
         vars(fused).update(extra)
         fused.meta["_user_preserved_attributes"] = extra
         fused.training = module.training
+        _keep_order(fused, module)
         for node in graph.nodes:
             if node.op == "call_module":
                 part = fused.get_submodule(node.target)
@@ -150,14 +172,39 @@ class _Fusion:
         if id(module) in self.finished:
             return
         self.finished.add(id(module))
-        reason = self.opaque.get(id(module), "is a container")
-        for key, child in module.named_children():
+        known = "is a container" if isinstance(module, LISTS) else "has a __call__ of its own"
+        reason = f"left: {name or 'the model'} {self.opaque.get(id(module), known)}"
+        replaceable = replaceable_parts(module)
+        for key, child in list(module._modules.items()):
             child_name = join(name, key)
+            if child is None or isinstance(child, torch.jit.ScriptModule):
+                continue
             if is_layer(child):
-                self._report_unfused(child, child_name, f"left: {name or 'the model'} {reason}")
-            elif not isinstance(child, torch.jit.ScriptModule):
+                self._report_unfused(child, child_name, reason)
+            elif key in replaceable:
                 module._modules[key] = self._fused(child, child_name)
+            else:
+                for part_name, part in child.named_modules(prefix=child_name):
+                    self._report_unfused(part, part_name, f"{reason}, and may not just call {key}")
 
     def _report_unfused(self, layer, name, reason):
+        """Of a convolution or a BatchNorm; what else there is needs no report."""
         if isinstance(layer, (nn.Conv2d, *BATCH_NORMS)):
             self.reports.append(FusionReport(name, type_name(layer), (), reason))
+
+
+def _keep_order(fused, module):
+    """Submodules, parameters and buffers in the order in which the module has them: optimizers tell
+    parameters by their number. A buffer that is not in the module's state_dict is in none."""
+    for kind in ("_modules", "_parameters", "_buffers"):
+        own, names = getattr(fused, kind), list(getattr(module, kind))
+        known = sorted((name for name in own if name in names), key=names.index)
+        ordered = {name: own[name] for name in (*known, *own)}
+        own.clear()
+        own.update(ordered)
+    persistent = module._buffers.keys() - module._non_persistent_buffers_set
+    fused._non_persistent_buffers_set = fused._buffers.keys() - persistent
+    for name, part in fused._modules.items():
+        inner = module._modules.get(name)
+        if inner is not None and inner is not part and not isinstance(part, fx.GraphModule):
+            _keep_order(part, inner)

@@ -1,7 +1,9 @@
 """What fastconv.fuse makes of one graph: a convolution takes what follows it, as far as it is the
 only reader: its BatchNorm, a sum, an activation. The fused call stands where the last of them
-stood, so that a residual is read when it was read before."""
+stood, so that a residual is read when it was read before. It is a new module's: others than this
+graph may go on calling the old one."""
 
+import copy
 import operator
 from dataclasses import dataclass, field
 
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from . import nn as fast
 from .fold_batch_norm import fold_batch_norm
 from .fuse_report import FusionReport, join, type_name
-from .fuse_tracer import IN_PLACE_ARITHMETIC, has_hooks, is_layer
+from .fuse_tracer import IN_PLACE_ARITHMETIC, is_layer, why_not_plain
 
 _ACTIVATION_MODULES = {
     nn.ReLU: "relu",
@@ -36,6 +38,8 @@ _ACTIVATION_METHODS = {"relu": "relu", "relu_": "relu"}
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE_ADDITIONS = (operator.iadd, "add_")
 _IN_PLACE_OPERATORS = (*IN_PLACE_ARITHMETIC, operator.setitem, operator.delitem)
+# Whose functions work in place only where their name or an argument says so.
+_KNOWN_PACKAGES = (None, "torch", "_operator", "math", "builtins")
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, fast.FrozenBatchNorm2d)
 
 
@@ -57,13 +61,18 @@ class Chains:
     def __init__(self, root, graph, prefix, trainable):
         self.graph, self.prefix, self.trainable = graph, prefix, trainable
         self.modules = dict(root.named_modules(remove_duplicate=False))
+        self.fused = {}  # target of a convolution -> the module that is to take its place
         self.calls = {}  # id of a module -> its nodes
+        self.read = set()  # ids of tensors that the graph itself reads
         for node in graph.nodes:
             if node.op == "call_module":
                 self.calls.setdefault(id(self.modules[node.target]), []).append(node)
+            elif node.op == "get_attr":
+                parent, _, name = node.target.rpartition(".")
+                self.read.add(id(getattr(self.modules[parent], name)))
 
     def fuse(self):
-        """Changes graph and modules; returns the FusionReports."""
+        """Changes the graph; returns the FusionReports."""
         reports = []
         for node in list(self.graph.nodes):
             module = self._module(node)
@@ -92,13 +101,19 @@ class Chains:
         """Why a convolution's call must stay as it is, or None."""
         if type(conv) is not fast.Conv2d:
             return f"left: {type(conv).__name__} has a call of its own"
-        if has_hooks(conv):
-            return "left: it has hooks"
+        if reason := why_not_plain(conv):
+            return f"left: it {reason}"
         (node, *more) = self.calls[id(conv)]
         if more:
             return f"left: it is called {len(more) + 1} times"
         if len(node.args) != 1 or node.kwargs:
             return "left: it is not called with one tensor"
+        if any(id(tensor) in self.read for tensor in conv._parameters.values()):
+            return "left: its weight or bias is read elsewhere"
+        parents = node.target.split(".")[:-1]
+        for count in range(1, len(parents) + 1):
+            if id(self.modules[".".join(parents[:count])]) in self.calls:
+                return f"left: {'.'.join(parents[:count])} is called as a whole too"
         return None
 
     def _follow(self, chain):
@@ -124,7 +139,7 @@ class Chains:
     def _take(self, chain, last, user):
         """Enters a node into the chain, if it has a place there: its name, or None."""
         module = self._module(user)
-        if module is not None and has_hooks(module):
+        if module is not None and why_not_plain(module):
             return None
         if (activation := self._activation(user, module)) is not None:
             chain.activation = activation
@@ -184,10 +199,12 @@ class Chains:
         if node.op == "call_function":
             name = getattr(node.target, "__name__", "")
             by_name = name.endswith("_") and not name.endswith("__")
-            return node.target in _IN_PLACE_OPERATORS or by_name or _asks_in_place(node)
+            known = node.target in _IN_PLACE_OPERATORS or by_name or _asks_in_place(node)
+            return known or not _is_known(node.target) or "out" in node.kwargs
         if node.op == "call_module":
             module = self._module(node)
-            return getattr(module, "inplace", False) or not is_layer(module) or has_hooks(module)
+            plain = is_layer(module) and why_not_plain(module) is None
+            return not plain or getattr(module, "inplace", False)
         return False
 
     def _name(self, node):
@@ -198,8 +215,7 @@ class Chains:
     def _replace(self, chain):
         """One call in the place of the chain's last node."""
         first, last = chain.nodes[0], chain.nodes[-1]
-        conv = self._module(first)
-        conv.__class__ = fast.FusedConv2d
+        conv = self.fused[first.target] = _fused_copy(self._module(first))
         kwargs = {}
         with self.graph.inserting_before(last):
             if chain.norm is not None:
@@ -217,6 +233,23 @@ class Chains:
         last.replace_all_uses_with(fused)
         for node in reversed(chain.nodes):
             self.graph.erase_node(node)
+
+
+def _fused_copy(conv):
+    """A FusedConv2d with the same Parameters."""
+    fused = object.__new__(fast.FusedConv2d)
+    for name, value in vars(conv).items():
+        vars(fused)[name] = copy.copy(value) if isinstance(value, (dict, set)) else value
+    return fused
+
+
+def _is_known(function):
+    """Whether a function is neither the user's nor an operator of the dispatcher: those may change
+    their arguments."""
+    if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return False
+    package = getattr(function, "__module__", None)
+    return (package and package.split(".")[0]) in _KNOWN_PACKAGES
 
 
 def _residual(last, user):

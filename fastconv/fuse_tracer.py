@@ -1,9 +1,15 @@
-"""How fastconv.fuse traces: torch.fx with the layers of torch and fastconv for leaves."""
+"""How fastconv.fuse traces: torch.fx with the layers of torch and fastconv for leaves. What a trace
+would not hold for later calls is refused."""
 
+import inspect
 import operator
+import sys
+from contextlib import ExitStack, contextmanager
 
+import torch
 import torch.fx as fx
 import torch.nn as nn
+from torch.fx.proxy import TraceError
 
 from . import nn as fast
 
@@ -14,8 +20,30 @@ IN_PLACE_ARITHMETIC = (
 )  # fmt: skip
 
 
+def _asked_by_torch():
+    """Whether the function that calls this one was called by torch's own code."""
+    return sys._getframe(2).f_globals.get("__name__", "").split(".")[0] == "torch"
+
+
 class _Proxy(fx.Proxy):
-    """fx's stand-in for a tensor records `y += x` as y = y + x: other dtypes, other aliases."""
+    """fx's stand-in for a tensor records `y += x` as y = y + x: other dtypes, other aliases. And it
+    answers questions that it cannot know the answer to."""
+
+    @property
+    def __class__(self):  # what isinstance asks for, where the type does not fit
+        if _asked_by_torch():
+            return _Proxy
+        raise TraceError("it asks what class a tensor is of")
+
+    def __getattr__(self, name):
+        if not hasattr(torch.Tensor, name):
+            raise TraceError(f"it asks a tensor for {name!r}")
+        return super().__getattr__(name)
+
+    def __setattr__(self, name, value):
+        if name not in ("tracer", "node"):
+            raise TraceError(f"it sets a tensor's {name!r}")
+        super().__setattr__(name, value)
 
 
 def _record_in_place(function):
@@ -32,12 +60,20 @@ for _function in IN_PLACE_ARITHMETIC:
 class Tracer(fx.Tracer):
     """Layers of torch and fastconv are leaves, and whatever is opaque."""
 
+    proxy_buffer_attributes = True  # else what is done to a buffer is done while tracing
+
     def __init__(self, opaque=()):
         super().__init__()
         self.opaque = opaque
 
     def proxy(self, node):
         return _Proxy(node, self)
+
+    def call_module(self, module, forward, args, kwargs):
+        if id(module) in self.opaque and has_own_call(module):
+            # It would be recorded beside the module's call, and run within it.
+            raise TraceError(f"{type(module).__name__} has a __call__ of its own")
+        return super().call_module(module, forward, args, kwargs)
 
     def is_leaf_module(self, module, name):
         is_fast = type(module).__module__ == fast.__name__
@@ -58,3 +94,129 @@ def is_layer(module):
 def has_hooks(module):
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, name) for name in names)
+
+
+def why_not_plain(module):
+    """Why a call of a module is more than its class's forward, or None."""
+    if has_hooks(module):
+        return "has hooks"
+    if {"forward", "_conv_forward"} & vars(module).keys():
+        return "has a forward of its own, unlike others of its class"
+    return None
+
+
+def has_own_call(module):
+    return type(module).__call__ is not nn.Module.__call__ and not isinstance(
+        module, fx.GraphModule
+    )
+
+
+# What reads or sets modes that are others when the graph runs. Under inference's no_grad those of
+# autograd change no result.
+_AUTOCAST = [(torch.autocast, "__enter__")]
+_QUESTIONS = [
+    (torch, name)
+    for name in ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
+]
+_GRADIENTS = [
+    (torch.no_grad, "__enter__"),
+    (torch.enable_grad, "__enter__"),
+    (torch.inference_mode, "__enter__"),
+    (torch.set_grad_enabled, "__init__"),
+    (torch.autograd.Function, "apply"),
+]
+# Decorators enter their contexts here.
+_DECORATORS = "torch.utils._contextlib"
+
+
+def _refusing(owner, name):
+    """Replaces an attribute for a while: torch's own code may call it, other code is refused."""
+    original = inspect.getattr_static(owner, name)
+
+    def refuse(*args, **kwargs):
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.split(".")[0] != "torch" or caller == _DECORATORS:
+            raise TraceError(f"it calls {getattr(owner, '__name__', owner)}.{name}")
+        call = original.__func__ if isinstance(original, classmethod) else original
+        return call(*args, **kwargs)
+
+    @contextmanager
+    def replaced():
+        setattr(owner, name, classmethod(refuse) if isinstance(original, classmethod) else refuse)
+        try:
+            yield
+        finally:
+            setattr(owner, name, original)
+
+    return replaced()
+
+
+_PLAIN_DEFAULTS = (
+    type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format
+)  # fmt: skip
+_CONSTANT = "_tensor_constant"  # how fx names a tensor that it finds in a forward
+
+
+def trace(module, opaque, trainable):
+    """The graph of a module's forward, with its optional arguments at their defaults.
+
+    Raises what the forward raises for stand-ins of tensors, and TraceError where another call may
+    take another path or do more than compute.
+    """
+    for name in [name for name in vars(module) if name.startswith(_CONSTANT)]:
+        delattr(module, name)  # of an earlier trace
+    parameters = inspect.signature(module.forward).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    for name, default in defaults.items():
+        if not isinstance(default, _PLAIN_DEFAULTS):
+            raise TraceError(f"{name} has a default of class {type(default).__name__}")
+    with ExitStack() as stack:
+        for owner, name in _AUTOCAST + _QUESTIONS + (_GRADIENTS if trainable else []):
+            stack.enter_context(_refusing(owner, name))
+        stack.enter_context(_leaving_no_traces(module))
+        graph = Tracer(opaque).trace(module, defaults)
+    for node in graph.nodes:
+        # fx numbers optional arguments; by keyword they are passed by their own names.
+        if node.op == "placeholder" and node.target.rpartition("_")[0] in defaults:
+            node.target = node.target.rpartition("_")[0]
+    return graph
+
+
+@contextmanager
+def _leaving_no_traces(module):
+    """Refuses, and undoes, what a forward does to its modules and to the random numbers."""
+    random = torch.random.get_rng_state()
+    before = [
+        (part, dict(vars(part)), dict(part._buffers))
+        for part in module.modules()
+        if not isinstance(part, torch.jit.ScriptModule)
+    ]
+    plain_tensors = [
+        (value, value._version, value.clone())
+        for _, attributes, _ in before
+        for value in attributes.values()
+        if isinstance(value, torch.Tensor) and not value.is_inference()
+    ]
+    changed = None
+    try:
+        yield
+    finally:
+        for part, attributes, buffers in before:
+            now = {n: v for n, v in vars(part).items() if not n.startswith(_CONSTANT)}
+            if now.keys() != attributes.keys() or any(now[n] is not attributes[n] for n in now):
+                changed = changed or "it sets an attribute"
+                vars(part).clear()
+                vars(part).update(attributes)
+            if any(part._buffers.get(n) is not buffer for n, buffer in buffers.items()):
+                changed = changed or "it sets a buffer"
+                part._buffers.update(buffers)
+        for tensor, version, value in plain_tensors:
+            if tensor._version != version:
+                changed = "it changes a tensor"
+                with torch.no_grad():
+                    tensor.copy_(value)
+        if not torch.equal(random, torch.random.get_rng_state()):
+            changed = changed or "it draws random numbers"
+            torch.random.set_rng_state(random)
+    if changed:
+        raise TraceError(changed)

@@ -74,7 +74,9 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        scale = torch.rsqrt(self.running_var + self.eps)
+        # In float16 a small eps is 0.
+        wide = torch.promote_types(self.running_var.dtype, torch.float32)
+        scale = torch.rsqrt(self.running_var.to(wide) + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
         shift = -self.running_mean * scale
@@ -121,7 +123,8 @@ class FusedConv2d(Conv2d):
         if not isinstance(residual, torch.Tensor) or residual.dim() != input.dim():
             return False
         dtype, device = input.dtype, input.device.type
-        if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        casts = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+        if casts and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
         left, right, top, bottom = self._reversed_padding_repeated_twice
         pads = (top + bottom, left + right)

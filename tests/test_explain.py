@@ -302,6 +302,13 @@ def test_a_failure_inside_that_is_caught_does_not_shift_names():
     assert [row.layer for row in rows] == ["0", "0.conv"]
 
 
+def test_a_data_parallel_model_is_explained_as_the_model_it_holds():
+    model = nn.Sequential(fastconv.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    before = model[1].running_mean.clone()
+    assert [one.layer for one in fastconv.explain(nn.DataParallel(model), image())] == ["0"]
+    assert torch.equal(model[1].running_mean, before)
+
+
 @pytest.mark.filterwarnings("ignore:Using `torch.compile.*global hooks")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_compiled_and_scripted_modules():

@@ -1,0 +1,534 @@
+"""fastconv.fuse where fusing would change what a network computes: results stay the original's."""
+
+import collections
+import copy
+import functools
+from enum import Enum
+
+import pytest
+import torch
+import torch.fx
+import torch.nn as nn
+import torch.nn.functional as F
+from fuse_blocks import Block, chains, conv_bn_act, lively, same
+
+import fastconv
+
+
+def x():
+    return torch.randn(2, 4, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+def block():
+    return Block(conv_bn_act)
+
+
+class Net(nn.Module):
+    """Blocks a and b, a convolution, a list, buffers; what it does with them is a function's."""
+
+    def __init__(self, forward, untraceable=False):
+        super().__init__()
+        self.a, self.b, self.conv, self.act = block(), block(), nn.Conv2d(4, 4, 1), nn.ReLU()
+        self.list = nn.ModuleList([block(), block()])
+        self.seq = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.register_buffer("n", torch.ones((), dtype=torch.float64))
+        self.function, self.untraceable = forward, untraceable
+
+    def forward(self, x):
+        if self.untraceable and x.mean() > 1e9:
+            return x
+        return self.function(self, x)
+
+
+def copied(model):
+    """A copy with the statistics that lively gives."""
+    return lively(copy.deepcopy(model))
+
+
+def check(model, trainable, inputs=None):
+    """Fuses a model and holds it, called twice, against the model, which must stay as it is."""
+    kept, expected = copy.deepcopy(model), copy.deepcopy(model)
+    fused = fastconv.fuse(model, trainable=trainable)
+    for before, after in zip(kept.state_dict().items(), model.state_dict().items(), strict=True):
+        assert before[0] == after[0] and torch.equal(before[1], after[1])
+    for _ in range(2):
+        same(fused(x() if inputs is None else inputs), expected(x() if inputs is None else inputs))
+    return fused
+
+
+# ---- parts that are reached in several ways ---------------------------------------------------
+
+
+def twice_by_two_names(net):
+    net.b = net.a
+    return lambda self, x: self.b(self.a(x))
+
+
+def twice_in_a_list(net):
+    net.list[1] = net.list[0]
+
+    def forward(self, x):
+        for one in self.list:
+            x = one(x)
+        return x
+
+    return forward
+
+
+def by_a_plain_list(net):
+    net.all = [net.a, net.b]
+
+    def forward(self, x):
+        for one in self.all:
+            x = one(x)
+        return x
+
+    return forward
+
+
+def one_convolution_in_two_blocks(net):
+    net.b.conv = net.a.conv
+    return lambda self, x: self.b(self.a(x))
+
+
+def a_part_of_a_part(net):
+    return lambda self, x: self.a(x) + self.a.conv(x)
+
+
+def a_weight_of_a_part(net):
+    return lambda self, x: F.conv_transpose2d(self.a(x), self.a.conv.weight, padding=1)
+
+
+def a_bias_of_a_part(net):
+    return lambda self, x: self.a(x) + self.a.conv.bias.view(-1, 1, 1)
+
+
+def a_list_of_names(net):
+    return lambda self, x: functools.reduce(lambda y, name: getattr(self, name)(y), "ab", x)
+
+
+def a_sequence_step_by_step(net):
+    def forward(self, x):
+        for step in self.seq:
+            x = step(x)
+        return x
+
+    return forward
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("untraceable", [False, True])
+@pytest.mark.parametrize(
+    "reach",
+    [twice_by_two_names, twice_in_a_list, by_a_plain_list, one_convolution_in_two_blocks,
+     a_part_of_a_part, a_weight_of_a_part, a_bias_of_a_part, a_list_of_names,
+     a_sequence_step_by_step],
+)  # fmt: skip
+def test_parts_that_are_reached_in_several_ways(reach, untraceable, trainable):
+    net = Net(None, untraceable)
+    net.function = reach(net)
+    check(lively(net), trainable)
+
+
+class Opaque(nn.Module):
+    """Cannot be traced, and has its parts' uses in its source."""
+
+    def __init__(self):
+        super().__init__()
+        self.called, self.asked, self.read = block(), block(), block()
+        self.optional = WithOptional()
+        self.list = nn.ModuleList([block(), block()])
+        self.taken = nn.ModuleList([block(), block()])
+        self.steps = nn.Sequential(block(), block())
+        self.asked.size = 3
+
+    def forward(self, x):
+        if x.mean() > 1e9:
+            return x
+        x = self.asked(self.called(x)) * self.asked.size
+        for index, one in enumerate(self.list):
+            x = one(x) + index
+        for step in self.steps:
+            x = step(x)
+        return self.more(self.optional(x, 2.0))
+
+    def more(self, x):
+        for one in self.taken:
+            x = one.conv(x)
+        return self.read(x) + self.read.conv(x)
+
+
+class WithOptional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = block()
+
+    def forward(self, x, scale=1.0):
+        return self.block(x) * scale
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_an_untraceable_models_parts_are_fused_where_it_only_calls_them(trainable):
+    model = lively(Opaque())
+    check(model, trainable)
+    _, reports = fastconv.fuse(model, trainable=trainable, report=True)
+    found = chains(reports)
+    fused = {name for name, taken in found.items() if taken}
+    assert fused == {"called.conv", "asked.conv", "list.0.conv", "list.1.conv"}
+    assert found.keys() - fused >= {"read.conv", "taken.0.conv", "steps.0.conv"}
+    reason = next(report.reason for report in reports if report.name == "read.conv")
+    assert "may not just call read" in reason
+
+
+# ---- what changes between a convolution and its activation -------------------------------------
+
+
+@torch.fx.wrap
+def _double(x):
+    return x.mul_(2)
+
+
+def _set_data(x):
+    x.data = x * 2
+
+
+CHANGES = {
+    "out": lambda x: torch.mul(x, 3, out=x),
+    "out of clamp": lambda x: torch.clamp(x, min=0, out=x),
+    "an operator": lambda x: torch.ops.aten.mul_.Tensor(x, 3),
+    "a packet": lambda x: torch.ops.aten.mul_(x, 3),
+    "a wrapped function": _double,
+    "data": _set_data,
+}
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_input_that_is_changed_before_the_activation(change, trainable):
+    def forward(self, x):
+        x = x + 0
+        y = self.conv(x)
+        CHANGES[change](x)
+        return F.relu(y) + x
+
+    check(lively(Net(forward)), trainable)
+
+
+# ---- forwards that do more than compute ---------------------------------------------------------
+
+
+def counts(self, x):
+    self.n += 1
+    return F.relu(self.conv(x)) * self.n
+
+
+def averages(self, x):
+    self.n.mul_(0.5).add_(x.mean().detach())
+    return F.relu(self.conv(x)) * self.n
+
+
+def sets_a_buffer(self, x):
+    self.n = self.n * 0.5 + x.mean().detach()
+    return F.relu(self.conv(x)) * self.n
+
+
+def counts_in_python(self, x):
+    self.calls = getattr(self, "calls", 0) + 1
+    return F.relu(self.conv(x)) * self.calls
+
+
+def keeps_its_result(self, x):
+    self.last = F.relu(self.conv(x))
+    return self.last * 2
+
+
+def asks_for_the_class(self, x):
+    y = F.relu(self.conv(x))
+    return y * 2 if isinstance(x, torch.Tensor) else y
+
+
+def asks_for_an_attribute(self, x):
+    y = F.relu(self.conv(x))
+    return y * 2 if hasattr(x, "tag") else y
+
+
+def asks_for_gradients(self, x):
+    y = F.relu(self.conv(x))
+    return y * 2 if torch.is_grad_enabled() else y
+
+
+def casts(self, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        y = self.conv(x.float()).double()
+    return F.relu(self.a.conv(y))
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize(
+    "forward",
+    [counts, averages, sets_a_buffer, counts_in_python, keeps_its_result, asks_for_the_class,
+     asks_for_an_attribute, asks_for_gradients],
+)  # fmt: skip
+def test_forwards_that_do_more_than_compute(forward, trainable):
+    fused = check(lively(Net(forward)), trainable)
+    if forward is asks_for_gradients:
+        with torch.no_grad():
+            same(fused(x()), F.relu(fused.conv(x())))
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_autocast_inside_of_a_forward_is_kept(trainable):
+    model = lively(Net(casts)).float()
+    inputs = x().float()
+    fused = fastconv.fuse(model, trainable=trainable)
+    seen = []
+    fused.conv.register_forward_hook(lambda module, inputs, y: seen.append(y.dtype))
+    fused.a.conv.double()  # what the forward gives it
+    with torch.no_grad():
+        fused(inputs)
+    assert seen == [torch.bfloat16]
+
+
+def test_random_numbers_are_drawn_at_each_call():
+    model = lively(Net(lambda self, x: F.relu(self.conv(x)) + torch.randn(4, 1, 1)))
+    before = torch.random.get_rng_state()
+    fused = fastconv.fuse(model)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not torch.equal(fused(x()), fused(x()))
+
+
+class Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+def reverses(self, x):
+    return Reverse.apply(F.relu(self.conv(x)))
+
+
+def without_gradient(self, x):
+    with torch.no_grad():
+        x = F.relu(self.a(x))
+    return self.conv(x)
+
+
+@torch.no_grad()
+def _frozen(self, x):
+    return F.relu(self.a(x))
+
+
+def decorated(self, x):
+    return self.conv(_frozen(self, x))
+
+
+@pytest.mark.parametrize("forward", [reverses, without_gradient, decorated])
+def test_gradients_stop_and_turn_where_they_did(forward):
+    model = lively(Net(forward))
+    fused = fastconv.fuse(model, trainable=True)
+    results = []
+    for net in (model, fused):
+        model.zero_grad(set_to_none=True)
+        net(x()).square().sum().backward()
+        results.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert results[0].keys() == results[1].keys()
+    for name, gradient in results[0].items():
+        same(results[1][name], gradient)
+
+
+# ---- calls that are more than a class's forward --------------------------------------------------
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_layers_with_a_forward_of_their_own(index, trainable):
+    model = lively(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
+    model[index].forward = lambda x: x * 3
+    check(model, trainable)
+
+
+class Doubled(Block):
+    def __call__(self, x):
+        return super().__call__(x) * 2
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.Sequential], ids=["root", "part"])
+def test_a_class_with_a_call_of_its_own(wrap, trainable):
+    check(lively(wrap(Doubled(conv_bn_act))), trainable)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.Sequential], ids=["root", "part"])
+@pytest.mark.parametrize("how", ["method", "function"])
+def test_what_was_compiled_is_copied_uncompiled(how, wrap):
+    inner = lively(block()).train()
+    compiled = inner
+    if how == "method":
+        inner.compile(backend="eager")
+    else:
+        compiled = torch.compile(inner, backend="eager")
+    model = wrap(compiled)
+    expected = copied(block())
+    expected.load_state_dict(inner.state_dict())
+    means = inner.bn.running_mean.clone()
+    for fused in (fastconv.fuse(model), fastconv.convert(model).eval()):
+        same(fused(x()), expected(x()))
+    assert torch.equal(inner.bn.running_mean, means) and inner.training
+
+
+def test_scripted_parts_stay_as_they_are():
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).double())
+    model = nn.Sequential(scripted, lively(block())).train()
+    pointers = [p.data_ptr() for p in model.parameters()]
+    fused = fastconv.fuse(model)
+    assert model.training and scripted.training
+    assert [p.data_ptr() for p in model.parameters()] == pointers
+    same(fused(x()), copy.deepcopy(model).eval()(x()))
+    fastconv.fuse(scripted)
+    assert scripted.training
+
+
+Pair = collections.namedtuple("Pair", "conv bn")
+
+
+class Elsewhere(nn.Module):
+    """Reaches its layers by attributes that are no modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.pair = Pair(self.conv, self.bn)
+        self.queue = collections.deque([self.bn], 3)
+        self.run = functools.partial(self._run, k=2)
+
+    def _run(self, x, k):
+        return self.queue[0](self.pair.bn(self.pair.conv(x))) * k
+
+    def forward(self, x):
+        return self.run(x)
+
+
+def test_attributes_that_hold_modules_hold_the_copys():
+    model = lively(Elsewhere())
+    expected = model(x())
+    model.train()
+    means = model.bn.running_mean.clone()
+    same(fastconv.fuse(model)(x()), expected)
+    assert torch.equal(model.bn.running_mean, means)
+
+
+class UntraceableDoubled(Doubled):
+    def forward(self, x):
+        return x if x.mean() > 1e9 else super().forward(x)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_an_untraceable_class_with_a_call_of_its_own(trainable):
+    check(lively(nn.Sequential(UntraceableDoubled(conv_bn_act))), trainable)
+
+
+# ---- optional arguments, order, dtypes, devices -----------------------------------------------
+
+
+class Mode(Enum):
+    A, B = 1.0, 2.0
+
+
+class Defaults(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+
+class WithEnum(Defaults):
+    def forward(self, x, mode=Mode.A):
+        return F.relu(self.conv(x)) * mode.value
+
+
+class WithTuple(Defaults):
+    def forward(self, x, size=(2, 2)):
+        return F.adaptive_avg_pool2d(F.relu(self.conv(x)), size)
+
+
+class WithDict(Defaults):
+    def forward(self, x, options={}):  # noqa: B006
+        return F.relu(self.conv(x)) * options.get("scale", 1.0)
+
+
+class WithTensor(Defaults):
+    def forward(self, x, scale=torch.tensor(2.0)):  # noqa: B008
+        return F.relu(self.conv(x)) * scale
+
+
+OPTIONS = [(WithEnum, Mode.B), (WithTuple, (3, 1)), (WithDict, {"scale": 2.0}),
+           (WithTensor, torch.tensor(3.0))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "option"), OPTIONS, ids=[k.__name__ for k, _ in OPTIONS])
+def test_defaults_that_are_no_plain_values(kind, option):
+    for model in (lively(kind()), lively(nn.Sequential(kind()))):
+        check(model, False)
+    model = lively(kind())
+    same(fastconv.fuse(model)(x(), option), model(x(), option))
+
+
+class ByKeyword(Defaults):
+    def forward(self, x, scale_1=1.0, mask=None, *, flag=False):
+        return F.relu(self.conv(x)) * scale_1
+
+
+def test_optional_arguments_are_passed_by_their_names():
+    model = lively(ByKeyword())
+    fused = fastconv.fuse(model)
+    same(fused(x(), scale_1=1.0, mask=None, flag=False), model(x()))
+    with pytest.raises(AssertionError, match="scale_1"):
+        fused(x(), scale_1=2.0)
+
+
+class Ordered(nn.Module):
+    """Made in another order than called; with a buffer that is in no state_dict, and a literal."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4, 1, 1))
+        self.head, self.block = nn.Conv2d(4, 4, 1), block()
+        self.block.register_buffer("mean", torch.rand(4, 1, 1), persistent=False)
+
+    def forward(self, x):
+        y = self.block(x - self.block.mean) * torch.tensor([2.0], dtype=torch.float64)
+        return self.head(y) * self.scale
+
+
+def test_trainable_parameters_and_buffers_keep_order_and_names():
+    model = lively(Ordered())
+    fused = check(model, True)
+    unused = ("block.other", "block.scale")
+    used = [n for n, _ in model.named_parameters() if not n.startswith(unused)]
+    assert [name for name, _ in fused.named_parameters()] == used
+    assert set(fused.state_dict()) <= set(model.state_dict())
+    assert isinstance(fused.block.conv, fastconv.nn.FusedConv2d)
+
+
+def test_a_frozen_norm_of_float16_with_a_small_eps():
+    norm = nn.BatchNorm2d(4, eps=1e-8)
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), norm).eval()
+    norm.running_var[0] = 0
+    model = model.half()
+    inputs = x().half()
+    expected = model(inputs)
+    got = fastconv.fuse(model, trainable=True)(inputs)
+    assert expected.isfinite().all()
+    same(got, expected, 2**-8)
+
+
+def test_on_the_meta_device_and_with_buffers_that_are_no_leaves():
+    model = lively(Block(lambda self, x: self.act(self.bn(self.conv(x)) + x)))
+    fused = fastconv.fuse(model.to("meta"))
+    assert fused(x().to("meta")).shape == x().shape
+    model = lively(Net(lambda self, x: F.relu(self.conv(x)) * self.k))
+    model.register_buffer("k", nn.Parameter(torch.ones(1)) * 2)
+    same(fastconv.fuse(model)(x()), model(x()))
