@@ -24,7 +24,8 @@ def fuse(model, *, trainable=False, report=False):
 
     The network is traced by torch.fx, for the default values of its forward's optional arguments;
     parts that cannot be traced keep their own code, and what they do nothing with but call it is
-    fused part by part.
+    fused part by part. Tracing replaces functions of the process for a moment: other threads must
+    not run networks meanwhile.
 
     Args:
         model: any torch.nn.Module.

@@ -59,7 +59,7 @@ class _Reading:
             found = found.fget if isinstance(found, property) else found
             if isinstance(found, types.FunctionType):
                 yield inspect.unwrap(found)
-            elif not isinstance(found, staticmethod):
+            elif not isinstance(found, (staticmethod, *_PLAIN_VALUES)):
                 raise _Unreadable
 
     def _read(self, function):

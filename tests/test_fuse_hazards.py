@@ -133,6 +133,8 @@ def test_parts_that_are_reached_in_several_ways(reach, untraceable, trainable):
 class Opaque(nn.Module):
     """Cannot be traced, and has its parts' uses in its source."""
 
+    expansion = 1
+
     def __init__(self):
         super().__init__()
         self.called, self.asked, self.read = block(), block(), block()
@@ -145,7 +147,7 @@ class Opaque(nn.Module):
     def forward(self, x):
         if x.mean() > 1e9:
             return x
-        x = self.asked(self.called(x)) * self.asked.size
+        x = self.asked(self.called(x)) * self.asked.size * self.expansion
         for index, one in enumerate(self.list):
             x = one(x) + index
         for step in self.steps:
