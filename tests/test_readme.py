@@ -117,7 +117,7 @@ def entry(command):
 
 def spelling(command):
     """Without quotes, virtual environments, versions, redirections, and how much is printed."""
-    command = re.sub(r"""["']""", "", command).replace("$work/fastconv", ".")
+    command = re.sub(r"\$work/(fastconv|packages)", ".", re.sub(r"""["']""", "", command))
     command = re.sub(r"\S*/bin/(?=\w)", "", command)
     return re.sub(r" -q\b| --durations=\d+|==[\d.]+|\s*\d?>.*", "", command)
 
