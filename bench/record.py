@@ -108,13 +108,19 @@ def _parse(text, kind):
 
 
 def _processor():
+    """A processor's name. In a virtual machine that may be "AMD EPYC" alone, for processors whose
+    ratios differ: where Linux tells family and model, they belong to the name."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    told = {}
+    for key, _, value in (line.partition(":") for line in lines):
+        told.setdefault(key.strip(), value.strip())
+    name = told.get("model name") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= told.keys():
+        name += f" (family {told['cpu family']}, model {told['model']})"
+    return name
 
 
 def _git(*arguments):

@@ -191,6 +191,15 @@ def test_what_is_installed_is_named_by_its_files(monkeypatch):
     assert first == third != second and unknown is None
 
 
+def test_a_processor_of_another_model_has_another_name(monkeypatch):
+    text = "processor: 0\nmodel name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: {}\n"
+    texts = [text.format(17), text.format(1), "model name : some chip\n"]
+    monkeypatch.setattr(record.Path, "read_text", lambda path: texts.pop(0))
+    assert record._processor() == "AMD EPYC (family 25, model 17)"
+    assert record._processor() == "AMD EPYC (family 25, model 1)"
+    assert record._processor() == "some chip"
+
+
 def test_what_was_asked_for_differently_is_measured(bench, tmp_path):
     assert bench() == (0, 4)
     assert bench("--baseline", "torch,aten") == (0, 4)
