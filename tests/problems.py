@@ -52,7 +52,7 @@ class Conv:
 CONVS = [
     Conv("plain"),
     Conv("1x1", R=1, S=1),
-    Conv("1x1 strided", R=1, S=1, stride=(2, 2)),
+    Conv("1x1 strided", C=35, H=9, W=8, R=1, S=1, stride=(2, 3), pad=(1, 1)),
     Conv("padded", pad=(1, 1)),
     Conv("strided", stride=(2, 2), pad=(1, 1)),
     Conv("strides differ", stride=(3, 2), pad=(1, 0), H=11),

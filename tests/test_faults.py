@@ -109,6 +109,13 @@ FAULTS = [
         f"{KERNELS} -k depthwise",
     ),
     Fault(
+        "a strided pixel of another place in its vector",
+        "cpu/stage.h",
+        "block[row + t * run.step - first]",
+        "block[(row + t * run.step) % kLanes<A>]",
+        f"{KERNELS} -k implicit_gemm",
+    ),
+    Fault(
         "a last block that starts in the wrong row",
         "cpu/stage.h",
         "(i - begin) / W * s.row_elements()",

@@ -4,8 +4,8 @@
 //   fprop, dgrad   c[pixel][filter] += stage[pixel + tap][channel] * weights[tap, channel][filter]
 //                  A task: a tile of pixels x some filters. Weights are packed once.
 //   wgrad          c[filter][tap, channel] += dy[pixel][filter] * stage[pixel + tap][channel]
-//                  A task: kWgradFilterTile filters x kWgradChannels channels x kWgradTaps taps,
-//                  of a slice of the tiles of pixels.
+//                  A task: kWgradFilterTile filters x kWgradColumns channels and taps, of a slice
+//                  of the tiles of pixels.
 //
 //                  filters
 //                +---------+
@@ -36,11 +36,12 @@ constexpr int64_t kMaxStageBytes = 8 << 20;  // of the smallest tile
 constexpr int64_t kWeightBytes = 32 << 20;
 constexpr int64_t kPackedAlone = 16 << 10;  // elements that one thread packs sooner than several
 
-constexpr int64_t kWgradFilterTile = 132;  // a multiple of every kMicroRows
-constexpr int64_t kWgradChannels = 32;
-constexpr int64_t kWgradTaps = 16;       // of a tile, or one row of them
-constexpr int64_t kWgradPixels = 112;    // of a tile
-constexpr int64_t kWgradRowSums = 8192;  // filters x taps of a row, at most
+constexpr int64_t kWgradFilterTile = 264;  // a multiple of every kMicroRows
+constexpr int64_t kWgradColumns = 288;     // channels x taps of a tile; dy is staged for each tile
+constexpr int64_t kWgradChannels = 32;     // at least, where there are many taps
+constexpr int64_t kWgradTaps = 16;         // of a tile, or one row of them
+constexpr int64_t kWgradPixels = 112;      // of a tile
+constexpr int64_t kWgradRowSums = 8192;    // filters x taps of a row, at most
 // Enough tasks to split the pixels for; fixed, as it sets the sums.
 constexpr int64_t kWgradTasks = 16;
 
@@ -250,11 +251,17 @@ void dgrad(const ConvArgs& args) {
 
 // ---- wgrad -----------------------------------------------------------------------------------
 
+int64_t wgrad_tap_rows(const ConvProblem& o) { return min64(o.R, max64(1, kWgradTaps / o.S)); }
+int64_t wgrad_tile_channels(const ConvProblem& o) {
+  const int64_t channels = kWgradColumns / (wgrad_tap_rows(o) * o.S);
+  return min64(max64(1, o.channels_per_group()), max64(kWgradChannels, channels));
+}
+
 // dw is computed in tiles, group after group: filters x channels x rows of taps. The tiles of
 // pixels of a tile of dw are divided among `slices` tasks where tiles of dw are few.
 struct WgradGrid {
   int64_t filters, channels, R, S;
-  int64_t tap_rows, tile_filters;                                 // of a tile
+  int64_t tap_rows, tile_filters, tile_channels;                  // of a tile
   int64_t filter_tiles, channel_tiles, tap_tiles, tiles, slices;  // tiles: of all groups
 
   WgradGrid(const ConvProblem& o, int64_t pixel_tiles)
@@ -262,12 +269,13 @@ struct WgradGrid {
         channels(o.channels_per_group()),
         R(o.R),
         S(o.S),
-        tap_rows(min64(o.R, max64(1, kWgradTaps / o.S))),
+        tap_rows(wgrad_tap_rows(o)),
         // Fewer filters where a row of taps is long already.
         tile_filters(max64(1, min64(kWgradFilterTile, kWgradRowSums / o.S) / kMicroRows) *
                      kMicroRows),
+        tile_channels(wgrad_tile_channels(o)),
         filter_tiles(div_up(filters, tile_filters)),
-        channel_tiles(div_up(channels, kWgradChannels)),
+        channel_tiles(div_up(channels, tile_channels)),
         tap_tiles(div_up(o.R, tap_rows)),
         tiles(o.groups * filter_tiles * channel_tiles * tap_tiles),
         slices(max64(1, min64(pixel_tiles, div_up(kWgradTasks, max64(1, tiles))))) {}
@@ -280,8 +288,8 @@ struct WgradTile {
     r = index % grid.tap_tiles * grid.tap_rows;
     r_end = min64(grid.R, r + grid.tap_rows);
     index /= grid.tap_tiles;
-    c = index % grid.channel_tiles * kWgradChannels;
-    c_end = min64(grid.channels, c + kWgradChannels);
+    c = index % grid.channel_tiles * grid.tile_channels;
+    c_end = min64(grid.channels, c + grid.tile_channels);
     index /= grid.channel_tiles;
     k = index % grid.filter_tiles * grid.tile_filters;
     k_end = min64(grid.filters, k + grid.tile_filters);
@@ -324,8 +332,7 @@ struct Wgrad {
                        a.problem.dilation_w)),
         y_h(fprop_axis(a.problem.P(), a.problem.P(), 1, 1, 0, 1)),
         y_w(fprop_axis(a.problem.Q(), a.problem.Q(), 1, 1, 0, 1)),
-        tiles(choose_tiles<A>(x_h, x_w, a.problem.N,
-                              min64(kWgradChannels, a.problem.channels_per_group()), kWgradPixels,
+        tiles(choose_tiles<A>(x_h, x_w, a.problem.N, wgrad_tile_channels(a.problem), kWgradPixels,
                               kStageBytes)),
         grid(a.problem, tiles.count()) {}
 
@@ -403,7 +410,7 @@ struct Wgrad {
       });
       return;
     }
-    // At most 2 * kWgradTasks tiles of sums: a few MiB, more for filters with long rows.
+    // At most 2 * kWgradTasks tiles of sums: up to 10 MiB, more for filters with long rows.
     A* const c = task_memory<A>(ScratchSlot::kShared, grid.tiles * grid.slices * elements);
     parallel_for(grid.tiles * grid.slices, args.num_threads, [&](int64_t task) {
       compute(WgradTile(grid, task / grid.slices), task % grid.slices, c + task * elements);

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "cpu/gemm.h"
-#include "cpu/stage.h"
+#include "cpu/pixel_tiles.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -51,6 +51,8 @@ static inline void transposed_rows(const T* in, int64_t row_stride, int64_t coun
 
 // Elements of a filter's plane whose taps fit in a table.
 constexpr int64_t kMaxPlane = 64;
+// Rows of planes are prefetched, which lie in another page for each channel.
+constexpr int64_t kPlanesAhead = 4;
 
 // kLanes rows from `row` on, `count` of them real, channels [c, c_end), to rows of out_step.
 template <typename T>
@@ -69,7 +71,10 @@ static void pack_weight_lanes(const PackedWeights& p, int64_t row, int64_t count
   };
   const int64_t plane = p.R * p.S;
   const bool taps_adjacent = strides.w == 1 && strides.h == p.S && plane > 1;
-  if (taps_adjacent && plane <= kMaxPlane && p.row_stride != 1 && p.channel_stride != 1) {
+  // Transposing whole planes costs about four taps a vector; a class of a strided dgrad has fewer.
+  const bool most_taps = 4 * p.taps() >= round_up(plane, kLanes<A>);
+  if (taps_adjacent && most_taps && plane <= kMaxPlane && p.row_stride != 1 &&
+      p.channel_stride != 1) {
     // Which of the packed taps each element of a filter's plane is; none where of other classes.
     int64_t tap_of[kMaxPlane];
     for (int64_t at = 0; at < plane; ++at) tap_of[at] = -1;
@@ -82,6 +87,10 @@ static void pack_weight_lanes(const PackedWeights& p, int64_t row, int64_t count
     for (int64_t k = 0; k < channels; k += one_run ? channels : 1) {
       A* to = out + k * out_step;
       int64_t at = 0;
+      if (p.row_stride == plane && c + k + kPlanesAhead < c_end) {
+        const T* const ahead = first + (c + k + kPlanesAhead) * p.channel_stride;
+        for (int64_t i = 0; i < count * plane; i += kLanes<A>) __builtin_prefetch(ahead + i);
+      }
       transposed_rows(first + (c + k) * p.channel_stride, p.row_stride, count, run, end,
                       [&](int64_t, vector_t<A> rows) {
                         if (tap_of[at] >= 0) {

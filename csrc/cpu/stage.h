@@ -177,7 +177,46 @@ static void stage_planes(const Stage& s, const T* in, const Strides& strides,
   }
 }
 
-// The same for planes whose rows are adjacent, where the stage has all columns of its rows: source
+// Row h of planes whose rows are adjacent, every run.step-th pixel: whole vectors of the planes are
+// transposed and those pixels taken from them. No vector ends beyond its plane.
+template <typename T>
+static void stage_strided_planes(const Stage& s, const T* planes, int64_t channel_stride, int64_t h,
+                                 accumulator_t<T>* out) {
+  using A = accumulator_t<T>;
+  const int64_t W = s.w.axis.source_size, last = s.h.axis.source_size * W - kLanes<A>;
+  for (int64_t i = 0; i < s.w.runs(); ++i) {
+    const StageAxis::Run run = s.w.run(i);
+    const Range inside = valid_range(run.first, run.step, W, 0, run.count);
+    A* const to = out + run.slot * s.pitch;
+    zero_row(to, inside.begin * s.pitch);
+    zero_row(to + inside.end * s.pitch, (run.count - inside.end) * s.pitch);
+    const int64_t row = h * W + run.first;
+    for (int64_t c = 0; c < s.channels; c += kLanes<A>) {
+      const int64_t lanes = min64(kLanes<A>, s.channels - c);
+      const T* const from = planes + c * channel_stride;
+      int64_t t = inside.begin;
+      while (lanes == kLanes<A> && t < inside.end) {
+        const int64_t first = min64(row + t * run.step, last);
+        vector_t<A> block[kLanes<A>];
+#pragma GCC unroll 16
+        for (int l = 0; l < kLanes<A>; ++l) {
+          block[l] = load_vector(from + l * channel_stride + first);
+        }
+        transpose<A>(block);
+        for (; t < inside.end && row + t * run.step < first + kLanes<A>; ++t) {
+          store_vector(to + t * s.pitch + c, block[row + t * run.step - first]);
+        }
+      }
+      for (; t < inside.end; ++t) {
+        for (int64_t l = 0; l < lanes; ++l) {
+          to[t * s.pitch + c + l] = to_accumulator(from[l * channel_stride + row + t * run.step]);
+        }
+      }
+    }
+  }
+}
+
+// Rows of planes whose rows are adjacent, where the stage has all columns of its rows: source
 // pixels [begin, end) of the image, whose first one belongs at `out`, are transposed as one run.
 template <typename T>
 static void stage_whole_rows(const Stage& s, const T* in, int64_t channel_stride, int64_t begin,
@@ -252,6 +291,10 @@ static bool stage_image_of_whole_rows(const Stage& s, const T* in, const Strides
 template <typename T>
 static void fill_stage(const Stage& s, const TensorView& source, int64_t first_image,
                        accumulator_t<T>* rows, accumulator_t<T>* out) {
+  const int64_t H = s.h.axis.source_size, W = s.w.axis.source_size;
+  const bool takes_strided_vectors = !s.w.dense && s.w.axis.source_step > 1 &&
+                                     source.strides.w == 1 && source.strides.h == W &&
+                                     H * W >= kLanes<accumulator_t<T>>;
   for (int64_t image = 0; image < s.images; ++image) {
     if (source.strides.c != 1 &&
         stage_image_of_whole_rows(s, source.at<T>(first_image + image, 0, 0, 0), source.strides,
@@ -269,6 +312,8 @@ static void fill_stage(const Stage& s, const TensorView& source, int64_t first_i
         } else if (const T* const in = source.at<T>(first_image + image, 0, h, 0);
                    source.strides.c == 1) {
           stage_pixels(s, in, source.strides, to);
+        } else if (takes_strided_vectors) {
+          stage_strided_planes(s, in - h * source.strides.h, source.strides.c, h, to);
         } else {
           stage_planes(s, in, source.strides, rows, to);
         }
