@@ -14,15 +14,19 @@ HELPER_SECONDS = 10
 
 def run_fresh(folder, *calls, **environment):
     """Runs calls (function of a test module, *arguments), each in an interpreter of its own and all
-    at the same time. Fails where one fails, hangs or leaves a process behind."""
+    at the same time. Fails where one fails, hangs or leaves a process behind; of those that hang
+    it shows where all their threads are."""
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    environment = {**os.environ, "FASTCONV_STRICT": "1", **environment, "PYTHONPATH": path}
+    strict = {"FASTCONV_STRICT": "1", "PYTHONFAULTHANDLER": "1", "PYTHONPATH": path}
+    environment = {**os.environ, **strict, **environment}
     logs = [folder / f"log{i}.txt" for i in range(len(calls))]
     children = []
     try:
         for call, log in zip(calls, logs):
             children.append(start_fresh(*call, log=log, cwd=folder, env=environment))
         codes = wait_for(children)
+        if None in codes:
+            show_threads(children)
         assert codes == [0] * len(calls), "\n".join(log.read_text() for log in logs)
         assert not [row for child in children for row in wait_for_group(child.pid)]
     finally:
@@ -51,6 +55,15 @@ def wait_for(children):
         if None not in codes or any(codes) or time.monotonic() > deadline:
             return codes
         time.sleep(0.02)
+
+
+def show_threads(children):
+    """Of all processes, in their logs: faulthandler writes on SIGABRT."""
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGABRT)
+    for child in children:
+        wait_for_group(child.pid)
 
 
 def wait_for_group(group):
