@@ -35,14 +35,15 @@ def thread_count():
 
 def send_step(method, generations, results, received):
     """Sends a step and the number of threads before and after. The sender of a tensor must live
-    until it has been received."""
+    until it has been received. It forks first: sending starts a thread of multiprocessing's, whose
+    locks a fork would copy as they happen to be."""
     torch.set_num_threads(THREADS)
     before = thread_count()
     result = step()
     after = thread_count()
-    results.put((before, after, result))
     if generations > 1:
         start_child(method, generations - 1, results, received)
+    results.put((before, after, result))
     received.wait()
 
 
