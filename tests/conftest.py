@@ -28,6 +28,20 @@ def pytest_configure(config):
 
 def pytest_addoption(parser):
     parser.addoption("--exhaustive", action="store_true", help="wider sweeps, many minutes")
+    parser.addoption("--kernels", metavar="CSV", help="note down which kernels were executed")
+
+
+def pytest_collection_finish(session):
+    if session.config.getoption("--kernels"):
+        from coverage_of_kernels import Recorder
+
+        session.config.kernels = Recorder()
+        session.config.kernels.install()
+
+
+def pytest_sessionfinish(session):
+    if recorder := getattr(session.config, "kernels", None):
+        recorder.write(session.config.getoption("--kernels"))
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ HERE = Path(__file__).parent.resolve()
 ROOT = HERE.parent.parent
 
 FLAGS = [
-    *("-std=c++20", "-fPIC", "-fvisibility=hidden", "-pthread"),
+    *("-std=c++20", "-fPIC", "-pthread"),
+    # Symbols are visible, so that a kernel's name can be told, but belong to this module alone.
+    *("-fno-gnu-unique", "-fno-semantic-interposition"),
     *("-Wall", "-Wextra", "-Werror=return-type"),
     # Kernels say #pragma unroll, which g++ does not know.
     "-Wno-unknown-pragmas",

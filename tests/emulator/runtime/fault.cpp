@@ -1,30 +1,17 @@
 #include "fault.h"
 
-#include <cxxabi.h>
-#include <dlfcn.h>
-
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <string_view>
 
+#include "launches.h"
 #include "multiprocessor.h"
 
 namespace emulator {
-namespace {
 
-void print_kernel(const void* kernel) {
-  Dl_info info;
-  if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr || info.dli_saddr != kernel) {
-    std::fprintf(stderr, "  kernel %p (a static one, without a name)\n", kernel);
-    return;
-  }
-  int status;
-  char* name = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
-  std::fprintf(stderr, "  kernel %s\n", status == 0 ? name : info.dli_sname);
-  std::free(name);
-}
+namespace {
 
 void print_waiting(const Multiprocessor& multiprocessor) {
   struct Group {
@@ -54,7 +41,7 @@ void fault(const char* format, ...) {
   va_end(arguments);
   std::fprintf(stderr, "\n");
   if (const Multiprocessor* multiprocessor = Multiprocessor::running()) {
-    print_kernel(multiprocessor->call().kernel);
+    std::fprintf(stderr, "  kernel %s\n", kernel_name(multiprocessor->call().kernel).c_str());
     const uint3 block = blockIdx;
     std::fprintf(stderr, "  block (%u,%u,%u)", block.x, block.y, block.z);
     const uint3 thread = threadIdx;

@@ -10,6 +10,7 @@
 #include "emulator/runtime_api.h"
 #include "fault.h"
 #include "last_error.h"
+#include "launches.h"
 #include "limits.h"
 #include "multiprocessor.h"
 #include "options.h"
@@ -109,6 +110,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const Call& call) {
   if (Multiprocessor::running() != nullptr) fault("a kernel launches a kernel");
   const cudaError_t status = check(config, call.kernel);
   if (status != cudaSuccess) return remember(status);
+  note_launch(call.kernel);
   // One grid after another for ThreadSanitizer, which cannot have more fibers than one needs.
   static std::mutex one_grid;
   std::unique_lock lock(one_grid, std::defer_lock);

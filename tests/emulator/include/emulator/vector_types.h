@@ -1,8 +1,7 @@
 // CUDA's keywords, dim3 and the short vectors, with CUDA's alignment.
 #pragma once
 
-// A kernel's name is visible, so that a report can tell it (runtime/fault.cpp).
-#define __global__ __attribute__((visibility("default")))
+#define __global__
 #define __device__
 #define __host__
 #define __constant__
