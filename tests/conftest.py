@@ -44,6 +44,13 @@ def pytest_sessionfinish(session):
         recorder.write(session.config.getoption("--kernels"))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What a change of the tests costs can be read from any run."""
+    spent = os.times()
+    here, started = spent.user + spent.system, spent.children_user + spent.children_system
+    terminalreporter.write_line(f"CPU time: {here:.0f} s, and {started:.0f} s in other processes")
+
+
 @pytest.fixture
 def exhaustive(request):
     return request.config.getoption("--exhaustive")

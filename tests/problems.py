@@ -98,11 +98,16 @@ def normals(size, dtype, channels_last=False):
     return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
 
 
-def drawn(make, problem, dtype, channels_last, *limit):
+def drawn(make, problem, dtype, channels_last, *limit, device="cpu"):
     """x, w and dy of a problem, each from integers or normals, whose limit follows."""
     x, w = (
-        make(size, dtype, *limit, channels_last=channels_last)
+        make(size, dtype, *limit, channels_last=channels_last).to(device)
         for size in (problem.x_size, problem.w_size)
     )
     y = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
-    return x, w, make(y.shape, dtype, *limit, channels_last=channels_last)
+    return x, w, make(y.shape, dtype, *limit, channels_last=channels_last).to(device)
+
+
+def named(why):
+    """The problem of CONVS that is there for this reason."""
+    return next(problem for problem in CONVS if problem.why == why)

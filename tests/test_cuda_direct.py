@@ -1,14 +1,17 @@
-"""The direct and im2col convolutions on CUDA: every kernel that the plan can choose, and what the
-problems of test_cuda_conv2d.py are too small or too plain for."""
+"""The direct convolutions on CUDA: every kernel that the plan can choose, and what the
+problems of test_conv2d_kernels.py are too small or too plain for."""
+
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import in_turn
 from oracles import assert_exact, conv_passes
 from problems import CONVS, Conv, integers
 
 from fastconv._native import core, cuda, cuda_missing
-from fastconv.backends import BACKENDS, cuda_im2col, im2col
+from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import ACTIVATIONS, conv_problem
 from fastconv.backends.cuda_launch import DEVICE, launch, workspace
 from fastconv.backends.memory import DTYPES, location, readable
@@ -121,20 +124,22 @@ def test_every_tile_of_every_dtype_is_chosen_and_exact():
 
 
 @pytest.mark.parametrize("problem", STEMS, ids=str)
-def test_stem(problem):
+def test_stem(problem, exhaustive):
     fprop = ConvOp.fprop
-    for dtype in DTYPES:
-        for channels_last in (False, True):
+    layouts = list(itertools.product((False, True), (False, True)))
+    for turn, dtype in enumerate(DTYPES):
+        for channels_last, y_last in in_turn(
+            layouts, "cuda", turn + STEMS.index(problem), exhaustive
+        ):
             x, w, dy, (exact, _, _) = drawn(problem, dtype, channels_last)
-            for y_last in (False, True):
-                layout = torch.channels_last if y_last else torch.contiguous_format
-                y = torch.full_like(dy, float("nan"), memory_format=layout)
-                tile, _, _ = run(fprop, problem, x, w, y)
-                few = problem.K // problem.groups <= 4
-                # Some halos fit into shared memory in float32, but not in float64.
-                if dtype != torch.float64 or problem.why in FLOAT64_STEMS:
-                    assert tile == (STEM_FEW_FILTERS if few else STEM)
-                assert_exact(y, exact, f"{dtype} {channels_last} {y_last}")
+            layout = torch.channels_last if y_last else torch.contiguous_format
+            y = torch.full_like(dy, float("nan"), memory_format=layout)
+            tile, _, _ = run(fprop, problem, x, w, y)
+            few = problem.K // problem.groups <= 4
+            # Some halos fit into shared memory in float32, but not in float64.
+            if dtype != torch.float64 or problem.why in FLOAT64_STEMS:
+                assert tile == (STEM_FEW_FILTERS if few else STEM)
+            assert_exact(y, exact, f"{dtype} {channels_last} {y_last}")
 
 
 def test_stem_takes_several_tiles_of_pixels_a_block():
@@ -147,9 +152,10 @@ def test_stem_takes_several_tiles_of_pixels_a_block():
 
 @pytest.mark.parametrize("splits", [1, 2, 7, 40])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
-def test_wgrad_in_slices(splits, channels_last):
+def test_wgrad_in_slices(splits, channels_last, exhaustive):
     """More slices than slabs too; twice the same bits."""
-    for problem in (TILED[0], TILED[2], CONVS[18]):
+    problems = TILED[0], TILED[2], CONVS[18]
+    for problem in in_turn(problems, "cuda", splits + channels_last, exhaustive):
         for dtype in (torch.float32, torch.bfloat16):
             x, w, dy, (_, _, exact) = drawn(problem, dtype, channels_last)
             dw = torch.full_like(w, float("nan"))
@@ -179,23 +185,22 @@ def test_wgrad_plan_slices_long_sums_within_a_constant_workspace():
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-def test_epilogue_of_every_tile(activation):
+def test_epilogue_of_every_tile(activation, exhaustive):
     reference = BACKENDS["reference"]
     wide, narrow = Conv("", 1, 5, 6, 7, 35, pad=(1, 1)), Conv("", 1, 5, 6, 7, 9)
-    for problem in (wide, narrow, STEMS[4], STEMS[7]):
-        for dtype in (torch.float32, torch.float16):
-            for channels_last in (False, True):
-                x, w, dy, (exact, _, _) = drawn(problem, dtype, channels_last, limit=2)
-                b = torch.randn(problem.K, device=DEVICE, dtype=dtype)
-                residual = torch.randn_like(torch.cat((dy, dy), 3))[..., ::2]
-                z = exact + b.double()[:, None, None] + residual.double()
-                expected = reference.activation_forward(z.cpu(), activation).to(DEVICE)
-                y = torch.full_like(dy, float("nan"))
-                run(ConvOp.fprop, problem, x, w, y, epilogue=(b, residual, activation))
-                rounding = torch.finfo(dtype).eps
-                torch.testing.assert_close(
-                    y.double(), expected, rtol=2 * rounding, atol=8 * rounding
-                )
+    cases = list(itertools.product((torch.float32, torch.float16), (False, True)))
+    for number, problem in enumerate((wide, narrow, STEMS[4], STEMS[7])):
+        turn = number + list(ACTIVATIONS).index(activation)
+        for dtype, channels_last in in_turn(cases, "cuda", turn, exhaustive):
+            x, w, dy, (exact, _, _) = drawn(problem, dtype, channels_last, limit=2)
+            b = torch.randn(problem.K, device=DEVICE, dtype=dtype)
+            residual = torch.randn_like(torch.cat((dy, dy), 3))[..., ::2]
+            z = exact + b.double()[:, None, None] + residual.double()
+            expected = reference.activation_forward(z.cpu(), activation).to(DEVICE)
+            y = torch.full_like(dy, float("nan"))
+            run(ConvOp.fprop, problem, x, w, y, epilogue=(b, residual, activation))
+            rounding = torch.finfo(dtype).eps
+            torch.testing.assert_close(y.double(), expected, rtol=2 * rounding, atol=8 * rounding)
 
 
 def far_apart(tensor, stride):
@@ -237,29 +242,3 @@ def test_an_axis_beyond_32_bits():
     dw = torch.empty_like(w)
     run(ConvOp.wgrad, problem, x, dw, y)
     assert_exact(dw[:, 0, 0], y[0, :, 0].double() @ windows, "dw")
-
-
-@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
-def test_im2col_in_chunks(channels_last):
-    """One row of y at a time, several, whole images, all at once: the same exact result."""
-    chunked = [p for p in CONVS if p.why in ("strided", "dilated", "grouped odd")]
-    chunked += [Conv("vectors", C=16, K=8, H=4, groups=2), Conv("no taps", H=8, R=1, stride=(3, 1))]
-    for problem in chunked:
-        for dtype in (torch.float32, torch.float16):
-            x, w, dy, exact = drawn(problem, dtype, channels_last, limit=4)
-            native = native_problem(problem)
-            row = (problem.C * problem.R * problem.S + problem.K) * dy.shape[3] * 4
-            for column_bytes in (1, 3 * row, dy.shape[2] * row, 1 << 30):
-                out = [torch.full_like(t, float("nan")) for t in (dy, x, w)]
-                calls = ((x, w, out[0]), (out[1], w, dy), (x, out[2], dy))
-                for op, tensors in zip(ConvOp.__members__.values(), calls):
-                    im2col.convolve(cuda_im2col, op, native, *tensors, NO_EPILOGUE, column_bytes)
-                for name, a, e in zip(("y", "dx", "dw"), out, exact):
-                    assert_exact(a, e, f"{problem} {name} {dtype} {column_bytes}")
-
-
-def test_im2col_refuses_what_its_workspace_does_not_hold():
-    backend = BACKENDS["cuda:im2col"]
-    call = ((1, 300_000, 3, 60), (1, 300_000, 1, 1), (1, 1), (0, 0), (1, 1), 1)
-    assert "workspace of 64" in backend.supports("conv2d", call, torch.float32, DEVICE)
-    assert BACKENDS["cuda:direct"].supports("conv2d", call, torch.float32, DEVICE) is None

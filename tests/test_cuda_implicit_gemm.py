@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conv_kernels import passes, tf32
+from devices import in_turn
 from oracles import assert_exact, conv_passes
-from problems import Conv, integers
-from test_conv2d_kernels import passes
-from test_cuda_conv2d import cudnn_flags, drawn
+from problems import Conv, drawn, integers
 
 from fastconv._native import core, cuda, cuda_missing
 from fastconv.backends import BACKENDS
@@ -82,15 +82,18 @@ def planned(monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: f"{k[0]}-v{k[1]:d}-w{k[2]:d}-t{k[3]}")
-def test_every_kernel(kernel, planned):
+def test_every_kernel(kernel, planned, exhaustive):
     math, vectorised, wgrad, tile = kernel
+    turn = KERNELS.index(kernel)
     for number, problem in enumerate(PROBLEMS):
-        for channels_last in (True,) if vectorised else (False, True):
-            x, w, dy = drawn(integers, problem, DTYPE_OF[math], channels_last, 4)
+        layouts = [True] if vectorised else [False, True]
+        for channels_last in in_turn(layouts, "cuda", turn + number, exhaustive):
+            x, w, dy = drawn(integers, problem, DTYPE_OF[math], channels_last, 4, device=DEVICE)
             expected = conv_passes(problem, x.double(), w.double(), dy.double())
-            for splits in (1, 3) if number else (1, 2, 200):  # 200: most slices are empty
+            slices = [1, 3] if number else [2, 1, 200]  # 200: most slices are empty
+            for splits in in_turn(slices, "cuda", turn + number, exhaustive):
                 planned(math, vectorised, wgrad, tile, splits)
-                with cudnn_flags(math == "tf32"):
+                with tf32(math == "tf32"):
                     got = passes("cuda:implicit_gemm", problem, x, w, dy, channels_last)
                 for name, a, e in zip(("y", "dx", "dw"), got, expected):
                     assert_exact(a, e, f"{problem} {name} splits {splits}")
@@ -100,7 +103,7 @@ def test_every_kernel(kernel, planned):
 def test_stores(layout):
     """Residual and bias in each way to store; NHWC that does not begin at 16 bytes included."""
     problem = Conv("store", N=2, C=16, H=7, W=9, K=24, pad=(1, 1))
-    x, w, dy = drawn(integers, problem, torch.float16, layout != "nchw", 2)
+    x, w, dy = drawn(integers, problem, torch.float16, layout != "nchw", 2, device=DEVICE)
     if layout == "unaligned":
         shifted = torch.empty(dy.numel() + 1, dtype=dy.dtype, device=DEVICE)[1:]
         dy = shifted.as_strided(dy.shape, dy.stride()).copy_(dy)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import CUDA, TRITON, device_of
+from devices import CUDA, TRITON, device_of, in_turn
 
 from fastconv._native import cuda
 from fastconv.backends import BACKENDS
@@ -37,15 +37,6 @@ def integers(size, low, high, dtype):
     return torch.randint(low, high, size).to(dtype)
 
 
-def interpreted(backend):
-    return backend == "triton" and device_of(backend) == "cpu"
-
-
-def in_turn(items, backend, turn):
-    """One of them where each call takes the interpreter's time, else all."""
-    return [items[turn % len(items)]] if interpreted(backend) else items
-
-
 def derivatives(z, dy, activation):
     """(y, dz, db) in float64."""
     z = z.double().requires_grad_()
@@ -57,7 +48,7 @@ def derivatives(z, dy, activation):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
-def test_activation_forward_and_backward(backend, dtype, layout):
+def test_activation_forward_and_backward(backend, dtype, layout, exhaustive):
     kernels, device = BACKENDS[backend], device_of(backend)
     turn = list(TOLERANCE).index(dtype) + list(LAYOUTS).index(layout)
     for number, size in enumerate(SIZES):
@@ -65,7 +56,7 @@ def test_activation_forward_and_backward(backend, dtype, layout):
         if layout == "expanded":
             z, dy = z[:, :1, :, :1].expand(size).clone(), dy[:, :1, :, :1].expand(size).clone()
         z_on, dy_on = (LAYOUTS[layout](t.to(device)) for t in (z, dy))
-        for activation in in_turn(ACTIVATIONS, backend, turn + number):
+        for activation in in_turn(ACTIVATIONS, backend, turn + number, exhaustive):
             y = kernels.activation_forward(z_on, activation)
             saved = y if activation in ("relu", "relu6") else z_on
             dz, db = kernels.epilogue_backward(dy_on, saved, activation)
@@ -79,9 +70,9 @@ def test_activation_forward_and_backward(backend, dtype, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
-def test_sums_are_exact_and_the_same_every_time(backend, layout):
-    for dtype in TOLERANCE:
-        for size in SIZES:
+def test_sums_are_exact_and_the_same_every_time(backend, layout, exhaustive):
+    for turn, size in enumerate(SIZES, list(LAYOUTS).index(layout)):
+        for dtype in in_turn(list(TOLERANCE), backend, turn, exhaustive):
             dy = LAYOUTS[layout](integers(size, -1, 2, dtype).to(device_of(backend)))
             db = BACKENDS[backend].bias_grad(dy)
             assert torch.equal(db.cpu(), dy.cpu().double().sum((0, 2, 3)).to(dtype))
@@ -120,12 +111,12 @@ def test_sums_of_more_slices_than_are_read_at_once(backend, monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("residual_layout", [None, *LAYOUTS])
 @pytest.mark.parametrize("backend", [CUDA, TRITON])
-def test_bias_and_residual(backend, residual_layout, layout):
+def test_bias_and_residual(backend, residual_layout, layout, exhaustive):
     """What follows im2col's GEMM: into another tensor, and in place."""
     device = device_of(backend)
     turn = [None, *LAYOUTS].index(residual_layout) + list(LAYOUTS).index(layout)
-    for dtype in in_turn(list(TOLERANCE), backend, turn):
-        for size in SIZES[turn % 2 :: 2] if interpreted(backend) else SIZES:
+    for number, size in enumerate(SIZES):
+        for dtype in in_turn(list(TOLERANCE), backend, turn + number, exhaustive):
             z = LAYOUTS[layout](integers(size, -4, 5, dtype).to(device))
             b = integers(size[1:2], -4, 5, dtype).to(device)
             residual = None

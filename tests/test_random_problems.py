@@ -3,11 +3,11 @@ pools as torch's."""
 
 import torch
 import torch.nn.functional as F
+from conv_kernels import CPU_ALGORITHMS, passes, why_not
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from oracles import assert_exact, conv_passes
 from problems import Conv, integers
-from test_conv2d_kernels import ALGORITHMS, passes, why_not
 
 import fastconv
 
@@ -48,7 +48,7 @@ def check(problem, x_last, w_last, dy_last, seed):
     y = F.conv2d(x.double(), w.double(), None, *problem.geometry)
     dy = integers(y.shape, torch.float32, 2, dy_last)
     expected = conv_passes(problem, x.double(), w.double(), dy.double())
-    for backend in ALGORITHMS:
+    for backend in CPU_ALGORITHMS:
         if why_not(backend, problem):
             continue
         for name, a, e in zip(

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from readme import BASH, BLOCKS, ROOT, SPANS, commands, is_command, program, script_with
 
 needs_bash = pytest.mark.skipif(BASH is None, reason="no bash")
-GATE = ROOT / ".ci" / "run"
+GATE = [ROOT / ".ci" / name for name in ("steps.sh", "run", "full")]
 SECONDS = 600  # for one block, on a busy machine
 
 
@@ -34,8 +34,8 @@ class Here:
 
 
 class Gate:
-    """Run by .ci/run: by these commands of it, or by README's own words where there are none. A *
-    stands for any words."""
+    """Run by a step of .ci/run or .ci/full: by these commands of it, or by README's own words where
+    there are none. A * stands for any words."""
 
     def __init__(self, *commands):
         self.commands = commands
@@ -56,14 +56,16 @@ SMALL_NETWORKS = (
 ELSEWHERE = {
     "pip install torch .": Gate("pip install torch $work/dist/fastconv-*.whl"),
     "pip install torch '.[test]'": Gate("pip install torch", "FASTCONV_CUDA=1 * .[test]"),
-    "pip install torch '.[demo]'": Gate(),
+    "pip install torch '.[demo]'": Gate("pip install $(echo *fastconv-*.whl)[demo]"),
     "pip install '.[bench]'": Extra("bench"),
-    "pip install -e '.[test]'": Gate("FASTCONV_INSTRUCTION_SETS=* pip install torch -e .[test]"),
+    "pip install -e '.[test]'": Gate("FASTCONV_CUDA=0 * pip install torch -e .[test]"),
     "FASTCONV_CUDA=1 pip install .": Gate("FASTCONV_CUDA=1 * pip install .[test]"),
     "fastconv demo": Gate(),
     "pytest": Gate(),
     "pytest --exhaustive": Here("{} -q tests/test_problem.py -k out_size"),
-    "pytest tests/test_cuda_faults.py --exhaustive": Gate(),
+    "pytest tests/test_cuda_faults.py --exhaustive": Gate(
+        "pytest tests/test_faults.py tests/test_cuda_faults.py --exhaustive"
+    ),
     "python tests/emulator/sanitize.py address": Gate(
         "for sanitizer in address thread", "python tests/emulator/sanitize.py $sanitizer"
     ),
@@ -118,13 +120,15 @@ def entry(command):
 def spelling(command):
     """Without quotes, virtual environments, versions, redirections, and how much is printed."""
     command = re.sub(r"\$work/(fastconv|packages)", ".", re.sub(r"""["']""", "", command))
-    command = re.sub(r"\S*/bin/(?=\w)", "", command)
+    command = re.sub(r"\S*/bin/(?=\w)", "", command).replace("$torch", "torch")
     return re.sub(r" -q\b| --durations=\d+|==[\d.]+|\s*\d?>.*", "", command)
 
 
 @cache
 def gate_commands():
-    return [spelling(command) for command in commands(GATE.read_text())]
+    # The bodies of functions, as if they were called.
+    scripts = [re.sub(r"^(\w+\(\) \{|\})$", "", path.read_text(), flags=re.M) for path in GATE]
+    return [spelling(command) for script in scripts for command in commands(script)]
 
 
 def is_in_gate(wanted):
@@ -134,10 +138,10 @@ def is_in_gate(wanted):
 
 def check_gate(command, gate):
     """None, or why it could not be checked."""
-    if not GATE.exists():
-        return f"there is no .ci/run here, which runs `{command}`"
+    if not GATE[0].exists():
+        return f"there is no .ci here, which runs `{command}`"
     for wanted in gate.commands or (command,):
-        assert is_in_gate(wanted), f".ci/run lacks `{wanted}`, which stands for `{command}`"
+        assert is_in_gate(wanted), f".ci lacks `{wanted}`, which stands for `{command}`"
     return None
 
 
@@ -235,7 +239,7 @@ def test_every_block_is_of_a_kind_that_runs():
 @needs_bash
 def test_no_line_of_a_table_is_stale():
     used = {entry(command) for code in SCRIPTS for command in commands(shell(code))}
-    here = {key for key in ELSEWHERE if key != ".ci/run" or GATE.exists()}
+    here = {key for key in ELSEWHERE if not key.startswith(".ci/") or GATE[0].exists()}
     assert here - used == set()
     assert all(any(word in code.text for code in SCRIPTS) for word in PLACEHOLDERS)
 
@@ -273,7 +277,7 @@ def test_a_command_that_nobody_runs_is_found(command):
 
 
 @needs_bash
-@pytest.mark.skipif(not GATE.exists(), reason="no .ci/run")
+@pytest.mark.skipif(not GATE[0].exists(), reason="no .ci")
 def test_a_command_that_the_gate_lacks_is_found():
     assert is_in_gate("fastconv info") and is_in_gate("fastconv *")
     for wanted in ("fastconv", "fastconv bench", "pytest --lf", "pip install torch '.[bench]'"):

@@ -5,8 +5,7 @@ import torch
 from devices import TRITON_DEVICE as DEVICE
 from devices import needs_triton
 from oracles import assert_exact, conv_passes
-from problems import CONVS, Conv, integers
-from test_triton_conv2d import drawn
+from problems import CONVS, Conv, drawn, integers
 
 import fastconv
 from fastconv.backends import BACKENDS
@@ -50,7 +49,7 @@ def one_pass(backend, op, problem, x, w, dy, channels_last):
 def test_every_configuration_is_right(algorithm, op, dtype, channels_last, monkeypatch):
     grouped = next(problem for problem in CONVS if problem.why == "grouped odd")
     problem = DEPTHWISE if algorithm == "depthwise" else grouped
-    x, w, dy = drawn(integers, problem, dtype, channels_last, 8)
+    x, w, dy = drawn(integers, problem, dtype, channels_last, 8, device=DEVICE)
     expected = conv_passes(problem, x.double(), w.double(), dy.double())
     expected = expected[("fprop", "dgrad", "wgrad").index(op)]
     backend = BACKENDS[f"triton:{algorithm}"]

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ def _quoted(arguments):
 def _write_ninja(path, module, target, includes):
     from ninja.ninja_syntax import Writer
 
+    # CCACHE_DISABLE=1 in the environment turns it off.
+    cache = "ccache " if shutil.which("ccache") else ""
     cxx = os.environ.get("CXX", "c++")
     # nvcc's host compiler is ours, unless NVCC_CCBIN says otherwise or it is more than one word.
     ccbin = ["-ccbin", cxx] if "CXX" in os.environ and len(cxx.split()) == 1 else []
@@ -55,7 +58,7 @@ def _write_ninja(path, module, target, includes):
         ccbin = []
     with open(path, "w") as file:
         out = Writer(file)
-        out.variable("cxx", cxx)
+        out.variable("cxx", cxx if cxx.startswith("ccache ") else cache + cxx)
         out.variable("user_flags", os.environ.get("CXXFLAGS", ""))
         out.variable("includes", _quoted(includes))
         out.variable("flags", _quoted(module.cxx_flags))
@@ -63,7 +66,7 @@ def _write_ninja(path, module, target, includes):
         out.variable("link_flags", _quoted(module.link_flags))
         for rule, command in (
             ("cxx", "$cxx $flags $includes $extra $user_flags"),
-            ("nvcc", f"$nvcc -I{shlex.quote(str(CSRC))} $extra"),
+            ("nvcc", f"{cache}$nvcc -I{shlex.quote(str(CSRC))} $extra"),
         ):
             out.rule(
                 rule,
@@ -102,8 +105,13 @@ class NinjaBuild(build_ext):
         build_dir.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        includes = [f"-I{CSRC}"]
-        includes += [f"-isystem{path}" for path in (pybind11.get_include(), *self.include_dirs)]
+        # By a name that stays: the folder of a build environment of pip has another one each time,
+        # and a compiler cache would take its headers for others.
+        headers = build_dir / "pybind11"
+        headers.unlink(missing_ok=True)
+        headers.symlink_to(pybind11.get_include())
+        includes = [f"-I{CSRC}", "-isystempybind11"]
+        includes += [f"-isystem{path}" for path in self.include_dirs]
         _write_ninja(build_dir / "build.ninja", ext.module, target, includes)
 
         jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []

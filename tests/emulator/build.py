@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -60,11 +61,14 @@ def cache_folder():
     raise SystemExit("fastconv: no writable cache folder; set FASTCONV_EMULATOR_CACHE")
 
 
-def build(sanitize=None, debug=False, csrc=ROOT / "csrc"):
-    """The emulated fastconv._cuda of the sources in csrc."""
+def build(sanitize=None, debug=False, changed=None):
+    """The emulated fastconv._cuda.
+
+    changed: {path below csrc: text}, for a module in which these files read otherwise. What does
+    not include them is taken from the usual build."""
     import pybind11
 
-    csrc = Path(csrc).resolve()
+    csrc = ROOT / "csrc"
     sources = [
         *sorted((csrc / "cuda" / "launch").glob("*.cu")),
         *sorted((csrc / "plan").glob("*.cpp")),
@@ -73,7 +77,7 @@ def build(sanitize=None, debug=False, csrc=ROOT / "csrc"):
     includes = [f"-I{csrc}", f"-isystem{pybind11.get_include()}"]
     includes += [f"-isystem{sysconfig.get_path('include')}"]
     name = "_cuda" + sysconfig.get_config_var("EXT_SUFFIX")
-    return _link(name, sources, includes, sanitize, debug)
+    return _link(name, sources, includes, sanitize, debug, changed)
 
 
 def build_test_kernels(sanitize=None, debug=False):
@@ -87,9 +91,7 @@ def build_library(source):
     return _link(f"{source.stem}.so", [source], [f"-I{ROOT / 'csrc'}"], None, False)
 
 
-def _link(name, sources, includes, sanitize, debug):
-    from ninja.ninja_syntax import Writer
-
+def _link(name, sources, includes, sanitize, debug, changed=None):
     instrument, uninstrument = SANITIZERS[sanitize]
     # -O1: frames and lines stay recognisable in a report.
     optimise = ["-O0", "-g"] if debug else ["-O1", "-g"] if sanitize else ["-O2"]
@@ -97,49 +99,72 @@ def _link(name, sources, includes, sanitize, debug):
         optimise.append("-fno-omit-frame-pointer")
     flags = [f"-I{HERE / 'include'}", *FLAGS, *optimise, *instrument, *includes]
     flags += shlex.split(os.environ.get("CXXFLAGS", ""))
-    compiler = os.environ.get("CXX", "g++")
+    runtime = [*uninstrument, *([] if debug else ["-O3"])]
+    objects = {f"{source.parent.name}_{source.stem}.o": (source, []) for source in sources}
+    for source in sorted((HERE / "runtime").glob("*.cpp")):
+        objects[f"runtime_{source.stem}.o"] = source, runtime
 
-    key = repr([compiler, flags, name, str(HERE)])
+    key = repr([compiler(), flags, name, str(HERE)])
     folder = cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / name
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with open(folder / "build.ninja", "w") as file:
-            out = Writer(file)
-            out.variable("cxx", compiler)
-            out.variable("flags", [shlex.quote(flag) for flag in flags])
-            out.rule(
-                "compile",
-                "$cxx -MMD -MF $out.d $flags $extra -x c++ -c $in -o $out",
-                depfile="$out.d",
-                deps="gcc",
-                description="compile $out",
-            )
-            # A new file, so that a process which has loaded the old one goes on.
-            out.rule(
-                "link",
-                f"$cxx -shared {' '.join(instrument)} $in -o $out.new -pthread -ldl"
-                " && mv $out.new $out",
-                description="link $out",
-            )
-            objects = []
-            for source in sources:
-                object_name = f"{source.parent.name}_{source.stem}.o"
-                objects += out.build(object_name, "compile", str(source))
-            for source in sorted((HERE / "runtime").glob("*.cpp")):
-                extra = [*uninstrument, *([] if debug else ["-O3"])]
-                objects += out.build(
-                    f"runtime_{source.stem}.o", "compile", str(source), variables={"extra": extra}
-                )
-            out.build(name, "link", objects)
-        _run_ninja(folder, name)
-    return target
+        target = _run_ninja(folder, name, flags, instrument, objects)
+        if not changed:
+            return target
+        stale = {ROOT / "csrc" / path for path in changed}
+        kept = [n for n, files in _dependencies(folder).items() if not stale & files]
+    return _link_changed(folder, name, flags, instrument, objects, changed, kept)
 
 
-def _run_ninja(folder, name):
+def _link_changed(usual, name, flags, instrument, objects, changed, kept):
+    """Compiles what is not kept of the usual build, from a folder with the changed files, which the
+    compiler looks into first."""
+    folder = usual / "changed" / hashlib.sha256(repr(changed).encode()).hexdigest()[:16]
+    for path, text in changed.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    stale = {}
+    for object_name in objects.keys() - set(kept):
+        source, extra = objects[object_name]
+        below = source.relative_to(ROOT)
+        path = str(Path(*below.parts[1:]))
+        stale[object_name] = folder / path if path in changed else source, extra
+    others = [usual / object_name for object_name in kept]
+    return _run_ninja(folder, name, [f"-I{folder}", *flags], instrument, stale, others)
+
+
+def compiler():
+    """$CXX, or g++ through ccache where that is installed."""
+    return os.environ.get("CXX", "ccache g++" if shutil.which("ccache") else "g++")
+
+
+def _run_ninja(folder, name, flags, instrument, objects, others=()):
+    """folder/name, of objects {name: (source, extra flags)} and others, which are compiled."""
     import ninja
+    from ninja.ninja_syntax import Writer
 
+    with open(folder / "build.ninja", "w") as file:
+        out = Writer(file)
+        out.variable("cxx", compiler())
+        out.variable("flags", [shlex.quote(flag) for flag in flags])
+        out.rule(
+            "compile",
+            "$cxx -MMD -MF $out.d $flags $extra -x c++ -c $in -o $out",
+            depfile="$out.d",
+            deps="gcc",
+            description="compile $out",
+        )
+        # A new file, so that a process which has loaded the old one goes on.
+        out.rule(
+            "link",
+            f"$cxx -shared {' '.join(instrument)} $in -o $out.new -pthread -ldl"
+            " && mv $out.new $out",
+            description="link $out",
+        )
+        for object_name, (source, extra) in objects.items():
+            out.build(object_name, "compile", str(source), variables={"extra": extra})
+        out.build(name, "link", [*objects, *map(str, others)])
     jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
     command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(folder), *jobs]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -147,15 +172,28 @@ def _run_ninja(folder, name):
         raise SystemExit(f"{done.stdout}\nfastconv: building the emulated {name} failed")
     if "warning:" in done.stdout:
         print(done.stdout, file=sys.stderr)
+    return folder / name
+
+
+def _dependencies(folder):
+    """{object: the files it was compiled from} of a build."""
+    import ninja
+
+    command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(folder), "-t", "deps"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {}
+    for block in listing.split("\n\n"):
+        head, *files = block.splitlines() or [""]
+        found[head.partition(":")[0]] = {Path(file.strip()) for file in files}
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sanitize", choices=["address", "thread"])
     parser.add_argument("--debug", action="store_true", help="-O0 -g, for gdb")
-    parser.add_argument("--csrc", type=Path, default=ROOT / "csrc")
     options = parser.parse_args()
-    print(build(options.sanitize, options.debug, options.csrc))
+    print(build(options.sanitize, options.debug))
 
 
 if __name__ == "__main__":
