@@ -27,8 +27,13 @@ def device_of(backend):
     return DEVICE if backend.startswith("cuda") else "cpu"
 
 
+def interpreted(backend):
+    return backend.startswith("triton") and device_of(backend) == "cpu"
+
+
 def in_turn(items, backend, turn, exhaustive=False):
     """All of the items; where a backend's kernels are emulated or interpreted, which costs a
     thousand times a GPU's time, the one whose turn it is, unless everything is asked for."""
-    slow = backend.startswith(("cuda", "triton")) and device_of(backend) == "cpu"
+    emulated = backend.startswith("cuda") and device_of(backend) == "cpu"
+    slow = emulated or interpreted(backend)
     return [items[turn % len(items)]] if slow and not exhaustive else items

@@ -22,7 +22,7 @@ from conv_kernels import (
     why_not,
     without,
 )
-from devices import CUDA, TRITON, TRITON_DEVICE, device_of, in_turn
+from devices import CUDA, TRITON, TRITON_DEVICE, device_of, in_turn, interpreted
 from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, conv_passes
 from problems import CONVS, EMPTY_BATCH, drawn, integers, named, normals
 
@@ -34,8 +34,11 @@ from fastconv.backends.memory import DTYPES
 NAMES = ("y", "dx", "dw")
 # Each factor of a product is rounded to TF32's 10 bits.
 TF32_ERROR = 2.0**-10
-# 70 groups are 70 programs or more, of the kernels that take a group each.
-MANY_PROGRAMS = ("depthwise strided",)
+# Of many programs or steps, each of which costs the interpreter milliseconds.
+MANY_STEPS = (
+    *("depthwise strided", "channels beyond a tile", "large kernel", "many filters"),
+    *("stem", "many pixels"),
+)
 # One for each way to sum: taps that step, filters of groups, several tiles, one long sum.
 RANDOM = ("dilated and strided", "grouped odd", "several pixel tiles", "long sums")
 
@@ -50,14 +53,14 @@ def test_integers_exactly(backend, problem, exhaustive):
     dtypes = [dtype for dtype in DTYPES if not why_not(backend, problem, dtype)]
     if not dtypes:
         pytest.skip(why_not(backend, problem))
-    many = problem.why in MANY_PROGRAMS and backend.startswith("triton") and "depth" not in backend
-    if many and device_of(backend) == "cpu" and not exhaustive:
-        pytest.skip("many programs: --exhaustive runs it")
+    if problem.why in MANY_STEPS and interpreted(backend) and not exhaustive:
+        pytest.skip("many steps: --exhaustive runs it")
+    has_tf32 = backend not in CPU_ALGORITHMS
     cases = [
         (dtype, channels_last, allowed)
         for channels_last in LAYOUTS
         for dtype in dtypes
-        for allowed in ((False, True) if dtype == torch.float32 else (False,))
+        for allowed in ([False, True] if has_tf32 and dtype == torch.float32 else [False])
     ]
     for dtype, channels_last, allowed in in_turn(cases, backend, CONVS.index(problem), exhaustive):
         x, w, dy = drawn(integers, problem, dtype, channels_last, 8, device=device_of(backend))

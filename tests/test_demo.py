@@ -13,7 +13,7 @@ from fastconv.bench.resnet_agreement import Agreement, compare_resnet
 
 
 def test_the_demo_agrees(capsys):
-    assert main(["demo", "--image-size", "64"]) == 0
+    assert main(["demo", "--image-size", "32"]) == 0
     out = capsys.readouterr().out
     assert "test accuracy 9" in out and "fastconv agrees with torch" in out
     assert out.count("64 of 64 tensors") == 2
@@ -75,11 +75,11 @@ def test_trainings_agree_only_with_equal_losses_and_enough_accuracy(losses, accu
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_resnet_bounds_hold_and_catch_one_wrong_border_element(channels_last, monkeypatch):
-    right = compare_resnet(0, 64, channels_last)
+    right = compare_resnet(0, 32, channels_last)
     assert len(right) == 64 and all(one.holds for one in right)
     faulty = _convert_with_fault("layer2.0.conv1", _wrong_border_element)
     monkeypatch.setattr(fastconv, "convert", faulty)
-    wrong = {one.name: one for one in compare_resnet(0, 64, channels_last)}
+    wrong = {one.name: one for one in compare_resnet(0, 32, channels_last)}
     assert not wrong["output"].holds
 
 

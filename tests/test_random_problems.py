@@ -63,7 +63,7 @@ BOOL = st.booleans()
 def run(check, exhaustive, *strategies):
     given(*strategies)(
         settings(
-            max_examples=5000 if exhaustive else 300,
+            max_examples=5000 if exhaustive else 100,
             deadline=None,
             derandomize=not exhaustive,
             suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
