@@ -20,6 +20,7 @@ def gradients(function, *inputs):
     return (y, *torch.autograd.grad(y, inputs, dy))
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("problem", SMALL[::3], ids=str)
 def test_gradcheck_every_mode(problem):
     x, w = (normals(s, torch.float64).requires_grad_() for s in (problem.x_size, problem.w_size))
@@ -34,6 +35,7 @@ def test_gradcheck_every_mode(problem):
     assert torch.autograd.gradgradcheck(conv, (x, w, b), **modes)
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradcheck_epilogue(activation):
     size = (2, 3, 4, 5)

@@ -60,6 +60,7 @@ def test_a_converted_network_has_torchs_gradients(
         assert (a - e).norm() <= 1e-4 * e.norm()
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize(
     "backend", without([*CUDA_ALGORITHMS, *TRITON_ALGORITHMS], "implicit_gemm", "depthwise")
 )
@@ -76,6 +77,7 @@ def test_derivatives_of_every_order(backend):
     assert torch.autograd.gradgradcheck(call, arguments, fast_mode=True)
 
 
+@pytest.mark.gradcheck
 @BACKENDS
 def test_depthwise_derivatives(backend):
     x, w = (

@@ -1,5 +1,6 @@
 """fastconv.fuse(trainable=True): training with frozen BatchNorms."""
 
+import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -62,6 +63,7 @@ def test_a_frozen_norm_alone():
     assert any(isinstance(m, FrozenBatchNorm2d) for m in fused.modules())
 
 
+@pytest.mark.gradcheck
 def test_the_fused_call_is_differentiable_twice():
     layer = FusedConv2d(2, 3, 3).double()
     scale, shift = torch.rand(2, 3, dtype=torch.float64, requires_grad=True)

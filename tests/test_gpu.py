@@ -38,6 +38,7 @@ def family(algorithm, dtype, channels_last=False, C=8, K=16, size=20):
 # Derivatives
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("algorithm", ["direct", "im2col", "depthwise"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_gradcheck_of_convolutions(algorithm, stride):
@@ -63,6 +64,7 @@ POOLS = {
 }
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 def test_gradcheck_of_pools(name, channels_last):

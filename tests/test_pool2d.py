@@ -219,6 +219,7 @@ CALLS = {
 }
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
 def test_derivatives_of_every_mode(call, backend, strict):

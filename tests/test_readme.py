@@ -62,6 +62,7 @@ ELSEWHERE = {
     "FASTCONV_CUDA=1 pip install .": Gate("FASTCONV_CUDA=1 * pip install .[test]"),
     "fastconv demo": Gate(),
     "pytest": Gate(),
+    "pytest -m gradcheck": Here("{} -q tests/test_frozen_batch_norm.py"),
     "pytest --exhaustive": Here("{} -q tests/test_problem.py -k out_size"),
     "pytest tests/test_cuda_faults.py --exhaustive": Gate(
         "pytest tests/test_faults.py tests/test_cuda_faults.py --exhaustive"
@@ -81,6 +82,7 @@ ELSEWHERE = {
     "fastconv bench models": Here(f"{{}} {SMALL_NETWORKS}"),
     "fastconv bench ops": Here(f"{{}} {SMALL} --filter l4.3x3"),
     ".ci/run": Here("bash -n .ci/run"),
+    ".ci/full": Here("bash -n .ci/full"),
 }
 # Programs that run as they stand.
 HARMLESS = {"python", "fastconv", "cat", "cd", "echo", "export", "mkdir"}
