@@ -4,6 +4,17 @@ import torch
 import torch.nn as nn
 
 
+def scale_and_shift(mean, var, weight, bias, eps):
+    """What a BatchNorm with constant statistics multiplies and adds: (scale, shift), in float32 or
+    wider, for in float16 a small eps is 0. weight and bias may be None."""
+    wide = torch.promote_types(var.dtype, torch.float32)
+    scale = torch.rsqrt(var.to(wide) + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    return scale, shift if bias is None else shift + bias
+
+
 def fold_batch_norm(conv, norm):
     """Multiplies a BatchNorm with its running statistics into the convolution before it, in place.
 
@@ -26,18 +37,19 @@ def fold_batch_norm(conv, norm):
             f"fold_batch_norm(): norm has {norm.num_features} channels, conv has "
             f"{conv.out_channels} filters"
         )
+    fold_constants(conv, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+
+
+def fold_constants(conv, mean, var, weight, bias, eps):
+    """fold_batch_norm, of a BatchNorm's K statistics, weights and biases; weight and bias may be
+    None."""
     with torch.no_grad():
-        scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        shift = -norm.running_mean * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias
+        scale, shift = scale_and_shift(mean.double(), var.double(), weight, bias, eps)
         if conv.bias is not None:
             shift = shift + conv.bias * scale
-        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        filters = conv.weight * scale.view(-1, 1, 1, 1)
         like = conv.weight
         conv.weight = nn.Parameter(
-            torch.empty_like(like).copy_(weight), requires_grad=like.requires_grad
+            torch.empty_like(like).copy_(filters), requires_grad=like.requires_grad
         )
         conv.bias = nn.Parameter(shift.to(like.dtype), requires_grad=like.requires_grad)

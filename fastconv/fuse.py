@@ -10,11 +10,13 @@ import torch
 import torch.fx as fx
 import torch.nn as nn
 
-from . import nn as fast
 from .convert import convert
-from .fuse_chains import BATCH_NORMS, Chains
+from .frozen_batch_norm import freeze_batch_norms
+from .fuse_chains import Chains
+from .fuse_kinds import WRAPPERS, has_own_call, is_layer, is_list, why_not_plain
+from .fuse_norms import ANY_BATCH_NORM, freeze_calls
 from .fuse_report import FusionReport, join, type_name
-from .fuse_tracer import LISTS, WRAPPERS, has_own_call, is_layer, trace, why_not_plain
+from .fuse_tracer import trace
 from .fuse_uses import replaceable_parts
 
 
@@ -33,10 +35,11 @@ def fuse(model, *, trainable=False, report=False):
             BatchNorms are multiplied; results equal the eval-mode model's within rounding. True:
             for training with frozen BatchNorms. The result shares the model's Parameters and
             buffers and has the same names in its state_dict (without parts that forward does not
-            use); its BatchNorm2ds use their running statistics, in training mode too, and their
-            weights and biases go on learning.
+            use); its BatchNorms, of every class that is derived from torch's, are in evaluation
+            mode, and so use their running statistics, in training mode too; their weights and
+            biases go on learning.
         report: also return a list of FusionReport, one for each convolution, and one for each
-            BatchNorm that is left.
+            BatchNorm that is left or could not be frozen.
 
     Returns:
         The fused network (a torch.fx.GraphModule where it could be traced), or (network, list).
@@ -48,9 +51,7 @@ def fuse(model, *, trainable=False, report=False):
         raise TypeError(f"fuse(): model must be a torch.nn.Module, got {type(model).__name__}")
     if trainable:
         model = convert(model)
-        for module in model.modules():
-            if type(module) is nn.BatchNorm2d and module.running_mean is not None:
-                module.__class__ = fast.FrozenBatchNorm2d
+        freeze_batch_norms(model)
     else:
         model = _own_scripts(convert(model)).eval()
         _own_tensors(model)
@@ -118,7 +119,7 @@ class _Fusion:
             self.opaque[id(module)] = reason
         elif isinstance(module, WRAPPERS):
             self.opaque[id(module)] = f"is a {type(module).__name__}"
-        elif not isinstance(module, LISTS):
+        elif not is_list(module):
             try:
                 self._trace(module)
             except Exception as error:  # whatever a forward may do with a stand-in for a tensor
@@ -126,36 +127,44 @@ class _Fusion:
                 self.opaque[id(module)] = f"cannot be traced: {type(error).__name__}: {what}"
 
     def _trace(self, module):
-        graph = trace(module, self.opaque, self.trainable)
-        if self.trainable:
-            # What one mode does must not be recorded for the other.
-            training = {part: part.training for part in module.modules()}
-            try:
-                module.train(not module.training)
-                other = trace(module, self.opaque, self.trainable)
-            finally:
-                for part, mode in training.items():
-                    part.training = mode
-            if str(graph) != str(other):
-                raise RuntimeError("training and evaluation take different paths")
-            graph = other  # whose constants the module has
+        if not self.trainable:
+            return trace(module, self.opaque, trainable=False)
+        # What one mode does must not be recorded for the other.
+        modes = {part: part.training for part in module.modules()}
+        try:
+            module.train()
+            training = trace(module, self.opaque, trainable=True)
+            module.eval()
+            graph = trace(module, self.opaque, trainable=True)  # whose constants the module has
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        freeze_calls(training, graph)
+        if str(graph) != str(training):
+            raise RuntimeError("training and evaluation take different paths")
         return graph
 
     def _fused(self, module, name):
-        """What takes the module's place: itself where it is opaque, a GraphModule otherwise."""
-        if isinstance(module, LISTS) or id(module) in self.opaque or has_own_call(module):
+        """What takes the module's place: itself where it is opaque or a BatchNorm, a GraphModule
+        otherwise."""
+        if isinstance(module, ANY_BATCH_NORM):
+            reason = self.opaque.get(id(module))
+            reason = f"it {reason}" if reason else "no convolution could take it"
+            self._report_unfused(module, name, f"left: {reason}")
+            return module
+        if is_list(module) or id(module) in self.opaque or has_own_call(module):
             self._fuse_children(module, name)
             return module
         if id(module) in self.replaced:
             return self.replaced[id(module)][1]
         graph = self._trace(module)
-        chains = Chains(module, graph, name, self.trainable)
+        chains = Chains(module, graph, name, self.trainable, self.opaque)
         self.reports += chains.fuse()
         fused = fx.GraphModule(module, graph, class_name=type(module).__name__)
         self.replaced[id(module)] = module, fused
-        for target, conv in chains.fused.items():
+        for target, part in chains.replaced.items():
             parent, _, key = target.rpartition(".")
-            fused.get_submodule(parent)._modules[key] = conv
+            fused.get_submodule(parent)._modules[key] = part
         # Whatever else reads the network's attributes goes on finding them.
         extra = {key: value for key, value in vars(module).items() if key not in vars(fused)}
         vars(fused).update(extra)
@@ -173,15 +182,24 @@ class _Fusion:
         if id(module) in self.finished:
             return
         self.finished.add(id(module))
-        known = "is a container" if isinstance(module, LISTS) else "has a __call__ of its own"
+        if isinstance(module, torch.jit.ScriptModule):
+            for part_name, part in module.named_modules(prefix=name):
+                frozen = ", and not frozen" if self.trainable else ""
+                self._report_unfused(part, part_name, f"left: it is TorchScript{frozen}")
+            return
+        known = "is a container" if is_list(module) else "has a __call__ of its own"
         reason = f"left: {name or 'the model'} {self.opaque.get(id(module), known)}"
         replaceable = replaceable_parts(module)
         for key, child in list(module._modules.items()):
             child_name = join(name, key)
-            if child is None or isinstance(child, torch.jit.ScriptModule):
+            if child is None:
                 continue
-            if is_layer(child):
-                self._report_unfused(child, child_name, reason)
+            if isinstance(child, torch.jit.ScriptModule):
+                self._fuse_children(child, child_name)
+            elif is_layer(child):
+                may_change = self.trainable and key not in replaceable
+                what = f", and may change what {key} has" if may_change else ""
+                self._report_unfused(child, child_name, reason + what)
             elif key in replaceable:
                 module._modules[key] = self._fused(child, child_name)
             else:
@@ -190,8 +208,11 @@ class _Fusion:
 
     def _report_unfused(self, layer, name, reason):
         """Of a convolution or a BatchNorm; what else there is needs no report."""
-        if isinstance(layer, (nn.Conv2d, *BATCH_NORMS)):
-            self.reports.append(FusionReport(name, type_name(layer), (), reason))
+        kind = type(layer)
+        if isinstance(layer, torch.jit.ScriptModule):
+            kind = getattr(nn, layer.original_name, nn.Module)
+        if issubclass(kind, (nn.Conv2d, ANY_BATCH_NORM)):
+            self.reports.append(FusionReport(name, type_name(kind), (), reason))
 
 
 def _keep_order(fused, module):

@@ -3,7 +3,6 @@ only reader: its BatchNorm, a sum, an activation. The fused call stands where th
 stood, so that a residual is read when it was read before. It is a new module's: others than this
 graph may go on calling the old one."""
 
-import copy
 import operator
 from dataclasses import dataclass, field
 
@@ -13,9 +12,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import nn as fast
-from .fold_batch_norm import fold_batch_norm
+from .fuse_kinds import CONVOLUTIONS, computes_as, is_layer, recast, why_not_plain
+from .fuse_norms import BatchNorms
 from .fuse_report import FusionReport, join, type_name
-from .fuse_tracer import IN_PLACE_ARITHMETIC, is_layer, why_not_plain
+from .fuse_tracer import IN_PLACE_ARITHMETIC
 
 _ACTIVATION_MODULES = {
     nn.ReLU: "relu",
@@ -40,7 +40,6 @@ _IN_PLACE_ADDITIONS = (operator.iadd, "add_")
 _IN_PLACE_OPERATORS = (*IN_PLACE_ARITHMETIC, operator.setitem, operator.delitem)
 # Whose functions work in place only where their name or an argument says so.
 _KNOWN_PACKAGES = (None, "torch", "_operator", "math", "builtins")
-BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, fast.FrozenBatchNorm2d)
 
 
 @dataclass
@@ -49,6 +48,7 @@ class _Chain:
 
     nodes: list
     names: list = field(default_factory=list)  # of what was taken, for the report
+    identities: list = field(default_factory=list)  # nodes that compute nothing
     norm: fx.Node | None = None
     residual: fx.Node | None = None
     activation: str | None = None
@@ -56,50 +56,83 @@ class _Chain:
 
 
 class Chains:
-    """The chains of one graph, found and replaced one by one."""
+    """The chains of one graph, found and replaced one by one. `opaque` says of modules, by id, why
+    their own code stays."""
 
-    def __init__(self, root, graph, prefix, trainable):
-        self.graph, self.prefix, self.trainable = graph, prefix, trainable
+    def __init__(self, root, graph, prefix, trainable, opaque):
+        self.graph, self.prefix, self.trainable, self.opaque = graph, prefix, trainable, opaque
         self.modules = dict(root.named_modules(remove_duplicate=False))
-        self.fused = {}  # target of a convolution -> the module that is to take its place
+        self.norms = BatchNorms(graph, self.modules, trainable)
+        self.replaced = self.norms.replaced  # name of a module -> what is to take its place
         self.calls = {}  # id of a module -> its nodes
-        self.read = set()  # ids of tensors that the graph itself reads
+        self.read = {}  # id of a tensor that the graph itself reads -> its name
         for node in graph.nodes:
             if node.op == "call_module":
                 self.calls.setdefault(id(self.modules[node.target]), []).append(node)
             elif node.op == "get_attr":
                 parent, _, name = node.target.rpartition(".")
-                self.read.add(id(getattr(self.modules[parent], name)))
+                self.read[id(getattr(self.modules[parent], name))] = node.target
 
     def fuse(self):
         """Changes the graph; returns the FusionReports."""
-        reports = []
+        reports = list(self._report_traced_convolutions())
         for node in list(self.graph.nodes):
             module = self._module(node)
             if isinstance(module, nn.Conv2d):
                 chain = _Chain([node])
                 chain.reason = self._why_not(module) or self._follow(chain)
+                while chain.nodes[-1] in chain.identities:
+                    chain.nodes.pop()
                 if len(chain.nodes) > 1:
                     self._replace(chain)
                 reports.append(
-                    FusionReport(
-                        join(self.prefix, node.target), "Conv2d", tuple(chain.names), chain.reason
+                    self._report(
+                        node.target, type_name(type(module)), chain.reason, tuple(chain.names)
                     )
                 )
         for node in self.graph.nodes:
-            module = self._module(node)
-            if isinstance(module, BATCH_NORMS) and node.args:
-                reason = "left: no convolution could take it"
-                name = join(self.prefix, node.target)
-                reports.append(FusionReport(name, type_name(module), (), reason))
+            if node in self.norms and (node.args or node.kwargs):
+                reports.append(self._report_left_norm(node))
         return reports
 
+    def _report_left_norm(self, node):
+        reason = self.norms.why_left(node) or "no convolution could take it"
+        name = self.norms.owner(node)
+        if name is None:
+            return self._report("", node.target.__name__, f"left: {reason}")
+        module = self.modules[name]
+        if id(module) in self.opaque:
+            reason = f"it {self.opaque[id(module)]}"
+        return self._report(name, type_name(type(module)), f"left: {reason}")
+
+    def _report_traced_convolutions(self):
+        """Of those whose class has a forward of its own, which is a part of the graph."""
+        owners = {name.rpartition(".")[0]: None for name in self.read.values()}
+        for name in owners:
+            module = self.modules[name]
+            if isinstance(module, nn.Conv2d) and id(module) not in self.calls:
+                what = "is not called, its tensors are read"
+                if not computes_as(module, *CONVOLUTIONS):
+                    what = "has a forward of its own"
+                yield self._report(
+                    name, type_name(type(module)), f"left: {type_name(type(module))} {what}"
+                )
+
+    def _report(self, name, kind, reason, fused=()):
+        return FusionReport(join(self.prefix, name), kind, fused, reason)
+
     def _module(self, node):
-        return self.modules[node.target] if node.op == "call_module" else None
+        if node.op != "call_module":
+            return None
+        return self.replaced.get(node.target, self.modules[node.target])
 
     def _why_not(self, conv):
         """Why a convolution's call must stay as it is, or None."""
-        if type(conv) is not fast.Conv2d:
+        if id(conv) in self.opaque:
+            return f"left: it {self.opaque[id(conv)]}"
+        if hasattr(conv, "parametrizations"):
+            return "left: it is parametrised"
+        if not computes_as(conv, *CONVOLUTIONS):
             return f"left: {type(conv).__name__} has a call of its own"
         if reason := why_not_plain(conv):
             return f"left: it {reason}"
@@ -120,9 +153,12 @@ class Chains:
         """Takes what follows into the chain, as far as it can go; returns why no further."""
         while True:
             last = chain.nodes[-1]
-            if len(last.users) != 1:
-                return f"its result is read {len(last.users)} times"
-            (user,) = last.users
+            readers = [user for user in last.users if not _asks_dimensions(user)]
+            if len(readers) != 1:
+                return f"its result is read {len(readers)} times"
+            if chain.residual is not None and len(last.users) != 1:
+                return "the dimensions of its sum, which may be more, are asked for"
+            (user,) = readers
             if user.op == "output":
                 return "its result leaves the network"
             name = self._take(chain, last, user)
@@ -132,7 +168,8 @@ class Chains:
                 self._give_back(chain)
                 return f"its input may be changed before {self._name(user)}"
             chain.nodes.append(user)
-            chain.names.append(name)
+            if user not in chain.identities:
+                chain.names.append(name)
             if chain.activation is not None:
                 return ""
 
@@ -141,15 +178,19 @@ class Chains:
         module = self._module(user)
         if module is not None and why_not_plain(module):
             return None
+        if module is not None and computes_as(module, nn.Identity):
+            chain.identities.append(user)
+            return self._name(user)
         if (activation := self._activation(user, module)) is not None:
             chain.activation = activation
             return self._name(user) if module is not None else activation
         if chain.residual is None and (residual := _residual(last, user)) is not None:
             chain.residual = residual
             return "residual"
-        if chain.norm is None and chain.residual is None and self._is_foldable(chain, module):
+        if chain.norm is None and chain.residual is None and self._is_foldable(chain, last, user):
             chain.norm = user
-            return self._name(user)
+            owner = self.norms.owner(user)
+            return self._name(user) if owner is None else join(self.prefix, owner)
         return None
 
     def _give_back(self, chain):
@@ -165,6 +206,8 @@ class Chains:
         if module is not None:
             if type(module) is nn.GELU and module.approximate != "none":
                 return None
+            if type(module) is nn.ReLU6 and (module.min_val, module.max_val) != (0, 6):
+                return None
             return _ACTIVATION_MODULES.get(type(module))
         # Besides the tensor: inplace, and GELU by erf.
         plain = all(isinstance(argument, bool) for argument in user.args[1:])
@@ -175,13 +218,11 @@ class Chains:
         table = _ACTIVATION_METHODS if user.op == "call_method" else _ACTIVATION_FUNCTIONS
         return table.get(user.target) if plain else None
 
-    def _is_foldable(self, chain, module):
-        conv = self._module(chain.nodes[0])
-        if type(module) not in BATCH_NORMS or module.running_mean is None:
+    def _is_foldable(self, chain, last, user):
+        if user not in self.norms or self.norms.why_left(user):
             return False
-        if self.trainable and type(module) is not fast.FrozenBatchNorm2d:
-            return False
-        return module.num_features == conv.out_channels
+        is_input = last is (user.args or (user.kwargs.get("input"),))[0]
+        return is_input and self.norms.fits(user, self._module(chain.nodes[0]))
 
     def _may_change_input(self, chain, user):
         """Whether something between the convolution and `user` works in place on what may be the
@@ -215,14 +256,14 @@ class Chains:
     def _replace(self, chain):
         """One call in the place of the chain's last node."""
         first, last = chain.nodes[0], chain.nodes[-1]
-        conv = self.fused[first.target] = _fused_copy(self._module(first))
+        conv = self.replaced[first.target] = recast(self._module(first), fast.FusedConv2d)
         kwargs = {}
         with self.graph.inserting_before(last):
             if chain.norm is not None:
                 if self.trainable:
                     kwargs["norm"] = self.graph.call_module(chain.norm.target)
                 else:
-                    fold_batch_norm(conv, self._module(chain.norm))
+                    self.norms.fold(chain.norm, conv)
             if chain.residual is not None:
                 kwargs["residual"] = chain.residual
                 if any(node.target in _IN_PLACE_ADDITIONS for node in chain.nodes):
@@ -230,17 +271,13 @@ class Chains:
             if chain.activation is not None:
                 kwargs["activation"] = chain.activation
             fused = self.graph.call_module(first.target, first.args, kwargs)
+        for node in chain.nodes[:-1]:
+            for user in list(node.users):
+                if user not in chain.nodes:  # it asks for dimensions, and may stand before `fused`
+                    user.replace_input_with(node, first.args[0])
         last.replace_all_uses_with(fused)
         for node in reversed(chain.nodes):
-            self.graph.erase_node(node)
-
-
-def _fused_copy(conv):
-    """A FusedConv2d with the same Parameters."""
-    fused = object.__new__(fast.FusedConv2d)
-    for name, value in vars(conv).items():
-        vars(fused)[name] = copy.copy(value) if isinstance(value, (dict, set)) else value
-    return fused
+            self.norms.erase(node)
 
 
 def _is_known(function):
@@ -264,6 +301,14 @@ def _residual(last, user):
         return None
     # In place, the result is kept where the first one stood, and others may look there.
     return None if user.target in _IN_PLACE_ADDITIONS and first is not last else other
+
+
+def _asks_dimensions(node):
+    """Whether a node asks for nothing but the number of dimensions, which a convolution's input and
+    result have in common."""
+    if node.op == "call_method":
+        return node.target in ("dim", "ndimension")
+    return node.op == "call_function" and node.target is getattr and node.args[1:] == ("ndim",)
 
 
 def _asks_in_place(node):

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from . import nn as fast
-
 
 @dataclass(frozen=True)
 class FusionReport:
@@ -31,5 +29,6 @@ def join(prefix, name):
     return f"{prefix}.{name}" if prefix else name
 
 
-def type_name(module):
-    return "BatchNorm2d" if isinstance(module, fast.FrozenBatchNorm2d) else type(module).__name__
+def type_name(kind):
+    """The name of a module's class, or of the one that it had before its BatchNorm was frozen."""
+    return getattr(kind, "_frozen_from", kind).__name__

@@ -1,6 +1,7 @@
 """How fastconv.fuse traces: torch.fx with the layers of torch and fastconv for leaves. What a trace
 would not hold for later calls is refused."""
 
+import functools
 import inspect
 import operator
 import sys
@@ -9,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 import torch.fx as fx
 import torch.nn as nn
+import torch.nn.functional as F
 from torch.fx.proxy import TraceError
 
-from . import nn as fast
+from .fuse_kinds import has_own_call, is_layer
 
 IN_PLACE_ARITHMETIC = (
     operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,
@@ -76,39 +78,7 @@ class Tracer(fx.Tracer):
         return super().call_module(module, forward, args, kwargs)
 
     def is_leaf_module(self, module, name):
-        is_fast = type(module).__module__ == fast.__name__
-        return id(module) in self.opaque or is_fast or super().is_leaf_module(module, name)
-
-
-# Modules of torch that are not layers: they hold others.
-LISTS = (nn.ModuleList, nn.ModuleDict)
-WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-
-
-def is_layer(module):
-    if isinstance(module, (*LISTS, *WRAPPERS)):
-        return False
-    return fx.Tracer().is_leaf_module(module, "") or type(module).__module__ == fast.__name__
-
-
-def has_hooks(module):
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in names)
-
-
-def why_not_plain(module):
-    """Why a call of a module is more than its class's forward, or None."""
-    if has_hooks(module):
-        return "has hooks"
-    if {"forward", "_conv_forward"} & vars(module).keys():
-        return "has a forward of its own, unlike others of its class"
-    return None
-
-
-def has_own_call(module):
-    return type(module).__call__ is not nn.Module.__call__ and not isinstance(
-        module, fx.GraphModule
-    )
+        return id(module) in self.opaque or is_layer(module)
 
 
 # What reads or sets modes that are others when the graph runs. Under inference's no_grad those of
@@ -151,6 +121,32 @@ def _refusing(owner, name):
     return replaced()
 
 
+@contextmanager
+def _recording_batch_norms():
+    """torch's forwards of BatchNorms, which those of subclasses call, check their input's size and
+    do not know a stand-in's. With running statistics they are one call of F.batch_norm."""
+
+    def recording(original):
+        @functools.wraps(original)
+        def forward(self, input):
+            if not isinstance(input, fx.Proxy) or self.training or self.running_mean is None:
+                return original(self, input)
+            statistics = self.running_mean, self.running_var
+            return F.batch_norm(input, *statistics, self.weight, self.bias, eps=self.eps)
+
+        return forward
+
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
+    originals = [kind.forward for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.forward = recording(kind.forward)
+        yield
+    finally:
+        for kind, original in zip(kinds, originals):
+            kind.forward = original
+
+
 _PLAIN_DEFAULTS = (
     type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format
 )  # fmt: skip
@@ -173,6 +169,7 @@ def trace(module, opaque, trainable):
     with ExitStack() as stack:
         for owner, name in _AUTOCAST + _QUESTIONS + (_GRADIENTS if trainable else []):
             stack.enter_context(_refusing(owner, name))
+        stack.enter_context(_recording_batch_norms())
         stack.enter_context(_leaving_no_traces(module))
         graph = Tracer(opaque).trace(module, defaults)
     for node in graph.nodes:

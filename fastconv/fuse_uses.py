@@ -8,7 +8,7 @@ import types
 
 import torch.nn as nn
 
-from .fuse_tracer import LISTS, WRAPPERS
+from .fuse_kinds import WRAPPERS, computes_as, is_list
 
 # What leads to parts by other ways than their names.
 _LEADS_TO_PARTS = {
@@ -20,11 +20,9 @@ _PLAIN_VALUES = (bool, int, float, str, types.NoneType)
 
 def replaceable_parts(module):
     """Names of the parts of a module that it does nothing with but call them."""
-    if isinstance(module, (*LISTS, *WRAPPERS)):
-        return set(module._modules)
     if "forward" in vars(module):
         return set()
-    if type(module).forward is nn.Sequential.forward:
+    if is_list(module) or computes_as(module, nn.Sequential, *WRAPPERS):
         return set(module._modules)
     try:
         return set(module._modules) - _Reading(module).used_otherwise
@@ -88,7 +86,7 @@ class _Reading:
         part = self.module._modules.get(use.attr)
         if part is None:
             self.waiting.append(use.attr)
-        elif isinstance(part, LISTS):
+        elif is_list(part):
             if not self._is_fine_of_list(use, part):
                 self.used_otherwise.add(use.attr)
         elif not self._is_fine(use, [part]):

@@ -7,6 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import functional
+from .fold_batch_norm import scale_and_shift
 from .functional.conv2d import TORCH_ACTIVATIONS
 from .problem import conv_out_size
 
@@ -54,7 +55,16 @@ class ConvReLU2d(Conv2d):
         return self._convolve(input, weight, bias, activation="relu")
 
 
-class FrozenBatchNorm2d(nn.BatchNorm2d):
+class _InEvaluation(nn.Module):
+    """A module in evaluation mode, whatever the mode of the network: its parts are in that mode."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.training = False
+        return self
+
+
+class FrozenBatchNorm2d(_InEvaluation, nn.BatchNorm2d):
     """A BatchNorm with its running statistics for constants, in training mode too: scale * x +
     shift. Called without x it returns (scale, shift), for FusedConv2d to multiply into its filters.
 
@@ -69,18 +79,13 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         (N, C, H, W) -> (N, C, H, W); scale and shift: (C).
     """
 
+    _frozen_from = nn.BatchNorm2d
+
     def forward(self, input=None):
-        if input is not None:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        # In float16 a small eps is 0.
-        wide = torch.promote_types(self.running_var.dtype, torch.float32)
-        scale = torch.rsqrt(self.running_var.to(wide) + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -self.running_mean * scale
-        return scale, shift if self.bias is None else shift + self.bias
+        constants = self.running_mean, self.running_var, self.weight, self.bias
+        if input is None:
+            return scale_and_shift(*constants, self.eps)
+        return F.batch_norm(input, *constants, eps=self.eps)
 
 
 class FusedConv2d(Conv2d):
