@@ -1,6 +1,7 @@
 // Max pooling. The rule is torch's: the elements of a window pass by row after row, and one
 // replaces the maximum where (v > m) or v is NaN. So the index is that of the first maximum, or of
-// the last NaN; a window of -inf has the index of its first element.
+// the last NaN; a window of -inf has the index of its first element. Zeros are equal, and the first
+// one's sign is the result's.
 //   fwd: without indices pool2d_reduce.h, with them below: the same loops, but tap after tap, and
 //        with the index as a second result.
 //   bwd: dx[indices[p,q]] += dy[p,q]; one task owns a plane, or a block of a sample's channels.
@@ -12,7 +13,20 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
+// The integer type that indices have in vector lanes beside values of type A, and that holds their
+// bits.
+template <typename A>
+struct LaneIndexOf {
+  using type = int32_t;
+};
+template <>
+struct LaneIndexOf<double> {
+  using type = int64_t;
+};
+
 struct Maximum {
+  static constexpr bool kTellsOrder = true;  // by the sign of a zero
+
   template <typename A>
   static A identity() {
     return -static_cast<A>(__builtin_inf());
@@ -26,16 +40,34 @@ struct Maximum {
     const A larger = value > max ? value : max;  // one maximum instruction; keeps a NaN in `max`
     return value != value ? value : larger;
   }
-};
-
-// The integer type that indices have in vector lanes beside values of type A.
-template <typename A>
-struct LaneIndexOf {
-  using type = int32_t;
-};
-template <>
-struct LaneIndexOf<double> {
-  using type = int64_t;
+  // Whether a -0 is among the elements: as an integer it is the least.
+  template <typename A>
+  FASTCONV_PASS bool order_shows(const A* elements, int64_t n) {
+    using Bits = typename LaneIndexOf<A>::type;
+    constexpr Bits kNegativeZero = std::is_same_v<A, double> ? INT64_MIN : INT32_MIN;
+    Bits least = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      Bits bits;
+      __builtin_memcpy(&bits, elements + i, sizeof bits);
+      least = bits < least ? bits : least;
+    }
+    return least == kNegativeZero;
+  }
+  // A maximum that is a zero becomes the window's first zero.
+  template <typename T, typename A>
+  static void settle(const PoolArgs& o, int64_t n, int64_t c, int64_t p, int64_t q, A& max) {
+    if (max != 0) return;
+    const PoolWindow &rows = o.h.windows[p], &columns = o.w.windows[q];
+    for (int64_t r = 0; r < rows.count; ++r) {
+      for (int64_t s = 0; s < columns.count; ++s) {
+        const A value = to_accumulator(
+            *o.x.at<T>(n, c, rows.begin + r * o.h.step, columns.begin + s * o.w.step));
+        if (value != 0) continue;
+        max = value;
+        return;
+      }
+    }
+  }
 };
 
 // Whether 32 bits hold the index of every position that lanes count, those of padding included.
@@ -116,7 +148,7 @@ void max_windows(A* max, I* index, const A* row, I first, const PoolAxis& w) {
       s = window.count - 1;
       while (run[s * w.step] == run[s * w.step]) --s;
     }
-    max[q] = value;
+    max[q] = run[s * w.step];
     index[q] = static_cast<I>(first + static_cast<I>(window.begin + s * w.step));
   }
 }
@@ -297,8 +329,16 @@ void bwd(const PoolArgs& o) {
     }
     if (!valid) throw_bad_pool_index();
     if (in_place) return;
-    for (int64_t i = 0; i < H * W; ++i) {
-      store_row(o.x.at<T>(n, c0, i / W, i % W), dx.c, plane + i * lanes, lanes);
+    const A* from = plane;
+    for (int64_t h_at = 0; h_at < H; ++h_at) {
+      if (block == 1) {
+        store_row(o.x.at<T>(n, c0, h_at, 0), dx.w, from, W);
+        from += W;
+        continue;
+      }
+      for (int64_t w_at = 0; w_at < W; ++w_at, from += lanes) {
+        store_row(o.x.at<T>(n, c0, h_at, w_at), dx.c, from, lanes);
+      }
     }
   });
 }
