@@ -1,10 +1,10 @@
-// Max pooling. The rule is torch's: the elements of a window pass by row after row, and one
+// Max pooling forward. The rule is torch's: the elements of a window pass by row after row, and one
 // replaces the maximum where (v > m) or v is NaN. So the index is that of the first maximum, or of
 // the last NaN; a window of -inf has the index of its first element. Zeros are equal, and the first
 // one's sign is the result's.
-//   fwd: without indices pool2d_reduce.h, with them below: the same loops, but tap after tap, and
-//        with the index as a second result.
-//   bwd: dx[indices[p,q]] += dy[p,q]; one task owns a plane, or a block of a sample's channels.
+//
+// Without indices it is pool2d_reduce.h, with them below: the same loops, but tap after tap, and
+// with the index as a second result. Backward is pool2d_max_bwd.cpp.
 //
 // Lanes carry indices of 32 bits where a plane allows it. Bound: bytes.
 #include "cpu/kernels.h"
@@ -267,90 +267,10 @@ void fwd(const PoolArgs& o) {
   return pool_rows<Maximum, T>(o, [](A*, int64_t) {});
 }
 
-// ---- bwd -------------------------------------------------------------------------------------
-
-// plane[indices[i] * step + i * kApart] += dy[i]; windows that share a maximum come one by one.
-// Returns false where an index is none of the plane's `size` positions; such a one is left out.
-template <int kApart, typename T>
-FASTCONV_PASS bool scatter_add(accumulator_t<T>* plane, int64_t step, int64_t size,
-                               const T* __restrict dy, int64_t dy_step,
-                               const int64_t* __restrict indices, int64_t indices_step, int64_t n) {
-  bool valid = true;
-  const auto pass = [&](int64_t dy_by, int64_t indices_by) {
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t index = indices[i * indices_by];
-      if (static_cast<uint64_t>(index) < static_cast<uint64_t>(size)) {
-        plane[index * step + i * kApart] += to_accumulator(dy[i * dy_by]);
-      } else {
-        valid = false;
-      }
-    }
-  };
-  dy_step == 1 && indices_step == 1 ? pass(1, 1) : pass(dy_step, indices_step);
-  return valid;
-}
-
-// The gradient of `lanes` channels of a sample is summed where it belongs, if dx has the
-// accumulator type and flat indices lead to its elements; else in a plane of scratch memory,
-// channels adjacent.
-template <typename T>
-void bwd(const PoolArgs& o) {
-  using A = accumulator_t<T>;
-  const PoolAxis &h = o.h, &w = o.w;
-  const Strides &dx = o.x.strides, &dy = o.y.strides, &index = o.indices.strides;
-  const int64_t H = h.in_size, W = w.in_size, P = h.out_size, Q = w.out_size;
-  const int64_t block = channels_adjacent(dx, o.C) ? channels_of_task(o.N, o.C) : 1;
-  const int64_t blocks = div_up(o.C, block);
-  const bool in_place = std::is_same_v<T, A> && (dx.h == W * dx.w || H == 1);
-  parallel_items(o.N * blocks, block * (H * W + 2 * P * Q), o.num_threads, [&](int64_t item) {
-    const int64_t n = item / blocks, c0 = item % blocks * block, lanes = min64(block, o.C - c0);
-    const int64_t step = in_place ? dx.w : lanes;
-    A* const plane =
-        in_place ? reinterpret_cast<A*>(o.x.at<T>(n, c0, 0, 0))
-                 : static_cast<A*>(scratch(ScratchSlot::kTask,
-                                           H * W * lanes * static_cast<int64_t>(sizeof(A))));
-    if (step == lanes) {
-      fill_row(plane, 1, A{0}, H * W * lanes);
-    } else {
-      for (int64_t i = 0; i < H * W; ++i) fill_row(plane + i * step, 1, A{0}, lanes);
-    }
-    bool valid = true;
-    for (int64_t p = 0; p < P; ++p) {
-      const T* const dy_row = o.y.at<T>(n, c0, p, 0);
-      const int64_t* const indices = o.indices.at<int64_t>(n, c0, p, 0);
-      if (block == 1) {
-        valid &= scatter_add<0>(plane, step, H * W, dy_row, dy.w, indices, index.w, Q);
-      } else {
-        for (int64_t q = 0; q < Q; ++q) {
-          valid &= scatter_add<1>(plane, step, H * W, dy_row + q * dy.w, dy.c,
-                                  indices + q * index.w, index.c, lanes);
-        }
-      }
-    }
-    if (!valid) throw_bad_pool_index();
-    if (in_place) return;
-    const A* from = plane;
-    for (int64_t h_at = 0; h_at < H; ++h_at) {
-      if (block == 1) {
-        store_row(o.x.at<T>(n, c0, h_at, 0), dx.w, from, W);
-        from += W;
-        continue;
-      }
-      for (int64_t w_at = 0; w_at < W; ++w_at, from += lanes) {
-        store_row(o.x.at<T>(n, c0, h_at, w_at), dx.c, from, lanes);
-      }
-    }
-  });
-}
-
 }  // namespace
 
 void pool2d_max_fwd(const PoolArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) { fwd<decltype(tag)>(args); });
-}
-
-void pool2d_max_bwd(const PoolArgs& args) {
-  dispatch_dtype(args.dtype, [&](auto tag) { bwd<decltype(tag)>(args); });
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
