@@ -34,7 +34,7 @@ NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
 # Compiled for every instruction set.
 KERNELS = """
     activation.cpp conv2d_depthwise.cpp conv2d_direct.cpp conv2d_implicit_gemm.cpp conv2d_planes.cpp
-    kernel_table.cpp pool2d_avg.cpp pool2d_max.cpp
+    kernel_table.cpp pool2d_avg.cpp pool2d_max.cpp pool2d_max_bwd.cpp
 """.split()
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]

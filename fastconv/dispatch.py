@@ -179,7 +179,8 @@ def select(operator, tensors, call, requested):
     requested = requested if requested is not None else state.backend
     get_backend(requested)
     x = tensors[0]
-    device = x.device.type
+    place = x.device
+    device = place.type
     rejected = {}
     foreign = _foreign_tensor(tensors)
     names = (requested,) if requested is not None else _CANDIDATES.get(device, ())
@@ -187,7 +188,7 @@ def select(operator, tensors, call, requested):
     for name in names:
         reason = foreign
         if reason is None and name in BACKENDS:
-            reason = BACKENDS[name].supports(operator, call, x.dtype, device)
+            reason = BACKENDS[name].supports(operator, call, x.dtype, device, place.index)
         elif reason is None:
             reason = f"backend {name} is not in this build"
         if reason is None:

@@ -208,9 +208,9 @@ FAULTS = [
     ),
     Fault(
         "slope outside the kink",
-        "problem/activation.h",
-        "z >= A(6) ? A(0) : A(1)",
-        "z > A(6) ? A(0) : A(1)",
+        "cpu/activation_vectors.h",
+        "(at <= zero) | (at >= six) ? zero : dy",
+        "(at <= zero) | (at > six) ? zero : dy",
         "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k relu6",
     ),
     Fault(

@@ -45,27 +45,27 @@ def activate(z, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "gelu":
         z = z * normal_cdf(z)
     elif ACTIVATION == "hardswish":
-        z = tl.where(z <= -3, 0.0, tl.where(z >= 3, z, z * (z + 3) * (1.0 / 6.0)))
+        # z times a zero where z <= -3: -0, and NaN where z is -inf.
+        z = tl.where(z >= 3, z, z * tl.where(z > -3, z + 3, 0.0) * (1.0 / 6.0))
     return z
 
 
 @triton.jit
-def activation_slope(z, ACTIVATION: tl.constexpr):
-    """d activation / dz. For relu and relu6 the activated value serves as well as z."""
+def activation_gradient(dy, z, ACTIVATION: tl.constexpr):
+    """dy * d activation / dz. Flat pieces give 0 whatever dy is, and a NaN counts as a piece of
+    slope 1, as in torch. For relu and relu6 the activated value serves as well as z."""
     if ACTIVATION == "relu":
-        slope = tl.where(z <= 0, 0.0, 1.0)
+        dy = tl.where(z <= 0, 0.0, dy)
     elif ACTIVATION == "relu6":
-        slope = tl.where((z <= 0) | (z >= 6), 0.0, 1.0)
+        dy = tl.where((z <= 0) | (z >= 6), 0.0, dy)
     elif ACTIVATION == "silu":
         s = sigmoid(z)
-        slope = s * (1.0 + z * (1.0 - s))
+        dy *= s * (1.0 + z * (1.0 - s))
     elif ACTIVATION == "gelu":
-        slope = normal_cdf(z) + z * _INV_SQRT_TAU * tl.exp(-0.5 * z * z)
+        dy *= normal_cdf(z) + z * _INV_SQRT_TAU * tl.exp(-0.5 * z * z)
     elif ACTIVATION == "hardswish":
-        slope = tl.where(z <= -3, 0.0, tl.where(z >= 3, 1.0, z * (1.0 / 3.0) + 0.5))
-    else:
-        slope = tl.full(z.shape, 1.0, z.dtype)
-    return slope.to(z.dtype)
+        dy = tl.where(z <= -3, 0.0, tl.where(z < 3, dy * (z * (1.0 / 3.0) + 0.5), dy))
+    return dy
 
 
 @triton.jit
@@ -174,9 +174,7 @@ def epilogue_backward(
         if HAS_SAVED:
             place = place_of(n, h, w, channel, saved_n, saved_c, saved_h, saved_w, PIXELS_INNER)
             z = widen(tl.load(saved + place, valid, 0.0), dtype)
-            slope = activation_slope(z, ACTIVATION)
-            # Not inf * 0 = NaN where an infinite gradient meets a flat piece.
-            value = tl.where(slope == 0, 0.0, value * slope)
+            value = activation_gradient(value, z, ACTIVATION)
         if HAS_DZ:
             place = place_of(n, h, w, channel, dz_n, dz_c, dz_h, dz_w, PIXELS_INNER)
             tl.store(dz + place, narrow(value, dz.dtype.element_ty), valid)

@@ -12,7 +12,8 @@ overlap: what they share comes from L1. Where windows are long and outputs few o
 
 Maxima follow torch's rule: elements pass by row after row, and one replaces the maximum where
 (v > m) or v is NaN. So the place is that of the first maximum, or of the last NaN; a window of -inf
-has the place of its first element. Places are int64 indices h * W + w, or int8 offsets r * S + s
+has the place of its first element. Zeros are equal, and the first one's sign is the result's, which
+tl.maximum would not keep. Places are int64 indices h * W + w, or int8 offsets r * S + s
 within the window, -1 in a window of nothing.
 
 Bound: bytes, (x + y) * sizeof(dtype), and places where wanted.
@@ -42,38 +43,35 @@ _INFINITY = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def take(best, distance, value, tap_distance, MAX: tl.constexpr, PLACES: tl.constexpr):
+def take(best, distance, value, tap_distance, MAX: tl.constexpr, TELLS_PLACE: tl.constexpr):
     """The state (maximum and its place, or sum) with one more element of each window."""
     value = widen(value, best.dtype)
-    if not MAX:
-        best += value
-    elif PLACES == "none":
-        best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-    else:
+    if MAX:
         value = hide(value)
         takes = (value > best) | (value != value)
         best = tl.where(takes, value, best)
-        distance = tl.where(takes, tap_distance, distance)
+        if TELLS_PLACE:
+            distance = tl.where(takes, tap_distance, distance)
+    else:
+        best += value
     return best, distance
 
 
 @triton.jit
-def join_lanes(best, distance, AXIS: tl.constexpr, MAX: tl.constexpr, PLACES: tl.constexpr):
+def join_lanes(best, distance, AXIS: tl.constexpr, MAX: tl.constexpr):
     """The state of lanes that share windows, joined. Each lane knows its last NaN or its first
     maximum."""
     if MAX:
         nan = best != best
         number = tl.where(nan, -_INFINITY, best)
         largest = tl.max(number, AXIS, keep_dims=True)
-        if PLACES != "none":
-            beyond = 2 ** (distance.dtype.primitive_bitwidth - 1) - 1
-            first = tl.min(tl.where(number == largest, distance, beyond), AXIS, keep_dims=True)
-            last_nan = tl.max(tl.where(nan, distance, -1), AXIS, keep_dims=True)
-            distance = tl.where(last_nan >= 0, last_nan, first)
-            any_nan = last_nan >= 0
-        else:
-            any_nan = tl.max(nan.to(tl.int32), AXIS, keep_dims=True) > 0
-        best = tl.where(any_nan, float("nan"), largest)
+        beyond = 2 ** (distance.dtype.primitive_bitwidth - 1) - 1
+        first = tl.min(tl.where(number == largest, distance, beyond), AXIS, keep_dims=True)
+        is_first = (number == largest) & (distance == first)
+        largest = tl.max(tl.where(is_first, number, -_INFINITY), AXIS, keep_dims=True)
+        last_nan = tl.max(tl.where(nan, distance, -1), AXIS, keep_dims=True)
+        distance = tl.where(last_nan >= 0, last_nan, first)
+        best = tl.where(last_nan >= 0, float("nan"), largest)
     else:
         best = tl.sum(best, AXIS, keep_dims=True)
     return best, distance
@@ -155,7 +153,9 @@ def pool2d_reduce(
 
     NOTHING: tl.constexpr = -_INFINITY if MAX else 0.0
     best = tl.full(TILE, NOTHING, tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
-    distance = tl.zeros(TILE if PLACES != "none" else (1, 1), INDEX)
+    # Lanes that share windows must know whose element comes first.
+    TELLS_PLACE: tl.constexpr = MAX and (PLACES != "none" or BLOCK_K > 1)
+    distance = tl.zeros(TILE if TELLS_PLACE else (1, 1), INDEX)
     if BLOCK_K > 1:
         for begin in range(0, taps_h * taps_w, BLOCK_K):
             t = begin + tl.arange(0, BLOCK_K)
@@ -171,8 +171,8 @@ def pool2d_reduce(
                 inside = (r < count_h) & (s < count_w)
                 tap_distance = r * step_h + s * step_w
             value = tl.load(x + source, inside, NOTHING)
-            best, distance = take(best, distance, value, tap_distance, MAX, PLACES)
-        best, distance = join_lanes(best, distance, 1 if PIXELS_INNER else 0, MAX, PLACES)
+            best, distance = take(best, distance, value, tap_distance, MAX, TELLS_PLACE)
+        best, distance = join_lanes(best, distance, 1 if PIXELS_INNER else 0, MAX)
     elif TAPS_H > 0:
         for r in tl.static_range(TAPS_H):
             row = x + (first + r * tap_h)
@@ -180,7 +180,7 @@ def pool2d_reduce(
                 inside = (r < count_h) & (s < count_w) & lane_valid
                 value = tl.load(row + s * tap_w, inside, NOTHING)
                 tap_distance = r * step_h + s * step_w
-                best, distance = take(best, distance, value, tap_distance, MAX, PLACES)
+                best, distance = take(best, distance, value, tap_distance, MAX, TELLS_PLACE)
     else:
         for r in range(taps_h):
             row = x + (first + r * tap_h)
@@ -188,7 +188,7 @@ def pool2d_reduce(
                 inside = (r < count_h) & (s < count_w) & lane_valid
                 value = tl.load(row + s * tap_w, inside, NOTHING)
                 tap_distance = r * step_h + s * step_w
-                best, distance = take(best, distance, value, tap_distance, MAX, PLACES)
+                best, distance = take(best, distance, value, tap_distance, MAX, TELLS_PLACE)
 
     if not MAX:
         if UNIFORM:

@@ -1,5 +1,5 @@
-// The activations and their slopes on vectors: rows of sums are activated in place, and an element
-// gets the same bits wherever in a row it lies. problem/activation.h has the definitions.
+// The activations and their gradients on vectors: rows of sums are activated in place, and an
+// element gets the same bits wherever in a row it lies. problem/activation.h has the definitions.
 #pragma once
 
 #include "cpu/vectors.h"
@@ -122,13 +122,13 @@ template <typename A>
 template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> hardswish(vector_t<A> z) {
   const vector_t<A> zero = {}, three = zero + A(3);
-  return z <= -three ? zero : (z >= three ? z : z * (z + three) / A(6));
+  return z >= three ? z : z * (z > -three ? z + three : zero) / A(6);
 }
 
 template <typename A>
-[[gnu::always_inline]] static inline vector_t<A> hardswish_slope(vector_t<A> z) {
+[[gnu::always_inline]] static inline vector_t<A> hardswish_gradient(vector_t<A> dy, vector_t<A> z) {
   const vector_t<A> zero = {}, three = zero + A(3);
-  return z <= -three ? zero : (z >= three ? zero + A(1) : z * (A(1) / A(3)) + A(0.5));
+  return z <= -three ? zero : (z < three ? dy * (z * (A(1) / A(3)) + A(0.5)) : dy);
 }
 
 // ---- rows ------------------------------------------------------------------------------------
@@ -174,27 +174,19 @@ template <typename A>
                                                                     int64_t n,
                                                                     Activation activation) {
   using V = vector_t<A>;
-  const auto gradients = [&](const auto& slope_at) {
-    map_row(
-        dy, n,
-        [&](V gradient, V at) {
-          const V slope = slope_at(at), zero = {};
-          return slope == zero ? zero : gradient * slope;
-        },
-        z);
-  };
-  const V zero = {}, one = zero + A(1), six = zero + A(6);
+  const V zero = {}, six = zero + A(6);
+  const auto gradients = [&](const auto& gradient) { map_row(dy, n, gradient, z); };
   switch (activation) {
     case Activation::none:
       return;
     case Activation::relu:
-      return gradients([&](V at) { return at <= zero ? zero : one; });
+      return gradients([&](V dy, V at) { return at <= zero ? zero : dy; });
     case Activation::relu6:
-      return gradients([&](V at) { return (at <= zero) | (at >= six) ? zero : one; });
+      return gradients([&](V dy, V at) { return (at <= zero) | (at >= six) ? zero : dy; });
     case Activation::silu:
-      return gradients([](V at) { return silu_slope<A>(at); });
+      return gradients([](V dy, V at) { return dy * silu_slope<A>(at); });
     case Activation::hardswish:
-      return gradients([](V at) { return hardswish_slope<A>(at); });
+      return gradients([](V dy, V at) { return hardswish_gradient<A>(dy, at); });
     case Activation::gelu:
       for (int64_t i = 0; i < n; ++i) {
         dy[i] = activation_gradient(dy[i], z[i], Activation::gelu);

@@ -11,6 +11,10 @@
 //                  Up to kWgradTaps taps at a time; kWgradSumLength pixels in accumulator type,
 //                  their sums in double.
 //
+// Panels hold zeros where a tap lies in the padding, and rows of taps there are left out. So that a
+// filter that is not finite makes no NaN of the one and nothing of the other, conv2d_direct runs
+// such filters: its padding adds nothing.
+//
 // A task is a tile of pixels (wgrad: a slice of the tiles) and kPanels panels of channels.
 // Bound: bytes for 3x3, multiply-adds beyond.
 #include "cpu/depthwise_rows.h"
@@ -19,6 +23,9 @@
 #include "cpu/store_tile.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
+
+void conv2d_direct(ConvOp op, const ConvArgs& args);
+
 namespace {
 
 constexpr int64_t kPanels = 4;         // of a task, one after the other
@@ -185,21 +192,28 @@ void depthwise_tile(const DepthwiseProduct& o, const PixelTile& tile, int64_t k,
   if (stored < lanes) store_tile<T>(o.out, outer, k + stored, lanes - stored, c);
 }
 
+// Returns false, with nothing computed, where the filters are not finite.
 template <typename T>
-void depthwise_product(const DepthwiseProduct& o, int num_threads) {
+bool depthwise_product(const DepthwiseProduct& o, int num_threads) {
   using A = accumulator_t<T>;
   const int64_t step = round_up(o.channels, kLanes<A>), block = kPanels * kLanes<A>;
   const int64_t blocks = div_up(o.channels, block);
-  A* const weights = task_memory<A>(ScratchSlot::kShared, max64(1, o.depth * o.all_taps()) * step);
+  const int64_t elements = o.depth * o.all_taps() * step;
+  A* const weights = task_memory<A>(ScratchSlot::kShared, max64(step, elements));
   pack_depthwise_weights<T>(o, step, weights);
   if constexpr (std::is_same_v<T, A>) {
-    if (has_rows_of_channels<T>(o)) return depthwise_rows<T>(o, weights, step, num_threads);
+    if (has_rows_of_channels<T>(o)) {
+      depthwise_rows<T>(o, weights, step, num_threads);
+      return true;
+    }
   }
+  if (!all_finite(weights, elements)) return false;
   parallel_for(o.tiles.count() * blocks, num_threads, [&](int64_t task) {
     const int64_t k = task % blocks * block;
     depthwise_tile<T>(o, PixelTile(o.tiles, task / blocks), k, min64(o.channels, k + block),
                       weights, step);
   });
+  return true;
 }
 
 template <typename A>
@@ -221,26 +235,26 @@ PixelTiles product_tiles(const GatherAxis& h, const GatherAxis& w, int64_t chann
 }
 
 template <typename T>
-void fprop(const ConvArgs& args) {
+bool fprop(const ConvArgs& args) {
   const ConvProblem& o = args.problem;
   const GatherAxis h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
   const GatherAxis w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  depthwise_product<T>({{one_class(h), one_class(w)},
-                        product_tiles<accumulator_t<T>>(h, w, o.K, 1, args),
-                        {args.x, o.filters_per_group()},
-                        0,
-                        args.w,
-                        args.w.strides.n,
-                        0,
-                        1,
-                        o.K,
-                        {h, w, args.y, &args.epilogue}},
-                       args.num_threads);
+  return depthwise_product<T>({{one_class(h), one_class(w)},
+                               product_tiles<accumulator_t<T>>(h, w, o.K, 1, args),
+                               {args.x, o.filters_per_group()},
+                               0,
+                               args.w,
+                               args.w.strides.n,
+                               0,
+                               1,
+                               o.K,
+                               {h, w, args.y, &args.epilogue}},
+                              args.num_threads);
 }
 
 // Each input channel sums the dy of its filters.
 template <typename T>
-void dgrad(const ConvArgs& args) {
+bool dgrad(const ConvArgs& args) {
   const ConvProblem& o = args.problem;
   const int64_t filters = o.filters_per_group();
   Strides strides = args.y.strides;
@@ -248,9 +262,10 @@ void dgrad(const ConvArgs& args) {
   const Lanes dy = {{args.y.data, strides}, 1};
   const Strides& w_strides = args.w.strides;
   const Epilogue store_only;
+  bool done = true;
   for_each_dgrad(o, [&](const Classes& classes) {
     const AxisClasses &h = classes.h, &w = classes.w;
-    depthwise_product<T>(
+    done &= depthwise_product<T>(
         {classes,
          product_tiles<accumulator_t<T>>(h.gathered, w.gathered, o.C, classes.classes(), args),
          dy,
@@ -263,6 +278,7 @@ void dgrad(const ConvArgs& args) {
          {h.output(), w.output(), args.x, &store_only}},
         args.num_threads);
   });
+  return done;
 }
 
 // ---- wgrad -----------------------------------------------------------------------------------
@@ -359,9 +375,8 @@ void wgrad(const ConvArgs& args) {
 void conv2d_depthwise(ConvOp op, const ConvArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
-    if (op == ConvOp::fprop) return fprop<T>(args);
-    if (op == ConvOp::dgrad) return dgrad<T>(args);
-    return wgrad<T>(args);
+    if (op == ConvOp::wgrad) return wgrad<T>(args);
+    if (!(op == ConvOp::fprop ? fprop<T>(args) : dgrad<T>(args))) conv2d_direct(op, args);
   });
 }
 

@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kEnoughPlanes = 16;  // to give every thread whole planes
 
 struct Sum {
+  static constexpr bool kTellsOrder = false;
+
   template <typename A>
   static A identity() {
     return 0;

@@ -1,9 +1,10 @@
-// Max pooling. The rule is torch's: the elements of a window pass by row after row, and one
+// Max pooling forward. The rule is torch's: the elements of a window pass by row after row, and one
 // replaces the maximum where (v > m) or v is NaN. So the index is that of the first maximum, or of
-// the last NaN; a window of -inf has the index of its first element.
-//   fwd: without indices pool2d_reduce.h, with them below: the same loops, but tap after tap, and
-//        with the index as a second result.
-//   bwd: dx[indices[p,q]] += dy[p,q]; one task owns a plane, or a block of a sample's channels.
+// the last NaN; a window of -inf has the index of its first element. Zeros are equal, and the first
+// one's sign is the result's.
+//
+// Without indices it is pool2d_reduce.h, with them below: the same loops, but tap after tap, and
+// with the index as a second result. Backward is pool2d_max_bwd.cpp.
 //
 // Lanes carry indices of 32 bits where a plane allows it. Bound: bytes.
 #include "cpu/kernels.h"
@@ -12,7 +13,20 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
+// The integer type that indices have in vector lanes beside values of type A, and that holds their
+// bits.
+template <typename A>
+struct LaneIndexOf {
+  using type = int32_t;
+};
+template <>
+struct LaneIndexOf<double> {
+  using type = int64_t;
+};
+
 struct Maximum {
+  static constexpr bool kTellsOrder = true;  // by the sign of a zero
+
   template <typename A>
   static A identity() {
     return -static_cast<A>(__builtin_inf());
@@ -26,16 +40,34 @@ struct Maximum {
     const A larger = value > max ? value : max;  // one maximum instruction; keeps a NaN in `max`
     return value != value ? value : larger;
   }
-};
-
-// The integer type that indices have in vector lanes beside values of type A.
-template <typename A>
-struct LaneIndexOf {
-  using type = int32_t;
-};
-template <>
-struct LaneIndexOf<double> {
-  using type = int64_t;
+  // Whether a -0 is among the elements: as an integer it is the least.
+  template <typename A>
+  FASTCONV_PASS bool order_shows(const A* elements, int64_t n) {
+    using Bits = typename LaneIndexOf<A>::type;
+    constexpr Bits kNegativeZero = std::is_same_v<A, double> ? INT64_MIN : INT32_MIN;
+    Bits least = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      Bits bits;
+      __builtin_memcpy(&bits, elements + i, sizeof bits);
+      least = bits < least ? bits : least;
+    }
+    return least == kNegativeZero;
+  }
+  // A maximum that is a zero becomes the window's first zero.
+  template <typename T, typename A>
+  static void settle(const PoolArgs& o, int64_t n, int64_t c, int64_t p, int64_t q, A& max) {
+    if (max != 0) return;
+    const PoolWindow &rows = o.h.windows[p], &columns = o.w.windows[q];
+    for (int64_t r = 0; r < rows.count; ++r) {
+      for (int64_t s = 0; s < columns.count; ++s) {
+        const A value = to_accumulator(
+            *o.x.at<T>(n, c, rows.begin + r * o.h.step, columns.begin + s * o.w.step));
+        if (value != 0) continue;
+        max = value;
+        return;
+      }
+    }
+  }
 };
 
 // Whether 32 bits hold the index of every position that lanes count, those of padding included.
@@ -116,7 +148,7 @@ void max_windows(A* max, I* index, const A* row, I first, const PoolAxis& w) {
       s = window.count - 1;
       while (run[s * w.step] == run[s * w.step]) --s;
     }
-    max[q] = value;
+    max[q] = run[s * w.step];
     index[q] = static_cast<I>(first + static_cast<I>(window.begin + s * w.step));
   }
 }
@@ -235,82 +267,10 @@ void fwd(const PoolArgs& o) {
   return pool_rows<Maximum, T>(o, [](A*, int64_t) {});
 }
 
-// ---- bwd -------------------------------------------------------------------------------------
-
-// plane[indices[i] * step + i * kApart] += dy[i]; windows that share a maximum come one by one.
-// Returns false where an index is none of the plane's `size` positions; such a one is left out.
-template <int kApart, typename T>
-FASTCONV_PASS bool scatter_add(accumulator_t<T>* plane, int64_t step, int64_t size,
-                               const T* __restrict dy, int64_t dy_step,
-                               const int64_t* __restrict indices, int64_t indices_step, int64_t n) {
-  bool valid = true;
-  const auto pass = [&](int64_t dy_by, int64_t indices_by) {
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t index = indices[i * indices_by];
-      if (static_cast<uint64_t>(index) < static_cast<uint64_t>(size)) {
-        plane[index * step + i * kApart] += to_accumulator(dy[i * dy_by]);
-      } else {
-        valid = false;
-      }
-    }
-  };
-  dy_step == 1 && indices_step == 1 ? pass(1, 1) : pass(dy_step, indices_step);
-  return valid;
-}
-
-// The gradient of `lanes` channels of a sample is summed where it belongs, if dx has the
-// accumulator type and flat indices lead to its elements; else in a plane of scratch memory,
-// channels adjacent.
-template <typename T>
-void bwd(const PoolArgs& o) {
-  using A = accumulator_t<T>;
-  const PoolAxis &h = o.h, &w = o.w;
-  const Strides &dx = o.x.strides, &dy = o.y.strides, &index = o.indices.strides;
-  const int64_t H = h.in_size, W = w.in_size, P = h.out_size, Q = w.out_size;
-  const int64_t block = channels_adjacent(dx, o.C) ? channels_of_task(o.N, o.C) : 1;
-  const int64_t blocks = div_up(o.C, block);
-  const bool in_place = std::is_same_v<T, A> && (dx.h == W * dx.w || H == 1);
-  parallel_items(o.N * blocks, block * (H * W + 2 * P * Q), o.num_threads, [&](int64_t item) {
-    const int64_t n = item / blocks, c0 = item % blocks * block, lanes = min64(block, o.C - c0);
-    const int64_t step = in_place ? dx.w : lanes;
-    A* const plane =
-        in_place ? reinterpret_cast<A*>(o.x.at<T>(n, c0, 0, 0))
-                 : static_cast<A*>(scratch(ScratchSlot::kTask,
-                                           H * W * lanes * static_cast<int64_t>(sizeof(A))));
-    if (step == lanes) {
-      fill_row(plane, 1, A{0}, H * W * lanes);
-    } else {
-      for (int64_t i = 0; i < H * W; ++i) fill_row(plane + i * step, 1, A{0}, lanes);
-    }
-    bool valid = true;
-    for (int64_t p = 0; p < P; ++p) {
-      const T* const dy_row = o.y.at<T>(n, c0, p, 0);
-      const int64_t* const indices = o.indices.at<int64_t>(n, c0, p, 0);
-      if (block == 1) {
-        valid &= scatter_add<0>(plane, step, H * W, dy_row, dy.w, indices, index.w, Q);
-      } else {
-        for (int64_t q = 0; q < Q; ++q) {
-          valid &= scatter_add<1>(plane, step, H * W, dy_row + q * dy.w, dy.c,
-                                  indices + q * index.w, index.c, lanes);
-        }
-      }
-    }
-    if (!valid) throw_bad_pool_index();
-    if (in_place) return;
-    for (int64_t i = 0; i < H * W; ++i) {
-      store_row(o.x.at<T>(n, c0, i / W, i % W), dx.c, plane + i * lanes, lanes);
-    }
-  });
-}
-
 }  // namespace
 
 void pool2d_max_fwd(const PoolArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) { fwd<decltype(tag)>(args); });
-}
-
-void pool2d_max_bwd(const PoolArgs& args) {
-  dispatch_dtype(args.dtype, [&](auto tag) { bwd<decltype(tag)>(args); });
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

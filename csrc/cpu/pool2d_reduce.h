@@ -6,6 +6,9 @@
 //   lanes along channels: the same with a row of pixels, each of many channels.
 //
 // An Op has identity<A>() and combine(result, element). The order is fixed by the sizes alone.
+// Where a result may still tell in which order its elements came (Op::kTellsOrder),
+// order_shows(elements, n) says whether it does, and settle<T>(...) makes it the result of the
+// window's own order.
 #pragma once
 
 #include "cpu/pool2d_args.h"
@@ -225,6 +228,7 @@ static void pool_rows(const PoolArgs& o, const Finish& finish) {
         A result = reduce_run<Op>(
             static_cast<const A*>(o.x.at<T>(n, c, h.windows[0].begin, 0)) + run.begin, w.step,
             run.count);
+        if constexpr (Op::kTellsOrder) Op::template settle<T>(o, n, c, 0, 0, result);
         finish(&result, 0);
         *o.y.at<T>(n, c, 0, 0) = result;
       });
@@ -255,6 +259,11 @@ static void pool_rows(const PoolArgs& o, const Finish& finish) {
     } else {
       for (int64_t q = 0; q < Q; ++q) {
         results[q] = reduce_run<Op>(row + w.windows[q].begin, w.step, w.windows[q].count);
+      }
+    }
+    if constexpr (Op::kTellsOrder) {
+      if (Op::order_shows(row, padded)) {
+        for (int64_t q = 0; q < Q; ++q) Op::template settle<T>(o, n, c, p, q, results[q]);
       }
     }
     finish(results, p);
@@ -301,6 +310,8 @@ static void pool_channels(const PoolArgs& o, const Finish& finish) {
     for (int64_t i = 0; i < W * lanes; i += run) {
       reduce_columns<Op>(row + i, x + i / lanes * o.x.strides.w, row_step, 1, rows.count, run);
     }
+    bool order_shows = false;
+    if constexpr (Op::kTellsOrder) order_shows = Op::order_shows(row, W * lanes);
     for (int64_t q = 0; q < Q; ++q) {
       T* const y = o.y.at<T>(n, c0, p, q);
       A* results = buffer;
@@ -309,6 +320,11 @@ static void pool_channels(const PoolArgs& o, const Finish& finish) {
       }
       reduce_columns<Op>(results, static_cast<const A*>(row + w.windows[q].begin * lanes),
                          w.step * lanes, 1, w.windows[q].count, lanes);
+      if constexpr (Op::kTellsOrder) {
+        for (int64_t l = 0; order_shows && l < lanes; ++l) {
+          Op::template settle<T>(o, n, c0 + l, p, q, results[l]);
+        }
+      }
       finish(results, lanes, p, q);
       if (static_cast<void*>(results) != y) store_row(y, o.y.strides.c, results, lanes);
     }

@@ -87,6 +87,22 @@ static inline A dot(const A* __restrict a, const A* __restrict b, int64_t step, 
   return sum;
 }
 
+// Whether no element is infinite or NaN.
+template <typename A>
+static inline bool all_finite(const A* in, int64_t n) {
+  using Bits = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
+  const A infinity = static_cast<A>(__builtin_inf());
+  Bits largest = 0, infinite;
+  __builtin_memcpy(&infinite, &infinity, sizeof infinite);
+  for (int64_t i = 0; i < n; ++i) {
+    Bits bits;
+    __builtin_memcpy(&bits, in + i, sizeof bits);
+    bits &= ~(Bits{1} << (8 * sizeof(A) - 1));  // magnitudes compare as integers do
+    largest = bits > largest ? bits : largest;
+  }
+  return largest < infinite;
+}
+
 // The half-open range of output positions whose tap lies inside the input:
 // 0 <= position * stride + offset < in_size, clipped to [begin, end).
 struct Range {

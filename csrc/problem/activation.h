@@ -1,4 +1,4 @@
-// The activations and their slopes, shared by the CPU and the CUDA kernels.
+// The activations and their gradients, shared by the CPU and the CUDA kernels.
 //
 // Hazard: every function here has internal linkage, since the CPU kernels are compiled for several
 // instruction sets and the linker must not hand one set's copy to another.
@@ -35,38 +35,33 @@ FASTCONV_LOCAL A activate(A z, Activation activation) {
     case Activation::gelu:
       return z * normal_cdf(z);
     case Activation::hardswish:
-      return z <= A(-3) ? A(0) : (z >= A(3) ? z : z * (z + A(3)) * (A(1) / A(6)));
+      // z times a zero where z <= -3: -0, and NaN where z is -inf.
+      return z >= A(3) ? z : z * (z > A(-3) ? z + A(3) : A(0)) * (A(1) / A(6));
   }
   __builtin_unreachable();
 }
 
-// d activation / dz at z. For relu and relu6 the activated value y serves as well as z.
-template <typename A>
-FASTCONV_LOCAL A activation_slope(A z, Activation activation) {
-  switch (activation) {
-    case Activation::none:
-      return A(1);
-    case Activation::relu:
-      return z <= A(0) ? A(0) : A(1);
-    case Activation::relu6:
-      return z <= A(0) || z >= A(6) ? A(0) : A(1);
-    case Activation::silu: {
-      const A s = sigmoid(z);
-      return s * (A(1) + z * (A(1) - s));
-    }
-    case Activation::gelu:
-      return normal_cdf(z) + z * normal_pdf(z);
-    case Activation::hardswish:
-      return z <= A(-3) ? A(0) : (z >= A(3) ? A(1) : z * (A(1) / A(3)) + A(0.5));
-  }
-  __builtin_unreachable();
-}
-
-// dy * d activation / dz: 0, not inf * 0 = NaN, where an infinite gradient meets a flat piece.
+// dy * d activation / dz at z. Flat pieces give 0 whatever dy is, and a NaN counts as a piece of
+// slope 1, as in torch. For relu and relu6 the activated value y serves as well as z.
 template <typename A>
 FASTCONV_LOCAL A activation_gradient(A dy, A z, Activation activation) {
-  const A slope = activation_slope(z, activation);
-  return slope == A(0) ? A(0) : dy * slope;
+  switch (activation) {
+    case Activation::none:
+      return dy;
+    case Activation::relu:
+      return z <= A(0) ? A(0) : dy;
+    case Activation::relu6:
+      return z <= A(0) || z >= A(6) ? A(0) : dy;
+    case Activation::silu: {
+      const A s = sigmoid(z);
+      return dy * (s * (A(1) + z * (A(1) - s)));
+    }
+    case Activation::gelu:
+      return dy * (normal_cdf(z) + z * normal_pdf(z));
+    case Activation::hardswish:
+      return z <= A(-3) ? A(0) : (z < A(3) ? dy * (z * (A(1) / A(3)) + A(0.5)) : dy);
+  }
+  __builtin_unreachable();
 }
 
 }  // namespace fastconv

@@ -27,7 +27,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d):
             return core.plan_conv2d_cpu(op, problem)
         return core.ConvPlan(self.algorithm, f"asked for as {self.name!r}")
 
-    def supports(self, operator, call, dtype, device):
+    def supports(self, operator, call, dtype, device, index=None):
         """None, or why this backend cannot run the call. `call` is the operator's sizes; for conv2d
         (x size, w size, stride, padding, dilation, groups)."""
         if device not in ("cpu", "meta"):

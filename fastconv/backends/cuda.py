@@ -44,15 +44,18 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             return core.plan_conv2d_cuda(call)
         return core.plan_conv2d_cuda(self.algorithm, call, f"asked for as {self.name!r}")
 
-    def supports(self, operator, call, dtype, device):
+    def supports(self, operator, call, dtype, device, index=None):
         """None, or why this backend cannot run the call. `call` is the operator's sizes; for conv2d
-        (x size, w size, stride, padding, dilation, groups)."""
+        (x size, w size, stride, padding, dilation, groups). `index` is the device's, None for the
+        one in use."""
         if cuda is None:
             return cuda_missing
         if device not in (DEVICE, "meta"):
             return f"runs tensors on {DEVICE} devices, got device {device}"
-        if device == "cuda" and (reason := unusable_reason(torch.cuda.current_device())):
-            return reason
+        if device == "cuda":
+            index = torch.cuda.current_device() if index is None else index
+            if reason := unusable_reason(index):
+                return reason
         if dtype not in DTYPES:
             return f"no kernels for {dtype}"
         if operator == "conv2d":

@@ -41,6 +41,17 @@ def avg_problem(x_size, windows):
     return pool_problem(x_size, windows)
 
 
+def check_gradient(operator, dy, windows):
+    """RuntimeError where only the batch of dy might be empty, and more is; as torch."""
+    name = f"{'adaptive_' if len(windows.output_size) == 2 else ''}{operator}_backward"
+    for i in range(1, 4):
+        if dy.shape[i] == 0:
+            raise RuntimeError(
+                f"{name}(): Expected grad_output to have non-zero size for non-batch dimensions, "
+                f"but grad_output has sizes {list(dy.shape)} with dimension {i} being empty"
+            )
+
+
 class Pool2dBackend:
     """Pooling; `windows` is a checks_pool2d.Windows. A subclass has _max and _avg.
 
@@ -72,6 +83,7 @@ class Pool2dBackend:
     def max_pool2d_bwd(self, dy, places, x_size, channels_last, windows):
         problem = pool_problem(x_size, windows)
         check_operand("dy", dy, problem.out_size(), dy)
+        check_gradient("max_pool2d", dy, windows)
         self._check_places(places.dtype, windows)
         check_operand("places", places, dy.shape, dy, places.dtype)
         dx = empty(x_size, dy, channels_last)
@@ -94,6 +106,7 @@ class Pool2dBackend:
     def avg_pool2d_bwd(self, dy, x_size, channels_last, windows, count_include_pad, divisor):
         problem = avg_problem(x_size, windows)
         check_operand("dy", dy, problem.out_size(), dy)
+        check_gradient("avg_pool2d", dy, windows)
         dx = empty(x_size, dy, channels_last)
         if dx.numel() == 0 or dy.numel() == 0:
             return dx.zero_()

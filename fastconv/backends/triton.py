@@ -41,10 +41,11 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
         properties = sm_count(device), layout
         return plan(op, problem, dtype, tf32, *properties, self.algorithm, reason, config)
 
-    def supports(self, operator, call, dtype, device):
+    def supports(self, operator, call, dtype, device, index=None):
         """None, or why this backend cannot run the call. `call` is the operator's sizes; for conv2d
-        (x size, w size, stride, padding, dilation, groups)."""
-        if reason := unusable_reason(device):
+        (x size, w size, stride, padding, dilation, groups). `index` is the device's, None for the
+        one in use."""
+        if reason := unusable_reason(device, index):
             return reason
         if dtype not in DTYPES:
             return f"no kernels for {dtype}"

@@ -58,8 +58,9 @@ def device_type():
 
 
 @constant_while_compiling  # compilers need not read how it is found out
-def unusable_reason(device):
-    """Why the kernels cannot run tensors of a device type, or None."""
+def unusable_reason(device, index=None):
+    """Why the kernels cannot run tensors of a device type, or None. `index` is the device's, None
+    for the one in use."""
     if (reason := missing_reason()) is not None:
         return reason
     if device not in (device_type(), "meta"):
@@ -69,7 +70,9 @@ def unusable_reason(device):
                 "are imported"
             )
         return f"runs tensors on {device_type()}, got device {device}"
-    return _gpu_reason(torch.cuda.current_device()) if device == "cuda" else None
+    if device != "cuda":
+        return None
+    return _gpu_reason(torch.cuda.current_device() if index is None else index)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ divisor 0 stands for the windows' own sizes. The places of maxima are offsets wi
 import torch
 
 from ..backends import BACKENDS
+from ..backends.pool2d import check_gradient
 from ..checks_pool2d import Windows
 from ..problem import memory_format, suggests_channels_last
 from .library import define_op
@@ -43,6 +44,11 @@ def _empty(size, like, channels_last, dtype=None):
 def _fake_y(x, arguments, dtype=None):
     size = (*x.shape[:2], *_windows(*arguments[:6]).count(x.shape))
     return _empty(size, x, suggests_channels_last(x), dtype)
+
+
+def _fake_dx(operator, dy, x_size, channels_last, arguments):
+    check_gradient(operator, dy, _windows(*arguments[:6]))
+    return _empty(x_size, dy, channels_last)
 
 
 def _run_max_values(x, *arguments):
@@ -93,7 +99,9 @@ pool2d_max_bwd = define_op(
     "pool2d_max_bwd(Tensor dy, Tensor places, SymInt[] x_size, bool channels_last, "
     f"{_WINDOWS}, str backend) -> Tensor",
     _run_max_bwd,
-    lambda dy, places, x_size, channels_last, *arguments: _empty(x_size, dy, channels_last),
+    lambda dy, places, x_size, channels_last, *arguments: _fake_dx(
+        "max_pool2d", dy, x_size, channels_last, arguments
+    ),
 )
 pool2d_avg_fwd = define_op(
     f"pool2d_avg_fwd(Tensor x, {_WINDOWS}, {_AVERAGE}, str backend) -> Tensor",
@@ -104,5 +112,7 @@ pool2d_avg_bwd = define_op(
     f"pool2d_avg_bwd(Tensor dy, SymInt[] x_size, bool channels_last, {_WINDOWS}, {_AVERAGE}, "
     "str backend) -> Tensor",
     _run_avg_bwd,
-    lambda dy, x_size, channels_last, *arguments: _empty(x_size, dy, channels_last),
+    lambda dy, x_size, channels_last, *arguments: _fake_dx(
+        "avg_pool2d", dy, x_size, channels_last, arguments
+    ),
 )

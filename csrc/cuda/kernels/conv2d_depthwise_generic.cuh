@@ -139,14 +139,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   A sums[kGenericStrip] = {};
   for (int r = 0; r < params.R; ++r) {
     const int h = work.row * params.stride_h - params.pad_h + r * params.dilation_h;
-    if (h < 0 || h >= params.in_h) continue;  // the same for the whole block
-    const T* const row = params.in.at<T>(work.n, c, h, 0);
+    const bool outside = h < 0 || h >= params.in_h;  // the same for the whole block
+    const T* const row = params.in.at<T>(work.n, c, outside ? 0 : h, 0);
     const int64_t step = params.in.strides.w;
     for (int s0 = 0; s0 < params.S; s0 += kGenericPiece) {
       const int count = min_of(kGenericPiece, params.S - s0);
       fill_piece<T>(taps, params, work.c0, 1, limit, r, s0, count);
       if (!work.active) continue;
       const A* const piece = taps + work.channel * kGenericPitch;
+      if (outside) {
+        A product = 0;
+        for (int s = 0; s < count; ++s) product += A(0) * piece[s];
+#pragma unroll
+        for (int j = 0; j < kGenericStrip; ++j) sums[j] += product;
+        continue;
+      }
       if (dense) {
         slide_window<T>(sums, row, step, params.in_w, begin + s0, piece, count);
         continue;
@@ -155,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int j = 0; j < kGenericStrip; ++j) {
           const int w = begin + j * params.stride_w + (s0 + s) * params.dilation_w;
-          if (w >= 0 && w < params.in_w) sums[j] += to_accumulator(row[w * step]) * piece[s];
+          sums[j] += (w >= 0 && w < params.in_w ? to_accumulator(row[w * step]) : A(0)) * piece[s];
         }
       }
     }
@@ -250,9 +257,15 @@ __global__ void __launch_bounds__(kLanes* kPieceRows)
     const int64_t n = i / params.out_h;
     const int p = static_cast<int>(i - n * params.out_h);
     const int h = p * params.stride_h - params.pad_h + r * params.dilation_h;
-    if (h < 0 || h >= params.in_h) continue;
-    const T* const x_row = params.in.at<T>(n, c, h, 0);
     const T* const dy_row = params.out.at<T>(n, k, p, 0);
+    if (h < 0 || h >= params.in_h) {
+      A product = 0;
+      for (int q = 0; q < params.out_w; ++q) product += A(0) * to_accumulator(dy_row[q * dy_step]);
+#pragma unroll
+      for (int t = 0; t < kTaps; ++t) sums[t] += product;
+      continue;
+    }
+    const T* const x_row = params.in.at<T>(n, c, h, 0);
     A row_sums[kTaps] = {};
     const auto x_at = [&](int w) {
       return w >= 0 && w < params.in_w ? to_accumulator(x_row[w * x_step]) : A(0);

@@ -4,6 +4,9 @@
 // A tile is [row][column][channel] where lanes run along channels (channels_last) and
 // [channel][row][column] where they run along columns (NCHW). It is filled by copies of 16 bytes
 // where strides and address allow, else of 4 bytes or of one element: any strides are right.
+//
+// Padding is zeros that are multiplied, as in the implicit GEMM: an infinite factor makes them NaN.
+// Rows of them are left out where all factors are finite.
 #pragma once
 
 #include "cuda/device/cp_async.cuh"
@@ -50,8 +53,7 @@ __device__ __forceinline__ int aligned_column(const SharedTile& tile, int w) {
 }
 
 // Begins to fill a tile whose first element is (n, c0, h0, w0); elements outside of the tensor are
-// zero. Rows outside of it are left as they are: nobody reads them. cp_async_commit, its wait and a
-// barrier must follow.
+// zero. cp_async_commit, its wait and a barrier must follow.
 template <typename T>
 __device__ __forceinline__ void fill_tile(T* shared, const SharedTile& tile,
                                           const TensorView& tensor, int64_t n, int c0, int h0,
@@ -59,8 +61,7 @@ __device__ __forceinline__ void fill_tile(T* shared, const SharedTile& tile,
   for (uint32_t unit = threadIdx.x; unit < tile.units; unit += blockDim.x) {
     const TilePosition at = tile_position(tile, unit);
     const int c = c0 + at.c, h = h0 + at.h, w = w0 + at.w;
-    if (h < 0 || h >= H) continue;
-    const bool valid = c < C && w >= 0 && w < W;
+    const bool valid = c < C && h >= 0 && h < H && w >= 0 && w < W;
     const T* const from = valid ? tensor.at<T>(n, c, h, w) : static_cast<const T*>(tensor.data);
     T* const to = shared + at.c * tile.pitch_c + at.h * tile.pitch_h + at.w * tile.pitch_w;
     if (tile.unit_bytes == 16) {
@@ -71,6 +72,19 @@ __device__ __forceinline__ void fill_tile(T* shared, const SharedTile& tile,
       *to = valid ? *from : from_accumulator<T>(0);
     }
   }
+}
+
+template <int kRows, int kColumns>
+__device__ __forceinline__ bool all_finite(const float (&values)[kRows][kColumns]) {
+  bool finite = true;
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      finite = finite & (fabsf(values[row][column]) < HUGE_VALF);
+    }
+  }
+  return finite;
 }
 
 struct DepthwiseParams {

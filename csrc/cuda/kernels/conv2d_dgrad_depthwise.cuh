@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
     for (int i = 0; i < steps; ++i) {
       const int first = 2 * i - kReach;  // row of the tile that sums[0] belongs to
       const int h = work.in_h0 + i;
-      if (h >= 0 && h < params.in_h) {
+      if ((h >= 0 && h < params.in_h) || !all_finite(filter)) {
         float dy[kWindow];
 #pragma unroll
         for (int j = 0; j < kWindow; ++j) {

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
       for (int t = 0; t < kStride; ++t) {
         const int i = p * kStride + kFilter - kStride + t;
         const int h = work.in_h0 + i;
-        if (i < 0 || h < 0 || h >= params.in_h) continue;
+        if (i < 0 || ((h < 0 || h >= params.in_h) && all_finite(filter))) continue;
         float x[kWindow];
 #pragma unroll
         for (int j = 0; j < kWindow; ++j) {

@@ -181,6 +181,7 @@ struct VectorGather {
     unsigned char b[kGemmStages][Config::kTileN * kGemmSlabBytes];
   };
 
+  template <bool kGuarded>
   __device__ __forceinline__ static void run(const ImplicitGemmParams& o, const GemmBlock& block,
                                              Storage& storage, WarpTile<Config>& tile) {
     const GemmClass& cls = o.classes[block.cls];
@@ -221,8 +222,9 @@ struct VectorGather {
       const int next = slab + kGemmStages - 1;
       if (next < block.slab_end) load(next, stage == 0 ? kGemmStages - 1 : stage - 1);
       cp_async_commit();
-      tile.add_slab(storage.a[stage] + place.row * kGemmSlabBytes,
-                    storage.b[stage] + place.column * kGemmSlabBytes, place.lane);
+      tile.template add_slab<kGuarded>(storage.a[stage] + place.row * kGemmSlabBytes,
+                                       storage.b[stage] + place.column * kGemmSlabBytes,
+                                       place.lane);
       stage = stage + 1 == kGemmStages ? 0 : stage + 1;
     }
     cp_async_wait<0>();
@@ -246,6 +248,7 @@ struct ElementGather {
     GatherTap taps[kStages][Config::kTileK];
   };
 
+  template <bool kGuarded>
   __device__ __forceinline__ static void run(const ImplicitGemmParams& o, const GemmBlock& block,
                                              Storage& storage, WarpTile<Config>& tile) {
     const GemmClass& cls = o.classes[block.cls];
@@ -302,8 +305,9 @@ struct ElementGather {
       cp_async_commit();
       // Into the place of this slab's taps, which all have read before the last barrier.
       tabulate(next + 1);
-      tile.add_slab(storage.a[slab % kStages] + place.row * kGemmSlabBytes,
-                    storage.b[slab % kStages] + place.column * kGemmSlabBytes, place.lane);
+      tile.template add_slab<kGuarded>(storage.a[slab % kStages] + place.row * kGemmSlabBytes,
+                                       storage.b[slab % kStages] + place.column * kGemmSlabBytes,
+                                       place.lane);
       if (next < block.slab_end) put(next);
       cp_async_wait<0>();
       __syncthreads();
@@ -395,8 +399,9 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
     conv2d_implicit_gemm(const __grid_constant__ ImplicitGemmParams params) {
   auto& storage = shared_storage<ImplicitGemmStorage<Config, Gather>>();
   const GemmBlock block = GemmBlock::locate<Config>(params);
-  WarpTile<Config> tile;
-  Gather::run(params, block, storage.main_loop, tile);
+  const auto tile = sum_tile<Config>([&](auto guarded, WarpTile<Config>& sums) {
+    Gather::template run<guarded>(params, block, storage.main_loop, sums);
+  });
   const int pitch = params.store == GemmStore::pixels ? StagedSums<Config>::kColumnPitch
                                                       : StagedSums<Config>::kRowPitch;
   storage.staged.put(tile, pitch);

@@ -98,7 +98,8 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
 #pragma unroll
       for (int t = 0; t < kStride; ++t) {
         const int i = p * kStride + kFilter - kStride + t;
-        if (i < 0 || x_h0 + i < 0 || x_h0 + i >= tiles.in_h) continue;
+        const bool outside = x_h0 + i < 0 || x_h0 + i >= tiles.in_h;
+        if (i < 0 || (outside && all_finite(dy))) continue;
         float x[kWindow];
 #pragma unroll
         for (int j = 0; j < kWindow; ++j) {

@@ -152,7 +152,7 @@ struct WgradItems {
   }
 };
 
-template <typename Config>
+template <bool kGuarded, typename Config>
 __device__ __forceinline__ void wgrad_add_slab(
     const WgradSlab<typename Config::element_t, Config::kTileM>& dy,
     const WgradSlab<typename Config::element_t, Config::kTileN>& x, WarpTile<Config>& tile) {
@@ -164,27 +164,29 @@ __device__ __forceinline__ void wgrad_add_slab(
     // Matrices of A: (k 0-7, 8-15) x (m 0-7, 8-15), m first. Of B: (k 0-7, 8-15) x (n 0-7, 8-15).
     const int a_k = lane % 8 + lane / 16 * 8, a_chunk = lane / 8 % 2;
     const int b_k = lane % 8 + lane / 8 % 2 * 8, b_chunk = lane / 16;
-    tile.add_steps([&](int step, typename Tile::FragmentsA& a, typename Tile::FragmentsB& b) {
+    tile.template add_steps<kGuarded>(
+        [&](int step, typename Tile::FragmentsA& a, typename Tile::FragmentsB& b) {
 #pragma unroll
-      for (int i = 0; i < Tile::kRows; ++i) {
-        const int chunk = (place.row + i * kMmaM) / 8 + a_chunk;
-        ldmatrix_transposed(a[i], dy.chunk(step * kStepRows + a_k, chunk));
-      }
+          for (int i = 0; i < Tile::kRows; ++i) {
+            const int chunk = (place.row + i * kMmaM) / 8 + a_chunk;
+            ldmatrix_transposed(a[i], dy.chunk(step * kStepRows + a_k, chunk));
+          }
 #pragma unroll
-      for (int j = 0; j < Tile::kColumns; j += 2) {
-        const int chunk = (place.column + j * kMmaN) / 8 + b_chunk;
-        uint32_t pair[4];
-        ldmatrix_transposed(pair, x.chunk(step * kStepRows + b_k, chunk));
-        b[j][0] = pair[0], b[j][1] = pair[1];
-        b[j + 1][0] = pair[2], b[j + 1][1] = pair[3];
-      }
-    });
+          for (int j = 0; j < Tile::kColumns; j += 2) {
+            const int chunk = (place.column + j * kMmaN) / 8 + b_chunk;
+            uint32_t pair[4];
+            ldmatrix_transposed(pair, x.chunk(step * kStepRows + b_k, chunk));
+            b[j][0] = pair[0], b[j][1] = pair[1];
+            b[j + 1][0] = pair[2], b[j + 1][1] = pair[3];
+          }
+        });
   } else {
     constexpr int kStepRows = 8;
     const int g = lane / 4, t = lane % 4;
     const float* const a_words = dy.elements + place.row + g;
     const float* const b_words = x.elements + place.column + g;
-    tile.add_steps([&](int step, typename Tile::FragmentsA& a, typename Tile::FragmentsB& b) {
+    tile.template add_steps<kGuarded>([&](int step, typename Tile::FragmentsA& a,
+                                          typename Tile::FragmentsB& b) {
       const int k = step * kStepRows + t;
 #pragma unroll
       for (int i = 0; i < Tile::kRows; ++i) {
@@ -214,6 +216,7 @@ struct WgradVectorGather {
   using ItemsDy = WgradItems<Config, Config::kTileM, true>;
   using ItemsX = WgradItems<Config, Config::kTileN, true>;
 
+  template <bool kGuarded>
   __device__ __forceinline__ static void run(const WgradGemmParams& o, const WgradBlock& block,
                                              const T* dy, const T* x, Storage& storage,
                                              WarpTile<Config>& tile) {
@@ -254,7 +257,7 @@ struct WgradVectorGather {
       if (next < block.slab_end) load(next);
       cp_async_commit();
       tabulate<Config, kGemmStages>(o, next + 1, storage);
-      wgrad_add_slab<Config>(storage.dy[slab % kGemmStages], storage.x[slab % kGemmStages], tile);
+      wgrad_add_slab<kGuarded>(storage.dy[slab % kGemmStages], storage.x[slab % kGemmStages], tile);
     }
     cp_async_wait<0>();
   }
@@ -268,6 +271,7 @@ struct WgradElementGather {
   using ItemsDy = WgradItems<Config, Config::kTileM, false>;
   using ItemsX = WgradItems<Config, Config::kTileN, false>;
 
+  template <bool kGuarded>
   __device__ __forceinline__ static void run(const WgradGemmParams& o, const WgradBlock& block,
                                              const T* dy, const T* x, Storage& storage,
                                              WarpTile<Config>& tile) {
@@ -319,7 +323,7 @@ struct WgradElementGather {
       const bool more = slab + 1 < block.slab_end;
       if (more) load(slab + 1);
       tabulate<Config, kStages>(o, slab + 2, storage);  // all have read this slab's before
-      wgrad_add_slab<Config>(storage.dy[slab % kStages], storage.x[slab % kStages], tile);
+      wgrad_add_slab<kGuarded>(storage.dy[slab % kStages], storage.x[slab % kStages], tile);
       if (more) put((slab + 1) % kStages);
       __syncthreads();
     }
@@ -343,8 +347,9 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
                       static_cast<int64_t>(block.group) * o.gemm_m * o.dy.strides.c;
   const T* const x = static_cast<const T*>(o.x.data) +
                      static_cast<int64_t>(block.group) * o.channels.divisor() * o.x.strides.c;
-  WarpTile<Config> tile;
-  Gather::run(o, block, dy, x, storage, tile);
+  const auto tile = sum_tile<Config>([&](auto guarded, WarpTile<Config>& sums) {
+    Gather::template run<guarded>(o, block, dy, x, storage, sums);
+  });
   // Four lanes write 32 adjacent bytes of a row.
   float* const partial =
       o.partial + blockIdx.y * o.slice + static_cast<int64_t>(block.group) * o.gemm_m * o.gemm_n;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/device/ldmatrix.cuh"
 #include "cuda/device/mma.cuh"
@@ -72,10 +73,17 @@ __device__ __forceinline__ int slab_offset(int row, int chunk) {
   return row * kGemmSlabBytes + (chunk ^ ((row >> 1) & (kSlabChunks - 1))) * kChunkBytes;
 }
 
-// value = big + small, both TF32; what is lost is below 2^-21 of the value.
+// value = big + small, both TF32; what is lost is below 2^-21 of the value. Of an infinity, small
+// is NaN. With kGuarded big is finite where the value is; else one that rounds beyond TF32's
+// largest number has infinite parts.
+template <bool kGuarded>
 __device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& big, uint32_t& small) {
+  constexpr uint32_t kMantissaRest = (1u << 13) - 1;
   const float whole = __uint_as_float(value);
   big = round_to_tf32(whole);
+  if (kGuarded && fabsf(whole) < HUGE_VALF && !(fabsf(__uint_as_float(big)) < HUGE_VALF)) {
+    big = value & ~kMantissaRest;
+  }
   small = round_to_tf32(whole - __uint_as_float(big));
 }
 
@@ -101,7 +109,9 @@ struct WarpTile {
     }
   }
 
-  // Adds one step of fragments, which it rounds. tf32x3 adds the small products first.
+  // Adds one step of fragments, which it rounds. tf32x3 adds the small products first. An infinite
+  // factor makes them NaN, and kGuarded drops those: `sums` must be of this step alone.
+  template <bool kGuarded>
   __device__ __forceinline__ static void multiply(Sums& sums, FragmentsA& a, FragmentsB& b) {
     if constexpr (kMath == CudaMath::tf32x3) {
       FragmentsA a_small;
@@ -109,15 +119,20 @@ struct WarpTile {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) split_tf32(a[i][e], a[i][e], a_small[i][e]);
+        for (int e = 0; e < 4; ++e) split_tf32<kGuarded>(a[i][e], a[i][e], a_small[i][e]);
       }
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
-        for (int e = 0; e < 2; ++e) split_tf32(b[j][e], b[j][e], b_small[j][e]);
+        for (int e = 0; e < 2; ++e) split_tf32<kGuarded>(b[j][e], b[j][e], b_small[j][e]);
       }
       multiply_all(sums, a_small, b);
       multiply_all(sums, a, b_small);
+      if constexpr (kGuarded) {
+        for_each_sum([&](int i, int j, int e) {
+          if (sums[i][j][e] != sums[i][j][e]) sums[i][j][e] = 0.0f;
+        });
+      }
     } else if constexpr (kMath == CudaMath::tf32) {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
@@ -134,37 +149,35 @@ struct WarpTile {
   }
 
   // Runs both steps of a slab. load(step, a, b) fills the fragments. The tensor cores truncate
-  // where they add: for tf32x3 they add within the slab only, and the slabs' sums are added by
-  // FADD, which rounds to nearest.
-  template <typename Load>
+  // where they add: for tf32x3 they add within the slab only (kGuarded: the step), and these sums
+  // are added by FADD, which rounds to nearest.
+  template <bool kGuarded, typename Load>
   __device__ __forceinline__ void add_steps(const Load& load) {
     FragmentsA a;
     FragmentsB b;
     if constexpr (kMath == CudaMath::tf32x3) {
-      Sums sums = {};
+      constexpr int kSteps = kGuarded ? 1 : kStepsPerSlab;
 #pragma unroll
-      for (int step = 0; step < kStepsPerSlab; ++step) {
-        load(step, a, b);
-        multiply(sums, a, b);
-      }
+      for (int first = 0; first < kStepsPerSlab; first += kSteps) {
+        Sums sums = {};
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-        for (int j = 0; j < kColumns; ++j) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) acc[i][j][e] += sums[i][j][e];
+        for (int step = first; step < first + kSteps; ++step) {
+          load(step, a, b);
+          multiply<kGuarded>(sums, a, b);
         }
+        for_each_sum([&](int i, int j, int e) { acc[i][j][e] += sums[i][j][e]; });
       }
     } else {
 #pragma unroll
       for (int step = 0; step < kStepsPerSlab; ++step) {
         load(step, a, b);
-        multiply(acc, a, b);
+        multiply<false>(acc, a, b);
       }
     }
   }
 
   // A slab of both operands in shared memory; a and b are the first rows of this warp's parts.
+  template <bool kGuarded>
   __device__ __forceinline__ void add_slab(const unsigned char* a_slab, const unsigned char* b_slab,
                                            int lane) {
     // Matrices of A: (rows 0-7, 8-15) x (chunk 0, 1). Of B: (chunk 0, 1) x (columns 0-7, 8-15).
@@ -172,7 +185,7 @@ struct WarpTile {
     const int a_offset = slab_offset(lane % 8 + lane / 8 % 2 * 8, lane / 16);
     const int b_offset = slab_offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     constexpr int kStepBytes = kGemmSlabBytes / kStepsPerSlab;
-    add_steps([&](int step, FragmentsA& a, FragmentsB& b) {
+    add_steps<kGuarded>([&](int step, FragmentsA& a, FragmentsB& b) {
       const unsigned char* const a_rows = a_slab + (a_offset ^ (step * kStepBytes));
       const unsigned char* const b_rows = b_slab + (b_offset ^ (step * kStepBytes));
 #pragma unroll
@@ -187,21 +200,49 @@ struct WarpTile {
     });
   }
 
-  // Calls store(row, column, value) for each sum, rows and columns counted in the warp's part.
-  template <typename Store>
-  __device__ __forceinline__ void for_each(int lane, const Store& store) const {
+  // Calls body(i, j, e) for each sum of a thread.
+  template <typename Body>
+  __device__ __forceinline__ static void for_each_sum(const Body& body) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          store(i * kMmaM + lane / 4 + e / 2 * 8, j * kMmaN + lane % 4 * 2 + e % 2, acc[i][j][e]);
-        }
+        for (int e = 0; e < 4; ++e) body(i, j, e);
       }
     }
   }
+
+  // Calls store(row, column, value) for each sum, rows and columns counted in the warp's part.
+  template <typename Store>
+  __device__ __forceinline__ void for_each(int lane, const Store& store) const {
+    for_each_sum([&](int i, int j, int e) {
+      store(i * kMmaM + lane / 4 + e / 2 * 8, j * kMmaN + lane % 4 * 2 + e % 2, acc[i][j][e]);
+    });
+  }
+
+  __device__ __forceinline__ bool has_nan() const {
+    bool nan = false;
+    for_each_sum([&](int i, int j, int e) { nan = nan | (acc[i][j][e] != acc[i][j][e]); });
+    return nan;
+  }
 };
+
+// The sums of a tile by the main loop run(constant kGuarded, tile). Where tf32x3 gives a NaN, some
+// factor is infinite or NaN and its small products have hidden what float32 would give: the tile is
+// summed again, guarded. Every thread of the block must come here.
+template <typename Config, typename Run>
+__device__ __forceinline__ WarpTile<Config> sum_tile(const Run& run) {
+  WarpTile<Config> tile;
+  run(std::false_type{}, tile);
+  if constexpr (Config::kMathMode == CudaMath::tf32x3) {
+    if (__syncthreads_or(tile.has_nan())) {
+      tile = {};
+      run(std::true_type{}, tile);
+    }
+  }
+  return tile;
+}
 
 // A warp's place in the tile.
 template <typename Config>

@@ -1,0 +1,253 @@
+"""Infinities, NaN and signed zeros: the same results on every backend and instruction set."""
+
+import functools
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from devices import CUDA, TRITON, device_of
+from problems import CONVS, drawn, integers, normals
+from test_conv2d_kernels import passes
+from test_pool2d import LAYOUTS, WINDOWS
+
+import fastconv
+from fastconv.backends import BACKENDS
+from fastconv.backends.memory import DTYPES
+
+INF, NAN = float("inf"), float("nan")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+CPUS = ["cpu:direct", "cpu:implicit_gemm", "cpu:depthwise", "cpu:planes"]
+TWINS = [
+    pytest.param(f"{family.values[0]}:{algorithm}", marks=family.marks)
+    for family in (CUDA, TRITON)
+    for algorithm in ("direct", "im2col", "implicit_gemm", "depthwise")
+]
+dtypes = pytest.mark.parametrize("dtype", list(DTYPES), ids=lambda d: str(d).split(".")[1])
+
+
+# ---- convolution -----------------------------------------------------------------------------
+
+PADDED = (
+    "padded strided grouped depthwise dilation_shares_a_factor_with_stride padding_beyond_kernel "
+    "depthwise_strided depthwise_multiplier large_kernel one_channel"
+).split()
+# Emulated and interpreted kernels take their time.
+FEW = {"cuda": ("strided", "grouped", "depthwise", "large_kernel"), "triton": ("depthwise",)}
+
+
+def named(why):
+    return next(problem for problem in CONVS if problem.why.replace(" ", "_") == why)
+
+
+def where_padding_adds_nothing(problem, x, w, dy):
+    """(y, dx, dw) of float64 tensors by plain loops, which look at no padding."""
+    return passes("reference", problem, x, w, dy, False)
+
+
+def where_padding_is_zeros(problem, x, w, dy):
+    """The same where zeros around x, and around dy for dx, are multiplied like elements."""
+    reference = BACKENDS["reference"]
+    stride, pad, dilation, groups = problem.geometry
+    padded = F.pad(x, (pad[1], pad[1], pad[0], pad[0]))
+    geometry = (stride, (0, 0), dilation, groups)
+    y = reference.conv2d_fprop(padded, w, None, None, *geometry, "none")
+    dw = reference.conv2d_wgrad(dy, padded, w.shape, False, *geometry)
+    # As many positions of dy around as any tap can reach, and the rows of dx that belong to them.
+    h, v = (
+        ((kernel - 1) * dilation[i] + pad[i]) // stride[i] + 2
+        for i, kernel in enumerate(w.shape[2:])
+    )
+    N, C, H, W = x.shape
+    size = (N, C, H + 2 * h * stride[0], W + 2 * v * stride[1])
+    dx = reference.conv2d_dgrad(F.pad(dy, (v, v, h, h)), w, size, False, *problem.geometry)
+    top, left = h * stride[0], v * stride[1]
+    return y, dx[:, :, top : top + H, left : left + W], dw
+
+
+RULES = (where_padding_adds_nothing, where_padding_is_zeros)
+
+
+@functools.cache
+def case(why, dtype, channels_last, name):
+    """x, w and dy, of which the named one has an infinity and a NaN; (y, dx, dw) by each rule."""
+    torch.manual_seed(0)
+    tensors = dict(zip(("x", "w", "dy"), drawn(integers, named(why), dtype, channels_last)))
+    tensors[name][0, 0, 0, 0], tensors[name][-1, -1, -1, -1] = INF, NAN
+    exact = [t.double() for t in tensors.values()]
+    return tensors, [rule(named(why), *exact) for rule in RULES]
+
+
+def results(backend, problem, x, w, dy, channels_last):
+    """{what is computed: (from which tensors, how)}."""
+    kernels, geometry = BACKENDS[backend], problem.geometry
+    return {
+        "y": (("x", "w"), lambda: kernels.conv2d_fprop(x, w, None, None, *geometry, "none")),
+        "dx": (("dy", "w"), lambda: kernels.conv2d_dgrad(dy, w, x.shape, channels_last, *geometry)),
+        "dw": (("dy", "x"), lambda: kernels.conv2d_wgrad(dy, x, w.shape, channels_last, *geometry)),
+    }
+
+
+def agree(got, expected):
+    expected = expected.to(got.dtype)
+    return bool(((got == expected) | (got.isnan() & expected.isnan())).all())
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("backend", CPUS + TWINS)
+def test_padding_follows_one_rule(backend, channels_last):
+    """An infinity or NaN reaches what reads it. Where it meets padding, either nothing happens or
+    it is multiplied by zero: one of the two in a whole result."""
+    family, device = backend.split(":")[0], device_of(backend)
+    kinds = [torch.float32] if family == "triton" else [torch.float32, torch.float16]
+    for why, dtype, name in itertools.product(FEW.get(family, PADDED), kinds, ("x", "w", "dy")):
+        problem = named(why)
+        call = (problem.x_size, problem.w_size, *problem.geometry)
+        if BACKENDS[backend].supports("conv2d", call, dtype, device):
+            continue
+        tensors, rules = case(why, dtype, channels_last, name)
+        on_device = [t.to(device) for t in tensors.values()]
+        for i, (what, (sources, run)) in enumerate(
+            results(backend, problem, *on_device, channels_last).items()
+        ):
+            if name not in sources:
+                continue
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                got = run().cpu()
+            assert any(agree(got, rule[i]) for rule in rules), f"{problem} {dtype} {what}, {name}"
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("backend", [CUDA])
+def test_three_tf32_products_of_what_is_not_finite_or_nearly_so(backend, channels_last):
+    """What float32 gives: no Inf - Inf of the parts that a factor is split into."""
+    problem = named("several_pixel_tiles")
+    largest = torch.finfo(torch.float32).max
+    for value, name in itertools.product((INF, -INF, NAN, largest), ("x", "w", "dy")):
+        tensors = dict(zip(("x", "w", "dy"), drawn(normals, problem, torch.float32, channels_last)))
+        for tensor in tensors.values():
+            tensor.clamp_(-0.9, 0.9)  # times the largest number, and summed, they stay finite
+        tensors[name][0, 1, 1, 1] = value
+        rules = RULES[1](problem, *(t.double() for t in tensors.values()))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            on_device = (t.to(device_of(backend)) for t in tensors.values())
+            got = passes("cuda:implicit_gemm", problem, *on_device, channels_last)
+        for what, actual, expected in zip(("y", "dx", "dw"), got, rules):
+            torch.testing.assert_close(
+                actual.cpu(),
+                expected.float(),
+                rtol=1e-5,
+                atol=1e-5,
+                equal_nan=True,
+                msg=lambda message, case=f"{what}, {value} in {name}": f"{case}: {message}",
+            )
+
+
+# ---- activations -----------------------------------------------------------------------------
+
+ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
+VALUES = (0.0, -0.0, INF, -INF, NAN, 1.0, -1.0, 3.0, -3.0, 6.0, -6.0, 1e4, -1e4)
+GRADIENTS = (1.0, -2.0, INF, NAN)
+
+
+def assert_same_with_signs(got, expected, what):
+    precision = 8e-3 if got.dtype == torch.bfloat16 else 1e-3
+    torch.testing.assert_close(
+        got, expected, rtol=precision, atol=1e-7, equal_nan=True, msg=lambda m: f"{what}: {m}"
+    )
+    zeros = (got == 0) & (expected == 0)
+    assert torch.equal(got[zeros].signbit(), expected[zeros].signbit()), what
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@dtypes
+@pytest.mark.parametrize("backend", ["cpu", "reference", CUDA, TRITON])
+def test_activations_at_their_ends(backend, dtype, activation):
+    """torch's scalars: its vectors lose the gradient of a NaN and gelu of infinity."""
+    kernels, device = BACKENDS[backend], device_of(backend)
+    z = [torch.tensor([value], dtype=dtype, requires_grad=True) for value in VALUES]
+    y = [getattr(F, activation)(value) for value in z]
+
+    def row(tensors):
+        return torch.cat([t.detach() for t in tensors]).view(1, 1, 1, -1)
+
+    got = kernels.activation_forward(row(z).to(device), activation)
+    assert_same_with_signs(got.cpu(), row(y), "y")
+    saved = row(y if activation in ("relu", "relu6") else z).to(device)
+    for gradient in GRADIENTS:
+        dy = torch.full((1,), gradient, dtype=dtype)
+        expected = [torch.autograd.grad(*pair, dy, retain_graph=True)[0] for pair in zip(y, z)]
+        got, _ = kernels.epilogue_backward(dy.to(device).expand(saved.shape), saved, activation)
+        assert_same_with_signs(got.cpu(), row(expected), f"dy {gradient}")
+
+
+# ---- max pooling -----------------------------------------------------------------------------
+
+
+def zeros_of_both_signs(dtype, channels):
+    x = torch.tensor([-1.0, -0.0, 0.0])[torch.randint(3, (2, channels, 11, 40))]
+    x[0, 1, 5, 7] = NAN
+    x[0, 2] = x[0, 2].abs().neg()
+    return x.to(dtype)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "transposed"])
+@dtypes
+@pytest.mark.parametrize("backend", ["cpu", "reference", CUDA, TRITON])
+def test_a_maximum_is_the_first_of_equal_elements(backend, dtype, layout):
+    """A zero's sign tells which of them it is."""
+    names, sizes, channels = WINDOWS, (1, (3, 4), (11, 1)), 16
+    if backend == "triton":
+        if dtype != torch.float32 or layout == "transposed":
+            pytest.skip("float32 tells: others are widened, or read by the same code")
+        names, sizes, channels = ("resnet", "dilated"), (1,), 3
+    x = zeros_of_both_signs(dtype, channels)
+    on_device = LAYOUTS[layout](x).to(device_of(backend))
+
+    def check(function, *arguments):
+        name = function.__name__
+        y, index = getattr(F, name)(x.float(), *arguments, return_indices=True)
+        expected = x.flatten(2).gather(2, index.flatten(2)).view(y.shape)
+        places = function(on_device, *arguments, return_indices=True, backend=backend)
+        values = function(on_device, *arguments, backend=backend)
+        assert torch.equal(places[1].cpu(), index), f"{name} {arguments}"
+        for got in (places[0].cpu(), values.cpu()):
+            assert torch.equal(got.isnan(), expected.isnan()), f"{name} {arguments}"
+            number = ~expected.isnan()
+            assert torch.equal(got[number], expected[number]), f"{name} {arguments}"
+            same = got[number].signbit() == expected[number].signbit()
+            assert same.all(), f"{name} {arguments}: {int((~same).sum())} signs"
+
+    for window in names:
+        check(fastconv.max_pool2d, *WINDOWS[window])
+    for size in sizes:
+        check(fastconv.adaptive_max_pool2d, size)
+
+
+# ---- instruction sets ------------------------------------------------------------------------
+
+
+@pytest.mark.skipif("FASTCONV_ISA" in os.environ, reason="limited to one already")
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_every_instruction_set(name, tmp_path):
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, "FASTCONV_ISA": name},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    used = run("-c", "import fastconv; print(fastconv.info()['instruction_set'])").stdout.strip()
+    if used != name:
+        pytest.skip(f"{name} is not there: {used} is")
+    if used == fastconv.info()["instruction_set"]:
+        pytest.skip("what the other tests ran")
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cpu", str(Path(__file__)))
+    assert done.returncode == 0, done.stdout + done.stderr
