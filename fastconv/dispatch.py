@@ -101,28 +101,23 @@ def observing(observer):
 
 
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
-# torch.autograd.grad(is_grads_batched=True) batches tensors without telling autograd.Functions.
-_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
-
-
-def _is_functionalizing():
-    """Under torch.func.functionalize, which has no rule for autograd.Functions."""
-    if not torch._C._are_functorch_transforms_active():
-        return False
-    kind = torch._C._functorch.TransformType.Functionalize
-    return any(level.key() == kind for level in torch._C._functorch.get_interpreter_stack())
+# Not so of what wraps a tensor: those that torch.autograd.grad(is_grads_batched=True) batches, and
+# those that a function returned by torch.func.vjp kept from a transform which is over.
+_has_storage = torch._C._has_storage
+_is_transformed = torch._C._are_functorch_transforms_active
 
 
 def runs_eagerly(*args):
-    """Whether a call may touch memory now: nobody is tracing, no dispatch mode is watching, and the
-    tensors are real ones. Otherwise it must go through torch.library, where fakes stand ready."""
+    """Whether a call may touch memory now: nobody is tracing, no dispatch mode is watching, no
+    transform of torch.func is active, and the tensors are real ones. Otherwise it must go through
+    torch.library, where the dispatcher finds the rule of each of these."""
     if torch.compiler.is_compiling():
         return False
-    if torch._C._len_torch_dispatch_stack() or _is_functionalizing():
+    if torch._C._len_torch_dispatch_stack() or _is_transformed():
         return False
     for arg in args:  # a loop: generators cost more than what they ask here
         if type(arg) in _PLAIN_TYPES:
-            if arg.is_meta or _is_legacy_batched(arg):
+            if arg.is_meta or not _has_storage(arg):
                 return False
         elif isinstance(arg, torch.Tensor):
             return False
@@ -130,17 +125,14 @@ def runs_eagerly(*args):
 
 
 def is_inference(*args):
-    """Whether nobody differentiates or transforms a call with these arguments."""
+    """Whether nobody seems to differentiate or transform a call with these tensors (or None)."""
     if torch.compiler.is_compiling():
         return not torch.is_grad_enabled()
     if torch.is_grad_enabled():
         for arg in args:
-            if isinstance(arg, torch.Tensor) and arg.requires_grad:
+            if arg is not None and arg.requires_grad:
                 return False
-    return (
-        not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
-    )
+    return not _is_transformed() and torch.autograd.forward_ad._current_level < 0
 
 
 def _foreign_tensor(tensors):

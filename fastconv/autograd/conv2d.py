@@ -4,14 +4,15 @@ fprop, dgrad and wgrad are each bilinear, and each one's derivatives are the oth
     y = fprop(x, w)       dx = dgrad(dy, w)      dw = wgrad(dy, x)
 so three differentiable callables that call each other give every order of derivative, forward mode
 and vmap. The epilogue's activation is fused into fprop where its backward needs only y (relu,
-relu6); other activations differentiate through activation_forward, which keeps its input.
+relu6); other activations differentiate through activation_forward, which keeps its input. Where
+nobody seemed to differentiate they were fused too, and a derivative convolves again.
 """
 
 import torch
 
 from ..ops import conv2d as ops
 from ..problem import suggests_channels_last
-from .epilogue import bias_grad, epilogue_backward, per_channel
+from .epilogue import PIECEWISE_LINEAR, bias_grad, epilogue_backward, per_channel
 from .folding import fold, unfold
 from .function import differentiable, save
 
@@ -35,18 +36,30 @@ def _product_rule(product, a, b, a_t, b_t, *tail):
 
 def _fprop_setup(ctx, inputs, output):
     x, w, b, residual, *ctx.geometry, ctx.activation, ctx.backend = inputs
-    ctx.has_bias, ctx.has_residual = b is not None, residual is not None
-    save(ctx, x, w, output if ctx.activation != "none" else None)
+    if ctx.activation == "none":
+        save(ctx, x, w)
+    elif ctx.activation in PIECEWISE_LINEAR:
+        save(ctx, x, w, output)
+    else:
+        save(ctx, x, w, b, residual)
+
+
+def _fprop_saved(ctx):
+    """x, w, and what the epilogue's backward reads: y or z, or None without an activation."""
+    x, w, *rest = ctx.saved_tensors
+    if len(rest) == 2:
+        return x, w, fprop(x, w, *rest, *ctx.geometry, "none", ctx.backend)
+    return x, w, rest[0] if rest else None
 
 
 def _fprop_backward(ctx, dy):
-    x, w, y = ctx.saved_tensors
+    x, w, saved = _fprop_saved(ctx)
     dx = dw = db = dz = None
     if dy is not None:
         need_x, need_w, need_b, need_residual = ctx.needs_input_grad[:4]
         dz = dy
         if ctx.activation != "none":
-            dz, db = epilogue_backward(dy, y, ctx.activation, ctx.backend)
+            dz, db = epilogue_backward(dy, saved, ctx.activation, ctx.backend)
         elif need_b:
             db = bias_grad(dz, ctx.backend)
         channels_last = suggests_channels_last(x) or suggests_channels_last(w)
@@ -60,7 +73,7 @@ def _fprop_backward(ctx, dy):
 
 
 def _fprop_jvp(ctx, x_t, w_t, b_t, residual_t, *_):
-    x, w, y = ctx.saved_tensors
+    x, w, saved = _fprop_saved(ctx)
     tail = (*ctx.geometry, "none", ctx.backend)
     tangent = _sum(
         None if x_t is None else fprop(x_t, w, b_t, residual_t, *tail),
@@ -71,10 +84,10 @@ def _fprop_jvp(ctx, x_t, w_t, b_t, residual_t, *_):
         ),
     )
     if tangent is None:
-        tangent = torch.zeros_like(y if y is not None else fprop(x, w, None, None, *tail))
+        tangent = torch.zeros_like(saved if saved is not None else fprop(x, w, None, None, *tail))
         tangent = _sum(tangent, None if b_t is None else per_channel(b_t), residual_t)
     if ctx.activation != "none":
-        tangent, _ = epilogue_backward(tangent, y, ctx.activation, ctx.backend)
+        tangent, _ = epilogue_backward(tangent, saved, ctx.activation, ctx.backend)
     return tangent
 
 

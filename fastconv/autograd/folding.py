@@ -1,5 +1,9 @@
 """vmap by folding: a batch dimension becomes part of an axis the operator treats independently."""
 
+import functools
+
+import torch
+
 
 def fold(tensor, dim, size, axis):
     """Moves batch dimension `dim` (None: expanded) of length `size` before `axis` and merges it."""
@@ -13,3 +17,28 @@ def fold(tensor, dim, size, axis):
 def unfold(tensor, size, axis):
     """Splits the batch dimension off again; it then stands at `axis`."""
     return tensor.unflatten(axis, (size, tensor.shape[axis] // size))
+
+
+def with_empty_batches(rule):
+    """The vmap rule, which folds, for a batch of length 0 as well. Nothing can be read off an axis
+    of length 0 again, and no operator has 0 groups: the rule sees a batch of one, of zeros."""
+
+    @functools.wraps(rule)
+    def call(info, in_dims, *args):
+        if info.batch_size != 0:
+            return rule(info, in_dims, *args)
+        args = [_append_zeros(arg, dim) for arg, dim in zip(args, in_dims)]
+        results, out_dims = rule(info._replace(batch_size=1), in_dims, *args)
+        if isinstance(results, torch.Tensor):
+            return results.narrow(out_dims, 0, 0), out_dims
+        return tuple(y.narrow(dim, 0, 0) for y, dim in zip(results, out_dims)), out_dims
+
+    return call
+
+
+def _append_zeros(arg, dim):
+    if not isinstance(arg, torch.Tensor) or dim is None:
+        return arg
+    size = list(arg.shape)
+    size[dim] = 1
+    return torch.cat((arg, arg.new_zeros(size)), dim)

@@ -1,11 +1,15 @@
-"""One derivative formula, two users: the autograd.Function that eager code runs (with forward-mode
-AD, and without torch.library's overhead), and the torch.library op that compilers see."""
+"""One derivative formula, two users: the autograd.Function that eager code runs (without the
+dispatcher's overhead), and the torch.library op that compilers, modes and torch.func see."""
 
 import inspect
 
 import torch
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from ..dispatch import is_inference, runs_eagerly
+from ..ops.library import library
+from .folding import with_empty_batches
 
 
 def differentiable(op, *, setup_context, backward, jvp, vmap):
@@ -13,37 +17,64 @@ def differentiable(op, *, setup_context, backward, jvp, vmap):
 
     Args:
         op: ops.library.Op.
-        setup_context(ctx, inputs, output), backward(ctx, *grads), vmap(info, in_dims, *inputs): as
-            in torch.autograd.Function; they call differentiable callables themselves, which is
-            where double backward comes from.
-        jvp(ctx, *tangents): the same, forward mode; eager only.
+        setup_context(ctx, inputs, output), backward(ctx, *grads), jvp(ctx, *tangents),
+            vmap(info, in_dims, *inputs): as in torch.autograd.Function; they call differentiable
+            callables themselves, which is where double backward comes from.
     """
-
-    function = type(
-        op.name,
-        (torch.autograd.Function,),
-        {
-            "forward": staticmethod(op.run),
-            "setup_context": staticmethod(setup_context),
-            "backward": staticmethod(backward),
-            "jvp": staticmethod(jvp),
-            "vmap": staticmethod(vmap),
-        },
-    )
-    torch.library.register_autograd(op.overload._name, backward, setup_context=setup_context)
-    torch.library.register_vmap(op.overload._name, vmap)
-
+    register_rules(op, setup_context=setup_context, backward=backward, jvp=jvp, vmap=vmap)
+    function = _function(op.name, op.run, setup_context, backward, jvp)
     # Function.apply asks for it in every call; inspecting takes longer than a small convolution.
     function.forward.__signature__ = inspect.signature(op.run)
 
     def call(*args):
-        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        tensors = args[: op.tensor_count]
         if not runs_eagerly(*tensors):
             return op.overload(*args)
         return op.run(*args) if is_inference(*tensors) else function.apply(*args)
 
     call.__name__ = op.name
     return call
+
+
+def register_rules(op, *, setup_context, backward, jvp, vmap):
+    """Tells the dispatcher the derivatives and the vmap of an op; arguments as in differentiable.
+
+    In place of torch.library.register_autograd, which takes no jvp and fails under torch.func."""
+
+    def forward(*args_and_modes):
+        # An autograd.Function's forward runs without derivatives, but the transforms further down,
+        # to which the op goes next, want theirs.
+        *args, grad_mode, forward_mode = args_and_modes
+        with (
+            torch._C._AutoDispatchBelowAutograd(),
+            torch.set_grad_enabled(grad_mode),
+            _set_fwd_grad_enabled(forward_mode),
+        ):
+            return op.overload(*args)
+
+    function = _function(
+        op.name,
+        forward,
+        lambda ctx, inputs, output: setup_context(ctx, inputs[:-2], output),
+        lambda ctx, *grads: (*backward(ctx, *grads), None, None),
+        lambda ctx, *tangents: jvp(ctx, *tangents[:-2]),
+    )
+    # The dispatcher asks once for each transform of torch.func, and each time this is for that one
+    # alone. Function.apply would begin with all of them.
+    apply = super(torch.autograd.Function, function).apply
+
+    def differentiate(*args):
+        with enable_single_level_autograd_function():
+            return apply(*args, torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled())
+
+    library.impl(op.name, differentiate, "Autograd")
+    torch.library.register_vmap(op.overload._name, with_empty_batches(vmap))
+
+
+def _function(name, forward, setup_context, backward, jvp):
+    rules = dict(forward=forward, setup_context=setup_context, backward=backward, jvp=jvp)
+    rules = {rule: staticmethod(formula) for rule, formula in rules.items()}
+    return type(name, (torch.autograd.Function,), rules)
 
 
 def save(ctx, *tensors):

@@ -11,15 +11,9 @@ from ..dispatch import runs_eagerly
 from ..ops import pool2d as ops
 from ..problem import suggests_channels_last
 from .folding import fold, unfold
-from .function import differentiable, save
+from .function import differentiable, register_rules, save
 
 _WINDOW_ARGUMENTS = 6  # fields of checks_pool2d.Windows
-
-
-def max_values(x, *arguments):
-    """Max pooling without indices, for calls that nobody differentiates."""
-    op = ops.pool2d_max_values
-    return op.run(x, *arguments) if runs_eagerly(x) else op.overload(x, *arguments)
 
 
 def _indices(places, x_size, windows):
@@ -82,6 +76,53 @@ max_fwd = differentiable(
     backward=_max_fwd_backward,
     jvp=_max_fwd_jvp,
     vmap=_max_fwd_vmap,
+)
+
+
+# ---- max fwd without places ----------------------------------------------------------------------
+
+
+def max_values(x, *arguments):
+    """Max pooling for calls that nobody seems to differentiate (dispatch.is_inference): a
+    derivative has to find the places."""
+    op = ops.pool2d_max_values
+    return op.run(x, *arguments) if runs_eagerly(x) else op.overload(x, *arguments)
+
+
+def _max_values_setup(ctx, inputs, output):
+    x, *ctx.windows, ctx.backend = inputs
+    save(ctx, x)
+
+
+def _max_values_places(ctx):
+    (x,) = ctx.saved_tensors
+    return max_fwd(x, *ctx.windows, False, ctx.backend)[1]
+
+
+def _max_values_backward(ctx, dy):
+    (x,) = ctx.saved_tensors
+    dx = None
+    if dy is not None:
+        places, channels_last = _max_values_places(ctx), suggests_channels_last(x)
+        dx = max_bwd(dy, places, x.shape, channels_last, *ctx.windows, ctx.backend)
+    return dx, *[None] * (_WINDOW_ARGUMENTS + 1)
+
+
+def _max_values_jvp(ctx, x_t, *_):
+    return _take(x_t, _max_values_places(ctx), ctx.windows)
+
+
+def _max_values_vmap(info, in_dims, x, *arguments):
+    y = max_values(fold(x, in_dims[0], info.batch_size, 0), *arguments)
+    return unfold(y, info.batch_size, 0), 0
+
+
+register_rules(
+    ops.pool2d_max_values,
+    setup_context=_max_values_setup,
+    backward=_max_values_backward,
+    jvp=_max_values_jvp,
+    vmap=_max_values_vmap,
 )
 
 
