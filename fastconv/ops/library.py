@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .profiling import named
+
 _library = torch.library.Library("fastconv", "DEF")
 # The memory format of a result follows from the strides of the arguments, so Inductor must not hand
 # over other strides than the fakes saw.
@@ -28,4 +30,4 @@ def define_op(schema, run, fake):
     for key in ("CPU", "CUDA"):
         _library.impl(name, run, key)
     torch.library.register_fake(f"fastconv::{name}", fake, lib=_library)
-    return Op(name, run, getattr(torch.ops.fastconv, name).default)
+    return Op(name, named(name, run), getattr(torch.ops.fastconv, name).default)
