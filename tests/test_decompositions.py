@@ -1,5 +1,7 @@
 """fastconv.export_decompositions: every operator in terms of ATen's, with the same results."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -42,7 +44,8 @@ def _samples():
             yield "pool2d_max_bwd", (dy, indices, x.shape, channels_last, *windows)
             if windows is plain:  # averages know no dilation
                 continue
-            for average in ((True, 0), (False, 0), (True, -3)):
+            averages = ((True, 0), (False, 0), (True, -3))
+            for average in averages[:1] if windows.output_size else averages:
                 yield "pool2d_avg_fwd", (image, *windows, *average)
                 dy = torch.randn(2, 4, *windows.count(x.shape))
                 yield "pool2d_avg_bwd", (dy, x.shape, channels_last, *windows, *average)
@@ -56,16 +59,13 @@ def test_every_operator_has_one():
 @pytest.mark.parametrize("name", sorted(op.name().split("::")[1] for op in TABLE))
 def test_results(name):
     op = getattr(OPS, name).default
-    count = 0
-    for sample, arguments in _samples():
-        if sample != name:
-            continue
-        count += 1
+    samples = [arguments for sample, arguments in _samples() if sample == name]
+    assert samples
+    for arguments in samples:
         expected = op(*arguments, "cpu")
-        graph = make_fx(lambda: op(*arguments, "cpu"), decomposition_table=TABLE)()
+        graph = make_fx(partial(op, *arguments, "cpu"), decomposition_table=TABLE)()
         assert not any(str(node.target).startswith("fastconv") for node in graph.graph.nodes)
         torch.testing.assert_close(graph(), expected, rtol=1e-5, atol=1e-5, check_stride=True)
-    assert count > 0
 
 
 def test_a_training_program():
