@@ -9,7 +9,8 @@ y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
 from importlib.metadata import version as _version
 
 from . import functional, nn
-from .convert import LayerReport, convert
+from .convert import LayerReport, convert, unconvert
+from .decompositions import export_decompositions
 from .dispatch import backend
 from .explain import Explanation, explain
 from .fold_batch_norm import fold_batch_norm
@@ -47,10 +48,12 @@ __all__ = [
     "conv2d",
     "convert",
     "explain",
+    "export_decompositions",
     "fold_batch_norm",
     "functional",
     "fuse",
     "info",
     "max_pool2d",
     "nn",
+    "unconvert",
 ]

@@ -1,7 +1,7 @@
 """Arguments as torch reads them, and errors of the classes torch raises, each naming the argument,
 what was got and what was expected."""
 
-import numbers
+import operator
 
 import torch
 
@@ -12,34 +12,63 @@ def tensor(name, value, function):
     return value
 
 
+def image(value, function):
+    """The input, a tensor with sizes."""
+    tensor("input", value, function)
+    if value.is_nested:
+        raise NotImplementedError(f"{function}(): input must not be a nested tensor")
+    return value
+
+
 def _integer(value):
     """value as an int (symbolic ones pass), or None if it is not one. A bool is not one."""
     if type(value) is int:
         return value
     if isinstance(value, torch.Tensor):
         is_index = value.numel() == 1 and not value.is_floating_point() and not value.is_complex()
-        return int(value) if is_index and value.dtype != torch.bool else None
+        return int(value) if is_index else None
     if isinstance(value, torch.SymInt):
         return value
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)  # numpy's integers wrap
-    return None
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # numpy's integers wrap
+    except TypeError:
+        return None
+
+
+def _fits(value):
+    return isinstance(value, torch.SymInt) or -(2**63) <= value < 2**63
+
+
+def integer(name, value, function, expected="an int"):
+    """One int. TypeError for anything else, ValueError where it does not fit into 64 bits."""
+    if type(value) is int and abs(value) < 2**63:  # what nearly every call passes
+        return value
+    result = _integer(value)
+    if result is None:
+        raise TypeError(
+            f"{function}(): {name} must be {expected}, got {value!r} ({type(value).__name__})"
+        )
+    if not _fits(result):
+        raise ValueError(f"{function}(): {name}={result} does not fit into 64 bits")
+    return result
 
 
 def integers(name, value, function):
-    """An int, or a list or tuple of ints, as a tuple. TypeError for anything else."""
-    if type(value) is int and abs(value) < 2**63:  # what nearly every call passes
+    """An int, or a list or tuple of ints, as a tuple. TypeError for anything else and where an item
+    does not fit into 64 bits, ValueError where an int alone does not."""
+    if type(value) is int and abs(value) < 2**63:
         return (value,)
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    result = tuple(_integer(item) for item in values)
-    if None in result:
+    expected = "an int or a tuple of ints"
+    if not isinstance(value, (tuple, list)):
+        return (integer(name, value, function, expected),)
+    result = tuple(map(_integer, value))
+    if None in result or not all(map(_fits, result)):
         raise TypeError(
-            f"{function}(): {name} must be an int or a tuple of ints, got {value!r} "
+            f"{function}(): {name} must be {expected} of at most 64 bits, got {value!r} "
             f"({type(value).__name__})"
         )
-    for item in result:
-        if not isinstance(item, torch.SymInt) and abs(item) >= 2**63:
-            raise ValueError(f"{function}(): {name}={item} does not fit into 64 bits")
     return result
 
 

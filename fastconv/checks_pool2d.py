@@ -98,34 +98,46 @@ def windows(function, x, kernel_size, stride, padding, dilation, ceil_mode):
     return result
 
 
-def adaptive_windows(function, x, output_size, channels_may_be_empty):
+def adaptive_windows(function, x, output_size):
     """The Windows of adaptive pooling. None in output_size: the input's size."""
-    single = isinstance(output_size, (int, torch.SymInt))
-    sizes = (output_size,) * 2 if single else output_size
-    if not isinstance(sizes, (tuple, list)):
+    if isinstance(output_size, (int, torch.SymInt)):
+        sizes = (checks.integer("output_size", output_size, function),) * 2
+    elif hasattr(type(output_size), "__len__"):  # arrays and tensors, too
+        items = _filled(function, x, output_size, len(output_size))
+        sizes = checks.integers("output_size", items, function)
+    else:
         raise TypeError(
             f"{function}(): output_size must be an int or a tuple of two ints or None, got "
             f"{output_size!r} ({type(output_size).__name__})"
         )
-    if x.dim() <= 2 and not single:
-        raise ValueError(
-            f"{function}(): Input dimension should be at least 3, got input of size {list(x.shape)}"
-        )
-    if x.dim() not in (3, 4):
-        raise RuntimeError(f"{function}(): Expected 3D or 4D tensor, but got {list(x.shape)}")
     if len(sizes) != 2:
         raise RuntimeError(f"{function}: output_size must be 2 sizes, got {list(sizes)}")
-    sizes = tuple(x.shape[i - 2] if size is None else size for i, size in enumerate(sizes))
-    sizes = checks.integers("output_size", sizes, function)
     if any(size < 0 for size in sizes):
         raise RuntimeError(
             f"{function}: elements of output_size must be greater than or equal to 0 but received "
             f"{list(sizes)}"
         )
-    for axis in range(-2 if channels_may_be_empty else -3, 0):
+    return Windows((), (), (), (), False, sizes)
+
+
+def adaptive_input(function, x, channels_may_be_empty):
+    """RuntimeError unless x has a rank and sizes that adaptive pooling takes."""
+    if x.dim() not in (3, 4):
+        raise RuntimeError(f"{function}(): Expected 3D or 4D tensor, but got {list(x.shape)}")
+    # The first of three dimensions counts as a batch here.
+    for axis in range(-2 if channels_may_be_empty or x.dim() == 3 else -3, 0):
         if x.shape[axis] == 0:
             raise RuntimeError(
                 f"{function}(): Expected input to have non-zero size for non-batch dimensions, but "
                 f"input has sizes {list(x.shape)} with dimension {axis + x.dim()} being empty"
             )
-    return Windows((), (), (), (), False, sizes)
+
+
+def _filled(function, x, output_size, count):
+    """The items of output_size, None among them replaced by the input's size."""
+    if x.dim() <= count:
+        raise ValueError(
+            f"{function}(): Input dimension should be at least {count + 1}, got input of size "
+            f"{list(x.shape)}"
+        )
+    return tuple(x.shape[i - count] if size is None else size for i, size in enumerate(output_size))

@@ -1,4 +1,5 @@
-"""fastconv.convert: an existing model's layers become fastconv's."""
+"""fastconv.convert: an existing model's layers become fastconv's; fastconv.unconvert: torch's
+again."""
 
 import functools
 import types
@@ -10,6 +11,7 @@ import torch.nn as nn
 from torch.utils.hooks import RemovableHandle
 
 from . import nn as fast
+from .layer import Layer, torch_class
 
 CONVERTED_TYPES = {
     nn.Conv2d: fast.Conv2d,
@@ -68,8 +70,7 @@ def convert(model, inplace=False, report=False):
     Raises:
         TypeError: model is not a torch.nn.Module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"convert(): model must be a torch.nn.Module, got {type(model).__name__}")
+    _check_module("convert", model)
     if not inplace:
         model = _copy_structure(model)
     reports = []
@@ -81,6 +82,46 @@ def convert(model, inplace=False, report=False):
         elif isinstance(module, _RELATED_TYPES):
             reports.append(LayerReport(name, kind.__name__, *_why_left(module)))
     return (model, reports) if report else model
+
+
+def unconvert(model, inplace=False):
+    """Swaps every layer that fastconv.convert swaps back for torch.nn's: the undoing of convert.
+
+    For tools that know layers by their exact class, such as torch.ao.quantization's fuse_modules
+    and FX mode; what they return can be converted again. Parameters, buffers, hooks, training mode,
+    dtypes and devices stay as in convert.
+
+    Args:
+        model: any torch.nn.Module.
+        inplace: as in convert.
+
+    Returns:
+        The model of torch's layers.
+
+    Raises:
+        TypeError: model is not a torch.nn.Module, or has a layer of fastconv's that torch.nn has no
+            class for: a ConvReLU2d, what fastconv.fuse made, one that is parametrised.
+    """
+    _check_module("unconvert", model)
+    classes = {}  # all of them before the first one changes
+    for name, module in model.named_modules():
+        if isinstance(module, Layer):
+            try:
+                classes[name] = torch_class(module)
+            except TypeError as error:
+                raise TypeError(f"unconvert(): {name or 'the model'}: {error}") from None
+    if not inplace:
+        model = _copy_structure(model)
+    for name, kind in classes.items():
+        model.get_submodule(name).__class__ = kind
+    return model
+
+
+def _check_module(function, model):
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{function}(): model must be a torch.nn.Module, got {type(model).__name__}"
+        )
 
 
 def left_out(model):

@@ -8,6 +8,7 @@ FASTCONV_STRICT=1.
 
 import contextlib
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ class Decision:
     """One dispatched call: what was asked for and who runs it (None: ATen)."""
 
     operator: str
-    call: tuple  # the operator's sizes, as in the backends' supports()
+    call: tuple | None  # the operator's sizes, as in the backends' supports(); None: not looked at
     dtype: torch.dtype
     device: str
     backend: str | None
@@ -135,11 +136,21 @@ def is_inference(*args):
     return not _is_transformed() and torch.autograd.forward_ad._current_level < 0
 
 
-def _foreign_tensor(tensors):
-    """Why ATen must see these tensors itself, or None: their class or layout redefines what a
-    convolution of them means, or torch.jit.trace and the ONNX exporter behind it are looking on."""
-    if torch._C._get_tracing_state() is not None:
-        return "torch.jit.trace records ATen's operators"
+def why_foreign(kind):
+    """Why ATen must see tensors of this class itself, or None: the class redefines what operations
+    on them mean, or an ONNX exporter, which knows no operators of ours, looks on through it."""
+    if kind in _PLAIN_TYPES:
+        return None
+    if not kind.__module__.startswith("torch._subclasses."):
+        return f"tensor subclass {kind.__module__}.{kind.__qualname__} defines its own operations"
+    # Fake and functional tensors stand for plain ones. Whoever exports has imported torch.onnx.
+    if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        return "torch.onnx.export knows ATen's operators"
+    return None
+
+
+def _unfit_tensor(tensors):
+    """Why no kernel takes these tensors together, or None."""
     device = tensors[0].device
     for tensor in tensors:
         if tensor is None:
@@ -148,12 +159,30 @@ def _foreign_tensor(tensors):
             return f"layout {tensor.layout}: kernels take strided tensors"
         if tensor.device != device:
             return f"tensors on different devices: {device} and {tensor.device}"
-        kind = type(tensor)
-        # Fake and functional tensors stand for plain ones.
-        if kind in _PLAIN_TYPES or kind.__module__.startswith("torch._subclasses."):
-            continue
-        return f"tensor subclass {kind.__module__}.{kind.__qualname__} defines its own operations"
     return None
+
+
+def leave_to_aten(operator, x, reason, requested):
+    """Counts, and records without its sizes, a call that goes to ATen as it came.
+
+    Raises:
+        ValueError, NotImplementedError: as select().
+    """
+    requested = requested if requested is not None else state.backend
+    get_backend(requested)
+    rejected = {requested or "auto": reason}
+    _go_to_aten(operator, rejected, requested)
+    if state.recorder is not None:
+        with torch._C.DisableTorchFunctionSubclass():  # the class may refuse to tell
+            state.recorder.append(Decision(operator, None, x.dtype, str(x.device), None, rejected))
+
+
+def _go_to_aten(operator, rejected, requested):
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
+    if requested is not None or os.environ.get("FASTCONV_STRICT") == "1":
+        raise NotImplementedError(f"fastconv.{operator}: no kernel for this call: {reasons}")
+    if not torch.compiler.is_compiling():
+        fallbacks[reasons] += 1
 
 
 def select(operator, tensors, call, requested):
@@ -174,11 +203,11 @@ def select(operator, tensors, call, requested):
     place = x.device
     device = place.type
     rejected = {}
-    foreign = _foreign_tensor(tensors)
+    unfit = _unfit_tensor(tensors)
     names = (requested,) if requested is not None else _CANDIDATES.get(device, ())
     chosen = None
     for name in names:
-        reason = foreign
+        reason = unfit
         if reason is None and name in BACKENDS:
             reason = BACKENDS[name].supports(operator, call, x.dtype, device, place.index)
         elif reason is None:
@@ -190,11 +219,7 @@ def select(operator, tensors, call, requested):
     if not names:
         rejected["auto"] = f"no backend for device {device}"
     if chosen is None:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
-        if requested is not None or os.environ.get("FASTCONV_STRICT") == "1":
-            raise NotImplementedError(f"fastconv.{operator}: no kernel for this call: {reasons}")
-        if not torch.compiler.is_compiling():
-            fallbacks[reasons] += 1
+        _go_to_aten(operator, rejected, requested)
     if state.recorder is not None:
         channels_last = x.dim() == 4 and suggests_channels_last(x)
         state.recorder.append(

@@ -20,7 +20,7 @@ class LayerTime:
 
     layer: str  # qualified name of the innermost module, "" for a call outside of modules
     operator: str  # "conv2d", "max_pool2d", ...
-    problem: ConvProblem | PoolProblem | AdaptivePoolProblem
+    problem: ConvProblem | PoolProblem | AdaptivePoolProblem | None  # None: its sizes are unknown
     dtype: torch.dtype
     device: str
     channels_last: bool  # whether the input is
@@ -57,7 +57,7 @@ def layer_time(decision):
     problem = _problem(decision)
     plan = _plan(decision)
     flops, size = work(problem, decision.dtype.itemsize)
-    limits = roofline(decision.device, decision.dtype)
+    limits = problem and roofline(decision.device, decision.dtype)
     return LayerTime(
         decision.layer,
         decision.operator,
@@ -78,7 +78,9 @@ def layer_time(decision):
 
 
 def work(problem, element_size):
-    """(FLOPs, bytes) of a problem's forward pass."""
+    """(FLOPs, bytes) of a problem's forward pass; none are known where the problem is not."""
+    if problem is None:
+        return 0, 0
     if isinstance(problem, ConvProblem):
         return problem.flops(ConvOp.fprop), problem.bytes(ConvOp.fprop, element_size)
     if isinstance(problem, PoolProblem):
@@ -95,6 +97,8 @@ def _window_lengths(size, count):
 
 
 def _problem(decision):
+    if decision.call is None:
+        return None
     make = conv_problem if decision.operator == "conv2d" else pool_problem
     return make(*decision.call)
 

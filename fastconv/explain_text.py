@@ -176,6 +176,8 @@ def _problem(row):
     from H, 1 and 1; R, stride, pad and d as 3x1 where axes differ. A pool's operator stands
     before."""
     o = row.problem
+    if o is None:
+        return row.operator
     text = f"n{o.N}c{o.C}h{o.H}" + (f"w{o.W}" if o.W != o.H else "")
     if isinstance(o, AdaptivePoolProblem):
         return f"{row.operator} {text} to {o.P}x{o.Q}"

@@ -1,6 +1,6 @@
 """Drop-in modules: subclasses of torch.nn's with the same constructors, state_dicts, initial
-weights and attributes. A convolution overrides _conv_forward alone, which keeps pruning,
-quantisation, fusion and parametrisation tools working."""
+weights and attributes. A convolution overrides _conv_forward alone, which keeps pruning and
+parametrisation tools working. torch.jit.script compiles what torch's own layers compute."""
 
 import torch
 import torch.nn as nn
@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from . import functional
 from .fold_batch_norm import scale_and_shift
 from .functional.conv2d import TORCH_ACTIVATIONS
+from .layer import Layer
 from .problem import conv_out_size
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d, Layer):
     """torch.nn.Conv2d computed by fastconv.conv2d; arguments, dtypes, errors and the formula of P
     and Q as in torch.nn.Conv2d.
 
@@ -20,8 +21,17 @@ class Conv2d(nn.Conv2d):
         (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
     """
 
-    def _conv_forward(self, input, weight, bias):
-        return self._convolve(input, weight, bias)
+    def _conv_forward(self, input, weight, bias: torch.Tensor | None):
+        if not torch.jit.is_scripting():
+            return self._convolve(input, weight, bias)
+        return self._scripted(input, weight, bias)
+
+    def _scripted(self, input, weight, bias: torch.Tensor | None):
+        """What torch.nn.Conv2d does, whose own method TorchScript does not find from here."""
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            return F.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _convolve(self, input, weight, bias, activation=None, residual=None):
         padding = self.padding
@@ -51,8 +61,10 @@ class ConvReLU2d(Conv2d):
         (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
     """
 
-    def _conv_forward(self, input, weight, bias):
-        return self._convolve(input, weight, bias, activation="relu")
+    def _conv_forward(self, input, weight, bias: torch.Tensor | None):
+        if not torch.jit.is_scripting():
+            return self._convolve(input, weight, bias, activation="relu")
+        return F.relu(self._scripted(input, weight, bias))
 
 
 class _InEvaluation(nn.Module):
@@ -64,7 +76,7 @@ class _InEvaluation(nn.Module):
         return self
 
 
-class FrozenBatchNorm2d(_InEvaluation, nn.BatchNorm2d):
+class FrozenBatchNorm2d(_InEvaluation, nn.BatchNorm2d, Layer):
     """A BatchNorm with its running statistics for constants, in training mode too: scale * x +
     shift. Called without x it returns (scale, shift), for FusedConv2d to multiply into its filters.
 
@@ -125,6 +137,8 @@ class FusedConv2d(Conv2d):
 
     def _is_like_output(self, residual, input):
         """Whether a residual has the result's size and dtype, so that the kernel can add it."""
+        if torch.jit.is_tracing():
+            return False  # a comparison of sizes would be recorded as a constant
         if not isinstance(residual, torch.Tensor) or residual.dim() != input.dim():
             return False
         dtype, device = input.dtype, input.device.type
@@ -144,7 +158,7 @@ class FusedConv2d(Conv2d):
         return residual.dtype == dtype and tuple(residual.shape) == size
 
 
-class MaxPool2d(nn.MaxPool2d):
+class MaxPool2d(nn.MaxPool2d, Layer):
     """torch.nn.MaxPool2d computed by fastconv.max_pool2d; same arguments, dtypes, results, errors
     and formula of P and Q.
 
@@ -153,7 +167,17 @@ class MaxPool2d(nn.MaxPool2d):
     """
 
     def forward(self, input):
-        return functional.max_pool2d(
+        if not torch.jit.is_scripting():
+            return functional.max_pool2d(
+                input,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
+                ceil_mode=self.ceil_mode,
+                return_indices=self.return_indices,
+            )
+        return F.max_pool2d(
             input,
             self.kernel_size,
             self.stride,
@@ -164,7 +188,7 @@ class MaxPool2d(nn.MaxPool2d):
         )
 
 
-class AvgPool2d(nn.AvgPool2d):
+class AvgPool2d(nn.AvgPool2d, Layer):
     """torch.nn.AvgPool2d computed by fastconv.avg_pool2d; same arguments, dtypes, results, errors
     and formula of P and Q.
 
@@ -173,7 +197,17 @@ class AvgPool2d(nn.AvgPool2d):
     """
 
     def forward(self, input):
-        return functional.avg_pool2d(
+        if not torch.jit.is_scripting():
+            return functional.avg_pool2d(
+                input,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.ceil_mode,
+                self.count_include_pad,
+                self.divisor_override,
+            )
+        return F.avg_pool2d(
             input,
             self.kernel_size,
             self.stride,
@@ -184,7 +218,7 @@ class AvgPool2d(nn.AvgPool2d):
         )
 
 
-class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d, Layer):
     """torch.nn.AdaptiveAvgPool2d computed by fastconv.adaptive_avg_pool2d; same arguments, dtypes,
     results, errors and formula of the windows.
 
@@ -193,10 +227,12 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """
 
     def forward(self, input):
-        return functional.adaptive_avg_pool2d(input, self.output_size)
+        if not torch.jit.is_scripting():
+            return functional.adaptive_avg_pool2d(input, self.output_size)
+        return F.adaptive_avg_pool2d(input, self.output_size)
 
 
-class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
+class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d, Layer):
     """torch.nn.AdaptiveMaxPool2d computed by fastconv.adaptive_max_pool2d; same arguments, dtypes,
     results, errors and formula of the windows.
 
@@ -206,4 +242,6 @@ class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
     """
 
     def forward(self, input):
-        return functional.adaptive_max_pool2d(input, self.output_size, self.return_indices)
+        if not torch.jit.is_scripting():
+            return functional.adaptive_max_pool2d(input, self.output_size, self.return_indices)
+        return F.adaptive_max_pool2d(input, self.output_size, self.return_indices)

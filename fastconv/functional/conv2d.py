@@ -20,7 +20,15 @@ TORCH_ACTIVATIONS = {
 }
 
 
-@traceable
+def _by_aten(*args, activation=None, residual=None, **kwargs):
+    """conv2d by torch's functions, which check what they are given."""
+    _check_activation(activation)
+    y = F.conv2d(*args, **kwargs)
+    y = y if residual is None else y + residual
+    return y if activation is None else TORCH_ACTIVATIONS[activation](y)
+
+
+@traceable(_by_aten)
 def conv2d(
     input,
     weight,
@@ -63,21 +71,14 @@ def conv2d(
         ValueError: unknown activation or backend.
         NotImplementedError: the named backend has no kernel for this call.
     """
-    for name, value in (
-        ("input", input),
-        ("weight", weight),
-        ("bias", bias),
-        ("residual", residual),
-    ):
-        if value is not None or name in ("input", "weight"):
+    checks.image(input, "conv2d")
+    checks.tensor("weight", weight, "conv2d")
+    for name, value in (("bias", bias), ("residual", residual)):
+        if value is not None:
             checks.tensor(name, value, "conv2d")
-    if activation is not None and activation not in TORCH_ACTIVATIONS:
-        raise ValueError(
-            f"conv2d(): activation must be None or one of {sorted(TORCH_ACTIVATIONS)}, got "
-            f"{activation!r}"
-        )
+    _check_activation(activation)
     x, w, b, residual = _autocast(input, weight, bias, residual)
-    (groups,) = checks.integers("groups", groups, "conv2d")
+    groups = checks.integer("groups", groups, "conv2d")
     checks.conv2d_ranks_and_dtypes(x, w, b)
     stride = checks.pair("stride", stride, "conv2d")
     dilation = checks.pair("dilation", dilation, "conv2d")
@@ -101,9 +102,9 @@ def conv2d(
     call = (tuple(x4.shape), tuple(w.shape), stride, padding, dilation, groups)
     chosen = select("conv2d", (x4, w, b, residual4), call, backend)
     if chosen is None:
-        y = F.conv2d(x, w, b, stride, padding, dilation, groups)
-        y = y if residual is None else y + residual
-        return y if activation is None else TORCH_ACTIVATIONS[activation](y)
+        return _by_aten(
+            x, w, b, stride, padding, dilation, groups, activation=activation, residual=residual
+        )
     # A smooth activation's backward needs its input: it is fused only where nobody differentiates.
     fused = activation is None or activation in PIECEWISE_LINEAR or is_inference(x, w, b, residual)
     epilogue = activation if activation is not None and fused else "none"
@@ -111,6 +112,14 @@ def conv2d(
     if not fused:
         y = activation_forward(y, activation, chosen)
     return y if batched else y.squeeze(0)
+
+
+def _check_activation(activation):
+    if activation is not None and activation not in TORCH_ACTIVATIONS:
+        raise ValueError(
+            f"conv2d(): activation must be None or one of {sorted(TORCH_ACTIVATIONS)}, got "
+            f"{activation!r}"
+        )
 
 
 def _named_padding(padding, stride, kernel_size, dilation):

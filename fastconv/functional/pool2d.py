@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from .. import checks, checks_pool2d
 from ..autograd.pool2d import avg_fwd, max_fwd, max_values
 from ..backends import BACKENDS
-from ..dispatch import is_inference, select
+from ..dispatch import is_inference, leave_to_aten, select
 from .symbolic import traceable
 
 
-@traceable
+@traceable(F.max_pool2d)
 def max_pool2d(
     input,
     kernel_size,
@@ -46,7 +46,7 @@ def max_pool2d(
         TypeError, RuntimeError: as torch.nn.functional.max_pool2d for the same arguments.
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
-    x = checks.tensor("input", input, "max_pool2d")
+    x = checks.image(input, "max_pool2d")
     windows = checks_pool2d.windows(
         "max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
     )
@@ -64,7 +64,7 @@ def max_pool2d(
     )
 
 
-@traceable
+@traceable(F.adaptive_max_pool2d)
 def adaptive_max_pool2d(input, output_size, return_indices=False, *, backend=None):
     """Maximum of each of P x Q windows. Equivalent to torch.nn.functional.adaptive_max_pool2d.
 
@@ -83,8 +83,9 @@ def adaptive_max_pool2d(input, output_size, return_indices=False, *, backend=Non
         TypeError, RuntimeError, ValueError: as torch.nn.functional.adaptive_max_pool2d.
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
-    x = checks.tensor("input", input, "adaptive_max_pool2d")
-    windows = checks_pool2d.adaptive_windows("adaptive_max_pool2d", x, output_size, False)
+    x = checks.image(input, "adaptive_max_pool2d")
+    windows = checks_pool2d.adaptive_windows("adaptive_max_pool2d", x, output_size)
+    checks_pool2d.adaptive_input("adaptive_max_pool2d", x, channels_may_be_empty=False)
     return _max("adaptive_max_pool2d", x, windows, return_indices, backend, windows.output_size)
 
 
@@ -99,7 +100,7 @@ def _max(operator, x, windows, return_indices, backend, *arguments):
     return (_like_input(y, x), _like_input(indices, x)) if return_indices else _like_input(y, x)
 
 
-@traceable
+@traceable(F.avg_pool2d)
 def avg_pool2d(
     input,
     kernel_size,
@@ -109,6 +110,7 @@ def avg_pool2d(
     count_include_pad=True,
     divisor_override=None,
     *,
+    out=None,
     backend=None,
 ):
     """Mean of each window. Equivalent to torch.nn.functional.avg_pool2d.
@@ -122,6 +124,7 @@ def avg_pool2d(
         count_include_pad: the divisor counts the window's padding (what lies past that is never
             counted), else only its elements of the input.
         divisor_override: a divisor for all windows instead; any int but 0.
+        out: a tensor that the result is written to, by ATen: kernels allocate theirs; or None.
         backend: as in max_pool2d.
 
     Returns:
@@ -132,12 +135,24 @@ def avg_pool2d(
         TypeError, RuntimeError: as torch.nn.functional.avg_pool2d for the same arguments.
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
-    x = checks.tensor("input", input, "avg_pool2d")
+    if out is not None:
+        leave_to_aten("avg_pool2d", input, "out= is written by ATen", backend)
+        return F.avg_pool2d(
+            input,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+            out=out,
+        )
+    x = checks.image(input, "avg_pool2d")
     windows = checks_pool2d.windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
     checks_pool2d.flag("count_include_pad", count_include_pad, "avg_pool2d")
     divisor = 0
     if divisor_override is not None:
-        (divisor,) = checks.integers("divisor_override", divisor_override, "avg_pool2d")
+        divisor = checks.integer("divisor_override", divisor_override, "avg_pool2d")
         if divisor == 0:
             raise RuntimeError("avg_pool2d(): divisor must be not zero, got divisor_override=0")
     return _avg(
@@ -156,7 +171,7 @@ def avg_pool2d(
     )
 
 
-@traceable
+@traceable(F.adaptive_avg_pool2d)
 def adaptive_avg_pool2d(input, output_size, *, backend=None):
     """Mean of each of P x Q windows. Equivalent to torch.nn.functional.adaptive_avg_pool2d.
 
@@ -173,8 +188,14 @@ def adaptive_avg_pool2d(input, output_size, *, backend=None):
         TypeError, RuntimeError, ValueError: as torch.nn.functional.adaptive_avg_pool2d.
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
-    x = checks.tensor("input", input, "adaptive_avg_pool2d")
-    windows = checks_pool2d.adaptive_windows("adaptive_avg_pool2d", x, output_size, True)
+    x = checks.image(input, "adaptive_avg_pool2d")
+    windows = checks_pool2d.adaptive_windows("adaptive_avg_pool2d", x, output_size)
+    planes = x.dim() in (3, 4) and x.shape[-2] > 0 and x.shape[-1] > 0
+    if not planes and windows.output_size == (1, 1):
+        reason = f"torch's mean of the last two dimensions, of an input of size {list(x.shape)}"
+        leave_to_aten("adaptive_avg_pool2d", x, reason, backend)
+        return F.adaptive_avg_pool2d(x, 1)
+    checks_pool2d.adaptive_input("adaptive_avg_pool2d", x, channels_may_be_empty=True)
     return _avg("adaptive_avg_pool2d", x, windows, True, 0, backend, windows.output_size)
 
 
@@ -191,4 +212,9 @@ def _choose(operator, x, windows, backend):
 
 
 def _like_input(result, x):
-    return result if x.dim() == 4 else result.squeeze(0)
+    if x.dim() == 4:
+        return result
+    if result.numel() == 0:
+        # To other views of an empty tensor Inductor gives strides of 0.
+        return result.as_strided(result.shape[1:], result.stride()[1:])
+    return result.squeeze(0)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .profiling import named
+
 library = torch.library.Library("fastconv", "DEF")
 # The memory format of a result follows from the strides of the arguments, so Inductor must not hand
 # over other strides than the fakes saw.
@@ -30,4 +32,4 @@ def define_op(schema, run, fake):
         library.impl(name, run, key)
     torch.library.register_fake(f"fastconv::{name}", fake, lib=library)
     tensor_count = schema[: schema.index(")")].count("Tensor")
-    return Op(name, tensor_count, run, getattr(torch.ops.fastconv, name).default)
+    return Op(name, tensor_count, named(name, run), getattr(torch.ops.fastconv, name).default)
