@@ -9,9 +9,9 @@ FILES = (
     "log.txt",
     "summary.txt",
     "environment.json",
-    "wrappers.xml",
-    "tests.xml",
-    "triton.xml",
+    "wrappers.csv",
+    "tests.csv",
+    "triton.csv",
     "layers.csv",
     "pools.csv",
 )
