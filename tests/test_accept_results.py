@@ -151,7 +151,7 @@ print(len(names), {kind: names - kernels for kind, kernels in kinds.items() if n
 @needs_triton
 def test_every_triton_kernel_comes_first_in_every_dtype_and_layout():
     compiled = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
-    paths = os.pathsep.join([str(HERE), str(HERE / "emulator")])
+    paths = os.pathsep.join([str(HERE), str(HERE / "emulator"), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", UNCOVERED],
         env=compiled | {"PYTHONPATH": paths},

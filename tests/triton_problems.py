@@ -35,6 +35,7 @@ ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
 FIRST = (
     ("epilogue", "implicit_gemm"),
     ("split_gemm_k", "implicit_gemm"),
+    ("dilated", "implicit_gemm"),
     ("strided", "direct"),
     ("grouped", "im2col"),
     ("depthwise_3x3", "depthwise"),

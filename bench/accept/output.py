@@ -57,7 +57,7 @@ class Output:
         self.results[name] = (seconds, wrong)
         if wrong and self._tail:
             print(self._tail, file=sys.stdout)
-        self.say(f"--- {name}: {'FAILED: ' + wrong if wrong else 'passed'} ({seconds:.0f} s)")
+        self.say(f"--- {name}: {wrong or 'passed'} ({seconds:.0f} s)")
 
     def finish(self, text):
         (self.folder / "summary.txt").write_text(text)
