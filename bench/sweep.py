@@ -1,11 +1,12 @@
 """`python -m fastconv.bench.sweep --out FOLDER --seconds S`: the layers and pools of the CSVs on a
 GPU, our CUDA against cuDNN and ATen, our Triton against these and our CUDA, the most telling lines
-first, for as long as there is time.
+first, for as long as there is time. With --device cpu it tries the way there, on one sample.
 
 Writes layers.csv and pools.csv line by line, so that a sweep that is cut off leaves what it has;
 the next one with the same commit and device goes on where it ended. Needs no extras."""
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -14,30 +15,44 @@ import torch
 
 from ..backends.triton_launch import unusable_reason
 from .baselines import baselines
-from .cases import PASSES, QUICK, select_cases
+from .cases import LAYOUTS, PASSES, QUICK, select_cases
 from .measure import measure, no_fallback
 from .record import environment
 from .resume import Results
 from .roofline import Ceilings
 
 SECONDS_PER_SIDE = 0.04
-TIMED_DTYPES = ("float32", "bfloat16")
+# bfloat16 channels_last is a network at its fastest, float32 NCHW torch's default.
+KINDS = (
+    *(("bfloat16", "channels_last"), ("float32", "nchw")),
+    *(("float32", "channels_last"), ("bfloat16", "nchw")),
+    *(("float16", "channels_last"), ("float16", "nchw")),
+    *(("float64", "channels_last"), ("float64", "nchw")),
+)
+TIMED_DTYPES = tuple(dict.fromkeys(dtype for dtype, _ in KINDS))
 
 
-def importance(job):
-    """Sorts (case, backend): one layer of each family before all layers, CUDA before Triton, the
-    batch of 32 before 128; within that bfloat16 channels_last (a network at its fastest), then
-    float32 NCHW (torch's default)."""
-    case, backend = job
-    shape = case.shape
-    kinds = [("bfloat16", "channels_last"), ("float32", "nchw"), ("float32", "channels_last")]
-    kind = (case.dtype, case.layout)
-    return (
-        shape.layer not in QUICK,
-        backend,
-        shape.N > 32,
-        kinds.index(kind) if kind in kinds else len(kinds),
-    )
+def first_layers(cases):
+    """Of each family: those of QUICK, or where it has none there the first that comes."""
+    quick = {case.shape.family for case in cases if case.shape.layer in QUICK}
+    others = {}
+    for case in cases:
+        if case.shape.family not in quick:
+            others.setdefault(case.shape.family, case.shape.layer)
+    return QUICK | set(others.values())
+
+
+def in_order(cases, backends):
+    """(case, backend), what tells most before the rest: the first layers of each family before the
+    others, the batch of 32 before 128, CUDA before Triton, dtypes and layouts as in KINDS."""
+    first = first_layers(cases)
+
+    def importance(job):
+        case, backend = job
+        kind = KINDS.index((case.dtype, case.layout))
+        return case.shape.layer not in first, case.shape.N > 32, backend, kind
+
+    return sorted(((case, name) for name in backends for case in cases), key=importance)
 
 
 def _line(row):
@@ -86,25 +101,30 @@ def sweep(jobs, folder, seconds, device="cuda", seconds_per_side=SECONDS_PER_SID
     return measured, left, failures
 
 
+def _backends():
+    if reason := unusable_reason("cuda"):
+        print(f"no Triton: {reason}", flush=True)
+        return ["cuda"]
+    return ["cuda", "triton"]
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m fastconv.bench.sweep")
     parser.add_argument("--out", type=Path, required=True, help="folder of layers.csv, pools.csv")
     parser.add_argument("--seconds", type=float, required=True, help="when to begin no more lines")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args(argv)
-    if not torch.cuda.is_available():
+    on_gpu = options.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
         print("torch sees no CUDA device here", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    cases = select_cases(None, ["channels_last", "nchw"], PASSES, TIMED_DTYPES)
-    backends = ["cuda"]
-    if reason := unusable_reason("cuda"):
-        print(f"no Triton: {reason}", flush=True)
-    else:
-        backends.append("triton")
-    jobs = sorted(((case, name) for name in backends for case in cases), key=importance)
+    cases = select_cases(None if on_gpu else [1], list(LAYOUTS), PASSES, TIMED_DTYPES)
     # A CUDA graph cannot be captured on the default stream.
-    with torch.cuda.stream(torch.cuda.Stream()), no_fallback():
-        measured, left, failures = sweep(jobs, options.out, options.seconds)
+    stream = torch.cuda.stream(torch.cuda.Stream()) if on_gpu else contextlib.nullcontext()
+    with stream, no_fallback():
+        jobs = in_order(cases, _backends() if on_gpu else ["cpu"])
+        measured, left, failures = sweep(jobs, options.out, options.seconds, options.device)
     print(f"{measured} lines measured, {left} left for want of time, {failures} failures")
     return 1 if failures or measured == 0 else 0
 

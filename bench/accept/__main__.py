@@ -1,6 +1,8 @@
 """What a GPU has to say about fastconv: builds it, tests it, times it, prints a short table.
 
-Needs torch, numpy, pytest, pybind11, ninja, setuptools and nvcc, no network and no fastconv.
+Needs torch, numpy, pytest and nvcc, no network and no fastconv; to build it there, too, pybind11,
+ninja and setuptools. --prepare builds it beforehand on a machine without a GPU, under a Python of
+the version that the other machine has.
 """
 
 import argparse
@@ -8,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from clock import Clock
+import carried
+from clock import Clock, Stopped, shares
 from output import Output
-from plan import STEPS, TOTAL_SECONDS, Place, limits
-from summary import summarise
+from place import CARRIED, ROOT, Place
+from plan import STEPS, limits, schedule, total
+from summary import rehearsed, summarise
 
 
 def _steps(text):
@@ -24,7 +28,7 @@ def _steps(text):
     return [name for name in STEPS if name in names]
 
 
-def _total(text):
+def _seconds(text):
     try:
         value = float(text)
     except ValueError:
@@ -48,37 +52,69 @@ def parse(argv):
     )
     parser.add_argument(
         "--seconds",
-        type=_total,
-        default=TOTAL_SECONDS,
-        help=f"time in all (default: {TOTAL_SECONDS:.0f}); limits grow and shrink with it",
+        type=_seconds,
+        help="time in all (default: the sum of the steps' limits): more is for the steps that can "
+        "use it, with less the last ones are cut",
+    )
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="build a wheel for this Python into the folder of --carried, and stop",
+    )
+    parser.add_argument(
+        "--carried",
+        type=Path,
+        default=CARRIED,
+        help=f"where the wheel is (default: {CARRIED.relative_to(ROOT)} of the source tree)",
+    )
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="run the steps, short and on the CPU, to see that each of them starts, is stopped in "
+        "time and leaves its results",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the steps and their limits")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.seconds is None:
+        options.seconds = total(options.only, options.rehearse)
+    return options
+
+
+def run_steps(names, place, seconds, output):
+    """Each step in turn. What one does not use goes to the next."""
+    clock = Clock(seconds)
+    own = list(limits(names, place.rehearsal).values())
+    for index, name in enumerate(names):
+        allowed = shares(clock.left() - clock.reserve, own[index:])
+        output.begin(name, allowed)
+        begin = time.monotonic()
+        try:
+            if allowed < 1:
+                result = Stopped("no time was left")
+            else:
+                result = STEPS[name].run(place, allowed, output)
+        except Exception as error:  # a step's own bug must not take the next step with it
+            result = f"{type(error).__name__}: {error}"
+        output.end(name, time.monotonic() - begin, result)
 
 
 def main(argv=None):
     options = parse(argv)
-    place = Place(options.out.resolve())
-    budget = limits(options.only, options.seconds)
     if options.dry_run:
-        for name in options.only:
-            print(f"{name:<12} {budget[name]:4.0f} s  {STEPS[name].what}")
-        print(f"{'in all':<12} {sum(budget.values()):4.0f} s of {options.seconds:.0f}")
+        planned = schedule(options.only, options.seconds, options.rehearse)
+        for name, seconds in planned.items():
+            print(f"{name:<12} {seconds:4.0f} s  {STEPS[name].what}")
+        print(f"{'in all':<12} {sum(planned.values()):4.0f} s of {options.seconds:.0f}")
         return 0
+    if options.prepare:
+        return carried.prepare(ROOT, options.carried.resolve())
+    place = Place(options.out.resolve(), carried=options.carried.resolve())
+    if options.rehearse:
+        place = Place(place.out, carried=place.carried, rehearsal=True)
     output = Output(place.out)
-    clock = Clock(options.seconds)
-    for index, name in enumerate(options.only):
-        later = sum(budget[other] for other in options.only[index + 1 :])
-        # What earlier steps did not use goes to the last one, the benchmark.
-        seconds = budget[name] if later else max(budget[name], clock.left() - clock.reserve)
-        output.begin(name, seconds)
-        begin = time.monotonic()
-        try:
-            result = STEPS[name].run(place, seconds, output)
-        except Exception as error:  # a step's own bug must not take the next step with it
-            result = f"{type(error).__name__}: {error}"
-        output.end(name, time.monotonic() - begin, result)
-    text, passed = summarise(place.out, output.results)
+    run_steps(options.only, place, options.seconds, output)
+    judge = rehearsed if place.rehearsal else summarise
+    text, passed = judge(place.out, output.results)
     output.finish(text)
     return 0 if passed else 1
 

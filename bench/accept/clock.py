@@ -8,6 +8,10 @@ import time
 GRACE = 3.0  # seconds between asking a command to stop and killing it
 
 
+class Stopped(str):
+    """What is wrong with a step where it is the time alone."""
+
+
 class Clock:
     """Counts down the time of the whole run."""
 
@@ -18,6 +22,13 @@ class Clock:
 
     def left(self):
         return self._end - time.monotonic()
+
+
+def shares(seconds, limits):
+    """What the next step may take of so many seconds, given the limits of it and of those after it,
+    in order: its own limit, and what the others can spare."""
+    own, *later = limits
+    return min(max(own, seconds - sum(later)), max(seconds, 0.0))
 
 
 def _signal_group(process, number):

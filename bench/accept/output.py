@@ -9,9 +9,9 @@ FILES = (
     "log.txt",
     "summary.txt",
     "environment.json",
-    "wrappers.xml",
-    "tests.xml",
-    "triton.xml",
+    "wrappers.csv",
+    "tests.csv",
+    "triton.csv",
     "layers.csv",
     "pools.csv",
 )
@@ -57,7 +57,7 @@ class Output:
         self.results[name] = (seconds, wrong)
         if wrong and self._tail:
             print(self._tail, file=sys.stdout)
-        self.say(f"--- {name}: {'FAILED: ' + wrong if wrong else 'passed'} ({seconds:.0f} s)")
+        self.say(f"--- {name}: {wrong or 'passed'} ({seconds:.0f} s)")
 
     def finish(self, text):
         (self.folder / "summary.txt").write_text(text)

@@ -2,32 +2,44 @@
 
 import csv
 import math
-import xml.etree.ElementTree as ElementTree
 
-REPORTS = {"wrappers": "wrappers.xml", "tests": "tests.xml", "triton": "triton.xml"}
+from clock import Stopped
+from output import FILES
 
-
-def count_tests(path):
-    """(passed, failed, skipped) of a junit file; None where it cannot be read."""
-    try:
-        suites = ElementTree.parse(path).getroot().iter("testsuite")
-        totals = [0, 0, 0]
-        for suite in suites:
-            run, skipped = int(suite.get("tests")), int(suite.get("skipped"))
-            failed = int(suite.get("failures")) + int(suite.get("errors"))
-            for index, value in enumerate((run - failed - skipped, failed, skipped)):
-                totals[index] += value
-        return tuple(totals)
-    except (OSError, ElementTree.ParseError, TypeError, ValueError):
-        return None
+RESULTS = {"wrappers": "wrappers.csv", "tests": "tests.csv", "triton": "triton.csv"}
+MOST_FAILURES = 10  # of a step that are named
 
 
 def read_rows(path):
+    """Of a CSV; none where there is no such file."""
     try:
         with open(path, newline="") as file:
             return list(csv.DictReader(file))
     except OSError:
         return []
+
+
+def outcomes(path):
+    """{test: (outcome, reason)} of a file of results; where a test has several, its failure."""
+    found = {}
+    for row in read_rows(path):
+        test, outcome = row.get("test"), row.get("outcome")
+        if outcome in ("passed", "failed", "skipped") and found.get(test, ("",))[0] != "failed":
+            found[test] = outcome, row.get("reason") or ""
+    return found
+
+
+def count_tests(path):
+    """(passed, failed, skipped)"""
+    words = [outcome for outcome, _ in outcomes(path).values()]
+    return tuple(words.count(word) for word in ("passed", "failed", "skipped"))
+
+
+def _failures(path):
+    """Lines that name tests that failed, the first ones."""
+    failed = [(t, why) for t, (outcome, why) in outcomes(path).items() if outcome == "failed"]
+    lines = [f"      {test}: {why}"[:160] for test, why in failed[:MOST_FAILURES]]
+    return lines + [f"      and {len(failed) - MOST_FAILURES} more"] * (len(failed) > MOST_FAILURES)
 
 
 def _mean(values):
@@ -93,21 +105,56 @@ def _table(rows):
     return ["  ".join(t.ljust(w) for t, w in zip(line, widths)).rstrip() for line in table]
 
 
+def _step(folder, name, seconds, wrong):
+    """(verdict, lines) of a step: "ok", "FAIL", or "CUT" where nothing but time was lacking."""
+    detail, failures = wrong or "passed", []
+    if name in RESULTS:
+        passed, failed, skipped = count_tests(folder / RESULTS[name])
+        detail += f"; {passed} passed, {failed} failed, {skipped} skipped"
+        failures = _failures(folder / RESULTS[name])
+    if name == "bench":
+        layers, pools = (len(read_rows(folder / f"{part}.csv")) for part in ("layers", "pools"))
+        detail += f"; {layers} layer lines, {pools} pool lines"
+    cut = isinstance(wrong, Stopped) and not failures
+    verdict = "CUT" if cut else "FAIL" if wrong or failures else "ok"
+    return verdict, [f"{verdict:<5} {name:<12} {seconds:5.0f} s  {detail}", *failures]
+
+
+def _steps(folder, results):
+    """({step: verdict}, lines)"""
+    verdicts, lines = {}, []
+    for name, (seconds, wrong) in results.items():
+        verdicts[name], own = _step(folder, name, seconds, wrong)
+        lines += own
+    return verdicts, lines
+
+
 def summarise(folder, results):
     """(the text, whether all passed). results: {step: (seconds, None or what went wrong)}"""
     lines = [""]
-    rows = {name: read_rows(folder / f"{name}.csv") for name in ("layers", "pools")}
-    if any(rows.values()):
-        lines += family_tables(rows["layers"] + rows["pools"])
-    for name, (seconds, wrong) in results.items():
-        detail = wrong or "passed"
-        report = REPORTS.get(name)
-        counts = count_tests(folder / report) if report else None
-        if counts:
-            detail += f"; {counts[0]} passed, {counts[1]} failed, {counts[2]} skipped"
-        if name == "bench":
-            detail += f"; {len(rows['layers'])} layer lines, {len(rows['pools'])} pool lines"
-        lines.append(f"{'FAIL' if wrong else 'ok':<5} {name:<12} {seconds:5.0f} s  {detail}")
-    passed = bool(results) and not any(wrong for _, wrong in results.values())
-    lines.append("accepted" if passed else "NOT ACCEPTED")
+    if rows := read_rows(folder / "layers.csv") + read_rows(folder / "pools.csv"):
+        lines += family_tables(rows)
+    verdicts, own = _steps(folder, results)
+    passed = bool(results) and set(verdicts.values()) == {"ok"}
+    lines += [*own, "accepted" if passed else "NOT ACCEPTED"]
     return "\n".join(lines) + "\n", passed
+
+
+def rehearsed(folder, results):
+    """The same of a rehearsal: a step may have been cut, but all must have left what they leave,
+    and no other file may lie there."""
+    verdicts, lines = _steps(folder, results)
+    # The log is still written to, the summary is this text.
+    there = {path.name for path in folder.iterdir()} | {"summary.txt"}
+    files = {name: {f"{name}.csv"} for name in RESULTS}
+    files |= {"environment": {"environment.json"}, "bench": {"layers.csv", "pools.csv"}}
+    wrong = [f"{name} failed" for name, verdict in verdicts.items() if verdict == "FAIL"]
+    wrong += [
+        f"{name} left no {file}" for name in results for file in files.get(name, set()) - there
+    ]
+    for name in RESULTS.keys() & results.keys():
+        if not count_tests(folder / RESULTS[name])[0]:
+            wrong.append(f"{name} left no results")
+    wrong += [f"{name} is none of the files" for name in sorted(there - set(FILES))]
+    lines += [f"rehearsed; on a GPU: {len(FILES)} files at most"] if not wrong else wrong
+    return "\n".join(["", *lines]) + "\n", not wrong

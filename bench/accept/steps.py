@@ -1,0 +1,189 @@
+"""What each step runs. A step is a function (place, seconds, output) that returns None, or what
+went wrong."""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+
+import carried
+import selection
+from clock import Stopped
+from place import commit, execute, find_tool, last_line
+from summary import count_tests
+
+NEEDED = ("torch", "numpy", "pytest")
+TO_BUILD = ("pybind11", "ninja", "setuptools")
+WORKERS = min(14, os.cpu_count() or 1)
+_ABOUT = """
+import json, platform, torch
+ready = torch.cuda.is_available()
+print(json.dumps({
+    "python": platform.python_version(), "torch": torch.__version__,
+    "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+    "gpu": torch.cuda.get_device_name() if ready else None,
+    "capability": "%d.%d" % torch.cuda.get_device_capability() if ready else None,
+}))
+"""
+# The module is there, and holds machine code for this GPU.
+_USABLE = """
+import sys, torch, fastconv
+from fastconv import _native
+assert _native.cuda, _native.cuda_missing
+if sys.argv[1:] != ["rehearsal"]:
+    x = torch.ones(1, 1, 3, 3, device="cuda")
+    print(fastconv.conv2d(x, x, backend="cuda:direct").item())
+"""
+
+
+def environment(place, seconds, output):
+    """environment.json, and the first thing that is missing."""
+    nvcc, (wheel, why) = find_tool("nvcc"), carried.find(place.root, place.carried)
+    facts = {
+        "commit": commit(place.root),
+        "cpus": os.cpu_count(),
+        "carried": wheel.name if wheel else why,
+        "nvcc": last_line(nvcc, "--version") if nvcc else None,
+        "driver": last_line(
+            "nvidia-smi",
+            "--query-gpu=name,driver_version,clocks.sm,clocks.mem",
+            "--format=csv,noheader",
+        ),
+    }
+    needed = NEEDED if wheel else NEEDED + TO_BUILD
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if nvcc is None:
+        missing.append("nvcc")
+    facts["missing"] = missing
+    if "torch" not in missing:
+        try:
+            facts |= json.loads(last_line(sys.executable, "-c", _ABOUT, timeout=seconds))
+        except ValueError as error:
+            facts["torch_error"] = str(error)
+    (place.out / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
+    output.say(json.dumps(facts))
+    if missing:
+        return f"missing: {', '.join(missing)}"
+    return None if facts.get("gpu") or place.rehearsal else "torch sees no GPU"
+
+
+def _architecture(place):
+    """What to compile for: the GPU that is there."""
+    try:
+        facts = json.loads((place.out / "environment.json").read_text())
+        major, minor = facts["capability"].split(".")
+    except (OSError, ValueError, KeyError, AttributeError):
+        return "90a"
+    return {"8": "80", "9": "90a"}.get(major, major + minor)
+
+
+def build(place, seconds, output):
+    """Takes the wheel that was carried along, or builds."""
+    end = time.monotonic() + seconds
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index"]
+    pip += ["--target", place.site]
+    shutil.rmtree(place.site, ignore_errors=True)
+    wheel, wrong = carried.find(place.root, place.carried)
+    if wheel:
+        wrong = execute(place, output, [*pip, wheel], seconds)
+        check = [sys.executable, "-c", _USABLE, *["rehearsal"] * place.rehearsal]
+        wrong = wrong or execute(place, output, check, seconds, FASTCONV_CUDA_MODULE="")
+    if wrong:
+        output.say(f"building, as no carried wheel serves: {wrong}")
+        shutil.rmtree(place.site, ignore_errors=True)
+        if importlib.util.find_spec("setuptools") is None:
+            return "setuptools is missing, which `pip install --no-build-isolation` needs"
+        how = {"FASTCONV_CUDA": "1", "FASTCONV_CUDA_ARCHS": _architecture(place)}
+        if place.rehearsal:
+            how = {"FASTCONV_CUDA": "0", "FASTCONV_INSTRUCTION_SETS": "baseline"}
+        command = [*pip, "--no-build-isolation", place.root]
+        if wrong := execute(place, output, command, end - time.monotonic(), **how):
+            return wrong
+    return _emulate(place, output, end - time.monotonic()) if place.rehearsal else None
+
+
+def _emulate(place, output, seconds):
+    script = 'module=$("$0" "$1") && ln -sf "$module" "$2"'
+    build = place.root / "tests" / "emulator" / "build.py"
+    command = ["sh", "-c", script, sys.executable, build, place.emulated]
+    return execute(place, output, command, seconds)
+
+
+def _pytest(place, output, seconds, results, arguments, workers=1):
+    """Tests, whose results go to a file as they end: what stops them leaves those."""
+    tests = place.root / "tests"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10"]
+    command += ["--tb=short", "--continue-on-collection-errors", f"--rootdir={place.root}"]
+    command += ["-c", place.root / "pyproject.toml"]
+    command += ["-p", "results_plugin", f"--results={place.out / results}"]
+    if importlib.util.find_spec("xdist") and workers > 1:
+        command += ["-n", workers, "--dist", "loadgroup"]
+    if importlib.util.find_spec("pytest_timeout"):
+        # From a thread: a signal does not reach a program that waits for the GPU.
+        command += ["--timeout", 60, "--timeout-method", "thread"]
+    (place.out / results).unlink(missing_ok=True)
+    paths = os.pathsep.join([str(tests), place.environment()["PYTHONPATH"]])
+    wrong = execute(place, output, [*command, *arguments], seconds, PYTHONPATH=paths)
+    if wrong is None and not count_tests(place.out / results)[0]:
+        return "no test ran"  # all were skipped, which pytest calls a success
+    return wrong
+
+
+def wrappers(place, seconds, output):
+    file = place.root / "tests" / "test_device_wrappers.py"
+    # A twin has no need of a GPU: where there is one, the same formulas judge the instructions.
+    words = "not gpu" if place.rehearsal else "not twin"
+    return _pytest(place, output, seconds, "wrappers.csv", [file, "-k", words])
+
+
+def tests(place, seconds, output):
+    arguments = [*selection.test_files(place.root / "tests"), "-k", selection.WORDS]
+    if place.rehearsal:  # it overruns, as emulated kernels are slow, and may as well do it soon
+        seconds = min(seconds, 45)
+    return _pytest(place, output, seconds, "tests.csv", arguments, WORKERS)
+
+
+def triton(place, seconds, output):
+    if importlib.util.find_spec("triton") is None:
+        return "triton is missing"
+    results = place.out / "triton.csv"
+    results.unlink(missing_ok=True)
+    command = [sys.executable, place.root / "tests" / "triton_problems.py", "--results", results]
+    # It begins no problem then; the limit is for one that hangs.
+    command += ["--seconds", f"{max(seconds - 15, 5):.0f}", "--workers", WORKERS]
+    wrong = execute(place, output, command, seconds)
+    if wrong == "exit status 3":
+        return Stopped("the time ended before every kernel had run")
+    return wrong
+
+
+def sanitizer(place, seconds, output):
+    """memcheck, then racecheck, each with half of the time, on problems of a few blocks."""
+    tool, wrong = find_tool("compute-sanitizer"), []
+    if tool is None and not place.rehearsal:
+        return "compute-sanitizer is missing"
+    for name in ("memcheck", "racecheck"):
+        command = [tool, "--tool", name, "--error-exitcode", "9", "--target-processes", "all"]
+        command += ["--kernel-name", "kernel_substring=fastconv", "--report-api-errors", "no"]
+        if place.rehearsal:  # the tool starts no program where it finds no GPU
+            command = []
+        command += [sys.executable, place.root / "tests" / "emulator" / "tiny_problems.py", ""]
+        command += [f"--seconds={max(seconds / 2 - 15, 5):.0f}"]  # to begin problems in
+        # Each tensor an allocation of its own, so that an access beside it is seen.
+        own = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if name == "memcheck" else {}
+        if error := execute(place, output, command, seconds / 2, **own):
+            wrong.append((name, error))
+    if not wrong:
+        return None
+    kind = Stopped if all(isinstance(error, Stopped) for _, error in wrong) else str
+    return kind("; ".join(f"{name}: {error}" for name, error in wrong))
+
+
+def bench(place, seconds, output):
+    command = [sys.executable, "-m", "fastconv.bench.sweep", "--out", place.out]
+    # It stops by itself between two lines; the limit is for a line that hangs.
+    command += ["--seconds", f"{max(seconds - 20, 5):.0f}"]
+    command += ["--device", "cpu"] if place.rehearsal else []
+    return execute(place, output, command, seconds, FASTCONV_COMMIT=commit(place.root))
