@@ -66,7 +66,7 @@ def core_module(cuda_status):
         *(f"-DFASTCONV_HAS_{i.upper()}" for i in INSTRUCTION_SETS),
     ]
     status = f'-DFASTCONV_CUDA_STATUS="{cuda_status}"'
-    separate = {*kernels, *sources("bindings", "cuda_*.cpp")}
+    separate = {*kernels, CSRC / "bindings" / "cuda_module.cpp"}
     compilations += [
         Compilation(
             source,
@@ -87,7 +87,7 @@ def cuda_module(toolkit, missing):
         return module
     archs = f'-DFASTCONV_CUDA_ARCHS="{toolkit.describe_archs()}"'
     # The slow ones first.
-    files = [*sources("cuda/launch", "*.cu"), *sources("bindings", "cuda_*.cpp")]
+    files = [*sources("cuda/launch", "*.cu"), CSRC / "bindings" / "cuda_module.cpp"]
     module.compilations = [
         Compilation(
             source,

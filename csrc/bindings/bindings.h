@@ -1,16 +1,10 @@
 // fastconv._core is a table: Python passes problems, addresses and strides; no logic lives here.
+//
+// The parts of a module are headers of one translation unit, since pybind11's own headers take five
+// times as long to compile as what is bound.
 #pragma once
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "bindings/address.h"
-
-namespace fastconv {
-
-void bind_problem(pybind11::module_& m);
-void bind_conv2d(pybind11::module_& m);
-void bind_pool2d(pybind11::module_& m);
-void bind_plan(pybind11::module_& m);
-
-}  // namespace fastconv

@@ -1,4 +1,8 @@
 #include "bindings/bindings.h"
+#include "bindings/conv2d.h"
+#include "bindings/plan.h"
+#include "bindings/pool2d.h"
+#include "bindings/problem.h"
 #include "cpu/kernels.h"
 
 PYBIND11_MODULE(_core, m) {

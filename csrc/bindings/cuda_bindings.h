@@ -8,6 +8,8 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <stdexcept>
+#include <string>
 
 #include "bindings/address.h"
 #include "problem/conv_problem.h"
@@ -27,11 +29,9 @@ inline ConvProblem conv_problem(const ConvSizes& s) {
 inline cudaStream_t stream_of(Address stream) { return reinterpret_cast<cudaStream_t>(stream); }
 
 // RuntimeError with CUDA's words.
-void check(cudaError_t status, const char* what);
-
-void bind_cuda_conv2d(pybind11::module_& m);
-void bind_cuda_epilogue(pybind11::module_& m);
-void bind_cuda_im2col(pybind11::module_& m);
-void bind_cuda_pool2d(pybind11::module_& m);
-
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // an error that is not sticky must not surface in somebody else's call
+  throw std::runtime_error(std::string("fastconv ") + what + ": " + cudaGetErrorString(status));
+}
 }  // namespace fastconv

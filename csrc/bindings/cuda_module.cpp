@@ -1,18 +1,12 @@
-#include <stdexcept>
-#include <string>
-
 #include "bindings/cuda_bindings.h"
+#include "bindings/cuda_conv2d.h"
+#include "bindings/cuda_epilogue.h"
+#include "bindings/cuda_im2col.h"
+#include "bindings/cuda_pool2d.h"
 
 namespace py = pybind11;
 
 namespace fastconv {
-
-void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();  // an error that is not sticky must not surface in somebody else's call
-  throw std::runtime_error(std::string("fastconv ") + what + ": " + cudaGetErrorString(status));
-}
-
 namespace {
 
 int attribute(cudaDeviceAttr name, int device) {

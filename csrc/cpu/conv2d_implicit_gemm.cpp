@@ -316,6 +316,22 @@ struct WgradSums {
   }
 };
 
+// c += dy x over the pixels of one tile; for all types of elements that are summed in A.
+template <typename A>
+void add_wgrad_tile(const Terms& terms, int64_t runs, const WgradSums<A>& layout, int64_t pixels,
+                    const A* x, const int32_t* positions, const A* dy, int64_t dy_pitch,
+                    int64_t filters, A* c) {
+  for (int64_t run = 0; run < runs; ++run) {
+    for_each_micro_column<A>(terms.run_length, [&](int64_t column, auto vectors) {
+      for_each_micro_row(filters, [&](int64_t k, auto micro_rows) {
+        wgrad_micro<decltype(micro_rows)::value, decltype(vectors)::value>(
+            pixels, dy + k, dy_pitch, x + terms.taps[run] + column, positions,
+            c + k * layout.step + run * layout.run_step + column, layout.step);
+      });
+    });
+  }
+}
+
 template <typename T>
 struct Wgrad {
   using A = accumulator_t<T>;
@@ -368,15 +384,8 @@ struct Wgrad {
       const Terms terms = fill_terms(xs, layout.rows, positions + pixels.pixels());
       const A* const x_tile = stage_tile<T>(xs, x, pixels.n, memory);
       const A* const y_tile = stage_tile<T>(ys, dy, pixels.n, memory + x_elements);
-      for (int64_t run = 0; run < runs; ++run) {
-        for_each_micro_column<A>(terms.run_length, [&](int64_t column, auto vectors) {
-          for_each_micro_row(filters, [&](int64_t k, auto micro_rows) {
-            wgrad_micro<decltype(micro_rows)::value, decltype(vectors)::value>(
-                pixels.pixels(), y_tile + k, ys.pitch, x_tile + terms.taps[run] + column, positions,
-                c + k * layout.step + run * layout.run_step + column, layout.step);
-          });
-        });
-      }
+      add_wgrad_tile<A>(terms, runs, layout, pixels.pixels(), x_tile, positions, y_tile, ys.pitch,
+                        filters, c);
     }
   }
 

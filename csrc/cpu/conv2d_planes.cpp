@@ -276,6 +276,21 @@ static inline void planes_wgrad_micro(const int32_t* offsets, const A* planes, c
   }
 }
 
+// The sums of one group += dy x over the pixels of one tile; for all types of elements that are
+// summed in A.
+template <typename A>
+void add_planes_wgrad(int64_t rows, int64_t filter_terms, const int32_t* offsets, const A* x,
+                      const A* dy, int64_t dy_step, const typename LaneIndex<A>::type* masks,
+                      int64_t vectors, vector_t<A>* sums) {
+  for_each_run<kWgradRows, 2, 1>(rows, [&](int64_t row, auto row_count) {
+    for_each_run<kWgradTerms, half(kWgradTerms), 1>(filter_terms, [&](int64_t term, auto terms) {
+      planes_wgrad_micro<decltype(row_count)::value, decltype(terms)::value>(
+          offsets + term, x, dy + row * dy_step, dy_step, masks, vectors,
+          sums + row * filter_terms + term, filter_terms);
+    });
+  });
+}
+
 // Partial sums of dw, a vector for each (filter, channel, tap) of some groups.
 template <typename T>
 struct PlanesWgrad {
@@ -334,15 +349,9 @@ struct PlanesWgrad {
     ys.template fill<T>(gradient, n, groups * x.rows, dy);
     fill_masks(planes, vectors, masks);
     for (int64_t g = 0; g < groups; ++g) {
-      for_each_run<kWgradRows, 2, 1>(x.rows, [&](int64_t row, auto rows) {
-        for_each_run<kWgradTerms, half(kWgradTerms), 1>(
-            filter_terms(), [&](int64_t term, auto terms) {
-              planes_wgrad_micro<decltype(rows)::value, decltype(terms)::value>(
-                  offsets + term, source + g * x.depth * planes.channel_elements(),
-                  dy + (g * x.rows + row) * dy_step, dy_step, masks, vectors,
-                  sums + g * group_sums() + row * filter_terms() + term, filter_terms());
-            });
-      });
+      add_planes_wgrad<A>(
+          x.rows, filter_terms(), offsets, source + g * x.depth * planes.channel_elements(),
+          dy + g * x.rows * dy_step, dy_step, masks, vectors, sums + g * group_sums());
     }
   }
 

@@ -72,7 +72,7 @@ def build(sanitize=None, debug=False, changed=None):
     sources = [
         *sorted((csrc / "cuda" / "launch").glob("*.cu")),
         *sorted((csrc / "plan").glob("*.cpp")),
-        *sorted((csrc / "bindings").glob("cuda_*.cpp")),
+        csrc / "bindings" / "cuda_module.cpp",
     ]
     includes = [f"-I{csrc}", f"-isystem{pybind11.get_include()}"]
     includes += [f"-isystem{sysconfig.get_path('include')}"]

@@ -1,4 +1,6 @@
 // The CUDA plan belongs to _core: it can be asked and printed where no CUDA was built.
+#pragma once
+
 #include "bindings/bindings.h"
 #include "plan/cuda_plan.h"
 
@@ -6,7 +8,7 @@ namespace py = pybind11;
 
 namespace fastconv {
 
-void bind_plan(py::module_& m) {
+inline void bind_plan(py::module_& m) {
   using namespace py::literals;
   py::enum_<CudaAlgorithm>(m, "CudaAlgorithm")
       .value("direct", CudaAlgorithm::direct)

@@ -1,3 +1,5 @@
+#pragma once
+
 #include "bindings/cuda_bindings.h"
 #include "cuda/launch/pool2d.h"
 #include "problem/pool_problem.h"
@@ -42,7 +44,7 @@ cuda::PoolArgs pool_args(const AdaptivePoolSizes& s) {
 
 // The same two functions for plain and for adaptive pooling.
 template <typename Sizes>
-void bind_passes(py::module_& m) {
+inline void bind_passes(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
   m.def(
       "pool2d_max",
@@ -78,7 +80,7 @@ void bind_passes(py::module_& m) {
 
 }  // namespace
 
-void bind_cuda_pool2d(py::module_& m) {
+inline void bind_cuda_pool2d(py::module_& m) {
   bind_passes<PoolSizes>(m);
   bind_passes<AdaptivePoolSizes>(m);
 }

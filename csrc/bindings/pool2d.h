@@ -1,3 +1,5 @@
+#pragma once
+
 #include <stdexcept>
 #include <string>
 
@@ -58,7 +60,7 @@ PoolArgs pool_args(DType dtype, const TensorView& x, const TensorView& y, int nu
 
 // The same two functions for plain and for adaptive pooling; which pass is meant is an argument.
 template <typename Problem>
-void bind_passes(py::module_& m) {
+inline void bind_passes(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
   m.def(
       "pool2d_max",
@@ -84,7 +86,7 @@ void bind_passes(py::module_& m) {
 
 }  // namespace
 
-void bind_pool2d(py::module_& m) {
+inline void bind_pool2d(py::module_& m) {
   py::enum_<PoolAlgorithm>(m, "PoolAlgorithm")
       .value("reference", PoolAlgorithm::reference)
       .value("vectorised", PoolAlgorithm::vectorised);

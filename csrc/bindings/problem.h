@@ -1,3 +1,5 @@
+#pragma once
+
 #include <sstream>
 
 #include "bindings/bindings.h"
@@ -73,7 +75,7 @@ Raises:
 
 }  // namespace
 
-void bind_problem(py::module_& m) {
+inline void bind_problem(py::module_& m) {
   using namespace py::literals;
   m.def("conv_out_size", &conv_out_size, "size"_a, "kernel"_a, "stride"_a, "pad"_a, "dilation"_a);
   m.def("pool_out_size", &pool_out_size, "size"_a, "kernel"_a, "stride"_a, "pad"_a, "dilation"_a,

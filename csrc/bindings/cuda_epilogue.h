@@ -1,3 +1,5 @@
+#pragma once
+
 #include "bindings/cuda_bindings.h"
 #include "cuda/launch/epilogue.h"
 
@@ -5,7 +7,7 @@ namespace py = pybind11;
 
 namespace fastconv {
 
-void bind_cuda_epilogue(py::module_& m) {
+inline void bind_cuda_epilogue(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
   m.def("epilogue_backward_workspace", [](const StrideTuple& size, int dtype) {
     cuda::EpilogueBackwardArgs args;

@@ -1,3 +1,5 @@
+#pragma once
+
 #include "bindings/cuda_bindings.h"
 #include "cuda/launch/im2col.h"
 
@@ -25,7 +27,7 @@ cuda::Im2colArgs im2col_args(const ConvSizes& sizes, int dtype, Address x,
 
 }  // namespace
 
-void bind_cuda_im2col(py::module_& m) {
+inline void bind_cuda_im2col(py::module_& m) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
   m.def(
       "im2col",

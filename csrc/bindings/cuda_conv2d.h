@@ -1,3 +1,5 @@
+#pragma once
+
 #include <stdexcept>
 
 #include "bindings/cuda_bindings.h"
@@ -28,7 +30,7 @@ cudaError_t run(const cuda::ConvArgs& args) {
 
 }  // namespace
 
-void bind_cuda_conv2d(py::module_& m) {
+inline void bind_cuda_conv2d(py::module_& m) {
   m.def(
       "conv2d",
       [](int op, const ConvSizes& sizes, int dtype, const PlanNumbers& plan, Address x,

@@ -1,3 +1,5 @@
+#pragma once
+
 #include <stdexcept>
 
 #include "bindings/bindings.h"
@@ -37,7 +39,7 @@ void run(ConvAlgorithm algorithm, ConvOp op, const ConvArgs& args) {
 
 }  // namespace
 
-void bind_conv2d(py::module_& m) {
+inline void bind_conv2d(py::module_& m) {
   using namespace py::literals;
   using release_gil = py::call_guard<py::gil_scoped_release>;
 
@@ -60,7 +62,12 @@ void bind_conv2d(py::module_& m) {
       .def_readonly("algorithm", &ConvPlan::algorithm)
       .def_readonly("reason", &ConvPlan::reason);
   m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a);
-  m.def("unsupported_reason", &unsupported_reason, "algorithm"_a, "op"_a, "problem"_a);
+  m.def(
+      "unsupported_reason",
+      [](ConvAlgorithm algorithm, ConvOp op, const ConvProblem& problem) {
+        return unsupported_reason(algorithm, op, problem);
+      },
+      "algorithm"_a, "op"_a, "problem"_a);
 
   // fprop writes y; dgrad reads y as dy and writes x as dx; wgrad reads y as dy and writes w as dw.
   m.def(
