@@ -19,7 +19,8 @@ pytestmark = [
 ]
 
 MAKE = {"converted": fastconv.convert, "fused": fastconv.fuse}
-# Each network with each exporter, (name, kind, dynamo); with --exhaustive each in both kinds.
+# (name, kind, dynamo): each network with the default exporter, the quick ones with the older one;
+# with --exhaustive every combination.
 ALWAYS = {
     ("resnet18", "fused", True),
     ("mobilenet_v1", "converted", True),
@@ -29,8 +30,6 @@ ALWAYS = {
     ("resnet18", "converted", False),
     ("mobilenet_v1", "fused", False),
     ("squeezenet1_1", "fused", False),
-    ("efficientnet_b0", "converted", False),
-    ("convnext_tiny", "fused", False),
 }
 EVERY = sorted({(n, k, d) for n, *_ in ALWAYS for k in MAKE for d in (True, False)})
 
@@ -81,14 +80,15 @@ def run(model, x):
 @pytest.mark.parametrize("name, kind, dynamo", EVERY)
 def test_networks(name, kind, dynamo, exhaustive):
     if (name, kind, dynamo) not in ALWAYS and not exhaustive:
-        pytest.skip("one of two pairs of kind and exporter; the other with --exhaustive")
+        pytest.skip("with --exhaustive")
     net = MAKE[kind](network(name))
     model = exported(net, torch.randn(2, 3, 64, 64), dynamo)
     x = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         y = net(x)
-    assert y.std() > 1e-2
-    torch.testing.assert_close(run(model, x), y, rtol=1e-4, atol=1e-4)
+    scale = y.abs().max()  # with random weights it may be hundreds
+    assert y.std() > 0.1 * scale
+    torch.testing.assert_close(run(model, x) / scale, y / scale, rtol=0, atol=1e-4)
 
 
 class Everything(nn.Module):
