@@ -33,14 +33,14 @@ EOF
         xargs "$work/lint/bin/clang-format" --dry-run -Werror
 }
 
-# With the CUDA kernels of the architectures named: 80,90a.
+# With the CUDA kernels of the architectures named (80,90a), and more extras (,onnx) than the tests'.
 install_for_testing() {
     step "README: install for testing, CUDA kernels for $1"
     python3 -m venv "$work/venv"
     export PATH="$work/venv/bin:$PATH"
     pip install -q $torch
     # FASTCONV_CUDA=1 lets nothing be left out.
-    FASTCONV_CUDA=1 FASTCONV_CUDA_ARCHS="$1" pip install -q '.[test]'
+    FASTCONV_CUDA=1 FASTCONV_CUDA_ARCHS="$1" pip install -q ".[test${2:-}]"
     (cd "$work" && fastconv info | tee "$work/log")
     grep -q 'built for sm_.*; no device can be used here' "$work/log"
 }

@@ -12,10 +12,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import nn as fast
-from .fuse_kinds import CONVOLUTIONS, computes_as, is_layer, recast, why_not_plain
+from .fuse_in_place import works_in_place
+from .fuse_kinds import CONVOLUTIONS, computes_as, recast, why_not_plain
 from .fuse_norms import BatchNorms
 from .fuse_report import FusionReport, join, type_name
-from .fuse_tracer import IN_PLACE_ARITHMETIC
 
 _ACTIVATION_MODULES = {
     nn.ReLU: "relu",
@@ -37,9 +37,6 @@ _ACTIVATION_FUNCTIONS = {
 _ACTIVATION_METHODS = {"relu": "relu", "relu_": "relu"}
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE_ADDITIONS = (operator.iadd, "add_")
-_IN_PLACE_OPERATORS = (*IN_PLACE_ARITHMETIC, operator.setitem, operator.delitem)
-# Whose functions work in place only where their name or an argument says so.
-_KNOWN_PACKAGES = (None, "torch", "_operator", "math", "builtins")
 
 
 @dataclass
@@ -99,7 +96,7 @@ class Chains:
         reason = self.norms.why_left(node) or "no convolution could take it"
         name = self.norms.owner(node)
         if name is None:
-            return self._report("", node.target.__name__, f"left: {reason}")
+            return self._report(node.name, node.target.__name__, f"left: {reason}")
         module = self.modules[name]
         if id(module) in self.opaque:
             reason = f"it {self.opaque[id(module)]}"
@@ -229,23 +226,9 @@ class Chains:
         convolution's input: fused, it would be read later than before."""
         node = chain.nodes[0].next
         while node is not user:
-            if node not in chain.nodes and self._is_in_place(node):
+            if node not in chain.nodes and works_in_place(node, self._module(node)):
                 return True
             node = node.next
-        return False
-
-    def _is_in_place(self, node):
-        if node.op == "call_method":
-            return node.target.endswith("_") and not node.target.endswith("__")
-        if node.op == "call_function":
-            name = getattr(node.target, "__name__", "")
-            by_name = name.endswith("_") and not name.endswith("__")
-            known = node.target in _IN_PLACE_OPERATORS or by_name or _asks_in_place(node)
-            return known or not _is_known(node.target) or "out" in node.kwargs
-        if node.op == "call_module":
-            module = self._module(node)
-            plain = is_layer(module) and why_not_plain(module) is None
-            return not plain or getattr(module, "inplace", False)
         return False
 
     def _name(self, node):
@@ -280,15 +263,6 @@ class Chains:
             self.norms.erase(node)
 
 
-def _is_known(function):
-    """Whether a function is neither the user's nor an operator of the dispatcher: those may change
-    their arguments."""
-    if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
-        return False
-    package = getattr(function, "__module__", None)
-    return (package and package.split(".")[0]) in _KNOWN_PACKAGES
-
-
 def _residual(last, user):
     """What a node adds to `last`, where it is a plain sum of two different values; or None."""
     if user.op not in ("call_function", "call_method") or user.target not in _ADDITIONS:
@@ -309,10 +283,3 @@ def _asks_dimensions(node):
     if node.op == "call_method":
         return node.target in ("dim", "ndimension")
     return node.op == "call_function" and node.target is getattr and node.args[1:] == ("ndim",)
-
-
-def _asks_in_place(node):
-    """Of a function with an `inplace` argument, wherever it stands, as far as it may be true."""
-    if "inplace" in node.kwargs:
-        return bool(node.kwargs["inplace"])
-    return any(argument is True for argument in node.args)

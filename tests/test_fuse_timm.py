@@ -82,7 +82,7 @@ def test_every_batch_norm_after_a_convolution_is_folded_or_frozen(name):
 
 
 def test_frozen_batch_norms_learn_their_weights():
-    model, x = network("regnety_002"), torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    model, x = network("regnety_002"), torch.randn(1, 3, 32, 32, dtype=torch.float64)
     frozen = fastconv.fuse(model, trainable=True).train()
     gradients = []
     for each in (model, frozen):
@@ -94,8 +94,8 @@ def test_frozen_batch_norms_learn_their_weights():
 
 
 def test_standardised_convolutions_are_left_and_said_to_be():
-    options = dict(layers=[1, 1], channels=[32, 32], num_classes=10)
-    model = lively(timm.models.ResNetV2(**options, conv_layer=timm.layers.StdConv2d))
+    norm, conv = timm.layers.BatchNormAct2d, timm.layers.StdConv2d
+    model = lively(timm.models.ResNetV2([1, 1], [32, 32], norm_layer=norm, conv_layer=conv))
     fused, reports = fastconv.fuse(model, report=True)
     reasons = {report.reason for report in reports if report.type == "StdConv2d"}
     assert reasons == {"left: StdConv2d has a forward of its own"}

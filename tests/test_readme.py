@@ -55,11 +55,11 @@ SMALL_NETWORKS = (
 # A line for each command of README.md that does not run as it stands.
 ELSEWHERE = {
     "pip install torch .": Gate("pip install torch $work/dist/fastconv-*.whl"),
-    "pip install torch '.[test]'": Gate("pip install torch", "FASTCONV_CUDA=1 * .[test]"),
+    "pip install torch '.[test]'": Gate("pip install torch", "FASTCONV_CUDA=1 * .[test${2:-}]"),
     "pip install torch '.[demo]'": Gate("pip install $(echo *fastconv-*.whl)[demo]"),
     "pip install '.[bench]'": Extra("bench"),
     "pip install -e '.[test]'": Gate("FASTCONV_CUDA=0 * pip install torch -e .[test]"),
-    "FASTCONV_CUDA=1 pip install .": Gate("FASTCONV_CUDA=1 * pip install .[test]"),
+    "FASTCONV_CUDA=1 pip install .": Gate("FASTCONV_CUDA=1 * pip install .[test${2:-}]"),
     "fastconv demo": Gate(),
     "pytest": Gate(),
     "pytest -m gradcheck": Here("{} -q tests/test_frozen_batch_norm.py"),
