@@ -42,16 +42,34 @@ struct Maximum {
   }
   // Whether a -0 is among the elements: as an integer it is the least.
   template <typename A>
-  FASTCONV_PASS bool order_shows(const A* elements, int64_t n) {
+  static bool order_shows(const A* elements, int64_t n) {
     using Bits = typename LaneIndexOf<A>::type;
+    typedef Bits Vector __attribute__((vector_size(kVectorBytes)));
     constexpr Bits kNegativeZero = std::is_same_v<A, double> ? INT64_MIN : INT32_MIN;
-    Bits least = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      Bits bits;
-      __builtin_memcpy(&bits, elements + i, sizeof bits);
-      least = bits < least ? bits : least;
+    constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
+    const auto least_of = [](auto least, const A* from) {
+      decltype(least) bits;
+      __builtin_memcpy(&bits, from, sizeof bits);
+      return bits < least ? bits : least;
+    };
+    if (n < kLanes) {
+      Bits least = 0;
+      for (int64_t i = 0; i < n; ++i) least = least_of(least, elements + i);
+      return least == kNegativeZero;
     }
-    return least == kNegativeZero;
+    // The last vector ends with the elements. Two minima, so that none waits for the one before.
+    Vector even = least_of(Vector{}, elements + n - kLanes), odd = {};
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+      even = least_of(even, elements + i);
+      odd = least_of(odd, elements + i + kLanes);
+    }
+    if (i + kLanes <= n) even = least_of(even, elements + i);
+    const Vector found = (even < odd ? even : odd) == kNegativeZero;
+    int64_t words[kVectorBytes / 8], any = 0;
+    __builtin_memcpy(words, &found, sizeof words);
+    for (const int64_t word : words) any |= word;
+    return any != 0;
   }
   // A maximum that is a zero becomes the window's first zero.
   template <typename T, typename A>
