@@ -1,6 +1,6 @@
 """`python -m fastconv.bench.sweep --out FOLDER --seconds S`: the layers and pools of the CSVs on a
 GPU, our CUDA against cuDNN and ATen, our Triton against these and our CUDA, the most telling lines
-first, for as long as there is time. With --device cpu it tries the way there, on one sample.
+first, for as long as there is time. With --device cpu it tries the way there, on little.
 
 Writes layers.csv and pools.csv line by line, so that a sweep that is cut off leaves what it has;
 the next one with the same commit and device goes on where it ended. Needs no extras."""
@@ -30,6 +30,7 @@ KINDS = (
     *(("float64", "channels_last"), ("float64", "nchw")),
 )
 TIMED_DTYPES = tuple(dict.fromkeys(dtype for dtype, _ in KINDS))
+CPU_WORDS = ("resnet18 l4.3x3", "resnet18 gap7x7")  # in the titles of what is timed there
 
 
 def first_layers(cases):
@@ -119,7 +120,8 @@ def main(argv=None):
         print("torch sees no CUDA device here", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    cases = select_cases(None if on_gpu else [1], list(LAYOUTS), PASSES, TIMED_DTYPES)
+    which = {"batches": None} if on_gpu else {"batches": [1], "words": CPU_WORDS}
+    cases = select_cases(**which, layouts=list(LAYOUTS), passes=PASSES, dtypes=TIMED_DTYPES)
     # A CUDA graph cannot be captured on the default stream.
     stream = torch.cuda.stream(torch.cuda.Stream()) if on_gpu else contextlib.nullcontext()
     with stream, no_fallback():

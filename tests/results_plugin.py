@@ -32,7 +32,8 @@ def _reason(report):
     if isinstance(report.longrepr, tuple):  # of a skipped test: file, line, reason
         return report.longrepr[2]
     crash = getattr(report.longrepr, "reprcrash", None)
-    return crash.message if crash else str(report.longrepr or "").strip()
+    lines = (crash.message if crash else str(report.longrepr or "")).strip().splitlines()
+    return " ".join(lines) if crash else "".join(lines[-1:])
 
 
 class ResultsPlugin:

@@ -62,8 +62,12 @@ def test_the_way_is_tried_on_the_cpu(tmp_path, monkeypatch, capsys):
     ceilings = sweep.Ceilings(copy_gbs=10, fp32_tflops=0.1, bf16_tflops=0.1)
     monkeypatch.setattr(sweep.Ceilings, "measured", lambda device, dtypes: ceilings)
     monkeypatch.setattr(sweep, "SECONDS_PER_SIDE", 0.001)
-    assert sweep.main(["--out", str(tmp_path), "--seconds", "0.5", "--device", "cpu"]) == 0
-    assert len((tmp_path / "layers.csv").read_text().splitlines()) > 1
+    monkeypatch.setattr(sweep, "TIMED_DTYPES", ["float32"])
+    words = ["resnet18 l4.ds1x1s2 dense 1x1 conv2d fprop", "resnet18 gap7x7"]
+    monkeypatch.setattr(sweep, "CPU_WORDS", words)
+    assert sweep.main(["--out", str(tmp_path), "--seconds", "60", "--device", "cpu"]) == 0
+    for name in ("layers.csv", "pools.csv"):
+        assert len((tmp_path / name).read_text().splitlines()) > 1
     assert "0 failures" in capsys.readouterr().out
 
 
