@@ -1,24 +1,18 @@
 """The CPU's activations and their slopes, elementwise: against more digits over every exponent, and
 the same bits wherever in a row an element lies, under every instruction set of the machine."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import mpmath  # torch depends on it
 import pytest
 import torch
 import torch.nn.functional as F
+from instruction_sets import check_under, once_for_each
 
-import fastconv
 from fastconv.backends import BACKENDS
 from fastconv.backends.memory import DTYPES
 
 CPU = BACKENDS["cpu"]
 CPUS = {name: backend for name, backend in BACKENDS.items() if name.startswith("cpu:")}
 ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 INF, NAN = float("inf"), float("nan")
 LONGEST = 70  # of a row: four of the widest vectors and a part
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
@@ -205,25 +199,8 @@ def test_the_same_bits_after_a_convolution(activation, algorithm, channels_last)
                     assert_same_bits(got, expected[:n].view(place).expand(size), what)
 
 
-@pytest.mark.skipif("FASTCONV_ISA" in os.environ, reason="limited to one already")
-@pytest.mark.parametrize("name", INSTRUCTION_SETS)
-def test_every_instruction_set(name, tmp_path, exhaustive):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env={**os.environ, "FASTCONV_ISA": name},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-
-    used = run("-c", "import fastconv; print(fastconv.info()['instruction_set'])").stdout.strip()
-    if used != name:
-        pytest.skip(f"{name} is not there: {used} is")
-    if used == fastconv.info()["instruction_set"]:
-        pytest.skip("what the other tests ran")
+@once_for_each
+def test_every_instruction_set(instruction_set, tmp_path, exhaustive):
     # float32 is what the other types but float64 are computed in.
     how = ["--exhaustive"] if exhaustive else ["-k", "float32"]
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__)), *how)
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_under(instruction_set, tmp_path, __file__, *how)

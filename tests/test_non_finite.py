@@ -2,17 +2,14 @@
 
 import functools
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conv_kernels import CPU_ALGORITHMS, CUDA_ALGORITHMS, TRITON_ALGORITHMS, passes
 from devices import CUDA, TRITON, device_of
-from problems import CONVS, drawn, integers, normals
-from test_conv2d_kernels import passes
+from instruction_sets import check_under, once_for_each
+from problems import drawn, integers, named, normals
 from test_pool2d import LAYOUTS, WINDOWS
 
 import fastconv
@@ -20,28 +17,18 @@ from fastconv.backends import BACKENDS
 from fastconv.backends.memory import DTYPES
 
 INF, NAN = float("inf"), float("nan")
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
-CPUS = ["cpu:direct", "cpu:implicit_gemm", "cpu:depthwise", "cpu:planes"]
-TWINS = [
-    pytest.param(f"{family.values[0]}:{algorithm}", marks=family.marks)
-    for family in (CUDA, TRITON)
-    for algorithm in ("direct", "im2col", "implicit_gemm", "depthwise")
-]
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES), ids=lambda d: str(d).split(".")[1])
 
 
 # ---- convolution -----------------------------------------------------------------------------
 
 PADDED = (
-    "padded strided grouped depthwise dilation_shares_a_factor_with_stride padding_beyond_kernel "
-    "depthwise_strided depthwise_multiplier large_kernel one_channel"
-).split()
+    *("padded", "strided", "grouped", "depthwise", "dilation shares a factor with stride"),
+    *("padding beyond kernel", "depthwise strided", "depthwise multiplier", "large kernel"),
+    "one channel",
+)
 # Emulated and interpreted kernels take their time.
-FEW = {"cuda": ("strided", "grouped", "depthwise", "large_kernel"), "triton": ("depthwise",)}
-
-
-def named(why):
-    return next(problem for problem in CONVS if problem.why.replace(" ", "_") == why)
+FEW = {"cuda": ("strided", "grouped", "depthwise", "large kernel"), "triton": ("depthwise",)}
 
 
 def where_padding_adds_nothing(problem, x, w, dy):
@@ -98,7 +85,7 @@ def agree(got, expected):
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("backend", CPUS + TWINS)
+@pytest.mark.parametrize("backend", CPU_ALGORITHMS[1:] + CUDA_ALGORITHMS + TRITON_ALGORITHMS)
 def test_padding_follows_one_rule(backend, channels_last):
     """An infinity or NaN reaches what reads it. Where it meets padding, either nothing happens or
     it is multiplied by zero: one of the two in a whole result."""
@@ -125,7 +112,7 @@ def test_padding_follows_one_rule(backend, channels_last):
 @pytest.mark.parametrize("backend", [CUDA])
 def test_three_tf32_products_of_what_is_not_finite_or_nearly_so(backend, channels_last):
     """What float32 gives: no Inf - Inf of the parts that a factor is split into."""
-    problem = named("several_pixel_tiles")
+    problem = named("several pixel tiles")
     largest = torch.finfo(torch.float32).max
     for value, name in itertools.product((INF, -INF, NAN, largest), ("x", "w", "dy")):
         tensors = dict(zip(("x", "w", "dy"), drawn(normals, problem, torch.float32, channels_last)))
@@ -231,23 +218,6 @@ def test_a_maximum_is_the_first_of_equal_elements(backend, dtype, layout):
 # ---- instruction sets ------------------------------------------------------------------------
 
 
-@pytest.mark.skipif("FASTCONV_ISA" in os.environ, reason="limited to one already")
-@pytest.mark.parametrize("name", INSTRUCTION_SETS)
-def test_every_instruction_set(name, tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env={**os.environ, "FASTCONV_ISA": name},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-
-    used = run("-c", "import fastconv; print(fastconv.info()['instruction_set'])").stdout.strip()
-    if used != name:
-        pytest.skip(f"{name} is not there: {used} is")
-    if used == fastconv.info()["instruction_set"]:
-        pytest.skip("what the other tests ran")
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cpu", str(Path(__file__)))
-    assert done.returncode == 0, done.stdout + done.stderr
+@once_for_each
+def test_every_instruction_set(instruction_set, tmp_path):
+    check_under(instruction_set, tmp_path, __file__, "-k", "cpu")
