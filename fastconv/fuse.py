@@ -148,9 +148,10 @@ class _Fusion:
         """What takes the module's place: itself where it is opaque or a BatchNorm, a GraphModule
         otherwise."""
         if isinstance(module, ANY_BATCH_NORM):
-            reason = self.opaque.get(id(module))
-            reason = f"it {reason}" if reason else "no convolution could take it"
-            self._report_unfused(module, name, f"left: {reason}")
+            # A graph of its forward would lose the buffers that only training changes.
+            why = self.opaque.get(id(module), "is called by what cannot be traced")
+            for part_name, part in module.named_modules(prefix=name):
+                self._report_unfused(part, part_name, f"left: {name or 'the model'} {why}")
             return module
         if is_list(module) or id(module) in self.opaque or has_own_call(module):
             self._fuse_children(module, name)

@@ -65,7 +65,7 @@ class Chains:
         self.read = {}  # id of a tensor that the graph itself reads -> its name
         for node in graph.nodes:
             if node.op == "call_module":
-                self.calls.setdefault(id(self.modules[node.target]), []).append(node)
+                self.calls.setdefault(id(self._module(node)), []).append(node)
             elif node.op == "get_attr":
                 parent, _, name = node.target.rpartition(".")
                 self.read[id(getattr(self.modules[parent], name))] = node.target

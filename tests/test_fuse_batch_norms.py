@@ -184,6 +184,27 @@ def test_batch_norms_that_no_convolution_takes_do_not_move(make):
         assert all(torch.equal(value, before[key]) for key, value in each.named_buffers())
 
 
+class AfterItsConvolution(nn.BatchNorm2d):
+    def __init__(self, K):
+        super().__init__(K)
+        self.conv = nn.Conv2d(K, K, 1)
+
+    def forward(self, x):
+        return super().forward(self.conv(x))
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("around", [nn.Sequential, Untraceable])
+def test_a_batch_norm_with_a_convolution_of_its_own(around, trainable):
+    model = lively(around(AfterItsConvolution(4)))
+    fused, reports = fastconv.fuse(model, trainable=trainable, report=True)
+    same(fused(x()), model(x()))
+    if trainable:
+        assert list(fused.state_dict()) == list(model.state_dict())
+    (taken,) = chains(reports).values()
+    assert taken == (("0",) if around is nn.Sequential else ())
+
+
 class ByTheBatch(nn.BatchNorm2d):
     def forward(self, x):
         return F.batch_norm(x, self.running_mean, self.running_var, training=True)
