@@ -101,7 +101,7 @@ def observing(observer):
         state.observer = before
 
 
-_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 # Not so of what wraps a tensor: those that torch.autograd.grad(is_grads_batched=True) batches, and
 # those that a function returned by torch.func.vjp kept from a transform which is over.
 _has_storage = torch._C._has_storage
@@ -117,7 +117,7 @@ def runs_eagerly(*args):
     if torch._C._len_torch_dispatch_stack() or _is_transformed():
         return False
     for arg in args:  # a loop: generators cost more than what they ask here
-        if type(arg) in _PLAIN_TYPES:
+        if type(arg) in PLAIN_TYPES:
             if arg.is_meta or not _has_storage(arg):
                 return False
         elif isinstance(arg, torch.Tensor):
@@ -139,7 +139,7 @@ def is_inference(*args):
 def why_foreign(kind):
     """Why ATen must see tensors of this class itself, or None: the class redefines what operations
     on them mean, or an ONNX exporter, which knows no operators of ours, looks on through it."""
-    if kind in _PLAIN_TYPES:
+    if kind in PLAIN_TYPES:
         return None
     if not kind.__module__.startswith("torch._subclasses."):
         return f"tensor subclass {kind.__module__}.{kind.__qualname__} defines its own operations"

@@ -9,7 +9,7 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
-from .dispatch import observing, recording, runs_eagerly
+from .dispatch import PLAIN_TYPES, observing, recording
 
 
 def observe(function):
@@ -81,9 +81,13 @@ class _Observer:
 
 
 def _device(args):
-    """Where the time of a call with these arguments passes; None for stand-ins."""
+    """Where the time of a call with these arguments passes; None for stand-ins, and under a mode,
+    which may run something else. What torch.func wraps is computed now, too."""
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-    return tensors[0].device if tensors and runs_eagerly(*tensors) else None
+    if not tensors or torch._C._len_torch_dispatch_stack():
+        return None
+    real = all(type(tensor) in PLAIN_TYPES and not tensor.is_meta for tensor in tensors)
+    return tensors[0].device if real else None
 
 
 def _mark(device):

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastconv
+from fastconv.observer import observe
 
 
 def conv2d(x, w, b=None, residual=None, activation=None, library=F):
@@ -249,3 +250,9 @@ def test_vmap_over_an_empty_batch(operator):
     assert [g.shape for g in gradients] == [n.shape for n in none]
     rows = jacrev(lambda *args: ours(*args).flatten()[:0], everything(args))(*args)
     assert [row.shape for row in rows] == [n.shape for n in none]
+
+
+def test_transformed_calls_are_timed():
+    ours, _, args = case("conv2d")
+    decisions = observe(lambda: TRANSFORMS["vmap of grad"](ours, args))
+    assert [decision.time_us > 0 for decision in decisions] == [True]
