@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-# Before torch loads OpenMP: its idle threads would spin, for half of the CPU time of small problems.
+# Before torch loads OpenMP, whose idle threads would spin: half of the CPU time of small problems.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-import torch  # noqa: E402
+import torch
 
 ROOT = Path(__file__).parent.parent
 if not list((ROOT / "fastconv").glob("_core*")):
