@@ -111,6 +111,7 @@ def main(argv=None):
     place = Place(options.out.resolve(), carried=options.carried.resolve())
     if options.rehearse:
         place = Place(place.out, carried=place.carried, rehearsal=True)
+        place.emulate()
     output = Output(place.out)
     run_steps(options.only, place, options.seconds, output)
     judge = rehearsed if place.rehearsal else summarise

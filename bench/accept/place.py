@@ -33,6 +33,16 @@ class Place:
         """Of a rehearsal: the CUDA module whose kernels run on the CPU."""
         return self.root / "build" / "accept" / "emulated.so"
 
+    def emulate(self):
+        """Builds it, which takes minutes once and belongs to no step: a GPU needs none."""
+        build = self.root / "tests" / "emulator" / "build.py"
+        done = subprocess.run(
+            [sys.executable, build], stdout=subprocess.PIPE, text=True, check=True
+        )
+        self.emulated.parent.mkdir(parents=True, exist_ok=True)
+        self.emulated.unlink(missing_ok=True)
+        self.emulated.symlink_to(done.stdout.strip())
+
     def environment(self, **more):
         paths = [str(self.site), *filter(None, [os.environ.get("PYTHONPATH")])]
         values = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

@@ -94,9 +94,9 @@ def build(place, seconds, output):
         shutil.rmtree(place.site, ignore_errors=True)
         if place.rehearsal and importlib.util.find_spec("fastconv"):
             output.say(f"rehearsing with the fastconv that is installed: {wrong}")
-        elif wrong := _build(place, output, pip, end - time.monotonic(), wrong):
-            return wrong
-    return _emulate(place, output, end - time.monotonic()) if place.rehearsal else None
+        else:
+            return _build(place, output, pip, end - time.monotonic(), wrong)
+    return None
 
 
 def _build(place, output, pip, seconds, reason):
@@ -108,13 +108,6 @@ def _build(place, output, pip, seconds, reason):
         how = {"FASTCONV_CUDA": "0", "FASTCONV_INSTRUCTION_SETS": "baseline"}
     command = [*pip, "--no-build-isolation", place.root]
     return execute(place, output, command, seconds, **how)
-
-
-def _emulate(place, output, seconds):
-    script = 'module=$("$0" "$1") && ln -sf "$module" "$2"'
-    build = place.root / "tests" / "emulator" / "build.py"
-    command = ["sh", "-c", script, sys.executable, build, place.emulated]
-    return execute(place, output, command, seconds)
 
 
 def _pytest(place, output, seconds, results, arguments, workers=1):
