@@ -31,6 +31,12 @@ def interpreted(backend):
     return backend.startswith("triton") and device_of(backend) == "cpu"
 
 
+def skip_half(backend, number, exhaustive):
+    """Skips what has an odd number in Triton's interpreter, the slowest of all by far."""
+    if number % 2 and interpreted(backend) and not exhaustive:
+        pytest.skip("its neighbours run in Triton's interpreter; --exhaustive runs it too")
+
+
 def in_turn(items, backend, turn, exhaustive=False):
     """All of the items; where a backend's kernels are emulated or interpreted, which costs a
     thousand times a GPU's time, the one whose turn it is, unless everything is asked for."""

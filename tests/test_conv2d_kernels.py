@@ -22,7 +22,7 @@ from conv_kernels import (
     why_not,
     without,
 )
-from devices import CUDA, TRITON, TRITON_DEVICE, device_of, in_turn, interpreted
+from devices import CUDA, TRITON, TRITON_DEVICE, device_of, in_turn, interpreted, skip_half
 from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, conv_passes
 from problems import CONVS, EMPTY_BATCH, drawn, integers, named, normals
 
@@ -32,6 +32,7 @@ from fastconv.backends.cuda_launch import allows_tf32
 from fastconv.backends.memory import DTYPES
 
 NAMES = ("y", "dx", "dw")
+NAMED = [one if isinstance(one, str) else one.values[0] for one in ALGORITHMS]
 # Each factor of a product is rounded to TF32's 10 bits.
 TF32_ERROR = 2.0**-10
 # Of many programs or steps, each of which costs the interpreter milliseconds.
@@ -55,6 +56,7 @@ def test_integers_exactly(backend, problem, exhaustive):
         pytest.skip(why_not(backend, problem))
     if problem.why in MANY_STEPS and interpreted(backend) and not exhaustive:
         pytest.skip("many steps: --exhaustive runs it")
+    skip_half(backend, CONVS.index(problem) + NAMED.index(backend), exhaustive)
     has_tf32 = backend not in CPU_ALGORITHMS
     cases = [
         (dtype, channels_last, allowed)
@@ -62,7 +64,10 @@ def test_integers_exactly(backend, problem, exhaustive):
         for dtype in dtypes
         for allowed in ([False, True] if has_tf32 and dtype == torch.float32 else [False])
     ]
-    for dtype, channels_last, allowed in in_turn(cases, backend, CONVS.index(problem), exhaustive):
+    turn = CONVS.index(problem)
+    if interpreted(backend):
+        turn //= 2
+    for dtype, channels_last, allowed in in_turn(cases, backend, turn, exhaustive):
         x, w, dy = drawn(integers, problem, dtype, channels_last, 8, device=device_of(backend))
         expected = conv_passes(problem, x.double(), w.double(), dy.double())
         with tf32(allowed):
@@ -77,6 +82,7 @@ def test_integers_exactly(backend, problem, exhaustive):
 @pytest.mark.parametrize("backend", ALGORITHMS)
 def test_random_no_worse_than_torch(backend, dtype, channels_last, exhaustive):
     turn = list(DTYPES).index(dtype) + 2 * channels_last
+    skip_half(backend, turn + channels_last + NAMED.index(backend), exhaustive)
     problems = in_turn([suited(backend, why) for why in RANDOM], backend, turn)
     if exhaustive:
         problems = CONVS
@@ -175,7 +181,10 @@ def test_bitwise_equal_twice(backend):
 @pytest.mark.parametrize("backend", ALGORITHMS)
 def test_an_infinity_reaches_only_what_reads_it(backend, channels_last, exhaustive):
     """What a kernel computes beside the problem's pixels and channels must not show."""
-    problems = [suited(backend, "grouped odd")]
+    problems, corners = [suited(backend, "grouped odd")], (0, -1)
+    if interpreted(backend) and not exhaustive:
+        skip_half(backend, channels_last + NAMED.index(backend), exhaustive)
+        corners = (-1,)
     if exhaustive:
         problems = CONVS
     elif backend in CPU_ALGORITHMS:
@@ -185,7 +194,7 @@ def test_an_infinity_reaches_only_what_reads_it(backend, channels_last, exhausti
             continue
         x, w, dy = drawn(integers, problem, torch.float32, channels_last)
         for infinite, names in ((x, "y dw"), (dy, "dx")):
-            for corner in (0, -1):
+            for corner in corners:
                 kept = infinite[corner, corner, corner, corner].item()
                 infinite[corner, corner, corner, corner] = float("inf")
                 operands = [tensor.to(device_of(backend)) for tensor in (x, w, dy)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import CUDA, TRITON, device_of, in_turn, interpreted
+from devices import CUDA, TRITON, device_of, in_turn, interpreted, skip_half
 
 from fastconv._native import cuda
 from fastconv.backends import BACKENDS
@@ -122,6 +122,7 @@ def test_bias_and_residual(backend, residual_layout, layout, exhaustive):
     """What follows im2col's GEMM: into another tensor, and in place."""
     device = device_of(backend)
     turn = [None, *LAYOUTS].index(residual_layout) + list(LAYOUTS).index(layout)
+    skip_half(backend, turn, exhaustive)
     for number, size in sizes_in_turn(backend, turn, exhaustive):
         for dtype in in_turn(list(TOLERANCE), backend, turn + number, exhaustive):
             z = LAYOUTS[layout](integers(size, -4, 5, dtype).to(device))

@@ -251,8 +251,6 @@ FAULTS = [
         "test_pool2d.py -k cpu",
     ),
 ]
-# The fault of a run without --exhaustive: each costs a compilation.
-QUICK = "NaN loses"
 
 
 class Build:
@@ -319,7 +317,9 @@ class Build:
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(tmp_path_factory, request):
+    if not request.config.getoption("--exhaustive"):
+        pytest.skip("compiles all kernels first: --exhaustive tries it")
     pytest.importorskip("setuptools")
     pytest.importorskip("pybind11")
     pytest.importorskip("ninja")
@@ -340,9 +340,7 @@ def test_every_fault_has_its_place():
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_fault_is_caught(build, fault, exhaustive):
-    if not exhaustive and fault.name != QUICK:
-        pytest.skip("--exhaustive tries it")
+def test_fault_is_caught(build, fault):
     path = build.source / "csrc" / fault.file
     text = path.read_text()
     try:

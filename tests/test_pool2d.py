@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import CUDA, TRITON, TRITON_DEVICE, device_of, in_turn, interpreted, triton_missing
+from devices import CUDA, TRITON, TRITON_DEVICE, device_of, in_turn, skip_half, triton_missing
 
 import fastconv
 from fastconv._native import cuda
@@ -53,11 +53,6 @@ def channel_counts(layout, backend="cpu"):
 def turn(*names):
     """A number for in_turn from the names of a test's parameters."""
     return sum(list(of).index(name) for of, name in names)
-
-
-def skip_half(backend, number, exhaustive):
-    if number % 2 and interpreted(backend) and not exhaustive:
-        pytest.skip("its neighbours run in Triton's interpreter; --exhaustive runs it too")
 
 
 def integers(size, low, high, dtype):
@@ -214,9 +209,11 @@ CALLS = {
 
 
 @pytest.mark.gradcheck
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("backend", ["cpu", CUDA, TRITON])
-def test_derivatives_of_every_mode(call, backend, strict):
+def test_derivatives_of_every_mode(name, backend, strict, exhaustive):
+    skip_half(backend, list(CALLS).index(name), exhaustive)
+    call = CALLS[name]
     with fastconv.backend(backend):
         check_derivatives(call, device_of(backend), backend != "cpu")
 
