@@ -72,7 +72,8 @@ def _activation_backward(dy, saved, activation):
 
 
 def _epilogue_backward(dy, saved, activation, backend):
-    dz = dy if activation == "none" else _activation_backward(dy, saved, activation)
+    # An operator's result is never its argument itself.
+    dz = dy.clone() if activation == "none" else _activation_backward(dy, saved, activation)
     return dz, _bias_grad(dz, backend)
 
 

@@ -28,6 +28,7 @@ def two_devices(monkeypatch):
 def test_the_device_is_the_tensors(backend, two_devices, monkeypatch):
     if backend == "triton":
         monkeypatch.setattr(cuda, "cuda", None)
+        monkeypatch.setattr(cuda, "cuda_missing", "built with FASTCONV_CUDA=0")
     for index in (0, 1):
         with FakeTensorMode():
             x, w = (torch.empty(1, 2, 4, 4, device=f"cuda:{index}") for _ in range(2))
