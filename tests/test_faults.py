@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import fastconv
+import fastconv.bench
+import fastconv.triton_kernels
 
 ROOT = Path(__file__).parent.parent
 
@@ -262,11 +263,13 @@ class Build:
         for name in ("csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, self.source / name)
-        shutil.copytree(
-            Path(fastconv.__file__).parent,
-            self.site / "fastconv",
-            ignore=shutil.ignore_patterns("*.so", "__pycache__"),
-        )
+        for package in (fastconv, fastconv.bench, fastconv.triton_kernels):
+            shutil.copytree(
+                Path(package.__file__).parent,
+                self.site.joinpath(*package.__name__.split(".")),
+                ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+                dirs_exist_ok=True,  # an editable install has them side by side
+            )
 
     def compile(self):
         env = {**os.environ, "FASTCONV_INSTRUCTION_SETS": "baseline", "CXXFLAGS": "-O1"}
