@@ -1,12 +1,9 @@
 """The direct convolutions on CUDA: every kernel that the plan can choose, and what the
 problems of test_conv2d_kernels.py are too small or too plain for."""
 
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import in_turn
 from oracles import assert_exact, conv_passes
 from problems import CONVS, Conv, integers
 
@@ -124,22 +121,20 @@ def test_every_tile_of_every_dtype_is_chosen_and_exact():
 
 
 @pytest.mark.parametrize("problem", STEMS, ids=str)
-def test_stem(problem, exhaustive):
+def test_stem(problem):
     fprop = ConvOp.fprop
-    layouts = list(itertools.product((False, True), (False, True)))
-    for turn, dtype in enumerate(DTYPES):
-        for channels_last, y_last in in_turn(
-            layouts, "cuda", turn + STEMS.index(problem), exhaustive
-        ):
+    for dtype in DTYPES:
+        for channels_last in (False, True):
             x, w, dy, (exact, _, _) = drawn(problem, dtype, channels_last)
-            layout = torch.channels_last if y_last else torch.contiguous_format
-            y = torch.full_like(dy, float("nan"), memory_format=layout)
-            tile, _, _ = run(fprop, problem, x, w, y)
-            few = problem.K // problem.groups <= 4
-            # Some halos fit into shared memory in float32, but not in float64.
-            if dtype != torch.float64 or problem.why in FLOAT64_STEMS:
-                assert tile == (STEM_FEW_FILTERS if few else STEM)
-            assert_exact(y, exact, f"{dtype} {channels_last} {y_last}")
+            for y_last in (False, True):
+                layout = torch.channels_last if y_last else torch.contiguous_format
+                y = torch.full_like(dy, float("nan"), memory_format=layout)
+                tile, _, _ = run(fprop, problem, x, w, y)
+                few = problem.K // problem.groups <= 4
+                # Some halos fit into shared memory in float32, but not in float64.
+                if dtype != torch.float64 or problem.why in FLOAT64_STEMS:
+                    assert tile == (STEM_FEW_FILTERS if few else STEM)
+                assert_exact(y, exact, f"{dtype} {channels_last} {y_last}")
 
 
 def test_stem_takes_several_tiles_of_pixels_a_block():
@@ -152,10 +147,9 @@ def test_stem_takes_several_tiles_of_pixels_a_block():
 
 @pytest.mark.parametrize("splits", [1, 2, 7, 40])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
-def test_wgrad_in_slices(splits, channels_last, exhaustive):
+def test_wgrad_in_slices(splits, channels_last):
     """More slices than slabs too; twice the same bits."""
-    problems = TILED[0], TILED[2], CONVS[18]
-    for problem in in_turn(problems, "cuda", splits + channels_last, exhaustive):
+    for problem in (TILED[0], TILED[2], CONVS[18]):
         for dtype in (torch.float32, torch.bfloat16):
             x, w, dy, (_, _, exact) = drawn(problem, dtype, channels_last)
             dw = torch.full_like(w, float("nan"))
@@ -185,22 +179,23 @@ def test_wgrad_plan_slices_long_sums_within_a_constant_workspace():
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-def test_epilogue_of_every_tile(activation, exhaustive):
+def test_epilogue_of_every_tile(activation):
     reference = BACKENDS["reference"]
     wide, narrow = Conv("", 1, 5, 6, 7, 35, pad=(1, 1)), Conv("", 1, 5, 6, 7, 9)
-    cases = list(itertools.product((torch.float32, torch.float16), (False, True)))
-    for number, problem in enumerate((wide, narrow, STEMS[4], STEMS[7])):
-        turn = number + list(ACTIVATIONS).index(activation)
-        for dtype, channels_last in in_turn(cases, "cuda", turn, exhaustive):
-            x, w, dy, (exact, _, _) = drawn(problem, dtype, channels_last, limit=2)
-            b = torch.randn(problem.K, device=DEVICE, dtype=dtype)
-            residual = torch.randn_like(torch.cat((dy, dy), 3))[..., ::2]
-            z = exact + b.double()[:, None, None] + residual.double()
-            expected = reference.activation_forward(z.cpu(), activation).to(DEVICE)
-            y = torch.full_like(dy, float("nan"))
-            run(ConvOp.fprop, problem, x, w, y, epilogue=(b, residual, activation))
-            rounding = torch.finfo(dtype).eps
-            torch.testing.assert_close(y.double(), expected, rtol=2 * rounding, atol=8 * rounding)
+    for problem in (wide, narrow, STEMS[4], STEMS[7]):
+        for dtype in (torch.float32, torch.float16):
+            for channels_last in (False, True):
+                x, w, dy, (exact, _, _) = drawn(problem, dtype, channels_last, limit=2)
+                b = torch.randn(problem.K, device=DEVICE, dtype=dtype)
+                residual = torch.randn_like(torch.cat((dy, dy), 3))[..., ::2]
+                z = exact + b.double()[:, None, None] + residual.double()
+                expected = reference.activation_forward(z.cpu(), activation).to(DEVICE)
+                y = torch.full_like(dy, float("nan"))
+                run(ConvOp.fprop, problem, x, w, y, epilogue=(b, residual, activation))
+                rounding = torch.finfo(dtype).eps
+                torch.testing.assert_close(
+                    y.double(), expected, rtol=2 * rounding, atol=8 * rounding
+                )
 
 
 def far_apart(tensor, stride):

@@ -87,7 +87,7 @@ def test_max_pool_is_exactly_torchs(name, layout, backend, exhaustive):
     cases = list(itertools.product((True, False), DTYPES))
     number = turn((WINDOWS, name), (LAYOUTS, layout))
     skip_half(backend, number, exhaustive)
-    for indices, dtype in in_turn(cases, backend, number // 2, exhaustive):
+    for indices, dtype in in_turn(cases, backend, number // 2 * 3, exhaustive):
         for channels in channel_counts(layout, backend):
             # Small integers: many ties, and sums of gradients that every dtype holds exactly.
             image = integers((2, channels, 11, 13), -2, 3, dtype)
@@ -113,7 +113,7 @@ def test_nan_and_infinity_follow_torchs_rule(name, layout, backend, exhaustive):
     cases = ((0.1, torch.float32), (0.7, torch.float32), (0.3, torch.bfloat16))
     number = turn((WINDOWS, name), (LAYOUTS, layout))
     skip_half(backend, number, exhaustive)
-    for share, dtype in in_turn(cases, backend, number // 2, exhaustive):
+    for share, dtype in in_turn(cases, backend, number // 2 * 3, exhaustive):
         x = image(channels=20 if backend in ("cpu", "reference") else 16)
         x[torch.rand_like(x) < share] = -INF
         x[torch.rand_like(x) < share / 2] = NAN
