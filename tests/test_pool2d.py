@@ -86,8 +86,9 @@ def test_max_pool_is_exactly_torchs(name, layout, backend, exhaustive):
     # Without indices backward may know the places of the maxima in another form.
     cases = list(itertools.product((True, False), DTYPES))
     number = turn((WINDOWS, name), (LAYOUTS, layout))
-    skip_half(backend, number, exhaustive)
-    for indices, dtype in in_turn(cases, backend, number // 2 * 3, exhaustive):
+    if layout not in ("nchw", "nhwc"):  # these two meet every dtype
+        skip_half(backend, number, exhaustive)
+    for indices, dtype in in_turn(cases, backend, number, exhaustive):
         for channels in channel_counts(layout, backend):
             # Small integers: many ties, and sums of gradients that every dtype holds exactly.
             image = integers((2, channels, 11, 13), -2, 3, dtype)
@@ -113,7 +114,7 @@ def test_nan_and_infinity_follow_torchs_rule(name, layout, backend, exhaustive):
     cases = ((0.1, torch.float32), (0.7, torch.float32), (0.3, torch.bfloat16))
     number = turn((WINDOWS, name), (LAYOUTS, layout))
     skip_half(backend, number, exhaustive)
-    for share, dtype in in_turn(cases, backend, number // 2 * 3, exhaustive):
+    for share, dtype in in_turn(cases, backend, number // 2, exhaustive):
         x = image(channels=20 if backend in ("cpu", "reference") else 16)
         x[torch.rand_like(x) < share] = -INF
         x[torch.rand_like(x) < share / 2] = NAN
