@@ -160,12 +160,13 @@ print(len(names), {kind: names - kernels for kind, kernels in kinds.items() if n
 
 
 @needs_triton
-def test_every_triton_kernel_comes_first_in_every_dtype_and_layout():
+def test_every_triton_kernel_comes_first_in_every_dtype_and_layout(tmp_path):
     compiled = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = os.pathsep.join([str(HERE), str(HERE / "emulator"), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", UNCOVERED],
         env=compiled | {"PYTHONPATH": paths},
+        cwd=tmp_path,  # not beside a source tree
         capture_output=True,
         text=True,
     )

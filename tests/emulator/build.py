@@ -182,9 +182,10 @@ def _dependencies(folder):
     command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(folder), "-t", "deps"]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {}
-    for block in listing.split("\n\n"):
-        head, *files = block.splitlines() or [""]
-        found[head.partition(":")[0]] = {Path(file.strip()) for file in files}
+    for block in listing.strip().split("\n\n"):
+        head, *files = block.splitlines()
+        # ccache may have made the paths relative.
+        found[head.partition(":")[0]] = {(folder / file.strip()).resolve() for file in files}
     return found
 
 
