@@ -60,11 +60,13 @@ def wgrad(problem, x, dy, dw, config, splits, tf32=False):
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("number", CONFIGURATIONS)
-def test_each_configuration_and_number_of_slices(number, channels_last):
+def test_each_configuration_and_number_of_slices(number, channels_last, exhaustive):
     """Also more slices than there are steps."""
     config = kernels("conv2d_wgrad_implicit_gemm").CONFIGS[number]
     dtypes = [torch.float64] if number == 5 else list(DTYPES)[1:]
     for turn, problem in enumerate(PROBLEMS):
+        if (turn + channels_last) % 2 and DEVICE == "cpu" and not exhaustive:
+            continue  # it runs in the other layout
         dtype = dtypes[(turn + number) % len(dtypes)]
         x, w, dy = drawn(integers, problem, dtype, channels_last, 4)
         exact = conv_passes(problem, x.double(), w.double(), dy.double())[2]
