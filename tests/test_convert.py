@@ -218,7 +218,9 @@ def test_resnet18_no_worse_than_torch(training, channels_last, strict, exhaustiv
         assert ours <= 2 * torchs, f"{name}: {ours:.2e} against torch's {torchs:.2e}"
 
 
-def test_resnet18_compiled_fullgraph_agrees():
+def test_resnet18_compiled_fullgraph_agrees(exhaustive):
+    if not exhaustive:
+        pytest.skip("a C++ compiler's time; test_saved_models.py compiles the network too")
     torch.manual_seed(0)
     net = fastconv.convert(ResNet18(num_classes=10).eval(), inplace=True)
     x = torch.randn(2, 3, 64, 64)
