@@ -38,9 +38,10 @@ def integers(size, low, high, dtype):
 
 
 def sizes_in_turn(backend, turn, exhaustive):
-    """(number, size) of all; of a third in Triton's interpreter."""
-    numbered = list(enumerate(SIZES))
-    return numbered[turn % 3 :: 3] if interpreted(backend) and not exhaustive else numbered
+    """(number, size) of all; in Triton's interpreter of a third, and of the single pixel."""
+    *numbered, pixel = enumerate(SIZES)
+    sampled = interpreted(backend) and not exhaustive
+    return [*(numbered[turn % 3 :: 3] if sampled else numbered), pixel]
 
 
 def derivatives(z, dy, activation):
