@@ -1,9 +1,10 @@
 """Builds fastconv's native modules through ninja. Metadata is in pyproject.toml, how it is done in
 csrc/fastconv_build/.
 
-fastconv._core is always built: problems, plans and CPU kernels. A kernel file is compiled once for
-each instruction set, into a namespace named after it (csrc/cpu/isa.h). fastconv._cuda is built
-where an nvcc is found: FASTCONV_CUDA=auto|0|1, FASTCONV_CUDA_ARCHS=80,90a,100+PTX.
+fastconv._core is always built: problems, plans and CPU kernels. A file of csrc/cpu/kernels is
+compiled once for each instruction set, into a namespace named after it (csrc/cpu/vectors/isa.h).
+fastconv._cuda is built where an nvcc is found: FASTCONV_CUDA=auto|0|1,
+FASTCONV_CUDA_ARCHS=80,90a,100+PTX.
 """
 
 import os
@@ -31,11 +32,6 @@ CXX_FLAGS = [
     *("-Wall", "-Wextra"),
 ]
 NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
-# Compiled for every instruction set.
-KERNELS = """
-    activation.cpp conv2d_depthwise.cpp conv2d_direct.cpp conv2d_implicit_gemm.cpp conv2d_planes.cpp
-    kernel_table.cpp pool2d_avg.cpp pool2d_max.cpp pool2d_max_bwd.cpp
-""".split()
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 INSTRUCTION_SETS = {"baseline": []}
@@ -50,12 +46,13 @@ if "FASTCONV_INSTRUCTION_SETS" in os.environ:
 
 
 def sources(folder, pattern):
-    return sorted((CSRC / folder).glob(pattern))
+    """The files of a folder below csrc, and of its subfolders."""
+    return sorted((CSRC / folder).rglob(pattern))
 
 
 def core_module(cuda_status):
     """Problems, plans, CPU kernels."""
-    kernels = [CSRC / "cpu" / name for name in KERNELS]
+    kernels = sources("cpu/kernels", "*.cpp")
     compilations = [
         Compilation(source, f"{source.stem}.{isa}.o", (f"-DFASTCONV_ISA={isa}", *flags))
         for isa, flags in INSTRUCTION_SETS.items()

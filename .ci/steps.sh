@@ -53,7 +53,7 @@ wheel() {
     FASTCONV_CUDA=auto PATH="$work/plain/bin:/usr/bin:/bin" CUDA_HOME=/nonexistent \
         "$work/plain/bin/python" -m build -q --outdir "$work/dist" .
     tar -tzf "$work"/dist/fastconv-*.tar.gz >"$work/files"
-    for file in csrc/cpu/conv2d_implicit_gemm.cpp csrc/cuda/launch/epilogue.cu csrc/fastconv_build/backend.py; do
+    for file in csrc/cpu/kernels/conv2d_implicit_gemm.cpp csrc/cuda/launch/epilogue.cu csrc/fastconv_build/backend.py; do
         grep -q "$file" "$work/files"
     done
     cd "$work"

@@ -242,7 +242,7 @@ def compile_kernels(sources, archs, folder):
 
 
 def launch_sources():
-    return sorted((ROOT / "csrc" / "cuda" / "launch").glob("*.cu"))
+    return sorted((ROOT / "csrc" / "cuda" / "launch").rglob("*.cu"))
 
 
 def is_current(module):

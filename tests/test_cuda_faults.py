@@ -39,19 +39,19 @@ EVERY_GEMM = "test_cuda_implicit_gemm.py::test_every_kernel -k "
 INTEGERS = "test_conv2d_kernels.py::test_integers_exactly -k "
 RANDOM = "test_conv2d_kernels.py::test_random_no_worse_than_torch -k "
 WRITTEN = "test_conv2d_kernels.py::test_outputs_are_written_whole_and_nothing_else -k "
-GEMM = "kernels/conv2d_implicit_gemm.cuh"
-WGRAD_GEMM = "kernels/conv2d_wgrad_implicit_gemm.cuh"
+GEMM = "kernels/gemm/conv2d_implicit_gemm.cuh"
+WGRAD_GEMM = "kernels/gemm/conv2d_wgrad_implicit_gemm.cuh"
 FAULTS = [
     Fault(
         "dropped slice of a split gemm_k",
-        "kernels/split_k_reduce.cuh",
+        "kernels/gemm/split_k_reduce.cuh",
         "split < o.splits; ++split",
         "split < max_of(1, o.splits - 1); ++split",
         EVERY_GEMM + "fp16-v1",
     ),
     Fault(
         "a class without taps packs filters",
-        "kernels/implicit_gemm_pack_filters.cuh",
+        "kernels/gemm/implicit_gemm_pack_filters.cuh",
         "if (cls.gemm_k == 0) return;",
         "",
         INTEGERS + "'cuda and implicit_gemm and stride_beyond_kernel'",
@@ -59,7 +59,7 @@ FAULTS = [
     ),
     Fault(
         "taps of a class in the wrong order",
-        "kernels/implicit_gemm_pack_filters.cuh",
+        "kernels/gemm/implicit_gemm_pack_filters.cuh",
         "cls.tap_h_first + tap_h * cls.tap_h_step",
         "cls.tap_h_first + tap_h",
         EVERY_GEMM + "fp16-v1",
@@ -102,14 +102,14 @@ FAULTS = [
     ),
     Fault(
         "wrong swizzle",
-        "kernels/implicit_gemm_tile.cuh",
+        "kernels/gemm/implicit_gemm_tile.cuh",
         "a_slab + (a_offset ^ (step * kStepBytes))",
         "a_slab + (a_offset + step * kStepBytes)",
         EVERY_GEMM + "fp16",
     ),
     Fault(
         "the small halves of TF32 are lost",
-        "kernels/implicit_gemm_tile.cuh",
+        "kernels/gemm/implicit_gemm_tile.cuh",
         "small = round_to_tf32(whole - __uint_as_float(big));",
         "small = 0;",
         RANDOM + "'cuda and implicit_gemm and float32'",
@@ -130,7 +130,7 @@ FAULTS = [
     ),
     Fault(
         "direct: missing barrier before the slab is read",
-        "kernels/conv2d_gather_direct.cuh",
+        "kernels/direct/conv2d_gather_direct.cuh",
         "    __syncthreads();\n",
         "",
         INTEGERS + "'cuda and direct'",
@@ -138,21 +138,21 @@ FAULTS = [
     ),
     Fault(
         "depthwise: the filter is not turned for dgrad",
-        "kernels/conv2d_depthwise_tile.cuh",
+        "kernels/depthwise/conv2d_depthwise_tile.cuh",
         "params.flip_filter ? kTaps - 1 - tap : tap",
         "tap",
         "test_cuda_depthwise.py",
     ),
     Fault(
         "depthwise: missing barrier in wgrad",
-        "kernels/conv2d_wgrad_depthwise.cuh",
+        "kernels/depthwise/conv2d_wgrad_depthwise.cuh",
         "    __syncthreads();\n    if (!active) continue;",
         "    if (!active) continue;",
         "test_cuda_depthwise.py -k templates",
     ),
     Fault(
         "stem: the last tile's halo is overwritten",
-        "kernels/conv2d_fprop_stem.cuh",
+        "kernels/direct/conv2d_fprop_stem.cuh",
         "    __syncthreads();  // the last tile's halo was read\n",
         "",
         "test_cuda_direct.py -k stem",
@@ -160,14 +160,14 @@ FAULTS = [
     ),
     Fault(
         "pool: NaN loses",
-        "kernels/pool2d_max.cuh",
+        "kernels/pool/pool2d_max.cuh",
         "value > max.value || value != value",
         "value > max.value",
         "test_pool2d.py -k 'nan and cuda'",
     ),
     Fault(
         "pool: the last of equals wins",
-        "kernels/pool2d_max.cuh",
+        "kernels/pool/pool2d_max.cuh",
         "value > max.value || value != value",
         "value >= max.value || value != value",
         "test_pool2d.py -k 'max and cuda'",

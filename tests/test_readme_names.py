@@ -84,9 +84,9 @@ def test_no_variable_is_missing():
 
 
 def test_what_is_not_there_would_be_found():
-    assert path_pattern("csrc/cpu/<operator>_<algorithm>.cpp") == "csrc/cpu/*_*.cpp"
-    assert is_there("csrc/cpu/*_*.cpp") and is_there("isa.h")
-    assert not is_there("csrc/cpu/*_nothing.cpp") and not is_there("nothing.h")
+    assert path_pattern("csrc/cpu/kernels/<operator>_<algorithm>.cpp") == "csrc/cpu/kernels/*_*.cpp"
+    assert is_there("csrc/cpu/kernels/*_*.cpp") and is_there("isa.h")
+    assert not is_there("csrc/cpu/kernels/*_nothing.cpp") and not is_there("nothing.h")
     assert path_pattern("threadIdx") is None and path_pattern("~/.cache/fastconv") is None
     assert is_read("FASTCONV_STRICT") and is_read("FASTCONV_ISA")
     assert not is_read("FASTCONV_NOTHING")

@@ -3,8 +3,8 @@
 #include <stdexcept>
 
 #include "bindings/bindings.h"
-#include "cpu/kernels.h"
-#include "plan/conv_plan.h"
+#include "cpu/runtime/kernels.h"
+#include "plan/cpu_plan.h"
 
 namespace py = pybind11;
 

@@ -3,7 +3,7 @@
 #include "bindings/plan.h"
 #include "bindings/pool2d.h"
 #include "bindings/problem.h"
-#include "cpu/kernels.h"
+#include "cpu/runtime/kernels.h"
 
 PYBIND11_MODULE(_core, m) {
   using namespace fastconv;

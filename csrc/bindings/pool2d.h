@@ -4,8 +4,8 @@
 #include <string>
 
 #include "bindings/bindings.h"
-#include "cpu/kernels.h"
-#include "cpu/pool2d_windows.h"
+#include "cpu/runtime/kernels.h"
+#include "cpu/runtime/pool2d_windows.h"
 
 namespace py = pybind11;
 

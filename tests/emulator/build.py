@@ -70,7 +70,7 @@ def build(sanitize=None, debug=False, changed=None):
 
     csrc = ROOT / "csrc"
     sources = [
-        *sorted((csrc / "cuda" / "launch").glob("*.cu")),
+        *sorted((csrc / "cuda" / "launch").rglob("*.cu")),
         *sorted((csrc / "plan").glob("*.cpp")),
         csrc / "bindings" / "cuda_module.cpp",
     ]

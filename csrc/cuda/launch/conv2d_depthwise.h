@@ -1,7 +1,7 @@
 // The parts of the depthwise launcher: one file for each kernel, so that none compiles long.
 #pragma once
 
-#include "cuda/kernels/conv2d_depthwise_tile.cuh"
+#include "cuda/kernels/depthwise/conv2d_depthwise_tile.cuh"
 #include "cuda/launch/conv2d.h"
 #include "cuda/launch/launch.h"
 #include "plan/cuda_depthwise_tile.h"

@@ -1,4 +1,4 @@
-#include "cuda/kernels/conv2d_dgrad_depthwise.cuh"
+#include "cuda/kernels/depthwise/conv2d_dgrad_depthwise.cuh"
 #include "cuda/launch/conv2d_depthwise.h"
 
 namespace fastconv::cuda {

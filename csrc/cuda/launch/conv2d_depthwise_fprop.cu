@@ -1,4 +1,4 @@
-#include "cuda/kernels/conv2d_fprop_depthwise.cuh"
+#include "cuda/kernels/depthwise/conv2d_fprop_depthwise.cuh"
 #include "cuda/launch/conv2d_depthwise.h"
 
 namespace fastconv::cuda {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "cuda/kernels/conv2d_depthwise_generic.cuh"
-#include "cuda/kernels/conv2d_depthwise_reduce.cuh"
+#include "cuda/kernels/depthwise/conv2d_depthwise_generic.cuh"
+#include "cuda/kernels/depthwise/conv2d_depthwise_reduce.cuh"
 #include "cuda/launch/conv2d_depthwise.h"
 
 namespace fastconv::cuda {

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "cuda/kernels/conv2d_wgrad_depthwise.cuh"
+#include "cuda/kernels/depthwise/conv2d_wgrad_depthwise.cuh"
 #include "cuda/launch/conv2d_depthwise.h"
 
 namespace fastconv::cuda {

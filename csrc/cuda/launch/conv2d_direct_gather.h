@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "cuda/kernels/conv2d_gather_direct.cuh"
+#include "cuda/kernels/direct/conv2d_gather_direct.cuh"
 #include "cuda/launch/conv2d_direct.h"
 #include "cuda/launch/launch.h"
 

@@ -1,4 +1,4 @@
-#include "cuda/kernels/conv2d_wgrad_direct.cuh"
+#include "cuda/kernels/direct/conv2d_wgrad_direct.cuh"
 #include "cuda/launch/conv2d_direct_gather.h"
 #include "plan/cuda_direct_tile.h"
 

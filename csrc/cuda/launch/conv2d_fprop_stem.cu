@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "cuda/kernels/conv2d_fprop_stem.cuh"
+#include "cuda/kernels/direct/conv2d_fprop_stem.cuh"
 #include "cuda/launch/conv2d_direct.h"
 #include "cuda/launch/launch.h"
 #include "plan/cuda_direct_tile.h"

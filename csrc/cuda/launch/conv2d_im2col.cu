@@ -1,6 +1,6 @@
 #include <cstdint>
 
-#include "cuda/kernels/conv2d_im2col.cuh"
+#include "cuda/kernels/gemm/conv2d_im2col.cuh"
 #include "cuda/launch/conv2d_direct_gather.h"
 #include "cuda/launch/im2col.h"
 #include "cuda/launch/launch.h"

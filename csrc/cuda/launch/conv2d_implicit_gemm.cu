@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda/kernels/implicit_gemm_pack_filters.cuh"
-#include "cuda/kernels/split_k_reduce.cuh"
-#include "cuda/launch/implicit_gemm_instances.h"
+#include "cuda/kernels/gemm/implicit_gemm_pack_filters.cuh"
+#include "cuda/kernels/gemm/split_k_reduce.cuh"
+#include "cuda/launch/instances/implicit_gemm_instances.h"
 
 namespace fastconv::cuda {
 

@@ -1,4 +1,4 @@
-// im2col and col2im: kernels/conv2d_im2col.cuh.
+// im2col and col2im: kernels/gemm/conv2d_im2col.cuh.
 #pragma once
 
 #include <cuda_runtime.h>

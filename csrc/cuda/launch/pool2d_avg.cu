@@ -1,4 +1,4 @@
-#include "cuda/kernels/pool2d_avg.cuh"
+#include "cuda/kernels/pool/pool2d_avg.cuh"
 #include "cuda/launch/pool2d_fwd.h"
 
 namespace fastconv::cuda {

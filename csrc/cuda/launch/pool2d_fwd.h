@@ -1,7 +1,7 @@
 // The launch of pool2d_reduce, for both reductions.
 #pragma once
 
-#include "cuda/kernels/pool2d_reduce.cuh"
+#include "cuda/kernels/pool/pool2d_reduce.cuh"
 #include "cuda/launch/pool2d_params.h"
 
 namespace fastconv::cuda {

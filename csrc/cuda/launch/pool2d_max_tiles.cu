@@ -1,4 +1,4 @@
-#include "cuda/kernels/pool2d_max_tiles.cuh"
+#include "cuda/kernels/pool/pool2d_max_tiles.cuh"
 #include "cuda/launch/pool2d_params.h"
 
 namespace fastconv::cuda {

@@ -3,7 +3,7 @@
 
 #include <stdexcept>
 
-#include "cuda/kernels/pool2d_windows.cuh"
+#include "cuda/kernels/pool/pool2d_windows.cuh"
 #include "cuda/launch/launch.h"
 #include "cuda/launch/layout.h"
 #include "cuda/launch/pool2d.h"

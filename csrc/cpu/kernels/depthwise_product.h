@@ -1,0 +1,105 @@
+// What fprop and dgrad of a depthwise convolution compute, the filters as vectors of channels, and
+// rows cut into runs of pixels.
+#pragma once
+
+#include "cpu/staging/store_tile.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+constexpr int kRun = kVectorBytes >= 32 ? 14 : 7;  // pixels of a row at a time; ImageNet's rows
+
+// Lanes [k, k + count) of a tensor: lane l is its channel (k + l) / repeat.
+struct Lanes {
+  TensorView tensor;
+  int64_t repeat;
+};
+
+// Output channel k sums `depth` source lanes: the k-th of each. Output position u * classes + class
+// of an axis is position u of that class; the stage holds what the taps of all classes read.
+struct DepthwiseProduct : Classes {
+  PixelTiles tiles;  // of positions u, v
+  Lanes source;
+  int64_t source_step;  // elements from source d's channel 0 to the next one's
+  TensorView filters;
+  int64_t filter_stride, depth_stride;  // filter of output channel k and source d
+  int64_t depth, channels;
+  TileOutput out;
+};
+
+// Where a run's results go: y = clamp(sum + bias + residual), pixels a step apart.
+template <typename T>
+struct RunOutput {
+  T* y;
+  const T *bias, *residual;  // may be null
+  int64_t y_step, residual_step;
+  Clamp<accumulator_t<T>> clamp;
+
+  // A vector of pixel m, k channels further on.
+  void store(int m, int64_t k, vector_t<accumulator_t<T>> sum) const {
+    if (bias != nullptr) sum += load_vector(bias + k);
+    if (residual != nullptr) sum += load_vector(residual + m * residual_step + k);
+    store_vector(y + m * y_step + k, clamp(sum));
+  }
+};
+
+// out[tap * step + channel] for whole vectors of channels, filter_stride apart, whose `taps` taps
+// are adjacent: vectors of taps are transposed. Returns the number of channels; the last ones are
+// left out, as a vector may reach behind its filter.
+template <typename T>
+static int64_t transpose_filters(const T* filters, int64_t filter_stride, int64_t channels,
+                                 int64_t taps, accumulator_t<T>* out, int64_t step) {
+  using A = accumulator_t<T>;
+  int64_t k = 0;
+  for (int64_t left = channels - kLanes<A>; left > 0 && left * filter_stride >= kLanes<A>;
+       left -= kLanes<A>, k += kLanes<A>) {
+    for (int64_t tap = 0; tap < taps; tap += kLanes<A>) {
+      vector_t<A> block[kLanes<A>];
+#pragma GCC unroll 16
+      for (int l = 0; l < kLanes<A>; ++l) {
+        block[l] = load_vector(filters + (k + l) * filter_stride + tap);
+      }
+      transpose<A>(block);
+#pragma GCC unroll 16
+      for (int l = 0; l < kLanes<A>; ++l) {
+        if (tap + l < taps) store_vector(out + (tap + l) * step + k, block[l]);
+      }
+    }
+  }
+  return k;
+}
+
+// weights[d][class][tap][output channel], rows `step` apart.
+template <typename T>
+static void pack_depthwise_weights(const DepthwiseProduct& o, int64_t step, accumulator_t<T>* out) {
+  const Strides& strides = o.filters.strides;
+  for (int64_t d = 0; d < o.depth; ++d) {
+    for (int64_t i = 0; i < o.classes(); ++i) {
+      const GatherAxis& h = o.h[i / o.w.count].axis;
+      const GatherAxis& w = o.w[i % o.w.count].axis;
+      const int64_t taps = h.taps * w.taps;
+      const auto filter = [&](int64_t tap) {
+        return o.filters.at<T>(0, 0, h.weight + tap / w.taps * h.weight_step,
+                               w.weight + tap % w.taps * w.weight_step) +
+               d * o.depth_stride;
+      };
+      // fprop's taps rise, dgrad's fall.
+      const int64_t apart = w.weight_step * strides.w;
+      const bool adjacent = taps > 1 && (apart == 1 || apart == -1) &&
+                            (h.taps == 1 || h.weight_step * strides.h == w.taps * apart);
+      int64_t packed = 0;
+      if (adjacent && apart == 1) {
+        packed = transpose_filters(filter(0), o.filter_stride, o.channels, taps, out, step);
+      } else if (adjacent) {
+        packed = transpose_filters(filter(taps - 1), o.filter_stride, o.channels, taps,
+                                   out + (taps - 1) * step, -step);
+      }
+      for (int64_t tap = 0; tap < taps; ++tap, out += step) {
+        load_row(out + packed, filter(tap) + packed * o.filter_stride, o.filter_stride,
+                 o.channels - packed);
+        zero_row(out + o.channels, step - o.channels);
+      }
+    }
+  }
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

@@ -1,0 +1,75 @@
+// A convolution over planes (planes.h): which groups and which rows a task takes, and where in its
+// planes each term lies.
+#pragma once
+
+#include "cpu/staging/planes.h"
+#include "problem/epilogue.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+constexpr int64_t kAdjacentVectors = 4;
+constexpr int64_t kPlaneBytes = 512 << 10;  // of a task's planes, or one row of them
+
+// The planes of a tile serve all classes of its output positions.
+struct PlaneProduct : Classes {
+  int64_t images, groups, rows, depth;  // a group has `rows` output and `depth` source channels
+  TensorView source, filters;
+  int64_t group_stride, row_stride, depth_stride;  // of the filters, by output and source channel
+  TensorView out;
+  const Epilogue* epilogue;
+
+  int64_t terms(int64_t a, int64_t b) const { return taps(a, b) * depth; }
+  int64_t all_terms() const { return all_taps() * depth; }
+};
+
+// Groups of a task: about a vector of output channels; some vectors where channels are adjacent, so
+// that whole cache lines are read and written one after the other.
+template <typename A>
+static inline int64_t groups_at_once(const PlaneProduct& o) {
+  const int64_t vectors = o.source.strides.c == 1 ? kAdjacentVectors : 1;
+  return min64(o.groups, max64(1, vectors * kLanes<A> / o.rows));
+}
+
+template <typename A>
+static inline Planes<A> planes_of(const PlaneProduct& o, int64_t u, int64_t u_end, int64_t v,
+                                  int64_t v_end) {
+  return {PlaneAxis(o.h.gathered, u, u_end), PlaneAxis(o.w.gathered, v, v_end)};
+}
+
+// Output rows and columns of a task, so that its planes hold kPlaneBytes.
+struct PlaneTiles {
+  int64_t rows, columns, row_tiles, column_tiles;
+
+  template <typename A>
+  static PlaneTiles of(const PlaneProduct& o) {
+    const int64_t channels = groups_at_once<A>(o) * o.depth;
+    const auto bytes = [&](int64_t rows, int64_t columns) {
+      const Planes<A> planes = planes_of<A>(o, 0, rows, 0, columns);
+      const int64_t sums = groups_at_once<A>(o) * o.rows * planes.columns();
+      return (channels * planes.channel_elements() + sums) * static_cast<int64_t>(sizeof(A));
+    };
+    int64_t rows = o.h.gathered.positions, columns = o.w.gathered.positions;
+    while (rows > 1 && bytes(rows, columns) > kPlaneBytes) rows = div_up(rows, 2);
+    while (columns > kLanes<A> && bytes(rows, columns) > kPlaneBytes) columns = div_up(columns, 2);
+    return {rows, columns, div_up(o.h.gathered.positions, rows),
+            div_up(o.w.gathered.positions, columns)};
+  }
+  int64_t count() const { return row_tiles * column_tiles; }
+};
+
+// Of the terms of class (a, b).
+template <typename A>
+static void fill_offsets(const PlaneProduct& o, const Planes<A>& planes, int64_t a, int64_t b,
+                         int32_t* out) {
+  const ClassAxis &h = o.h[a], &w = o.w[b];
+  for (int64_t d = 0; d < o.depth; ++d) {
+    for (int64_t i = 0; i < h.axis.taps; ++i) {
+      for (int64_t j = 0; j < w.axis.taps; ++j) {
+        *out++ = static_cast<int32_t>(d * planes.channel_elements() +
+                                      planes.offset(h.first + i * h.step, w.first + j * w.step));
+      }
+    }
+  }
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

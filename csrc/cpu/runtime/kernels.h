@@ -1,0 +1,56 @@
+// The CPU kernels of one instruction set, and the choice among instruction sets.
+#pragma once
+
+#include "cpu/runtime/conv2d_args.h"
+#include "cpu/runtime/pool2d_args.h"
+#include "problem/epilogue.h"
+#include "problem/pool_problem.h"
+
+namespace fastconv {
+
+// dz = dy * activation'(saved), db[k] = sum of dz over n, p, q; both optional.
+// `saved` is the activated output for relu and relu6, the pre-activation for the others.
+struct EpilogueBackwardArgs {
+  int64_t N = 0, K = 0, P = 0, Q = 0;
+  DType dtype = DType::float32;
+  Activation activation = Activation::none;
+  TensorView dy, saved, dz;  // saved is null without activation; dz is null where not wanted
+  void* db = nullptr;        // K contiguous elements, or null
+  int num_threads = 1;
+};
+
+// y = activation(z)
+struct ActivationArgs {
+  int64_t N = 0, K = 0, P = 0, Q = 0;
+  DType dtype = DType::float32;
+  Activation activation = Activation::none;
+  TensorView z, y;
+  int num_threads = 1;
+};
+
+struct CpuKernels {
+  const char* instruction_set;
+  int micro_rows, micro_bytes;  // of the sums that implicit GEMM keeps in registers: rows, a row
+  void (*conv2d_direct)(ConvOp, const ConvArgs&);
+  void (*conv2d_implicit_gemm)(ConvOp, const ConvArgs&);
+  void (*conv2d_depthwise)(ConvOp, const ConvArgs&);
+  void (*conv2d_planes)(ConvOp, const ConvArgs&);
+  void (*epilogue_backward)(const EpilogueBackwardArgs&);
+  void (*activation_forward)(const ActivationArgs&);
+  void (*pool2d_max_fwd)(const PoolArgs&);
+  void (*pool2d_max_bwd)(const PoolArgs&);
+  void (*pool2d_avg_fwd)(const PoolArgs&);
+  void (*pool2d_avg_bwd)(const PoolArgs&);
+};
+
+// The kernels of the best instruction set that this processor and FASTCONV_ISA allow.
+const CpuKernels& cpu_kernels();
+
+// The oracle: plain loops, sums in double. One version, for every processor.
+void conv2d_reference(ConvOp op, const ConvArgs& args);
+void pool2d_reference(PoolOp op, const PoolProblem& problem, const PoolArgs& args,
+                      bool count_include_pad);
+void pool2d_reference(PoolOp op, const AdaptivePoolProblem& problem, const PoolArgs& args,
+                      bool count_include_pad);
+
+}  // namespace fastconv

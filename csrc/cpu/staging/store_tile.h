@@ -1,0 +1,170 @@
+// From a tile's sums through the epilogue to a tensor: from c[panel of channels][pixel][channel],
+// or straight from registers where the tensor's filters are adjacent (filter_rows).
+#pragma once
+
+#include "cpu/staging/epilogue.h"
+#include "cpu/staging/pixel_tiles.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// Elements of c behind its last panel that store_tile may read.
+template <typename A>
+constexpr int64_t kTileReadAhead = kMicroColumns<A> * kLanes<A>;
+
+struct TileOutput {
+  GatherAxis h, w;
+  TensorView tensor;
+  const Epilogue* epilogue;
+};
+
+// Elements from each of a tile's pixels to the next, or -1 where that differs.
+static inline int64_t pixel_step(const TileOutput& o, const PixelTile& tile,
+                                 const Strides& strides) {
+  const int64_t columns = tile.v_end - tile.v, rows = tile.u_end - tile.u;
+  const int64_t images = tile.n_end - tile.n;
+  const int64_t step = strides.w * o.w.step, row_step = strides.h * o.h.step;
+  if (rows * images > 1 && row_step != columns * step) return -1;
+  if (images > 1 && strides.n != rows * row_step) return -1;
+  return step;
+}
+
+// Filters [first, ...) of a tile's pixels, if their sums can go straight there; else its y is null.
+template <typename T>
+static FilterRows<accumulator_t<T>> filter_rows(const TileOutput& o, const PixelTile& tile,
+                                                int64_t first) {
+  using A = accumulator_t<T>;
+  const FilterRows<A> none = {nullptr, 0, FilterEpilogue<A>(Activation::none)};
+  if constexpr (std::is_same_v<T, A>) {
+    const TensorView &y = o.tensor, &residual = o.epilogue->residual;
+    const int64_t step = pixel_step(o, tile, y.strides);
+    if (y.strides.c != 1 || step < 0 || !Clamp<A>::is(o.epilogue->activation)) return none;
+    FilterEpilogue<T> finish(o.epilogue->activation);
+    const int64_t h = o.h.first + tile.u * o.h.step, w = o.w.first + tile.v * o.w.step;
+    const T* const bias = static_cast<const T*>(o.epilogue->bias);
+    if (bias != nullptr) finish.bias = bias + first;
+    if (residual.data != nullptr) {
+      finish.residual_step = pixel_step(o, tile, residual.strides);
+      if (residual.strides.c != 1 || finish.residual_step < 0) return none;
+      finish.residual = residual.at<T>(tile.n, first, h, w);
+    }
+    return {y.at<T>(tile.n, first, h, w), step, finish};
+  } else {
+    return none;
+  }
+}
+
+// How many of a tile's rows fill whole vectors: all of them, or those of whole panels.
+template <typename A>
+static inline int64_t whole_rows(int64_t rows) {
+  return rows % kLanes<A> == 0 ? rows : rows / kMicroColumns<A> * kMicroColumns<A>;
+}
+
+// Activates a block that is in registers: only a copy has an address.
+template <typename A>
+static inline void activate_block(vector_t<A> (&block)[kLanes<A>], Activation activation) {
+  vector_t<A> row[kLanes<A>];
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes<A>; ++l) row[l] = block[l];
+  activate_row(reinterpret_cast<A*>(row), kLanes<A> * kLanes<A>, activation);
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes<A>; ++l) block[l] = row[l];
+}
+
+// Channels [0, count), at most a vector of them, of a run of `columns` pixels: z[pixel][channel] to
+// planes plane_step apart. Vectors along pixels where the run's elements are adjacent.
+template <typename T>
+static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t columns,
+                         const Epilogue& epilogue, const T* bias, const T* residual,
+                         int64_t residual_step, int64_t residual_plane, T* out, int64_t out_step,
+                         int64_t plane_step) {
+  using A = accumulator_t<T>;
+  const bool whole =
+      count == kLanes<A> && out_step == 1 && (residual == nullptr || residual_step == 1);
+  const bool is_clamp = Clamp<A>::is(epilogue.activation);
+  const Clamp<A> clamp(is_clamp ? epilogue.activation : Activation::none);
+  const vector_t<A> biases = whole && bias != nullptr ? load_vector(bias) : vector_t<A>{};
+  for (int64_t first = 0; first < columns; first += kLanes<A>) {
+    // The last block ends with the run and stores some pixels twice.
+    const int64_t v = whole && columns >= kLanes<A> ? min64(first, columns - kLanes<A>) : first;
+    vector_t<A> block[kLanes<A>];
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes<A>; ++l) block[l] = load_vector(z + (v + l) * kMicroColumns<A>);
+    const int64_t run = min64(kLanes<A>, columns - v);
+    if (whole && run == kLanes<A>) {
+#pragma GCC unroll 16
+      for (int l = 0; l < kLanes<A>; ++l) block[l] += biases;
+      transpose<A>(block);
+      if (residual != nullptr) {
+#pragma GCC unroll 16
+        for (int m = 0; m < kLanes<A>; ++m)
+          block[m] += load_vector(residual + m * residual_plane + v);
+      }
+      if (!is_clamp) activate_block<A>(block, epilogue.activation);
+#pragma GCC unroll 16
+      for (int m = 0; m < kLanes<A>; ++m) store_vector(out + m * plane_step + v, clamp(block[m]));
+      continue;
+    }
+    transpose<A>(block);
+    for (int64_t m = 0; m < count; ++m) {
+      A sums[kLanes<A>];
+      store_vector(sums, block[m]);
+      store_epilogue<T>(
+          sums, run, epilogue, bias == nullptr ? nullptr : bias + m, 0,
+          residual == nullptr ? nullptr : residual + m * residual_plane + v * residual_step,
+          residual_step, out + m * plane_step + v * out_step, out_step);
+    }
+  }
+}
+
+// Stores rows [first, first + rows) of the output from c, whose panels hold `pixels` pixels.
+template <typename T>
+static __attribute__((noinline)) void store_tile(const TileOutput& o, const PixelTile& tile,
+                                                 int64_t first, int64_t rows, accumulator_t<T>* c) {
+  using A = accumulator_t<T>;
+  const GatherAxis& h_axis = o.h;
+  const GatherAxis& w_axis = o.w;
+  const int64_t pixels = tile.pixels();
+  const int64_t w = w_axis.first + tile.v * w_axis.step;
+  const Epilogue& epilogue = *o.epilogue;
+  const TensorView& residual = epilogue.residual;
+  const T* const bias = static_cast<const T*>(epilogue.bias);
+  // Rows that lie one after the other are one.
+  const auto adjacent = [&](const Strides& strides) {
+    return h_axis.step == 1 && w_axis.step == 1 && strides.h == w_axis.positions * strides.w;
+  };
+  int64_t columns = tile.v_end - tile.v, rows_at_once = 1;
+  if (columns == w_axis.positions && adjacent(o.tensor.strides) &&
+      (residual.data == nullptr || adjacent(residual.strides))) {
+    rows_at_once = tile.u_end - tile.u;
+    columns *= rows_at_once;
+  }
+  for (int64_t row = 0; row < rows; row += kMicroColumns<A>) {
+    const int64_t count = min64(kMicroColumns<A>, rows - row), k = first + row;
+    A* from = c + row * pixels;
+    for (int64_t n = tile.n; n < tile.n_end; ++n) {
+      for (int64_t u = tile.u; u < tile.u_end;
+           u += rows_at_once, from += columns * kMicroColumns<A>) {
+        const int64_t h = h_axis.first + u * h_axis.step;
+        T* const out = o.tensor.at<T>(n, k, h, w);
+        const T* const add = residual.data ? residual.at<T>(n, k, h, w) : nullptr;
+        const int64_t out_step = columns > 1 ? o.tensor.strides.w * w_axis.step : 0;
+        const int64_t add_step = columns > 1 ? residual.strides.w * w_axis.step : 0;
+        if (o.tensor.strides.c == 1) {
+          store_channels<T>(from, kMicroColumns<A>, columns, count, epilogue,
+                            bias == nullptr ? nullptr : bias + k, add, add_step, residual.strides.c,
+                            out, out_step);
+          continue;
+        }
+        for (int64_t i = 0; i < count; i += kLanes<A>) {
+          store_planes<T>(from + i, min64(kLanes<A>, count - i), columns, epilogue,
+                          bias == nullptr ? nullptr : bias + k + i,
+                          add == nullptr ? nullptr : add + i * residual.strides.c, add_step,
+                          residual.strides.c, out + i * o.tensor.strides.c, out_step,
+                          o.tensor.strides.c);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

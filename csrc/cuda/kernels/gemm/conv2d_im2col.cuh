@@ -1,0 +1,130 @@
+// im2col and col2im for some rows of y of some images: between them a library's matrix product.
+//
+//   im2col    columns[(c, r, s)][pixel] = x[n][c][p * stride - pad + r * dilation][...], 0 outside
+//   col2im    dx[n][c][h][w] = the sum of columns[(c, r, s)][pixel] over the taps that read it:
+//             a gather, in the order of r and s, so the same bits every time
+//
+// Layouts, whichever x has: columns [group][c][r][s][pixel], or, channels innermost,
+// [group][pixel][r][s][c]; pixel = (image, row, q). A thread of im2col has one pixel and channel
+// (or 16 bytes of channels) and writes all its taps; a thread of col2im has one element of dx.
+//
+// Bound: bytes: im2col writes each element of x R * S times (over the stride), col2im reads as
+// many.
+#pragma once
+
+#include "cuda/kernels/direct/conv2d_direct_tile.cuh"
+#include "problem/tensor.h"
+
+namespace fastconv::cuda {
+
+constexpr int kIm2colThreads = 256;
+
+struct Im2colParams {
+  GatherAxis h, w;                   // im2col: of fprop; col2im: of dgrad
+  int64_t groups = 1, channels = 1;  // channels of a group
+  int64_t first_image = 0, images = 1;
+  int64_t first_row = 0, rows = 1, columns_w = 1;  // rows of y in the columns, Q
+  int64_t first_h = 0, h_rows = 1;                 // col2im: rows of dx
+  TensorView x;
+  void* columns = nullptr;
+  bool channels_inner = false;
+  int64_t count = 0;  // threads wanted
+};
+
+// Elements from one tap, row of taps and pixel of the columns to the next, and the first of a
+// channel.
+struct ColumnStrides {
+  int64_t r, s, pixel, channel;
+  __device__ __forceinline__ ColumnStrides(const Im2colParams& params, int64_t group,
+                                           int64_t channel_in_group) {
+    const int64_t pixels = params.images * params.rows * params.columns_w;
+    const int64_t taps = params.h.kernel * params.w.kernel;
+    s = params.channels_inner ? params.channels : pixels;
+    r = params.w.kernel * s;
+    pixel = params.channels_inner ? taps * params.channels : 1;
+    channel = group * params.channels * taps * pixels +
+              channel_in_group * (params.channels_inner ? 1 : taps * pixels);
+  }
+};
+
+// T: any type of the size of an element; kVector: adjacent channels of a thread.
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kIm2colThreads, 4)
+    conv2d_im2col(const __grid_constant__ Im2colParams params) {
+  const int64_t block = blockIdx.y * static_cast<int64_t>(gridDim.x) + blockIdx.x;
+  int64_t rest = block * kIm2colThreads + threadIdx.x;
+  if (rest >= params.count) return;
+  const int64_t pixels = params.images * params.rows * params.columns_w;
+  int64_t channel, pixel;
+  if (params.channels_inner) {
+    channel = take_digit(rest, params.groups * params.channels / kVector) * kVector;
+    pixel = rest;
+  } else {
+    pixel = take_digit(rest, pixels);
+    channel = rest;
+  }
+  int64_t n = pixel;
+  const int64_t q = take_digit(n, params.columns_w), row = take_digit(n, params.rows);
+  const int64_t h = (params.first_row + row) * params.h.step - params.h.pad;
+  const int64_t w = q * params.w.step - params.w.pad;
+  const TapRange valid_h = tap_range(h, params.h.tap_step, params.h.kernel, params.h.source);
+  const TapRange valid_w = tap_range(w, params.w.tap_step, params.w.kernel, params.w.source);
+  const Strides& strides = params.x.strides;
+  const T* const x = static_cast<const T*>(params.x.data) + (params.first_image + n) * strides.n +
+                     channel * strides.c + h * strides.h + w * strides.w;
+  const int64_t group = quotient(channel, params.channels);
+  const ColumnStrides columns(params, group, channel - group * params.channels);
+  T* out = static_cast<T*>(params.columns) + columns.channel + pixel * columns.pixel;
+  for (int r = 0; r < params.h.kernel; ++r) {
+#pragma unroll 4
+    for (int s = 0; s < params.w.kernel; ++s) {
+      Vector<T, kVector> value = {};
+      if (valid_h.contains(r) && valid_w.contains(s)) {
+        value = load_vector<T, kVector>(x + r * params.h.tap_step * strides.h +
+                                        s * params.w.tap_step * strides.w);
+      }
+      store_vector(out, value);
+      out += columns.s;
+    }
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kIm2colThreads, 4)
+    conv2d_col2im(const __grid_constant__ Im2colParams params) {
+  using A = accumulator_t<T>;
+  const int64_t block = blockIdx.y * static_cast<int64_t>(gridDim.x) + blockIdx.x;
+  int64_t n = block * kIm2colThreads + threadIdx.x;
+  if (n >= params.count) return;
+  const int64_t channels = params.groups * params.channels;
+  int64_t channel = params.channels_inner ? take_digit(n, channels) : 0;
+  const int64_t w = take_digit(n, params.w.out);
+  const int64_t h = params.first_h + take_digit(n, params.h_rows);
+  if (!params.channels_inner) channel = take_digit(n, channels);
+
+  const int64_t i = quotient(h, params.h.phases), j = quotient(w, params.w.phases);
+  const AxisPhase phase_h = axis_phase(params.h, h - i * params.h.phases);
+  const AxisPhase phase_w = axis_phase(params.w, w - j * params.w.phases);
+  const int64_t p = i + phase_h.offset, q = j + phase_w.offset;
+  const TapRange taps_h = tap_range(p, params.h.tap_step, phase_h.taps, params.h.source);
+  const TapRange taps_w = tap_range(q, params.w.tap_step, phase_w.taps, params.w.source);
+  const int64_t group = quotient(channel, params.channels);
+  const ColumnStrides columns(params, group, channel - group * params.channels);
+  const int64_t step_h =
+      params.h.tap_period * columns.r + params.h.tap_step * params.columns_w * columns.pixel;
+  const int64_t step_w = params.w.tap_period * columns.s + params.w.tap_step * columns.pixel;
+  const int64_t pixel = (n * params.rows + p - params.first_row) * params.columns_w + q;
+  const A* const first = static_cast<const A*>(params.columns) + columns.channel +
+                         phase_h.first_tap * columns.r + phase_w.first_tap * columns.s +
+                         pixel * columns.pixel;
+  A sum = 0;
+  for (int a = taps_h.first; a < taps_h.first + taps_h.count; ++a) {
+#pragma unroll 4
+    for (int b = taps_w.first; b < taps_w.first + taps_w.count; ++b) {
+      sum += first[a * step_h + b * step_w];
+    }
+  }
+  *params.x.at<T>(params.first_image + n, channel, h, w) = from_accumulator<T>(sum);
+}
+
+}  // namespace fastconv::cuda

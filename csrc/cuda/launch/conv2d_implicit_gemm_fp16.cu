@@ -1,8 +1,0 @@
-#include "cuda/launch/implicit_gemm_instances.h"
-
-namespace fastconv::cuda {
-
-template cudaError_t launch_implicit_gemm<CudaMath::fp16>(const CudaConvPlan&, unsigned,
-                                                          const ImplicitGemmParams&, cudaStream_t);
-
-}  // namespace fastconv::cuda

@@ -1,0 +1,8 @@
+#include "cuda/launch/instances/implicit_gemm_instances.h"
+
+namespace fastconv::cuda {
+
+template cudaError_t launch_implicit_gemm<CudaMath::tf32>(const CudaConvPlan&, unsigned,
+                                                          const ImplicitGemmParams&, cudaStream_t);
+
+}  // namespace fastconv::cuda

@@ -1,0 +1,101 @@
+#include "plan/cpu_plan.h"
+
+#include <stdexcept>
+
+namespace fastconv {
+namespace {
+
+// One panel of packed filters (kMicroColumns rows of double) must stay small against the workspace.
+constexpr int64_t kMaxProductGemmK = int64_t{1} << 18;
+// dgrad runs one product for each residue class modulo the stride.
+constexpr int64_t kMaxProductDgradStride = 4;
+// Groups of up to so many channels leave lanes along channels empty.
+constexpr int64_t kMaxPlanes = 8;
+constexpr int64_t kMaxWgradPlanes = 4;
+constexpr int64_t kFewOutputs = 4;
+// Partial sums of a task of wgrad, each a vector.
+constexpr int64_t kMaxPlanesSums = int64_t{1} << 14;
+// Below this many rows or terms the products spend their time on packing.
+constexpr int64_t kMinProductRows = 3;
+constexpr int64_t kMinProductGemmK = 8;
+
+int64_t product_rows(ConvOp op, const ConvProblem& problem) {
+  return op == ConvOp::dgrad ? problem.channels_per_group() : problem.filters_per_group();
+}
+
+// Terms of a sum; for wgrad the columns of dw instead, whose sums are as long as there are pixels.
+int64_t product_depth(ConvOp op, const ConvProblem& problem) {
+  const GemmShape shape = problem.gemm_shape(op);
+  return op == ConvOp::wgrad ? shape.gemm_n : shape.gemm_k;
+}
+
+// Source channels of each output channel; for wgrad those of x for each filter.
+int64_t group_depth(ConvOp op, const ConvProblem& problem) {
+  return op == ConvOp::dgrad ? problem.filters_per_group() : problem.channels_per_group();
+}
+
+std::string bounded_gemm_k(ConvOp op, const ConvProblem& problem) {
+  const int64_t gemm_k = problem.gemm_shape(op).gemm_k;
+  if (op == ConvOp::wgrad || gemm_k <= kMaxProductGemmK) return "";
+  return "the workspace of packed filters is bounded: gemm_k " + std::to_string(gemm_k) +
+         " exceeds " + std::to_string(kMaxProductGemmK);
+}
+
+}  // namespace
+
+std::string unsupported_reason(ConvAlgorithm algorithm, ConvOp op, const ConvProblem& problem) {
+  switch (algorithm) {
+    case ConvAlgorithm::reference:
+    case ConvAlgorithm::direct:
+      return "";
+    case ConvAlgorithm::planes: {
+      const GemmShape shape = problem.gemm_shape(op);
+      if (op == ConvOp::wgrad && shape.gemm_m * shape.gemm_n > kMaxPlanesSums) {
+        return "planes keeps a vector for each element of a group's filters, at most " +
+               std::to_string(kMaxPlanesSums) + ", got " +
+               std::to_string(shape.gemm_m * shape.gemm_n);
+      }
+      return bounded_gemm_k(op, problem);
+    }
+    case ConvAlgorithm::depthwise:
+      return problem.channels_per_group() == 1 ? ""
+                                               : "depthwise needs one channel per group, got " +
+                                                     std::to_string(problem.channels_per_group());
+    case ConvAlgorithm::implicit_gemm:
+      return bounded_gemm_k(op, problem);
+  }
+  throw std::invalid_argument("unknown ConvAlgorithm " +
+                              std::to_string(static_cast<int>(algorithm)));
+}
+
+ConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem) {
+  const int64_t outputs = product_rows(op, problem), sources = group_depth(op, problem);
+  if (op == ConvOp::dgrad &&
+      (problem.stride_h > kMaxProductDgradStride || problem.stride_w > kMaxProductDgradStride)) {
+    return {ConvAlgorithm::direct, "one product for each of stride_h*stride_w classes is too many"};
+  }
+  if (problem.groups > 1 && outputs == 1 && sources == 1) {
+    return {ConvAlgorithm::depthwise, "one channel per group: lanes along channels"};
+  }
+  const int64_t most = op == ConvOp::wgrad ? kMaxWgradPlanes : kMaxPlanes;
+  const bool small_groups = problem.groups > 1 && sources <= most && outputs <= most;
+  const bool few_outputs = op != ConvOp::wgrad && outputs <= kFewOutputs && sources > outputs;
+  if ((small_groups || few_outputs) &&
+      unsupported_reason(ConvAlgorithm::planes, op, problem).empty()) {
+    return {ConvAlgorithm::planes, std::to_string(sources) + " -> " + std::to_string(outputs) +
+                                       " channels a group: lanes along pixels"};
+  }
+  const int64_t depth = product_depth(op, problem);
+  if (const std::string reason = unsupported_reason(ConvAlgorithm::implicit_gemm, op, problem);
+      !reason.empty()) {
+    return {ConvAlgorithm::direct, reason};
+  }
+  if (outputs < kMinProductRows || depth < kMinProductGemmK) {
+    return {ConvAlgorithm::direct, "product too thin for packing: " + std::to_string(outputs) +
+                                       " rows, depth " + std::to_string(depth)};
+  }
+  return {ConvAlgorithm::implicit_gemm,
+          "dense product: " + std::to_string(outputs) + " rows, depth " + std::to_string(depth)};
+}
+
+}  // namespace fastconv
