@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 
 import torch
 
-from ..roofline import copy_rate, matmul_tf32, peak_product_rate
+from ..explanation.roofline import copy_rate, matmul_tf32, peak_product_rate
 from .cases import DTYPES
 
 # Bytes that the copy reads and writes: more than any cache holds.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..backends.triton_launch import unusable_reason
+from ..backends.triton.launch import unusable_reason
 from .baselines import baselines
 from .cases import LAYOUTS, PASSES, QUICK, select_cases
 from .measure import measure, no_fallback

@@ -12,8 +12,7 @@ from . import functional, nn
 from .convert import LayerReport, convert, unconvert
 from .decompositions import export_decompositions
 from .dispatch import backend
-from .explain import Explanation, explain
-from .fold_batch_norm import fold_batch_norm
+from .explanation.explain import Explanation, explain
 from .functional import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
@@ -21,8 +20,9 @@ from .functional import (
     conv2d,
     max_pool2d,
 )
-from .fuse import fuse
-from .fuse_report import FusionReport
+from .fusion.fold_batch_norm import fold_batch_norm
+from .fusion.fuse import fuse
+from .fusion.report import FusionReport
 from .info import info
 from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
 from .problem import ConvProblem, PoolProblem

@@ -4,7 +4,7 @@ programs that must run, or be converted, where fastconv is not."""
 import torch
 import torch.nn.functional as F
 
-from .checks_pool2d import Windows
+from .functional.checks_pool2d import Windows
 from .functional.conv2d import TORCH_ACTIVATIONS
 from .ops import conv2d, pool2d
 from .problem import memory_format

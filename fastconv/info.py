@@ -5,7 +5,8 @@ import platform
 import torch
 
 from ._native import core, cuda, cuda_missing
-from .backends import BACKENDS, triton_launch
+from .backends import BACKENDS
+from .backends.triton import launch as triton_launch
 from .dispatch import fallbacks
 
 

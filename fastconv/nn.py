@@ -7,8 +7,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import functional
-from .fold_batch_norm import scale_and_shift
 from .functional.conv2d import TORCH_ACTIVATIONS
+from .fusion.fold_batch_norm import scale_and_shift
 from .layer import Layer
 from .problem import conv_out_size
 

@@ -11,8 +11,8 @@ from problems import Conv, drawn, integers
 
 from fastconv._native import core, cuda, cuda_missing
 from fastconv.backends import BACKENDS
-from fastconv.backends.cuda import CudaBackend
-from fastconv.backends.cuda_launch import DEVICE
+from fastconv.backends.cuda.conv2d.conv2d import CudaBackend
+from fastconv.backends.cuda.conv2d.launch import DEVICE
 from fastconv.bench.shapes import load_layers
 from fastconv.problem import ConvOp, ConvProblem
 

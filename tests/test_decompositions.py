@@ -7,7 +7,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastconv
-from fastconv.checks_pool2d import Windows
+from fastconv.functional.checks_pool2d import Windows
 
 TABLE = fastconv.export_decompositions()
 OPS = torch.ops.fastconv

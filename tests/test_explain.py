@@ -179,7 +179,7 @@ def test_models_are_measured_and_functions_are_not():
 def test_a_time_is_that_of_the_call(monkeypatch):
     """10 ms for every run, and another 100 ms in the first one, which is not counted."""
     clock = [0]
-    monkeypatch.setattr("fastconv.observer.time.perf_counter_ns", lambda: clock[0])
+    monkeypatch.setattr("fastconv.explanation.observer.time.perf_counter_ns", lambda: clock[0])
     runs = []
 
     def slow_conv(*args):

@@ -8,17 +8,17 @@ from torch import nn
 
 import fastconv
 from fastconv.bench.models.mobilenet import MobileNetV2
-from fastconv.explain_reason import why_slow
-from fastconv.explain_rows import layer_time
-from fastconv.explain_text import table
-from fastconv.roofline import Roofline
+from fastconv.explanation.reason import why_slow
+from fastconv.explanation.roofline import Roofline
+from fastconv.explanation.rows import layer_time
+from fastconv.explanation.text import table
 
 
 @pytest.fixture
 def rows(monkeypatch):
     """Rows of four layers on a device of 100 GFLOP/s and 10 GB/s; each takes 1000 us."""
     monkeypatch.setattr(
-        "fastconv.explain_rows.roofline", lambda *_: Roofline(((1 << 20, 10e9),), 100e9)
+        "fastconv.explanation.rows.roofline", lambda *_: Roofline(((1 << 20, 10e9),), 100e9)
     )
     model = nn.Sequential(
         fastconv.Conv2d(3, 16, 3),

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastconv
-from fastconv.observer import observe
+from fastconv.explanation.observer import observe
 
 
 def conv2d(x, w, b=None, residual=None, activation=None, library=F):

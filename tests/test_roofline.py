@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from fastconv import roofline as roofline_module
-from fastconv.roofline import Roofline, roofline
+from fastconv.explanation import roofline as roofline_module
+from fastconv.explanation.roofline import Roofline, roofline
 
 
 def test_copies_rates_are_those_of_the_size():

@@ -20,11 +20,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-import fastconv.backends.triton as backend_module
+import fastconv.backends.triton.conv2d as backend_module
 from fastconv import triton_kernels
-from fastconv.backends import BACKENDS, triton_launch
+from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import conv_problem
-from fastconv.checks_pool2d import Windows
+from fastconv.backends.triton.conv2d import launch as triton_launch
+from fastconv.functional.checks_pool2d import Windows
 from fastconv.triton_kernels.tuning import configs_for
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,8 +2,8 @@
 
 A file holds one kernel family: its configurations, its `@triton.jit` kernels, and launch(), which
 turns tensors into a grid and arguments. Nothing here knows autograd, modules or backends;
-fastconv/backends/triton.py is the only caller. Importing a kernel file needs triton, so that is
-done at the first call and not with fastconv.
+fastconv/backends/triton is the only caller. Importing a kernel file needs triton, so that is done
+at the first call and not with fastconv.
 
 With TRITON_INTERPRET=1 in the environment before fastconv is imported (torch's own modules import
 triton) the kernels take CPU tensors.

@@ -22,7 +22,7 @@ cudaError_t run(const cuda::ConvArgs& args) {
     case CudaAlgorithm::depthwise:
       return cuda::conv2d_depthwise(args);
     case CudaAlgorithm::im2col:
-      break;  // a kernel, a library's GEMM and another kernel: fastconv/backends/cuda_im2col.py
+      break;  // a kernel, a library's GEMM and another kernel: fastconv/backends/cuda/im2col.py
   }
   throw std::invalid_argument("no CUDA convolution kernel for algorithm " +
                               std::to_string(static_cast<int>(args.plan.algorithm)));

@@ -2,8 +2,8 @@
 gives None or a reason, and one method for each operator it runs; only tensors that dispatch found
 real reach them."""
 
-from .cpu import CPU_BACKENDS
-from .cuda import CUDA_BACKENDS
-from .triton import TRITON_BACKENDS
+from .cpu.conv2d import CPU_BACKENDS
+from .cuda.conv2d import CUDA_BACKENDS
+from .triton.conv2d import TRITON_BACKENDS
 
 BACKENDS = CPU_BACKENDS | CUDA_BACKENDS | TRITON_BACKENDS

@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from .. import checks
 from ..autograd.conv2d import fprop
 from ..autograd.epilogue import PIECEWISE_LINEAR, activation_forward
 from ..dispatch import is_inference, select
 from ..problem import conv_out_size
-from .symbolic import traceable
+from . import checks
+from .tracing import traceable
 
 # What fastconv's activations are, name by name.
 TORCH_ACTIVATIONS = {

@@ -2,11 +2,11 @@
 
 import torch.nn.functional as F
 
-from .. import checks, checks_pool2d
 from ..autograd.pool2d import avg_fwd, max_fwd, max_values
 from ..backends import BACKENDS
 from ..dispatch import is_inference, leave_to_aten, select
-from .symbolic import traceable
+from . import checks, checks_pool2d
+from .tracing import traceable
 
 
 @traceable(F.max_pool2d)

@@ -10,7 +10,7 @@ import torch
 
 from ..backends import BACKENDS
 from ..backends.pool2d import check_gradient
-from ..checks_pool2d import Windows
+from ..functional.checks_pool2d import Windows
 from ..problem import memory_format, suggests_channels_last
 from .library import define_op
 

@@ -10,14 +10,14 @@ import torch
 import torch.fx as fx
 import torch.nn as nn
 
-from .convert import convert
+from ..convert import convert
+from .batch_norms import ANY_BATCH_NORM, freeze_calls
+from .chains import Chains
 from .frozen_batch_norm import freeze_batch_norms
-from .fuse_chains import Chains
-from .fuse_kinds import WRAPPERS, has_own_call, is_layer, is_list, why_not_plain
-from .fuse_norms import ANY_BATCH_NORM, freeze_calls
-from .fuse_report import FusionReport, join, type_name
-from .fuse_tracer import trace
-from .fuse_uses import replaceable_parts
+from .kinds import WRAPPERS, has_own_call, is_layer, is_list, why_not_plain
+from .report import FusionReport, join, type_name
+from .tracer import trace
+from .uses import replaceable_parts
 
 
 def fuse(model, *, trainable=False, report=False):

@@ -4,10 +4,10 @@ import functools
 
 import torch
 
-from .._native import core
-from .pass_plan import PassPlan
-from .pool2d import Pool2dBackend, pool_problem
-from .triton_launch import current_device, kernels, sm_count, without_memory
+from ..._native import core
+from ..base import PassPlan
+from ..pool2d import Pool2dBackend, pool_problem
+from .launch import current_device, kernels, sm_count, without_memory
 
 _MOST_OFFSETS = 127  # int8
 _LARGEST = 2**31 - 2**11  # what 32 bits hold, less a tile

@@ -11,11 +11,11 @@ import torch.fx as fx
 import torch.nn as nn
 import torch.nn.functional as F
 
-from . import nn as fast
-from .fuse_in_place import works_in_place
-from .fuse_kinds import CONVOLUTIONS, computes_as, recast, why_not_plain
-from .fuse_norms import BatchNorms
-from .fuse_report import FusionReport, join, type_name
+from .. import nn as fast
+from .batch_norms import BatchNorms
+from .in_place import works_in_place
+from .kinds import CONVOLUTIONS, computes_as, recast, why_not_plain
+from .report import FusionReport, join, type_name
 
 _ACTIVATION_MODULES = {
     nn.ReLU: "relu",

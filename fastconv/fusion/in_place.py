@@ -4,8 +4,8 @@ import operator
 
 import torch
 
-from .fuse_kinds import is_layer, why_not_plain
-from .fuse_tracer import IN_PLACE_ARITHMETIC
+from .kinds import is_layer, why_not_plain
+from .tracer import IN_PLACE_ARITHMETIC
 
 _OPERATORS = (*IN_PLACE_ARITHMETIC, operator.setitem, operator.delitem)
 # Whose functions work in place only where their name or an argument says so.

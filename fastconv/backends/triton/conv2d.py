@@ -9,20 +9,13 @@ import functools
 
 import torch
 
-from ..problem import ConvOp
-from . import im2col
-from .conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
-from .memory import DTYPES
-from .pass_plan import PassPlan
-from .triton_launch import (
-    allows_tf32,
-    current_device,
-    kernels,
-    sm_count,
-    unusable_reason,
-    without_memory,
-)
-from .triton_pool2d import TritonPool2d
+from ...problem import ConvOp
+from .. import im2col
+from ..base import PassPlan
+from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
+from ..memory import DTYPES
+from .launch import allows_tf32, current_device, kernels, sm_count, unusable_reason, without_memory
+from .pool2d import TritonPool2d
 
 ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
 _WRITTEN = {ConvOp.fprop: 2, ConvOp.dgrad: 0, ConvOp.wgrad: 1}  # of x, w, y

@@ -2,10 +2,10 @@
 
 import functools
 
-from .._native import cuda
-from .conv2d import ACTIVATIONS
-from .cuda_launch import DEVICE, launch
-from .memory import DTYPES, location
+from ..._native import cuda
+from ..conv2d import ACTIVATIONS
+from ..memory import DTYPES, location
+from .launch import DEVICE, launch
 
 _locate = functools.partial(location, device=DEVICE)
 

@@ -8,12 +8,12 @@ import functools
 
 import torch
 
-from .._native import core
-from ..problem import ConvOp
-from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
-from .cpu_pool2d import CpuPool2d
-from .memory import DTYPES, location
-from .pass_plan import PassPlan
+from ..._native import core
+from ...problem import ConvOp
+from ..base import PassPlan
+from ..conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
+from ..memory import DTYPES, location
+from .pool2d import CpuPool2d
 
 
 class CpuBackend(Conv2dBackend, CpuPool2d):

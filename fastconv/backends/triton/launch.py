@@ -8,8 +8,8 @@ import re
 
 import torch
 
-from ..problem import memory_format
-from .cuda_launch import allows_tf32, constant_while_compiling
+from ...problem import memory_format
+from ..cuda.launch import allows_tf32, constant_while_compiling
 
 __all__ = [
     "allows_tf32",

@@ -4,11 +4,11 @@ import functools
 
 import torch
 
-from .._native import core, cuda
-from .cuda_launch import DEVICE, launch
-from .memory import DTYPES, location
-from .pass_plan import PassPlan
-from .pool2d import Pool2dBackend, pool_problem
+from ..._native import core, cuda
+from ..base import PassPlan
+from ..memory import DTYPES, location
+from ..pool2d import Pool2dBackend, pool_problem
+from .launch import DEVICE, launch
 
 _locate = functools.partial(location, device=DEVICE)
 _MOST_OFFSETS = 127  # int8

@@ -2,11 +2,11 @@
 
 import textwrap
 
-from .convert import CONVERTIBLE
-from .dispatch import get_backend
-from .explain_reason import why_slow
-from .explain_rows import ATEN, layer_time
-from .problem import AdaptivePoolProblem, ConvOp, ConvProblem
+from ..convert import CONVERTIBLE
+from ..dispatch import get_backend
+from ..problem import AdaptivePoolProblem, ConvOp, ConvProblem
+from .reason import why_slow
+from .rows import ATEN, layer_time
 
 _WIDTH = 120  # of running text, in columns
 _LAYER_WIDTH, _PROBLEM_WIDTH, _TILE_WIDTH = 30, 36, 16  # of what is cut to fit, in columns

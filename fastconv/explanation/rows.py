@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .backends.conv2d import conv_problem
-from .backends.pass_plan import PassPlan
-from .backends.pool2d import pool_problem
-from .dispatch import get_backend
-from .problem import AdaptivePoolProblem, ConvOp, ConvProblem, PoolProblem
+from ..backends.base import PassPlan
+from ..backends.conv2d import conv_problem
+from ..backends.pool2d import pool_problem
+from ..dispatch import get_backend
+from ..problem import AdaptivePoolProblem, ConvOp, ConvProblem, PoolProblem
 from .roofline import roofline
 
 ATEN = "ATen"

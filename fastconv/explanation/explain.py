@@ -9,10 +9,10 @@ import time
 import torch
 from torch.nn.parameter import is_lazy
 
-from .convert import left_out
-from .explain_rows import layer_time
-from .explain_text import describe, table
+from ..convert import left_out
 from .observer import observe
+from .rows import layer_time
+from .text import describe, table
 
 _MOST_RUNS = 5
 _SECONDS = 0.5  # after which no further run begins

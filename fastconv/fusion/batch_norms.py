@@ -7,11 +7,11 @@ import torch.fx as fx
 import torch.nn as nn
 import torch.nn.functional as F
 
-from . import nn as fast
+from .. import nn as fast
 from .fold_batch_norm import fold_constants
 from .frozen_batch_norm import why_not_frozen
-from .fuse_kinds import FOLDABLE, computes_as, recast, why_not_plain
-from .fuse_report import type_name
+from .kinds import FOLDABLE, computes_as, recast, why_not_plain
+from .report import type_name
 
 ANY_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _SIGNATURE = inspect.signature(F.batch_norm)

@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.fx.proxy import TraceError
 
-from .fuse_kinds import has_own_call, is_layer
+from .kinds import has_own_call, is_layer
 
 IN_PLACE_ARITHMETIC = (
     operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,

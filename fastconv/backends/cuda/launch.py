@@ -5,7 +5,7 @@ import functools
 
 import torch
 
-from .._native import cuda
+from ..._native import cuda
 
 DEVICE = "cpu" if cuda is not None and cuda.is_emulated else "cuda"
 

@@ -1,7 +1,7 @@
 """Why a layer of fastconv.explain's table takes its time, in a sentence made of its row."""
 
-from .explain_rows import ATEN
-from .problem import ConvOp, ConvProblem
+from ..problem import ConvOp, ConvProblem
+from .rows import ATEN
 
 _CALL_US = 20  # what a call costs however small it is: Python, checks, a launch
 _NEAR_FLOOR, _PAST_FLOOR = 80, 120  # percent of the floor

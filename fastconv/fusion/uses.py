@@ -8,7 +8,7 @@ import types
 
 import torch.nn as nn
 
-from .fuse_kinds import WRAPPERS, computes_as, is_list
+from .kinds import WRAPPERS, computes_as, is_list
 
 # What leads to parts by other ways than their names.
 _LEADS_TO_PARTS = {

@@ -8,14 +8,15 @@ import functools
 
 import torch
 
-from .._native import core, cuda, cuda_missing
-from ..problem import ConvOp
-from . import cuda_im2col, im2col
-from .conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
-from .cuda_launch import DEVICE, allows_tf32, device_properties, launch, unusable_reason, workspace
-from .cuda_pool2d import CudaPool2d
-from .memory import DTYPES, location
-from .pass_plan import PassPlan
+from ..._native import core, cuda, cuda_missing
+from ...problem import ConvOp
+from .. import im2col
+from ..base import PassPlan
+from ..conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
+from ..memory import DTYPES, location
+from . import im2col as cuda_im2col
+from .launch import DEVICE, allows_tf32, device_properties, launch, unusable_reason, workspace
+from .pool2d import CudaPool2d
 
 _locate = functools.partial(location, device=DEVICE)
 # No GPU to ask: a plan can still be made, for this one (H100 SXM).

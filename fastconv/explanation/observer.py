@@ -9,7 +9,7 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
-from .dispatch import PLAIN_TYPES, observing, recording
+from ..dispatch import PLAIN_TYPES, observing, recording
 
 
 def observe(function):

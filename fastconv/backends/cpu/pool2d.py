@@ -2,10 +2,10 @@
 
 import torch
 
-from .._native import core
-from .memory import DTYPES, location
-from .pass_plan import PassPlan
-from .pool2d import Pool2dBackend, pool_problem
+from ..._native import core
+from ..base import PassPlan
+from ..memory import DTYPES, location
+from ..pool2d import Pool2dBackend, pool_problem
 
 
 class CpuPool2d(Pool2dBackend):

@@ -5,8 +5,8 @@ import functools
 
 import torch.nn as nn
 
-from .fuse_kinds import FOLDABLE, computes_as
-from .nn import FrozenBatchNorm2d, _InEvaluation
+from ..nn import FrozenBatchNorm2d, _InEvaluation
+from .kinds import FOLDABLE, computes_as
 
 
 def freeze_batch_norms(model):

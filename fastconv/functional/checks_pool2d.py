@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..problem import pool_out_size
 from . import checks
-from .problem import pool_out_size
 
 _MAX_INT = 2**31 - 1
 

@@ -9,7 +9,7 @@ import types
 import torch.fx as fx
 import torch.nn as nn
 
-from . import nn as fast
+from .. import nn as fast
 
 # Modules of torch that are not layers: they hold others.
 LISTS = (nn.ModuleList, nn.ModuleDict)
