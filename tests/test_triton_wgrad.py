@@ -27,9 +27,9 @@ if not missing_reason():
     import triton
     import triton.language as tl
 
-    from fastconv.triton_kernels.fast_divmod import divider, quotient
+    from fastconv.triton_kernels.device.fast_divmod import divider, quotient
+    from fastconv.triton_kernels.device.vectors import channel_vector, pixel_vector
     from fastconv.triton_kernels.launch import Config, launch
-    from fastconv.triton_kernels.vectors import channel_vector, pixel_vector
 
     @triton.jit(do_not_specialize=["multiplier", "shift"])
     def divide(numbers, multiplier, shift, BLOCK: tl.constexpr):

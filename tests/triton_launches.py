@@ -148,7 +148,7 @@ def recording(scenario):
 
 def kernel_modules():
     """Of fastconv.triton_kernels."""
-    paths = sorted(Path(triton_kernels.__path__[0]).glob("*.py"))
+    paths = sorted(Path(triton_kernels.__path__[0]).rglob("*.py"))
     return [importlib.import_module(f"{triton_kernels.__name__}.{path.stem}") for path in paths]
 
 

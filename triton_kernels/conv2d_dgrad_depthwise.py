@@ -22,10 +22,10 @@ from .conv2d_fprop_depthwise import (
     with_channels_adjacent,
     zero_tile,
 )
+from .device.pixels import lanes_along_pixels, pixel_tiles, source_pixels, tile_pixels
+from .device.taps import axis_taps, classes, tap_step
 from .epilogue import store_pixels
 from .launch import MOST_REGISTERS, launch, offset_type, pixels_inner
-from .pixels import lanes_along_pixels, pixel_tiles, source_pixels, tile_pixels
-from .taps import axis_taps, classes, tap_step
 
 __all__ = ["CONFIGS", "launch_conv2d", "slices", "table_config"]
 _GEOMETRY = (

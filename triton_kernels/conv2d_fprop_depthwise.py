@@ -19,10 +19,17 @@ import torch
 import triton
 import triton.language as tl
 
+from .device.language import widen
+from .device.pixels import (
+    lanes_along_pixels,
+    on_axis,
+    pixel_tiles,
+    source_pixels,
+    tile_pixels,
+    within,
+)
 from .epilogue import store_pixels
-from .language import widen
 from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
-from .pixels import lanes_along_pixels, on_axis, pixel_tiles, source_pixels, tile_pixels, within
 
 # Taps of a row that are loaded together, at most.
 _PIECE = tl.constexpr(5)

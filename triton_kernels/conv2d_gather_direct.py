@@ -19,11 +19,11 @@ import torch
 import triton
 import triton.language as tl
 
+from .device.language import widen
+from .device.pixels import within
+from .device.taps import axis_taps, classes, tap_step
 from .epilogue import store_pixels
-from .language import widen
 from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
-from .pixels import within
-from .taps import axis_taps, classes, tap_step
 
 _GEOMETRY = (
     "images src_height src_width out_height out_width kernel_h kernel_w stride_h stride_w pad_h "

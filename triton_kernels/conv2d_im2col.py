@@ -17,10 +17,10 @@ do. Limits: the columns of a call below 2^30 elements.
 import triton
 import triton.language as tl
 
+from .device.language import narrow, widen
+from .device.pixels import on_axis
 from .epilogue import launch_epilogue
-from .language import narrow, widen
 from .launch import Config, launch, offset_type
-from .pixels import on_axis
 
 _GEOMETRY = (
     "first_image images first_row rows columns_w height width kernel_h kernel_w stride_h stride_w "

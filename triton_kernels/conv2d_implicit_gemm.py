@@ -23,14 +23,14 @@ import triton
 import triton.language as tl
 
 from . import split_k_reduce
+from .device.fast_divmod import divider
+from .device.language import dot, terms_apart
+from .device.pixel_places import common_vector, decode_pixels, pixel_offsets, places
+from .device.pixels import on_axis, within
+from .device.taps import axis_taps, classes, tap_step
+from .device.vectors import channel_vector, multiple_of, told_strides
 from .epilogue import load_tile, store_pixels
-from .fast_divmod import divider
-from .language import dot, terms_apart
 from .launch import Config, block_k, launch, offset_type, pixels_inner, strides
-from .pixel_places import common_vector, decode_pixels, pixel_offsets, places
-from .pixels import on_axis, within
-from .taps import axis_taps, classes, tap_step
-from .vectors import channel_vector, multiple_of, told_strides
 
 # Strides but those that may be 1, too: VECTORs say what divides them.
 _GEOMETRY = (

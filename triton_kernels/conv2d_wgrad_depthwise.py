@@ -21,10 +21,17 @@ import triton.language as tl
 
 from . import split_k_reduce
 from .conv2d_fprop_depthwise import zero_tile
-from .language import narrow, widen
+from .device.language import narrow, widen
+from .device.pixels import (
+    lanes_along_pixels,
+    next_pixels,
+    on_axis,
+    pixel_step,
+    source_pixels,
+    within,
+)
+from .device.taps import pieces
 from .launch import MOST_REGISTERS, Config, launch, offset_type
-from .pixels import lanes_along_pixels, next_pixels, on_axis, pixel_step, source_pixels, within
-from .taps import pieces
 
 _GEOMETRY = (
     "images src_height src_width height width kernel_h kernel_w stride_h stride_w pad_h pad_w "

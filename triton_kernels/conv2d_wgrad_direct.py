@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from . import split_k_reduce
-from .language import narrow, widen
+from .device.language import narrow, widen
 from .launch import Config, launch, offset_type, pixels_inner
 
 _GEOMETRY = (

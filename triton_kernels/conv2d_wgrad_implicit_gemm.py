@@ -22,12 +22,12 @@ import triton
 import triton.language as tl
 
 from . import split_k_reduce
+from .device.fast_divmod import divider, quotient
+from .device.language import dot, narrow, terms_apart
+from .device.pixels import within
+from .device.vectors import channel_vector, multiple_of, pixel_vector, rows_join, told_strides
 from .epilogue import load_tile
-from .fast_divmod import divider, quotient
-from .language import dot, narrow, terms_apart
 from .launch import Config, block_k, launch, offset_type, pixels_inner
-from .pixels import within
-from .vectors import channel_vector, multiple_of, pixel_vector, rows_join, told_strides
 
 # Strides but those that may be 1, too: VECTORs say what divides them.
 _GEOMETRY = (

@@ -15,9 +15,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .language import narrow, widen
+from .device.language import narrow, widen
+from .device.pixels import on_axis
 from .launch import Config, launch, offset_type, pixels_inner, strides
-from .pixels import on_axis
 
 _SQRT_HALF = tl.constexpr(0.70710678118654752440)
 _INV_SQRT_TAU = tl.constexpr(0.39894228040143267794)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import triton.language as tl
 
-from .language import IS_INTERPRETED
+from .device.language import IS_INTERPRETED
 
 # The interpreter keeps the program's coordinates in a global.
 _one_at_a_time = threading.RLock()

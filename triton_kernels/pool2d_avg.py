@@ -12,9 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .language import divide, narrow, widen
-from .launch import Config, launch, offset_type
-from .pool2d_windows import (
+from .device.language import divide, narrow, widen
+from .device.pool2d_windows import (
     CELL_GEOMETRY,
     GEOMETRY,
     TILES,
@@ -25,6 +24,7 @@ from .pool2d_windows import (
     geometry,
     owned_tile,
 )
+from .launch import Config, launch, offset_type
 
 CONFIGS = (*TILES, Config(64, 64, 1, 4))
 

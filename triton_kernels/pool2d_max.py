@@ -18,9 +18,8 @@ Bound: bytes, (dx + dy) * sizeof(dtype) + places.
 import triton
 import triton.language as tl
 
-from .language import narrow, widen
-from .launch import launch, offset_type
-from .pool2d_windows import (
+from .device.language import narrow, widen
+from .device.pool2d_windows import (
     CELL_GEOMETRY,
     GEOMETRY,
     TILES,
@@ -30,6 +29,7 @@ from .pool2d_windows import (
     geometry,
     owned_tile,
 )
+from .launch import launch, offset_type
 
 CONFIGS = TILES
 table_config = bwd_config

@@ -24,9 +24,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .language import divide, hide, narrow, widen
-from .launch import Config, launch, offset_type, pixels_inner, strides
-from .pool2d_windows import (
+from .device.language import divide, hide, narrow, widen
+from .device.pool2d_windows import (
     GEOMETRY,
     MOST_UNROLLED,
     TILES,
@@ -37,6 +36,7 @@ from .pool2d_windows import (
     tiles,
     window,
 )
+from .launch import Config, launch, offset_type, pixels_inner, strides
 
 _PLACES = {torch.int8: "offset", torch.int64: "index"}
 _INFINITY = tl.constexpr(float("inf"))

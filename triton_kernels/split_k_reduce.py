@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .device.language import narrow, widen
 from .epilogue import activate
-from .language import narrow, widen
 from .launch import Config, launch, offset_type, strides
 
 CONFIG = Config(1024, 1, 1, 4)

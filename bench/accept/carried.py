@@ -17,7 +17,7 @@ from pathlib import Path
 
 # What a wheel is made of.
 SOURCES = (
-    *("setup.py", "pyproject.toml", "csrc/**/*", "fastconv/**/*.py", "triton_kernels/*.py"),
+    *("setup.py", "pyproject.toml", "csrc/**/*", "fastconv/**/*.py", "triton_kernels/**/*.py"),
     *("bench/*.*", "bench/models/*.py"),
 )
 ARCHS = "90a"

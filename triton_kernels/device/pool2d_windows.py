@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import Config, pixels_inner
+from ..launch import Config, pixels_inner
 
 # Rows, lanes. A thread has 8 channels, whose loads share addresses, or 4 columns, each of which has
 # its own address: with more of those, or of float64, registers spill.

@@ -12,7 +12,7 @@ tile's pixels lie close together, as the L1 cache likes it, and few of them are 
 import triton
 import triton.language as tl
 
-from .launch import pixels_inner
+from ..launch import pixels_inner
 
 # Widest strips. Lanes along pixels want long rows; lanes along channels few pixels in a square.
 _COLUMNS_OF_LANES, _COLUMNS = 128, 8
