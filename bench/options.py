@@ -4,9 +4,9 @@ import argparse
 
 import torch
 
-from .baselines import BASELINES
-from .cases import DTYPES, LAYOUTS, PASSES
-from .networks import PASSES as NETWORK_PASSES
+from .cases.selection import DTYPES, LAYOUTS, PASSES
+from .measure.baselines import BASELINES
+from .measure.networks import PASSES as NETWORK_PASSES
 
 PARTS = ("layers", "pools", "models", "ops")
 OUT = "fastconv-results"

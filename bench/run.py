@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..dispatch import get_backend
-from . import networks
-from .baselines import Baseline, baselines, why_impossible
-from .cases import select_cases
-from .measure import measure, no_fallback
-from .record import environment
-from .report import print_header, print_report
-from .resume import Results
-from .roofline import Ceilings
-from .timing import keep_pages
+from .cases.selection import select_cases
+from .measure import networks
+from .measure.baselines import Baseline, baselines, why_impossible
+from .measure.ceilings import Ceilings
+from .measure.measure import measure, no_fallback
+from .measure.record import environment
+from .measure.results_file import ResultsFile
+from .measure.timing import keep_pages
+from .report.console import print_header, print_report
 
 # Times a line is timed at most, for want of a quiet machine.
 BUSY_ATTEMPTS = 4
@@ -95,10 +95,10 @@ def _plan(device, options):
 
 
 def _open_results(parts, folder, where, fresh):
-    """{part: its Results}, before minutes are spent on what cannot be written."""
+    """{part: its ResultsFile}, before minutes are spent on what cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        results = {part: Results(folder / f"{part}.csv", where, fresh) for part in parts}
+        results = {part: ResultsFile(folder / f"{part}.csv", where, fresh) for part in parts}
     except OSError as error:
         raise BadRequest(f"--out: {error}") from None
     for path in (folder, *(one.path for one in results.values() if one.path.exists())):

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from ..backends.triton.launch import unusable_reason
-from .baselines import baselines
-from .cases import LAYOUTS, PASSES, QUICK, select_cases
-from .measure import measure, no_fallback
-from .record import environment
-from .resume import Results
-from .roofline import Ceilings
+from .cases.selection import LAYOUTS, PASSES, QUICK, select_cases
+from .measure.baselines import baselines
+from .measure.ceilings import Ceilings
+from .measure.measure import measure, no_fallback
+from .measure.record import environment
+from .measure.results_file import ResultsFile
 
 SECONDS_PER_SIDE = 0.04
 # bfloat16 channels_last is a network at its fastest, float32 NCHW torch's default.
@@ -80,7 +80,7 @@ def sweep(jobs, folder, seconds, device="cuda", seconds_per_side=SECONDS_PER_SID
     where |= ceilings.as_dict()
     # The acceptance run may leave two files of results, and no older ones.
     paths = (Path(folder, name) for name in ("layers.csv", "pools.csv"))
-    layers, pools = (Results(path, where, keep_others=False) for path in paths)
+    layers, pools = (ResultsFile(path, where, keep_others=False) for path in paths)
     threads = torch.get_num_threads()
     measured = left = failures = 0
     for case, backend in jobs:

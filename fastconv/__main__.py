@@ -90,11 +90,11 @@ def main(argv=None):
 
         return run(options, shlex.join(["fastconv", *arguments]))
     if options.command == "report":
-        from .bench.page import run
+        from .bench.report.page import run
 
         return run(options)
     if options.command == "demo":
-        from .bench.demo import run
+        from .bench.demo.demo import run
 
         return run(options)
     from . import info

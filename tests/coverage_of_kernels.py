@@ -18,10 +18,10 @@ from collections import Counter
 from typing import NamedTuple
 
 from fastconv import _native, triton_kernels
-from fastconv.backends.cpu.conv2d.conv2d import CpuBackend
-from fastconv.backends.cuda.conv2d.conv2d import CudaBackend
-from fastconv.backends.triton.conv2d import launch as triton_launch
-from fastconv.backends.triton.conv2d.conv2d import TritonBackend
+from fastconv.backends.cpu.conv2d import CpuBackend
+from fastconv.backends.cuda.conv2d import CudaBackend
+from fastconv.backends.triton import launch as triton_launch
+from fastconv.backends.triton.conv2d import TritonBackend
 from fastconv.problem import ConvOp
 
 

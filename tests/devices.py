@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fastconv._native import cuda, cuda_missing
-from fastconv.backends.cuda.conv2d.launch import DEVICE
-from fastconv.backends.triton.conv2d import launch as triton_launch
+from fastconv.backends.cuda.launch import DEVICE
+from fastconv.backends.triton import launch as triton_launch
 
 if cuda is not None and not cuda.is_emulated and not torch.cuda.is_available():
     cuda_missing = "no GPU"

@@ -132,7 +132,7 @@ UNCOVERED = """
 import contextlib, sys
 from unittest import mock
 import torch, triton_problems, tiny_problems, triton_launches
-from fastconv.backends.triton.conv2d import launch as triton_launch
+from fastconv.backends.triton import launch as triton_launch
 from triton.runtime.jit import JITFunction
 
 launched = set()

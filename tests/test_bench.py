@@ -10,10 +10,11 @@ import torch
 
 import fastconv
 from fastconv.__main__ import main
-from fastconv.bench import baselines, run, timing
-from fastconv.bench.cases import LAYOUTS, PASSES, select_cases
+from fastconv.bench import run
+from fastconv.bench.cases.selection import LAYOUTS, PASSES, select_cases
+from fastconv.bench.measure import baselines, timing
+from fastconv.bench.measure.ceilings import Ceilings
 from fastconv.bench.models import NETWORKS
-from fastconv.bench.roofline import Ceilings
 
 TINY = ["bench", "--device", "cpu", "--batch", "1", "--seconds", "0.01", "--layout", "nchw"]
 

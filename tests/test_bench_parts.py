@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from fastconv.backends import BACKENDS
-from fastconv.bench import baselines, load, measure, roofline, timing, timing_cuda
-from fastconv.bench.cases import Case, select_cases
+from fastconv.bench.cases.operators import make_inputs
+from fastconv.bench.cases.selection import Case, select_cases
+from fastconv.bench.cases.shapes import HERE, Layer, Pool, load_layers, load_pools
+from fastconv.bench.measure import baselines, ceilings, load, measure, timing, timing_cuda
+from fastconv.bench.measure.ceilings import Ceilings
+from fastconv.bench.measure.record import Row
+from fastconv.bench.measure.timing import Side
+from fastconv.bench.measure.verify import exact_result, judge, reference_rounding
 from fastconv.bench.models.resnet import ResNet18
-from fastconv.bench.operators import make_inputs
-from fastconv.bench.record import Row
-from fastconv.bench.report import best_layout_ratios, print_report
-from fastconv.bench.roofline import Ceilings
-from fastconv.bench.shapes import HERE, Layer, Pool, load_layers, load_pools
-from fastconv.bench.timing import Side
-from fastconv.bench.verify import exact_result, judge, reference_rounding
+from fastconv.bench.report.console import best_layout_ratios, print_report
 
 LAYER = Layer("net", "conv", 3, 4, 9, 7, 6, 3, 3, 1, 1, 1, 2)
 
@@ -142,12 +142,12 @@ def test_a_side_without_cuda_graph_has_all_sides_timed_by_events(monkeypatch):
 
 def test_ceilings_are_rates_of_a_copy_and_of_products(monkeypatch):
     products = {torch.float32: 2e12, torch.float64: 1e12}
-    monkeypatch.setattr(roofline, "copy_rate", lambda device, size: 30e9)
-    monkeypatch.setattr(roofline, "peak_product_rate", lambda device, dtype: products[dtype])
-    ceilings = Ceilings.measured("cpu", ["float32", "float64"])
-    assert (ceilings.copy_gbs, ceilings.fp32_tflops, ceilings.fp64_tflops) == (30, 2, 1)
-    assert ceilings.bf16_tflops is None and ceilings.as_dict()["ceiling_bf16_tflops"] is None
-    assert list(ceilings.as_dict()) == Ceilings.columns()
+    monkeypatch.setattr(ceilings, "copy_rate", lambda device, size: 30e9)
+    monkeypatch.setattr(ceilings, "peak_product_rate", lambda device, dtype: products[dtype])
+    found = Ceilings.measured("cpu", ["float32", "float64"])
+    assert (found.copy_gbs, found.fp32_tflops, found.fp64_tflops) == (30, 2, 1)
+    assert found.bf16_tflops is None and found.as_dict()["ceiling_bf16_tflops"] is None
+    assert list(found.as_dict()) == Ceilings.columns()
 
 
 def test_other_programs_are_noticed(monkeypatch):
@@ -192,7 +192,7 @@ def test_disturbed_lines_do_not_count(capsys):
 
 PAGE_FAULTS = """
 import torch
-from fastconv.bench.timing import Side, keep_pages, time_cpu
+from fastconv.bench.measure.timing import Side, keep_pages, time_cpu
 sides = [Side(name, [lambda: torch.empty(16 << 20).fill_(1)]) for name in "ab"]
 def worst():
     return max(timed.page_faults for timed in time_cpu(sides, 0.1).values())

@@ -11,12 +11,13 @@ import torch
 
 from fastconv.__main__ import main
 from fastconv._native import core
-from fastconv.bench import record, run
-from fastconv.bench.baselines import baselines
-from fastconv.bench.cases import select_cases
-from fastconv.bench.record import Row, append_csv, columns
-from fastconv.bench.resume import Results, key
-from fastconv.bench.roofline import Ceilings
+from fastconv.bench import run
+from fastconv.bench.cases.selection import select_cases
+from fastconv.bench.measure import record
+from fastconv.bench.measure.baselines import baselines
+from fastconv.bench.measure.ceilings import Ceilings
+from fastconv.bench.measure.record import Row, append_csv, columns
+from fastconv.bench.measure.results_file import ResultsFile, key
 
 WORDS = ["resnet18 l4.ds1x1s2"]
 CASES = select_cases([1], ["nchw"], ["fprop", "dgrad", "wgrad"], ["float32"], WORDS)
@@ -237,9 +238,9 @@ def test_a_row_is_one_line(tmp_path):
     row = replace(row, status="failed", reason="no\nluck", seconds=1.0)
     where = {"device": "d", "instruction_set": "i", "commit": "c", "torch": "t", "fastconv": "f"}
     where |= {"command": "a\nb"}
-    Results(tmp_path / "rows.csv", where).add([row], where)
+    ResultsFile(tmp_path / "rows.csv", where).add([row], where)
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
-    again = Results(tmp_path / "rows.csv", where)
+    again = ResultsFile(tmp_path / "rows.csv", where)
     assert again.get(CASES[0], 1, None, baseline).reason == "no luck"
     assert again.missing(CASES[0], 1, None, [baseline], 1.0) == []
     assert again.missing(CASES[1], 1, None, [baseline], 1.0) == [baseline]

@@ -28,7 +28,7 @@ from problems import CONVS, EMPTY_BATCH, drawn, integers, named, normals
 
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import ACTIVATIONS
-from fastconv.backends.cuda.conv2d.launch import allows_tf32
+from fastconv.backends.cuda.launch import allows_tf32
 from fastconv.backends.memory import DTYPES
 
 NAMES = ("y", "dx", "dw")

@@ -7,8 +7,8 @@ import torch
 
 import fastconv
 from fastconv._native import cuda, cuda_missing
-from fastconv.backends.cuda.conv2d import launch as cuda_launch
-from fastconv.backends.cuda.conv2d.launch import DEVICE
+from fastconv.backends.cuda import launch as cuda_launch
+from fastconv.backends.cuda.launch import DEVICE
 
 pytestmark = [
     pytest.mark.skipif(cuda is None, reason=f"no CUDA kernels: {cuda_missing}"),

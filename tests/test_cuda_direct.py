@@ -10,7 +10,7 @@ from problems import CONVS, Conv, integers
 from fastconv._native import core, cuda, cuda_missing
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import ACTIVATIONS, conv_problem
-from fastconv.backends.cuda.conv2d.launch import DEVICE, launch, workspace
+from fastconv.backends.cuda.launch import DEVICE, launch, workspace
 from fastconv.backends.memory import DTYPES, location, readable
 from fastconv.problem import ConvOp
 

@@ -11,9 +11,9 @@ from problems import Conv, drawn, integers
 
 from fastconv._native import core, cuda, cuda_missing
 from fastconv.backends import BACKENDS
-from fastconv.backends.cuda.conv2d.conv2d import CudaBackend
-from fastconv.backends.cuda.conv2d.launch import DEVICE
-from fastconv.bench.shapes import load_layers
+from fastconv.backends.cuda.conv2d import CudaBackend
+from fastconv.backends.cuda.launch import DEVICE
+from fastconv.bench.cases.shapes import load_layers
 from fastconv.problem import ConvOp, ConvProblem
 
 pytestmark = pytest.mark.skipif(cuda is None, reason=f"no CUDA kernels: {cuda_missing}")

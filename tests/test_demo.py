@@ -7,9 +7,9 @@ import torch
 
 import fastconv
 from fastconv.__main__ import main
-from fastconv.bench import demo, digits, resnet_agreement
-from fastconv.bench.digits import Training, agrees, loss_difference, train_both
-from fastconv.bench.resnet_agreement import Agreement, compare_resnet
+from fastconv.bench.demo import demo, digits, resnet_agreement
+from fastconv.bench.demo.digits import Training, agrees, loss_difference, train_both
+from fastconv.bench.demo.resnet_agreement import Agreement, compare_resnet
 
 
 def test_the_demo_agrees(capsys, exhaustive):

@@ -8,10 +8,10 @@ from devices import CUDA, TRITON, device_of, in_turn, interpreted, skip_half
 from fastconv._native import cuda
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import ACTIVATIONS as NUMBERS
-from fastconv.backends.cuda.conv2d.conv2d import _locate
-from fastconv.backends.cuda.conv2d.launch import launch
+from fastconv.backends.cuda.conv2d import _locate
+from fastconv.backends.cuda.launch import launch
 from fastconv.backends.memory import DTYPES
-from fastconv.backends.triton.conv2d.launch import kernels as triton_kernels
+from fastconv.backends.triton.launch import kernels as triton_kernels
 
 NAN = float("nan")
 ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")

@@ -9,9 +9,9 @@ from problems import Conv, drawn, integers, named
 
 from fastconv.backends import BACKENDS, im2col
 from fastconv.backends.conv2d import NO_EPILOGUE, conv_problem
-from fastconv.backends.cuda.conv2d import im2col as cuda_im2col
+from fastconv.backends.cuda import im2col as cuda_im2col
 from fastconv.backends.memory import DTYPES
-from fastconv.backends.triton.conv2d.launch import kernels
+from fastconv.backends.triton.launch import kernels
 from fastconv.problem import ConvOp
 
 CHUNKED = [named(why) for why in ("strided", "dilated", "grouped odd")]

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastconv
-from fastconv.bench.cases import LAYOUTS
+from fastconv.bench.cases.selection import LAYOUTS
+from fastconv.bench.measure.networks import TOLERANCE
 from fastconv.bench.models import NETWORKS
 from fastconv.bench.models.mobilenet import MobileNetV1
 from fastconv.bench.models.small_cnn import SmallCNN
 from fastconv.bench.models.stochastic_depth import StochasticDepth
-from fastconv.bench.networks import TOLERANCE
 from fastconv.dispatch import get_backend
 from fastconv.problem import ConvOp
 

@@ -16,19 +16,19 @@ pytest.importorskip("jinja2")
 import matplotlib.image
 from matplotlib.figure import Figure
 
+import fastconv.bench
 from fastconv.__main__ import main
-from fastconv.bench.choices import compare_choices
-from fastconv.bench.plots import Bar, bar_panels, ratio_colours
-from fastconv.bench.record import Row, append_csv, read_rows
-from fastconv.bench.results import read_parts, rows_of_the_readme
-from fastconv.bench.roofline_plot import ceilings, draw_roof
-from fastconv.bench.shapes import HERE
-from fastconv.bench.summary import Summary, by_family, family_name
-from fastconv.bench.tables import families_table, networks_table, with_tables
+from fastconv.bench.measure.record import Row, append_csv, read_rows
+from fastconv.bench.report.choices import compare_choices
+from fastconv.bench.report.plots import Bar, bar_panels, ratio_colours
+from fastconv.bench.report.results import read_parts, rows_of_the_readme
+from fastconv.bench.report.roofline_plot import ceilings, draw_roof
+from fastconv.bench.report.summary import Summary, by_family, family_name
+from fastconv.bench.report.tables import families_table, networks_table, with_tables
 
 README = Path(__file__).parent.parent / "README.md"
 # The results that the README quotes.
-RESULTS = HERE / "results" / "cpu_amd_epyc_2cores"
+RESULTS = Path(fastconv.bench.__file__).parent / "results" / "cpu_amd_epyc_2cores"
 WHERE = {
     "device": "Abacus <9>",
     "torch": "2.13",

@@ -8,10 +8,11 @@ import pytest
 def test_the_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     """On the CPU, whose lines are as good for this: rows are kept, the rest is measured, a file of
     another commit is not mixed with ours."""
-    from fastconv.bench import resume, sweep
-    from fastconv.bench.cases import select_cases
+    from fastconv.bench import sweep
+    from fastconv.bench.cases.selection import select_cases
+    from fastconv.bench.measure import results_file
 
-    monkeypatch.setattr(resume, "is_busy", lambda cpus: False)  # else it measures some again
+    monkeypatch.setattr(results_file, "is_busy", lambda cpus: False)  # else it measures some again
     ceilings = sweep.Ceilings(copy_gbs=10, fp32_tflops=0.1, bf16_tflops=0.1)
     monkeypatch.setattr(sweep.Ceilings, "measured", lambda device, dtypes: ceilings)
     monkeypatch.setenv("FASTCONV_COMMIT", "abc")
@@ -34,9 +35,9 @@ def test_the_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
 
 def test_the_sweep_begins_with_what_tells_most():
     from fastconv.bench import sweep
-    from fastconv.bench.cases import LAYOUTS, PASSES, QUICK, select_cases
-    from fastconv.bench.record import Row
-    from fastconv.bench.resume import key
+    from fastconv.bench.cases.selection import LAYOUTS, PASSES, QUICK, select_cases
+    from fastconv.bench.measure.record import Row
+    from fastconv.bench.measure.results_file import key
 
     cases = select_cases(None, list(LAYOUTS), PASSES, sweep.TIMED_DTYPES)
     jobs = sweep.in_order(cases, ["triton", "cuda"])
@@ -72,9 +73,9 @@ def test_the_way_is_tried_on_the_cpu(tmp_path, monkeypatch, capsys):
 
 
 def test_ceilings_make_a_floor():
-    from fastconv.bench.cases import select_cases
-    from fastconv.bench.record import Row
-    from fastconv.bench.roofline import Ceilings
+    from fastconv.bench.cases.selection import select_cases
+    from fastconv.bench.measure.ceilings import Ceilings
+    from fastconv.bench.measure.record import Row
 
     ceilings = Ceilings(copy_gbs=3000, bf16_tflops=800, tf32_tflops=400, fp32_tflops=60)
     (case,) = select_cases(

@@ -12,8 +12,8 @@ from devices import needs_triton
 from torch._subclasses import FakeTensorMode
 
 import fastconv
-from fastconv.backends.cuda.conv2d import conv2d as cuda
-from fastconv.backends.triton.conv2d import launch as triton_launch
+from fastconv.backends.cuda import conv2d as cuda
+from fastconv.backends.triton import launch as triton_launch
 
 CONV = (
     "import fastconv, torch\n"

@@ -11,7 +11,7 @@ import fastconv
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import conv_problem
 from fastconv.backends.memory import DTYPES
-from fastconv.backends.triton.conv2d.launch import kernels, missing_reason
+from fastconv.backends.triton.launch import kernels, missing_reason
 from fastconv.problem import ConvOp
 
 pytestmark = needs_triton

@@ -12,7 +12,7 @@ from problems import Conv, drawn, integers, normals
 
 from fastconv.backends.conv2d import NO_EPILOGUE, conv_problem
 from fastconv.backends.memory import DTYPES
-from fastconv.backends.triton.conv2d.launch import kernels
+from fastconv.backends.triton.launch import kernels
 from fastconv.problem import ConvOp
 
 pytestmark = needs_triton

@@ -10,7 +10,7 @@ from devices import needs_triton
 from problems import integers
 
 import fastconv
-from fastconv.backends.triton.conv2d.launch import kernels, missing_reason
+from fastconv.backends.triton.launch import kernels, missing_reason
 
 pytestmark = needs_triton
 if missing_reason() is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from devices import needs_triton
 
-from fastconv.backends.triton.conv2d.launch import missing_reason
+from fastconv.backends.triton.launch import missing_reason
 
 pytestmark = needs_triton
 if missing_reason() is None:

@@ -8,6 +8,7 @@ import contextlib
 import csv
 import importlib
 import json
+import pkgutil
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ import fastconv.backends.triton.conv2d as backend_module
 from fastconv import triton_kernels
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import conv_problem
-from fastconv.backends.triton.conv2d import launch as triton_launch
+from fastconv.backends.triton import launch as triton_launch
 from fastconv.functional.checks_pool2d import Windows
 from fastconv.triton_kernels.tuning import configs_for
 
@@ -148,8 +149,8 @@ def recording(scenario):
 
 def kernel_modules():
     """Of fastconv.triton_kernels."""
-    paths = sorted(Path(triton_kernels.__path__[0]).rglob("*.py"))
-    return [importlib.import_module(f"{triton_kernels.__name__}.{path.stem}") for path in paths]
+    found = pkgutil.walk_packages(triton_kernels.__path__, f"{triton_kernels.__name__}.")
+    return [importlib.import_module(module.name) for module in found]
 
 
 def all_kernels():
@@ -193,7 +194,7 @@ def conv_calls():
     """(x size, w size, stride, padding, dilation, groups) of the layers that are timed, and of the
     problems that are tested."""
     calls = {}
-    with open(ROOT / "bench" / "layers.csv", newline="") as file:
+    with open(ROOT / "bench" / "cases" / "layers.csv", newline="") as file:
         for row in csv.DictReader(file):
             o = {name: int(row[name]) for name in "NCHWKRS"}
             u, p, d = ((int(row[name]),) * 2 for name in ("stride", "pad", "dilation"))
@@ -210,7 +211,7 @@ def conv_calls():
 def pool_calls():
     """(x size, Windows) likewise."""
     calls = {}
-    with open(ROOT / "bench" / "pools.csv", newline="") as file:
+    with open(ROOT / "bench" / "cases" / "pools.csv", newline="") as file:
         for row in csv.DictReader(file):
             size = tuple(int(row[name]) for name in "NCHW")
             r, u, p = ((int(row[name]),) * 2 for name in ("R", "stride", "pad"))

@@ -18,7 +18,8 @@ from pathlib import Path
 # What a wheel is made of.
 SOURCES = (
     *("setup.py", "pyproject.toml", "csrc/**/*", "fastconv/**/*.py", "triton_kernels/**/*.py"),
-    *("bench/*.*", "bench/models/*.py"),
+    "bench/*.*",
+    *(f"bench/{folder}/*.*" for folder in ("cases", "demo", "measure", "models", "report")),
 )
 ARCHS = "90a"
 MODULES = ("_core", "_cuda")

@@ -11,7 +11,7 @@ import torch
 
 import fastconv
 from fastconv import _native
-from fastconv.backends.cuda.conv2d.launch import DEVICE
+from fastconv.backends.cuda.launch import DEVICE
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-2, torch.float16: 1e-2, torch.bfloat16: 5e-2}

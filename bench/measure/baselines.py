@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 import torch._functorch.config
 
-from .._native import cuda
-from .operators import ours, theirs
+from ..._native import cuda
+from ..cases.operators import ours, theirs
 
 OURS = "fastconv"
 # Names of the command line -> devices that have it.

@@ -6,8 +6,8 @@ Exit status 0 where losses, accuracies, outputs and gradients agree, 1 where not
 import torch
 from rich.console import Console
 
+from ..measure.measure import no_fallback
 from .digits import report_training, train_both
-from .measure import no_fallback
 from .resnet_agreement import compare_resnet, report_resnet
 
 

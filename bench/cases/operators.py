@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import fastconv
 
-from .cases import DTYPES, LAYOUTS
+from .selection import DTYPES, LAYOUTS
 
 # The argument a pass takes the gradient of; None for the forward pass.
 WANTED = {"fprop": None, "fwd": None, "dgrad": 0, "bwd": 0, "wgrad": 1, "bgrad": 2}

@@ -15,7 +15,7 @@ from typing import get_args
 
 import torch
 
-from .._native import core
+from ..._native import core
 from .load import is_busy
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from .report import best_layout_mean, best_layout_ratios, grouped
+from .console import best_layout_mean, best_layout_ratios, grouped
 from .summary import (
     LAYOUTS,
     Summary,

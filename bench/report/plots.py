@@ -13,7 +13,7 @@ from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from .report import TIE, grouped
+from .console import TIE, grouped
 from .summary import (
     LAYOUTS,
     Summary,

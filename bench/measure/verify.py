@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .operators import PER_SAMPLE, make_call, theirs
+from ..cases.operators import PER_SAMPLE, make_call, theirs
 
 # Samples that the float64 reference takes at a time: torch's float64 convolution unfolds its whole
 # input, R*S times its size.

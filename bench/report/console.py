@@ -5,7 +5,7 @@ from statistics import geometric_mean
 from rich.markup import escape
 from rich.table import Table
 
-from .load import BUSY, is_busy
+from ..measure.load import BUSY, is_busy
 
 LAYOUT_NAMES = {"nchw": "NCHW", "channels_last": "NHWC"}
 # Closer to 1 than this the noise of a shared machine decides which side is the faster one.

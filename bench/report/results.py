@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from .record import read_rows
-from .report import TIE, best_layout_mean, best_layout_ratios
-from .resume import conditions, key
+from ..measure.record import read_rows
+from ..measure.results_file import conditions, key
+from .console import TIE, best_layout_mean, best_layout_ratios
 from .summary import Summary, comparisons, is_network, own_choice, quotable
 
 # What belongs together: a line of the operators may be one of the layers, measured again.

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 
 import fastconv
 
-from ..dispatch import get_backend
-from ..problem import ConvOp
+from ...dispatch import get_backend
+from ...problem import ConvOp
+from ..cases.selection import LAYOUTS
+from ..models import NETWORKS
 from .baselines import OURS, baselines, compiled
-from .cases import LAYOUTS
 from .measure import fill_times, first_line, settings_of, time_sides, unmeasured, why_not
-from .models import NETWORKS
 from .record import Row
 from .timing import Side
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .report import grouped
+from .console import grouped
 from .summary import VARIANTS, in_order, network_name, quotable, variant
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import NamedTuple
 
-from .cases import PASSES as LAYER_PASSES
-from .report import grouped, wins_and_losses
+from ..cases.selection import PASSES as LAYER_PASSES
+from .console import grouped, wins_and_losses
 
 LAYOUTS = {"nchw": "NCHW", "channels_last": "channels_last"}
 VARIANTS = ("converted", "fused")

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import jinja2
 
+from ..measure.load import BUSY
 from .choices import compare_choices
-from .load import BUSY
+from .console import TIE, grouped
 from .plots import COLOUR_LIMIT, plot_families, plot_networks, ratio_colours
-from .report import TIE, grouped
 from .results import PARTS, read_parts, results_of, rows_of_the_readme
 from .roofline_plot import plot_roofline
 from .summary import (

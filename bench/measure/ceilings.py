@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, fields
 
 import torch
 
-from ..explanation.roofline import copy_rate, matmul_tf32, peak_product_rate
-from .cases import DTYPES
+from ...explanation.roofline import copy_rate, matmul_tf32, peak_product_rate
+from ..cases.selection import DTYPES
 
 # Bytes that the copy reads and writes: more than any cache holds.
 COPY_BYTES = {"cpu": 1 << 29, "cuda": 1 << 30}

@@ -18,8 +18,8 @@ from sklearn.model_selection import train_test_split
 
 import fastconv
 
-from .models.small_cnn import SmallCNN
-from .report import plain_table
+from ..models.small_cnn import SmallCNN
+from ..report.console import plain_table
 
 TEST_IMAGES = 360
 BATCH = 32

@@ -9,7 +9,7 @@ import csv
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from ..problem import ConvOp, ConvProblem, PoolProblem
+from ...problem import ConvOp, ConvProblem, PoolProblem
 
 HERE = Path(__file__).parent
 

@@ -73,7 +73,7 @@ def _serves(row, seconds):
     return row is not None and row.seconds >= seconds and not is_busy(row.others_cpus)
 
 
-class Results:
+class ResultsFile:
     """The rows of a CSV file: those of earlier runs, and those that are added.
 
     A file of another commit, device or version, or with other columns, is not gone on with.

@@ -9,12 +9,12 @@ import torch
 
 import fastconv
 
-from ..backends import BACKENDS
-from ..dispatch import recording
+from ...backends import BACKENDS
+from ...dispatch import recording
+from ..cases.operators import make_call, make_inputs, ours, theirs
+from ..cases.selection import DTYPES
 from .baselines import OURS, baselines
-from .cases import DTYPES
 from .load import OthersLoad, is_busy
-from .operators import make_call, make_inputs, ours, theirs
 from .record import Row
 from .timing import Side, time_cpu
 from .timing_cuda import input_sets, time_cuda

@@ -15,8 +15,8 @@ from torch import nn
 
 import fastconv
 
-from .models.resnet import ResNet18
-from .report import plain_table
+from ..models.resnet import ResNet18
+from ..report.console import plain_table
 
 BATCH = 2
 
