@@ -76,19 +76,19 @@ sanitizers() {
 
 machine_code() {
     step "static gates of the Triton and the CUDA kernels"
-    python tests/triton_gates.py
-    python tests/static_gates.py --module "$(cd "$work" && python -c 'from fastconv import _cuda; print(_cuda.__file__)')"
+    python tests/gates/triton_gates.py
+    python tests/gates/static_gates.py --module "$(cd "$work" && python -c 'from fastconv import _cuda; print(_cuda.__file__)')"
 }
 
 faults() {
     step "seeded faults of the native code are caught"
-    pytest -q tests/test_faults.py tests/test_cuda_faults.py --exhaustive --durations=5
+    pytest -q tests/faults/test_faults.py tests/faults/test_cuda_faults.py --exhaustive --durations=5
 }
 
 exhaustive() {
     step "pytest --exhaustive"
     pytest -q --exhaustive --durations=15 \
-        --ignore=tests/test_faults.py --ignore=tests/test_cuda_faults.py
+        --ignore=tests/faults/test_faults.py --ignore=tests/faults/test_cuda_faults.py
 }
 
 editable() {

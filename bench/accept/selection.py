@@ -15,7 +15,7 @@ def test_files(folder):
     """The files that mention CUDA at all: to import the others costs each worker seconds."""
     return [
         path
-        for path in sorted(folder.glob("test_*.py"))
+        for path in sorted(folder.rglob("test_*.py"))
         if not any(word in path.name for word in LEFT_OUT)
         and "cuda" in path.read_text(encoding="utf-8").lower()
     ]

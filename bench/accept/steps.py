@@ -112,7 +112,7 @@ def _build(place, output, pip, seconds, reason):
 
 def _pytest(place, output, seconds, results, arguments, workers=1):
     """Tests, whose results go to a file as they end: what stops them leaves those."""
-    tests = place.root / "tests"
+    plugins = place.root / "tests" / "accept"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10"]
     command += ["--tb=short", "--continue-on-collection-errors", f"--rootdir={place.root}"]
     command += ["-c", place.root / "pyproject.toml"]
@@ -123,7 +123,7 @@ def _pytest(place, output, seconds, results, arguments, workers=1):
         # From a thread: a signal does not reach a program that waits for the GPU.
         command += ["--timeout", 60, "--timeout-method", "thread"]
     (place.out / results).unlink(missing_ok=True)
-    paths = os.pathsep.join([str(tests), place.environment()["PYTHONPATH"]])
+    paths = os.pathsep.join([str(plugins), place.environment()["PYTHONPATH"]])
     wrong = execute(place, output, [*command, *arguments], seconds, PYTHONPATH=paths)
     if wrong is None and not count_tests(place.out / results)[0]:
         return "no test ran"  # all were skipped, which pytest calls a success
@@ -131,7 +131,7 @@ def _pytest(place, output, seconds, results, arguments, workers=1):
 
 
 def wrappers(place, seconds, output):
-    file = place.root / "tests" / "test_device_wrappers.py"
+    file = place.root / "tests" / "gpu" / "test_device_wrappers.py"
     # A twin has no need of a GPU: where there is one, the same formulas judge the instructions.
     words = "not gpu" if place.rehearsal else "not twin"
     return _pytest(place, output, seconds, "wrappers.csv", [file, "-k", words])
@@ -149,7 +149,8 @@ def triton(place, seconds, output):
         return "triton is missing"
     results = place.out / "triton.csv"
     results.unlink(missing_ok=True)
-    command = [sys.executable, place.root / "tests" / "triton_problems.py", "--results", results]
+    program = place.root / "tests" / "accept" / "triton_problems.py"
+    command = [sys.executable, program, "--results", results]
     # It begins no problem then; the limit is for one that hangs.
     command += ["--seconds", f"{max(seconds - 15, 5):.0f}", "--workers", WORKERS]
     wrong = execute(place, output, command, seconds)

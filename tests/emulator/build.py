@@ -81,7 +81,7 @@ def build(sanitize=None, debug=False, changed=None):
 
 
 def build_test_kernels(sanitize=None, debug=False):
-    """A library for ctypes with the kernels that tests/test_emulator.py launches."""
+    """A library for ctypes with the kernels that tests/cuda_kernels/test_emulator.py launches."""
     sources = sorted((HERE / "test_kernels").glob("*.cu"))
     return _link("test_kernels.so", sources, [], sanitize, debug)
 

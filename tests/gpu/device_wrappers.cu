@@ -1,4 +1,4 @@
-// Each wrapper of csrc/cuda/device on its own, for tests/test_device_wrappers.py: compiled by nvcc,
+// Each wrapper of csrc/cuda/device on its own, for tests/gpu/test_device_wrappers.py: compiled by nvcc,
 // where the inline PTX runs on a GPU, and by the emulator, where the host twins do. Every function
 // for ctypes takes addresses, waits for its kernel and returns CUDA's status.
 #include <cuda_bf16.h>

@@ -3,7 +3,7 @@
 //
 // Hazard: code in these files must not instantiate templates or inline functions of the standard
 // library or of headers outside the ISA namespace that the linker could merge across instruction
-// sets; it might keep the AVX-512 copy for a machine without it. tests/test_packaging.py looks.
+// sets; it might keep the AVX-512 copy for a machine without it. tests/installation/test_packaging.py looks.
 #pragma once
 
 #include <cstdint>

@@ -15,7 +15,7 @@ import fastconv
 from fastconv._native import core
 
 BUILT_CUDA = next(Path(fastconv.__file__).parent.glob("_cuda.*.so"), None)
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ISAS = ("baseline", "avx2", "avx512")
 
 

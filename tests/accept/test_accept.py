@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "bench" / "accept_gpu.sh"
 STEPS = ["environment", "build", "wrappers", "tests", "bench", "triton", "sanitizer"]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a shell")
@@ -126,7 +126,7 @@ def test_the_output_folder_has_at_most_eight_plain_files(accept):
 
 
 def test_the_files_that_steps_name_are_there():
-    names = ("test_device_wrappers.py", "results_plugin.py", "triton_problems.py")
+    names = ("gpu/test_device_wrappers.py", "accept/results_plugin.py", "accept/triton_problems.py")
     for name in (*names, "emulator/tiny_problems.py", "emulator/build.py"):
         assert (ROOT / "tests" / name).is_file()
 

@@ -26,7 +26,7 @@ from fastconv.bench.report.roofline_plot import ceilings, draw_roof
 from fastconv.bench.report.summary import Summary, by_family, family_name
 from fastconv.bench.report.tables import families_table, networks_table, with_tables
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 # The results that the README quotes.
 RESULTS = Path(fastconv.bench.__file__).parent / "results" / "cpu_amd_epyc_2cores"
 WHERE = {

@@ -1,4 +1,4 @@
-// Kernels that tests/test_static_gates.py holds against the gates: each but the first breaks one.
+// Kernels that tests/gates/test_static_gates.py holds against the gates: each but the first breaks one.
 #include <cstdint>
 
 #include "cuda/device/mma.cuh"

@@ -2,7 +2,7 @@
 
 Needs triton, cuobjdump and nvdisasm, but no GPU.
 
-python tests/triton_gates.py [--archs 80,90] [--kernels REGEX] [--exhaustive] [--csv PATH]
+python tests/gates/triton_gates.py [--archs 80,90] [--kernels REGEX] [--exhaustive] [--csv PATH]
 
 prints a summary and exits with 1 where a gate fails:
 - no spills in a loop, and few elsewhere: ptxas puts some values aside around a loop where one more
@@ -30,9 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton_gates"))
 
+sys.path.append(str(ROOT / "tests"))
 import static_gates  # noqa: E402
 import triton  # noqa: E402
 import triton_launches  # noqa: E402
@@ -108,7 +109,7 @@ def judge(compiled):
         wrong.append(f"{compiled.shared} bytes of shared memory, {SHARED_LIMIT} are there")
     family = next((f for f in KERNELS if re.fullmatch(f.names, instance.name)), None)
     if family is None:
-        return [*wrong, "no line of KERNELS in tests/triton_gates.py knows it"]
+        return [*wrong, "no line of KERNELS in tests/gates/triton_gates.py knows it"]
     if code.warps_per_sm < family.min_warps:
         wrong.append(
             f"{code.registers} registers leave room for {code.warps_per_sm} warps on an SM, "

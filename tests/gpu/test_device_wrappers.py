@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-HERE = Path(__file__).parent
-SOURCE = HERE / "gpu" / "device_wrappers.cu"
-sys.path.insert(0, str(HERE.parent / "csrc"))
+CSRC = Path(__file__).parents[2] / "csrc"
+SOURCE = Path(__file__).parent / "device_wrappers.cu"
+sys.path.insert(0, str(CSRC))
 from fastconv_build.toolkit import Toolkit, find_tool  # noqa: E402
 
 THREADS, LANES = 128, 32
@@ -25,7 +25,7 @@ ARCHS = ["80", "90a"]  # that have all of the instructions
 def _nvcc(arch, target, *more):
     toolkit = Toolkit(NVCC)
     libraries = [f"-L{folder}" for folder in toolkit.library_folders]
-    command = [toolkit.nvcc, "-std=c++20", "-O3", f"-I{HERE.parent / 'csrc'}", *more, *libraries]
+    command = [toolkit.nvcc, "-std=c++20", "-O3", f"-I{CSRC}", *more, *libraries]
     command += [f"-gencode=arch=compute_{arch},code=sm_{arch}", str(SOURCE), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -97,7 +97,7 @@ def test_the_ptx_assembles(arch, compiled):
 def test_every_wrapper_with_a_twin_is_here():
     """A header that has another code for the emulator is one that this file has to try."""
     included = SOURCE.read_text()
-    for header in (HERE.parent / "csrc" / "cuda" / "device").glob("*.cuh"):
+    for header in (CSRC / "cuda" / "device").glob("*.cuh"):
         text = header.read_text()
         if "FASTCONV_EMULATOR" in text or "asm" in text:
             assert f'#include "cuda/device/{header.name}"' in included, header.name

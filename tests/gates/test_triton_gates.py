@@ -1,4 +1,4 @@
-"""The gates of tests/triton_gates.py, each seen to fail on a kernel that breaks it."""
+"""The gates of tests/gates/triton_gates.py, each seen to fail on a kernel that breaks it."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
 """The Triton kernels on problems of a few blocks, each result compared with the reference backend:
 on a GPU, where they compile as they go, or with TRITON_INTERPRET=1 on the CPU.
 
-    python tests/triton_problems.py --results FILE.csv [--seconds S] [--workers N]
+    python tests/accept/triton_problems.py --results FILE.csv [--seconds S] [--workers N]
 
 Every kernel with every dtype and layout comes first, then whatever else begins within the time. A
 result is written as it is known. A problem that hangs, or takes the GPU's context with it, ends its
@@ -18,10 +18,9 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE / "emulator")]
-import tiny_problems  # noqa: E402
-from results_plugin import ResultsFile, context_is_lost  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[1] / "emulator"))
+import tiny_problems
+from results_plugin import ResultsFile, context_is_lost
 
 DTYPES = {
     "bf16": torch.bfloat16,

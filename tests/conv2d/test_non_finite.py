@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from conv_kernels import CPU_ALGORITHMS, CUDA_ALGORITHMS, TRITON_ALGORITHMS, passes
 from devices import CUDA, TRITON, device_of, skip_half
 from instruction_sets import check_under, once_for_each
+from pool_problems import LAYOUTS, WINDOWS
 from problems import drawn, integers, named, normals
-from test_pool2d import LAYOUTS, WINDOWS
 
 import fastconv
 from fastconv.backends import BACKENDS

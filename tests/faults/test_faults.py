@@ -16,7 +16,7 @@ import pytest
 import fastconv.bench
 import fastconv.triton_kernels
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Fault:
         return self.name.replace(" ", "_")
 
 
-KERNELS = "test_conv2d_kernels.py::test_integers_exactly"
-IMAGES = "test_conv2d_cpu.py::test_images_of_many_tiles_exactly"
+KERNELS = "conv2d/test_conv2d_kernels.py::test_integers_exactly"
+IMAGES = "conv2d/test_conv2d_cpu.py::test_images_of_many_tiles_exactly"
 FAULTS = [
     Fault(
         "halo off by one",
@@ -74,7 +74,7 @@ FAULTS = [
         "cpu/kernels/conv2d_planes.cpp",
         "row < planes.h.positions && column < planes.w.positions",
         "true",
-        "test_conv2d_kernels.py::test_an_infinity_reaches_only_what_reads_it -k 'cpu and planes'",
+        "conv2d/test_conv2d_kernels.py -k 'an_infinity_reaches_only and cpu and planes'",
     ),
     Fault(
         "lanes of another panel",
@@ -130,7 +130,7 @@ FAULTS = [
         "cpu/runtime/parallel.cpp",
         "(i < longer ? 1 : 0)",
         "0",
-        "test_threads.py",
+        "drop_in/test_threads.py",
     ),
     Fault(
         "halves of a short row",
@@ -144,21 +144,21 @@ FAULTS = [
         "cpu/vectors/activation_vectors.h",
         "end = n - kLanes<A>;",
         "end = n / kLanes<A> * kLanes<A> - kLanes<A>;",
-        "test_activation_vectors.py::test_the_same_bits_wherever_in_a_row -k silu",
+        "conv2d/test_activation_vectors.py::test_the_same_bits_wherever_in_a_row -k silu",
     ),
     Fault(
         "a short ln 2",
         "cpu/vectors/activation_vectors.h",
         " - k * kLn2Low;",
         ";",
-        "test_activation_vectors.py::test_against_more_digits -k silu",
+        "conv2d/test_activation_vectors.py::test_against_more_digits -k silu",
     ),
     Fault(
         "an exp that overflows before its quotient",
         "cpu/vectors/activation_vectors.h",
         "shifted < most ? shifted : most",
         "shifted",
-        "test_activation_vectors.py::test_against_more_digits -k silu",
+        "conv2d/test_activation_vectors.py::test_against_more_digits -k silu",
     ),
     Fault(
         "dropped slice",
@@ -186,7 +186,7 @@ FAULTS = [
         "cpu/staging/epilogue.h",
         "sums[m][v] += load_vector(bias + at)",
         "sums[m][v] += load_vector(bias)",
-        "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k nhwc",
+        "conv2d/test_conv2d_autograd.py::test_epilogue_values_and_gradients -k nhwc",
     ),
     Fault(
         "pixels between strides taken for adjacent ones",
@@ -207,14 +207,14 @@ FAULTS = [
         "cpu/staging/store_tile.h",
         "finish.residual_step = pixel_step(o, tile, residual.strides);",
         "finish.residual_step = step;",
-        "test_conv2d_autograd.py::test_a_residual_of_any_strides",
+        "conv2d/test_conv2d_autograd.py::test_a_residual_of_any_strides",
     ),
     Fault(
         "slope outside the kink",
         "cpu/vectors/activation_vectors.h",
         "(at <= zero) | (at >= six) ? zero : dy",
         "(at <= zero) | (at > six) ? zero : dy",
-        "test_conv2d_autograd.py::test_epilogue_values_and_gradients -k relu6",
+        "conv2d/test_conv2d_autograd.py::test_epilogue_values_and_gradients -k relu6",
     ),
     Fault(
         "truncated bfloat16",
@@ -235,21 +235,21 @@ FAULTS = [
         "cpu/kernels/pool2d_max.cpp",
         "return (value > max) | (value != value);",
         "return value > max;",
-        "test_pool2d.py -k cpu",
+        "pool2d/test_pool2d.py -k cpu",
     ),
     Fault(
         "the last of equals wins",
         "cpu/kernels/pool2d_max.cpp",
         "return (value > max) | (value != value);",
         "return (value >= max) | (value != value);",
-        "test_pool2d.py -k cpu",
+        "pool2d/test_pool2d.py -k cpu",
     ),
     Fault(
         "divisor counts beyond the padding",
         "cpu/runtime/pool2d_windows.cpp",
         "std::min(start + kernel, in + pad) - start",
         "kernel",
-        "test_pool2d.py -k cpu",
+        "pool2d/test_pool2d.py -k cpu",
     ),
 ]
 

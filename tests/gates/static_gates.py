@@ -2,7 +2,7 @@
 
 Needs nvcc or a built module, but no GPU.
 
-python tests/static_gates.py [--module fastconv/_cuda.so] [--archs 80,90a] [--csv PATH]
+python tests/gates/static_gates.py [--module fastconv/_cuda.so] [--archs 80,90a] [--csv PATH]
 
 prints a table of all kernels and exits with 1 where a gate fails:
 - no spills: no stack frame, no local memory, no LDL or STL;
@@ -24,7 +24,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "csrc"))
 
 from fastconv_build.toolkit import find_tool  # noqa: E402
@@ -104,7 +104,7 @@ def judge(kernel):
         wrong.append("no __launch_bounds__")
     family = next((f for f in KERNELS if re.match(f.names, kernel.short_name)), None)
     if family is None:
-        return [*wrong, "no line of KERNELS in tests/static_gates.py knows it"]
+        return [*wrong, "no line of KERNELS in tests/gates/static_gates.py knows it"]
     if kernel.threads and kernel.warps_per_sm < family.min_warps:
         wrong.append(
             f"{kernel.registers} registers leave room for {kernel.warps_per_sm} warps on an SM, "

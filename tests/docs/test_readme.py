@@ -62,16 +62,16 @@ ELSEWHERE = {
     "FASTCONV_CUDA=1 pip install .": Gate("FASTCONV_CUDA=1 * pip install .[test${2:-}]"),
     "fastconv demo": Gate(),
     "pytest": Gate(),
-    "pytest -m gradcheck": Here("{} -q tests/test_frozen_batch_norm.py"),
+    "pytest -m gradcheck": Here("{} -q tests/fuse/test_frozen_batch_norm.py"),
     "pytest --exhaustive": Here("{} -q tests/test_problem.py -k out_size"),
-    "pytest tests/test_cuda_faults.py --exhaustive": Gate(
-        "pytest tests/test_faults.py tests/test_cuda_faults.py --exhaustive"
+    "pytest tests/faults/test_cuda_faults.py --exhaustive": Gate(
+        "pytest tests/faults/test_faults.py tests/faults/test_cuda_faults.py --exhaustive"
     ),
     "python tests/emulator/sanitize.py address": Gate(
         "for sanitizer in address thread", "python tests/emulator/sanitize.py $sanitizer"
     ),
-    "python tests/static_gates.py": Gate("python tests/static_gates.py --module *"),
-    "python tests/triton_gates.py": Gate(),
+    "python tests/gates/static_gates.py": Gate("python tests/gates/static_gates.py --module *"),
+    "python tests/gates/triton_gates.py": Gate(),
     # Without --debug it is what conftest.py has built; with it, a build of minutes.
     "python tests/emulator/build.py --debug": Here("python tests/emulator/build.py", "{}"),
     # The program that gdb would start.

@@ -13,6 +13,7 @@ from devices import needs_triton
 from test_accept import ROOT, accept  # noqa: F401
 
 HERE = Path(__file__).parent
+TESTS = HERE.parent
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a shell")
 
 
@@ -38,7 +39,7 @@ class Chosen:
 
 
 def test_the_tests_of_the_cuda_kernels_are_chosen(accept):  # noqa: F811
-    arguments = [*accept.selection.test_files(HERE), "-k", accept.selection.WORDS]
+    arguments = [*accept.selection.test_files(TESTS), "-k", accept.selection.WORDS]
     quiet = ["-q", "--collect-only", f"--rootdir={ROOT}", "--capture=no"]
     for plugin in ("cacheprovider", "faulthandler"):
         quiet += ["-p", f"no:{plugin}"]
@@ -162,7 +163,8 @@ print(len(names), {kind: names - kernels for kind, kernels in kinds.items() if n
 @needs_triton
 def test_every_triton_kernel_comes_first_in_every_dtype_and_layout(tmp_path):
     compiled = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
-    paths = os.pathsep.join([str(HERE), str(HERE / "emulator"), *filter(None, sys.path)])
+    folders = [HERE, TESTS, TESTS / "emulator", TESTS / "gates"]
+    paths = os.pathsep.join([*map(str, folders), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", UNCOVERED],
         env=compiled | {"PYTHONPATH": paths},

@@ -17,7 +17,7 @@ pytest.importorskip("pybind11")
 
 from emulator import build as emulator
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # The fault of a run without --exhaustive: the one that takes the least to compile.
 QUICK = "pool: NaN loses"
 
@@ -35,10 +35,10 @@ class Fault:
         return self.name.replace(" ", "_")
 
 
-EVERY_GEMM = "test_cuda_implicit_gemm.py::test_every_kernel -k "
-INTEGERS = "test_conv2d_kernels.py::test_integers_exactly -k "
-RANDOM = "test_conv2d_kernels.py::test_random_no_worse_than_torch -k "
-WRITTEN = "test_conv2d_kernels.py::test_outputs_are_written_whole_and_nothing_else -k "
+EVERY_GEMM = "cuda_kernels/test_cuda_implicit_gemm.py::test_every_kernel -k "
+INTEGERS = "conv2d/test_conv2d_kernels.py::test_integers_exactly -k "
+RANDOM = "conv2d/test_conv2d_kernels.py::test_random_no_worse_than_torch -k "
+WRITTEN = "conv2d/test_conv2d_kernels.py::test_outputs_are_written_whole_and_nothing_else -k "
 GEMM = "kernels/gemm/conv2d_implicit_gemm.cuh"
 WGRAD_GEMM = "kernels/gemm/conv2d_wgrad_implicit_gemm.cuh"
 FAULTS = [
@@ -141,21 +141,21 @@ FAULTS = [
         "kernels/depthwise/conv2d_depthwise_tile.cuh",
         "params.flip_filter ? kTaps - 1 - tap : tap",
         "tap",
-        "test_cuda_depthwise.py",
+        "cuda_kernels/test_cuda_depthwise.py",
     ),
     Fault(
         "depthwise: missing barrier in wgrad",
         "kernels/depthwise/conv2d_wgrad_depthwise.cuh",
         "    __syncthreads();\n    if (!active) continue;",
         "    if (!active) continue;",
-        "test_cuda_depthwise.py -k templates",
+        "cuda_kernels/test_cuda_depthwise.py -k templates",
     ),
     Fault(
         "stem: the last tile's halo is overwritten",
         "kernels/direct/conv2d_fprop_stem.cuh",
         "    __syncthreads();  // the last tile's halo was read\n",
         "",
-        "test_cuda_direct.py -k stem",
+        "cuda_kernels/test_cuda_direct.py -k stem",
         seed=5,
     ),
     Fault(
@@ -163,21 +163,21 @@ FAULTS = [
         "kernels/pool/pool2d_max.cuh",
         "value > max.value || value != value",
         "value > max.value",
-        "test_pool2d.py -k 'nan and cuda'",
+        "pool2d/test_pool2d.py -k 'nan and cuda'",
     ),
     Fault(
         "pool: the last of equals wins",
         "kernels/pool/pool2d_max.cuh",
         "value > max.value || value != value",
         "value >= max.value || value != value",
-        "test_pool2d.py -k 'max and cuda'",
+        "pool2d/test_pool2d.py -k 'max and cuda'",
     ),
     Fault(
         "bias gradient: missing barrier",
         "kernels/epilogue.cuh",
         "    __syncthreads();\n",
         "",
-        "test_epilogue_kernels.py -k cuda",
+        "conv2d/test_epilogue_kernels.py -k cuda",
         seed=5,
     ),
 ]

@@ -29,7 +29,7 @@ from fastconv.backends.triton import launch as triton_launch
 from fastconv.functional.checks_pool2d import Windows
 from fastconv.triton_kernels.tuning import configs_for
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SM_COUNT = 132
 DTYPES = {
     "fp16": torch.float16,
