@@ -15,7 +15,6 @@ from fastconv.backends.pool2d import Pool2dBackend
 INF, NAN = float("inf"), float("nan")
 BACKENDS = ["cpu", "reference", CUDA, TRITON]
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# (kernel_size, stride, padding, dilation, ceil_mode) and the reason to try it.
 ADAPTIVE = (1, (1, 4), (7, 1), (3, 4), (11, 13), (23, 30), (None, 5))
 
 
