@@ -40,7 +40,7 @@ def missing_reason():
     version = re.match(r"(\d+)\.(\d+)", triton.__version__)
     if version is None or tuple(map(int, version.groups())) < OLDEST:
         return f"needs triton {OLDEST[0]}.{OLDEST[1]} or later, found {triton.__version__}"
-    language = kernels("language")
+    language = kernels("device.language")
     if isinstance(language.widen, triton.JITFunction) == language.IS_INTERPRETED:
         return "TRITON_INTERPRET was changed after triton was imported (fastconv imports it, too)"
     return None
@@ -54,7 +54,7 @@ def kernels(stem):
 @functools.cache
 def device_type():
     """The type of the tensors that the kernels take; only where missing_reason() is None."""
-    return "cpu" if kernels("language").IS_INTERPRETED else "cuda"
+    return "cpu" if kernels("device.language").IS_INTERPRETED else "cuda"
 
 
 @constant_while_compiling  # compilers need not read how it is found out

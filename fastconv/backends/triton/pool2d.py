@@ -95,7 +95,7 @@ def _key_and_table(op, problem, dtype, x_strides, y_strides, device):
     """What a configuration is tuned for, and the one to take where none was."""
     x = torch.empty_strided(problem.sizes[:4], x_strides, device="meta")
     y = torch.empty_strided(problem.out_size(), y_strides, device="meta")
-    tuning, windows = kernels("tuning"), kernels("pool2d_windows").geometry(problem)
+    tuning, windows = kernels("tuning"), kernels("device.pool2d_windows").geometry(problem)
     stem, out = _KERNELS[op], x if op in _BACKWARD else y
     along_columns = kernels("launch").pixels_inner(x)
     key = tuning.make_key(
