@@ -39,8 +39,10 @@ install_for_testing() {
     python3 -m venv "$work/venv"
     export PATH="$work/venv/bin:$PATH"
     pip install -q $torch
-    # FASTCONV_CUDA=1 lets nothing be left out. torch is named again, as an extra's dependency would take a newer one.
-    FASTCONV_CUDA=1 FASTCONV_CUDA_ARCHS="$1" pip install -q $torch ".[test${2:-}]"
+    # An extra's dependency would replace it with a newer one.
+    echo $torch >"$work/constraints"
+    # FASTCONV_CUDA=1 lets nothing be left out.
+    FASTCONV_CUDA=1 FASTCONV_CUDA_ARCHS="$1" PIP_CONSTRAINT="$work/constraints" pip install -q ".[test${2:-}]"
     (cd "$work" && fastconv info | tee "$work/log")
     grep -q 'built for sm_.*; no device can be used here' "$work/log"
 }

@@ -119,3 +119,13 @@ def test_compiled_resnet18_trains_on_every_batch_size_without_recompiling(strict
         for count in (2, 5, 3):
             x = torch.randn(count, 3, 64, 64)
             assert equal(answers(compiled, x), answers(net, x)), f"batch {count}"
+
+
+def test_classes_are_where_saved_networks_look_for_them():
+    """torch.save notes down each class by its module and name."""
+    for name in ("Conv2d", "ConvReLU2d", "FusedConv2d", "FrozenBatchNorm2d", "MaxPool2d"):
+        assert getattr(fastconv.nn, name).__module__ == "fastconv.nn"
+    from fastconv.fuse_tracer import Tracer
+
+    fused = fastconv.fuse(normed_network().eval())
+    assert fused.graph._tracer_cls is Tracer
