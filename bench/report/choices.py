@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from .console import grouped
-from .summary import VARIANTS, in_order, network_name, quotable, variant
+from .summary import VARIANTS, grouped, in_order, network_name, quotable, variant
 
 
 class Choice(NamedTuple):

@@ -14,15 +14,16 @@ import jinja2
 
 from ..measure.load import BUSY
 from .choices import compare_choices
-from .console import TIE, grouped
 from .plots import COLOUR_LIMIT, plot_families, plot_networks, ratio_colours
 from .results import PARTS, read_parts, results_of, rows_of_the_readme
 from .roofline_plot import plot_roofline
 from .summary import (
     LAYOUTS,
+    TIE,
     Summary,
     by_family,
     family_name,
+    grouped,
     in_order,
     is_network,
     network_name,

@@ -13,12 +13,13 @@ from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from .console import TIE, grouped
 from .summary import (
     LAYOUTS,
+    TIE,
     Summary,
     by_family,
     family_name,
+    grouped,
     in_order,
     network_name,
     of_layout,

@@ -2,12 +2,14 @@
 
 from collections import Counter
 
-from .console import best_layout_mean, best_layout_ratios, grouped
 from .summary import (
     LAYOUTS,
     Summary,
+    best_layout_mean,
+    best_layout_ratios,
     by_family,
     family_name,
+    grouped,
     in_order,
     is_network,
     network_name,
