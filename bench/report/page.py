@@ -195,15 +195,15 @@ def run(options):
         if not any(parts.values()):
             names = ", ".join(chain(*PARTS.values()))
             return _stop(f"{folder} has no results; `fastconv bench` writes {names}")
-        if options.readme:
-            readme = Path(options.readme)
-            text = with_tables(readme.read_text("utf-8"), rows_of_the_readme(parts))
+        readmes = {
+            path: with_tables(path.read_text("utf-8"), rows_of_the_readme(parts))
+            for path in map(Path, options.readme)
+        }
         written, results = write_page(folder, parts)
-        if options.readme:
-            readme.write_text(text, "utf-8")
-            written.append(readme)
+        for path, text in readmes.items():
+            path.write_text(text, "utf-8")
     except (OSError, ValueError) as error:
         return _stop(str(error))
-    print(*written, sep="\n")
+    print(*written, *readmes, sep="\n")
     print("; ".join(result.sentence for result in results))
     return 0

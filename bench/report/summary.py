@@ -56,6 +56,11 @@ def family_name(family):
     return " + ".join([kind, *(_EPILOGUE_NAMES.get(name, name) for name in epilogue)])
 
 
+def kind_of(family):
+    """The kind of layer that a family is of: "depthwise" for "depthwise 5x5 +bias+relu"."""
+    return next((kind for kind in _KINDS if family.startswith(kind)), family)
+
+
 def pass_name(pass_):
     return _PASS_NAMES.get(pass_, pass_)
 
@@ -74,8 +79,8 @@ def _rank(value, known):
 
 
 def _family_rank(family):
-    kind = next((i for i, name in enumerate(_KINDS) if family.startswith(name)), len(_KINDS))
-    return kind, [int(digits) for digits in re.findall(r"\d+", family)], family
+    digits = [int(number) for number in re.findall(r"\d+", family)]
+    return _rank(kind_of(family), _KINDS), digits, family
 
 
 def by_family(rows):
