@@ -106,7 +106,7 @@ def _layer_plots(folder, stem, results, draw):
 
 
 def _full_name(family):
-    """A network is its own family."""
+    """A family's name in words; that of a network is the network's."""
     return family_name(network_name(family))
 
 
