@@ -1,4 +1,4 @@
-"""What one chooses between to run a network: dtype, layout, torch's modules or ours."""
+"""The ways to run a network and their times: dtype, layout, torch's modules or ours."""
 
 from typing import NamedTuple
 
