@@ -187,6 +187,8 @@ def add_report_options(parser):
     )
     parser.add_argument(
         "--readme",
+        action="append",
+        default=[],
         metavar="PATH",
-        help="also replace the tables of that Markdown file, between its marks",
+        help="also replace the tables of that Markdown file, between its marks; may be repeated",
     )

@@ -23,7 +23,7 @@ from .measure.results_file import ResultsFile
 from .measure.timing import keep_pages
 from .report.console import print_header, print_report
 
-# Times a line is timed at most, for want of a quiet machine.
+# How often at most a line is timed while other programs keep the CPUs busy.
 BUSY_ATTEMPTS = 4
 
 
@@ -169,7 +169,7 @@ def _run(device, options, command_line):
         options.fresh,
     )
     missing = list(_missing(lines, results, options))
-    # Before pages are kept: theirs are not needed again.
+    # Before keep_pages: the memory of these large tensors is to be given back.
     ceilings = _ceilings(missing, device, options.dtype)
     console = Console()
     print_header(

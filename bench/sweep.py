@@ -1,6 +1,6 @@
 """`python -m fastconv.bench.sweep --out FOLDER --seconds S`: the layers and pools of the CSVs on a
 GPU, our CUDA against cuDNN and ATen, our Triton against these and our CUDA, the most telling lines
-first, for as long as there is time. With --device cpu it tries the way there, on little.
+first, for as long as there is time. With --device cpu it rehearses this with a few small cases.
 
 Writes layers.csv and pools.csv line by line, so that a sweep that is cut off leaves what it has;
 the next one with the same commit and device goes on where it ended. Needs no extras."""
@@ -30,7 +30,7 @@ KINDS = (
     *(("float64", "channels_last"), ("float64", "nchw")),
 )
 TIMED_DTYPES = tuple(dict.fromkeys(dtype for dtype, _ in KINDS))
-CPU_WORDS = ("resnet18 l4.3x3", "resnet18 gap7x7")  # in the titles of what is timed there
+CPU_WORDS = ("resnet18 l4.3x3", "resnet18 gap7x7")  # in the titles of the rehearsal's cases
 
 
 def first_layers(cases):

@@ -31,14 +31,14 @@ _ACTIVATIONS = {
 
 # Attributes of the package are looked up at the call: a test replaces one by a wrong kernel.
 def _our_fused(activation):
-    return lambda o, x, w, b, residual=None: fastconv.conv2d(
-        x, w, b, *_geometry(o), activation=activation, residual=residual
+    return lambda shape, x, w, b, residual=None: fastconv.conv2d(
+        x, w, b, *_geometry(shape), activation=activation, residual=residual
     )
 
 
 def _torch_fused(activation):
-    def function(o, x, w, b, residual=None):
-        y = F.conv2d(x, w, b, *_geometry(o))
+    def function(shape, x, w, b, residual=None):
+        y = F.conv2d(x, w, b, *_geometry(shape))
         return _ACTIVATIONS[activation](y if residual is None else y.add_(residual))
 
     return function
@@ -50,24 +50,26 @@ def _fused_ops(fused):
 
 
 _OURS = {
-    "conv2d": lambda o, x, w: fastconv.conv2d(x, w, None, *_geometry(o)),
+    "conv2d": lambda shape, x, w: fastconv.conv2d(x, w, None, *_geometry(shape)),
     **_fused_ops(_our_fused),
-    "max_pool2d": lambda o, x: fastconv.max_pool2d(x, o.R, o.stride, o.pad),
-    "max_pool2d+indices": lambda o, x: fastconv.max_pool2d(
-        x, o.R, o.stride, o.pad, return_indices=True
+    "max_pool2d": lambda shape, x: fastconv.max_pool2d(x, shape.R, shape.stride, shape.pad),
+    "max_pool2d+indices": lambda shape, x: fastconv.max_pool2d(
+        x, shape.R, shape.stride, shape.pad, return_indices=True
     ),
-    "avg_pool2d": lambda o, x: fastconv.avg_pool2d(x, o.R, o.stride, o.pad),
-    "adaptive_avg_pool2d": lambda o, x: fastconv.adaptive_avg_pool2d(x, 1),
-    "adaptive_max_pool2d": lambda o, x: fastconv.adaptive_max_pool2d(x, 1),
+    "avg_pool2d": lambda shape, x: fastconv.avg_pool2d(x, shape.R, shape.stride, shape.pad),
+    "adaptive_avg_pool2d": lambda shape, x: fastconv.adaptive_avg_pool2d(x, 1),
+    "adaptive_max_pool2d": lambda shape, x: fastconv.adaptive_max_pool2d(x, 1),
 }
 _TORCH = {
-    "conv2d": lambda o, x, w: F.conv2d(x, w, None, *_geometry(o)),
+    "conv2d": lambda shape, x, w: F.conv2d(x, w, None, *_geometry(shape)),
     **_fused_ops(_torch_fused),
-    "max_pool2d": lambda o, x: F.max_pool2d(x, o.R, o.stride, o.pad),
-    "max_pool2d+indices": lambda o, x: F.max_pool2d(x, o.R, o.stride, o.pad, return_indices=True),
-    "avg_pool2d": lambda o, x: F.avg_pool2d(x, o.R, o.stride, o.pad),
-    "adaptive_avg_pool2d": lambda o, x: F.adaptive_avg_pool2d(x, 1),
-    "adaptive_max_pool2d": lambda o, x: F.adaptive_max_pool2d(x, 1),
+    "max_pool2d": lambda shape, x: F.max_pool2d(x, shape.R, shape.stride, shape.pad),
+    "max_pool2d+indices": lambda shape, x: F.max_pool2d(
+        x, shape.R, shape.stride, shape.pad, return_indices=True
+    ),
+    "avg_pool2d": lambda shape, x: F.avg_pool2d(x, shape.R, shape.stride, shape.pad),
+    "adaptive_avg_pool2d": lambda shape, x: F.adaptive_avg_pool2d(x, 1),
+    "adaptive_max_pool2d": lambda shape, x: F.adaptive_max_pool2d(x, 1),
 }
 
 
@@ -97,29 +99,29 @@ def make_inputs(case, device, seed=0):
     """
     whole = case.pass_ == "bgrad"
     generator = torch.Generator(device).manual_seed(seed)
-    layout, dtype, o = LAYOUTS[case.layout], DTYPES[case.dtype], case.shape
+    layout, dtype, shape = LAYOUTS[case.layout], DTYPES[case.dtype], case.shape
 
     def normal(*size, scale=1.0):
         values = torch.randn(size, generator=generator, device=device, dtype=torch.float32) * scale
         values = values.to(dtype)
         return values.contiguous(memory_format=layout) if len(size) == 4 else values
 
-    tensors = [normal(o.N, o.C, o.H, o.W)]
+    tensors = [normal(shape.N, shape.C, shape.H, shape.W)]
     if case.op.startswith("conv2d"):
-        taps = o.C // o.groups * o.R * o.S
+        taps = shape.C // shape.groups * shape.R * shape.S
         scale = 1.0 if whole else taps**-0.5
-        tensors.append(normal(o.K, o.C // o.groups, o.R, o.S, scale=scale))
+        tensors.append(normal(shape.K, shape.C // shape.groups, shape.R, shape.S, scale=scale))
         if "+bias" in case.op:
-            tensors.append(normal(o.K))
+            tensors.append(normal(shape.K))
         if "+residual" in case.op:
-            tensors.append(normal(*o.out_size()))
+            tensors.append(normal(*shape.out_size()))
     if whole:
         tensors = [tensor.round() for tensor in tensors]
     wanted = WANTED[case.pass_]
     if wanted is None:
         return Inputs(tuple(tensors), None)
     tensors[wanted].requires_grad_()
-    return Inputs(tuple(tensors), normal(*o.out_size()))
+    return Inputs(tuple(tensors), normal(*shape.out_size()))
 
 
 def make_call(function, inputs):

@@ -42,7 +42,8 @@ _POOL_OPS = {
     "gap": "adaptive_avg_pool2d",
     "gmp": "adaptive_max_pool2d",
 }
-# What no line of the CSVs stands for: (layer, what differs from it, op, passes).
+# Lines of the part "ops" that no row of the CSVs gives: (a layer of the CSVs, fields that differ
+# from it, op, passes).
 _VARIANTS = (
     ("resnet18 l1.3x3", {}, "conv2d+bias+relu", ("bgrad",)),
     ("resnet18 l1.3x3", {}, "conv2d+bias+residual+relu", ("fprop",)),
@@ -124,7 +125,7 @@ def _csv_lines(rows, quick):
 
 
 def _variant_lines(rows):
-    """(shape, op, passes) of what the CSVs have no line for."""
+    """(shape, op, passes) of _VARIANTS."""
     for layer, changes, op, passes in _VARIANTS:
         for shape in rows:
             if shape.layer == layer:

@@ -12,7 +12,7 @@ from ..._native import cuda
 from ..cases.operators import ours, theirs
 
 OURS = "fastconv"
-# Names of the command line -> devices that have it.
+# What --baseline takes -> the devices that have it.
 BASELINES = {
     "torch": ("cpu", "cuda"),
     "cudnn": ("cuda",),
@@ -27,7 +27,7 @@ class Baseline(NamedTuple):
     """One side that fastconv is timed against."""
 
     name: str
-    settings: Callable  # () -> a context that holds for fastconv too, which follows allow_tf32
+    settings: Callable  # () -> a context; fastconv is timed in it too, for it obeys allow_tf32
     compiled: bool = False  # by torch.compile
     backend: str | None = None  # of fastconv, where that is the other side
 
@@ -49,7 +49,8 @@ def compiled(function):
 
 
 def _cudnn(layout, allow_tf32, enabled=True):
-    # At its best in channels_last; in NCHW as most programs have it, with torch's defaults.
+    # In channels_last cuDNN may search for its fastest algorithm; in NCHW it has torch's defaults,
+    # as in most programs.
     return lambda: torch.backends.cudnn.flags(
         enabled=enabled,
         benchmark=layout == "channels_last",
@@ -61,7 +62,7 @@ def _cudnn(layout, allow_tf32, enabled=True):
 @contextmanager
 def _mkldnn(enabled):
     with warnings.catch_warnings():
-        # Of TF32 on Intel's GPUs, where flags() sets what was set.
+        # flags() writes the TF32 setting of Intel's GPUs back; torch warns where there are none.
         warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")
         with torch.backends.mkldnn.flags(enabled=enabled):
             yield

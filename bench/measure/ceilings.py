@@ -1,4 +1,4 @@
-"""What a device can do at best, measured once a run: how far a kernel is from that is its gap."""
+"""What a device can do at best, measured once a run; kernels' times are held against it."""
 
 from dataclasses import asdict, dataclass, fields
 
@@ -22,7 +22,7 @@ class Ceilings:
     what this device does not have or nobody asked for."""
 
     copy_gbs: float
-    fp32_tflops: float  # on a GPU without matrix units
+    fp32_tflops: float  # of plain arithmetic: on a GPU without its matrix units
     bf16_tflops: float | None = None
     fp16_tflops: float | None = None
     tf32_tflops: float | None = None
@@ -76,8 +76,8 @@ class Ceilings:
         return max(self.fp32_tflops, (self.tf32_tflops or 0) / 3)
 
     def floor_us(self, case, row):
-        """No version runs faster, but on a CPU one whose tensors the caches hold: the larger of the
-        times that bytes and arithmetic take."""
+        """The larger of the times that the case's bytes and its arithmetic take. No kernel is
+        faster, except on a CPU where the caches hold its tensors."""
         element_size = DTYPES[case.dtype].itemsize
         return max(
             case.bytes(element_size) / self.copy_gbs / 1e3,

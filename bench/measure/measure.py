@@ -65,7 +65,7 @@ def first_line(error):
 
 def why_not(error):
     """(status, reason) of a row for whose case fastconv raised an error."""
-    # On a CPU torch raises no class of its own.
+    # For a CPU torch raises a RuntimeError, which only its message tells from others.
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return "no memory", first_line(error)
     if isinstance(error, NotImplementedError):
@@ -180,7 +180,7 @@ def measure(case, device, seconds, backend=None, attempts=1, against=None):
             )
             for baseline in against
         ]  # fmt: skip
-    except Exception as error:  # as in _verify
+    except Exception as error:  # a failure of these rows, and not of the whole run
         return unmeasured(row, error, against)
 
 

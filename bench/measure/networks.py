@@ -124,7 +124,7 @@ def _prepare(case, device):
 
 
 def _forward(network, x, dtype):
-    # Entered for each call, as programs do: it keeps the weights it has rounded until it is left.
+    # Autocast is entered for each call, as in programs: it keeps rounded weights until it is left.
     with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
         return network(x)
 
@@ -169,9 +169,9 @@ def _differences(got, expected):
 def _verify(contest, case, baseline, row):
     """Runs our network once and writes the verdict into the row.
 
-    float32 must agree with eager torch within TOLERANCE and GRADIENT_TOLERANCE. Where less is
-    wanted (autocast, TF32), the errors are at most twice eager torch's, and half a unit in the
-    last place of bfloat16, which the one number that is a loss may be closer to by luck.
+    float32 must agree with eager torch within TOLERANCE and GRADIENT_TOLERANCE. Under autocast and
+    with TF32 the errors are at most twice eager torch's and half a unit in the last place of
+    bfloat16: the error of one number, the loss, may be smaller by luck.
     """
     settings = settings_of(baseline.settings, row.requested_backend)
     got = _once(contest.ours, contest, case, settings, case.dtype)
@@ -207,7 +207,7 @@ def _check(contest, case, other, baseline, row):
 def _conv_flops(case, contest):
     """FLOPs of all convolutions of the pass, two a multiply-add."""
     flops = 0
-    contest.ours.eval()  # it is only looked at: no running statistics
+    contest.ours.eval()  # explain runs it once: its running statistics must not change
     for decision in fastconv.explain(contest.ours, contest.x, measure=False):
         if decision.operator == "conv2d":
             problem, _ = get_backend(decision.backend).explain(
@@ -247,5 +247,5 @@ def measure_network(case, device, seconds, backend=None, attempts=1, against=Non
             )
             for one in against
         ]
-    except Exception as error:  # as in _check
+    except Exception as error:  # a failure of these rows, and not of the whole run
         return unmeasured(row, error, against)

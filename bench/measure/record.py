@@ -71,9 +71,10 @@ class Row:
 
     @classmethod
     def read(cls, line):
-        """The row of a line that csv.DictReader has read; columns younger than its file keep their
-        defaults. ValueError where another one lacks, or the line has too few or too many cells."""
-        if None in line or None in line.values():  # what csv.DictReader makes of these
+        """The row of a line that csv.DictReader has read. Columns that were not there yet when the
+        file was written keep their defaults. Raises ValueError where another column is missing, or
+        the line has too few or too many cells."""
+        if None in line or None in line.values():  # too many cells; too few
             raise ValueError("a damaged line")
         values = {}
         for field in fields(cls):
@@ -96,7 +97,7 @@ class Row:
 
 
 def _column(name):
-    """`pass` is a word of Python, but no column's name needs an underscore for that."""
+    """The column of a field: its name without the underscore that Python needs after `pass`."""
     return name.rstrip("_")
 
 

@@ -32,7 +32,7 @@ def _drop_cut_off_line(path):
 
 
 def conditions(where):
-    """The SAME of an environment that was read."""
+    """What two runs must share (SAME), of an environment that was read."""
     return tuple(where.get(name) for name in SAME)
 
 

@@ -1,7 +1,7 @@
 """A result is right where its largest elementwise error is at most twice torch's own.
 
-Both are measured against float64: torch's operator on the same inputs, exactly widened. Where they
-are float64 themselves, the reference rounds as they do, and is allowed for.
+Both errors are differences from float64: torch's operator on the same inputs, exactly widened.
+Where results are float64 too, this reference rounds as they do, and its rounding is allowed for.
 """
 
 from dataclasses import dataclass, replace

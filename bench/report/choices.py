@@ -1,9 +1,8 @@
-"""What one chooses between to run a network: dtype, layout, torch's modules or ours."""
+"""The ways to run a network and their times: dtype, layout, torch's modules or ours."""
 
 from typing import NamedTuple
 
-from .console import grouped
-from .summary import VARIANTS, in_order, network_name, quotable, variant
+from .summary import VARIANTS, grouped, in_order, network_name, quotable, variant
 
 
 class Choice(NamedTuple):

@@ -6,10 +6,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..measure.load import BUSY, is_busy
+from .summary import TIE, best_layout_mean, best_layout_ratios, grouped, wins_and_losses
 
 LAYOUT_NAMES = {"nchw": "NCHW", "channels_last": "NHWC"}
-# Closer to 1 than this the noise of a shared machine decides which side is the faster one.
-TIE = 0.05
 WIDE = 110  # columns of a terminal, from which on the problem is spelled out
 
 
@@ -118,38 +117,6 @@ def _print_lines(console, rows):
     console.print()
 
 
-def grouped(rows, key):
-    """{key: rows}, in the order of first appearance."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
-
-
-def best_layout_ratios(rows):
-    """Each row's ratio with the faster of the baseline's layouts, by id(row), where both were
-    timed: a user of torch may choose the layout, so that is the time to beat. Rows without a number
-    of ours have a say in it."""
-    best = {}
-    for group in grouped(rows, _same_but_for_layout).values():
-        quiet = [row for row in group if row.baseline_us and not is_busy(row.others_cpus)]
-        times = {row.layout: row.baseline_us for row in quiet}
-        if len(times) == len(LAYOUT_NAMES):
-            best |= {id(row): min(times.values()) / row.us for row in group if row.us}
-    return best
-
-
-def best_layout_mean(rows, best):
-    """Geometric mean of best_layout_ratios of rows, None where one has none."""
-    ratios = [best.get(id(row)) for row in rows]
-    return None if None in ratios or not ratios else geometric_mean(ratios)
-
-
-def _same_but_for_layout(row):
-    named = (row.model, row.layer) if row.op == "network" else ()
-    return (row.op, row.pass_, *named, row.problem, row.dtype, row.baseline, row.threads)
-
-
 def _mean(rows, best):
     """(lines, geometric mean, worst to best, geometric mean with the faster layout) of ratios."""
     if not rows:
@@ -186,11 +153,6 @@ def _print_means(console, rows, best):
         table.add_row(*key, *(text for texts in cells for text in texts))
     console.print(table)
     console.print()
-
-
-def wins_and_losses(ratios):
-    """How many are above 1, and how many below, by more than the noise."""
-    return sum(r >= 1 + TIE for r in ratios), sum(r <= 1 / (1 + TIE) for r in ratios)
 
 
 def _print_networks(console, rows):

@@ -14,15 +14,16 @@ import jinja2
 
 from ..measure.load import BUSY
 from .choices import compare_choices
-from .console import TIE, grouped
 from .plots import COLOUR_LIMIT, plot_families, plot_networks, ratio_colours
 from .results import PARTS, read_parts, results_of, rows_of_the_readme
 from .roofline_plot import plot_roofline
 from .summary import (
     LAYOUTS,
+    TIE,
     Summary,
     by_family,
     family_name,
+    grouped,
     in_order,
     is_network,
     network_name,
@@ -105,7 +106,7 @@ def _layer_plots(folder, stem, results, draw):
 
 
 def _full_name(family):
-    """A network is its own family."""
+    """A family's name in words; that of a network is the network's."""
     return family_name(network_name(family))
 
 
@@ -194,15 +195,15 @@ def run(options):
         if not any(parts.values()):
             names = ", ".join(chain(*PARTS.values()))
             return _stop(f"{folder} has no results; `fastconv bench` writes {names}")
-        if options.readme:
-            readme = Path(options.readme)
-            text = with_tables(readme.read_text("utf-8"), rows_of_the_readme(parts))
+        readmes = {
+            path: with_tables(path.read_text("utf-8"), rows_of_the_readme(parts))
+            for path in map(Path, options.readme)
+        }
         written, results = write_page(folder, parts)
-        if options.readme:
-            readme.write_text(text, "utf-8")
-            written.append(readme)
+        for path, text in readmes.items():
+            path.write_text(text, "utf-8")
     except (OSError, ValueError) as error:
         return _stop(str(error))
-    print(*written, sep="\n")
+    print(*written, *readmes, sep="\n")
     print("; ".join(result.sentence for result in results))
     return 0

@@ -13,12 +13,13 @@ from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from .console import TIE, grouped
 from .summary import (
     LAYOUTS,
+    TIE,
     Summary,
     by_family,
     family_name,
+    grouped,
     in_order,
     network_name,
     of_layout,
@@ -43,7 +44,7 @@ _TALL = 24  # bars from which on a panel has its scale at the top too
 
 
 def ratio_colours(ratio):
-    """(of the area, of text on it), as #rrggbb."""
+    """The colours of an area and of the text on it, as #rrggbb."""
     red, green, blue, _ = COLOURS(NORM(math.log2(ratio)))
     is_bright = 0.299 * red + 0.587 * green + 0.114 * blue > _BRIGHT
     return to_hex((red, green, blue)), "#000000" if is_bright else LIGHT

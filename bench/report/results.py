@@ -4,8 +4,16 @@ from typing import NamedTuple
 
 from ..measure.record import read_rows
 from ..measure.results_file import conditions, key
-from .console import TIE, best_layout_mean, best_layout_ratios
-from .summary import Summary, comparisons, is_network, own_choice, quotable
+from .summary import (
+    TIE,
+    Summary,
+    best_layout_mean,
+    best_layout_ratios,
+    comparisons,
+    is_network,
+    own_choice,
+    quotable,
+)
 
 # What belongs together: a line of the operators may be one of the layers, measured again.
 PARTS = {

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from .console import grouped
 from .plots import COLOURS, DARK, GREY, LIGHT, NORM, STYLE, TITLE, WIDTH, ratio_colours, save
+from .summary import grouped
 
 _COLOUR_TICKS = (0.5, 0.7, 1, 1.4, 2)
 _PANELS_A_LINE, _PANEL = 2, 5.2  # of the roofline plot; inches of height

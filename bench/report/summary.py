@@ -10,9 +10,11 @@ from statistics import geometric_mean
 from typing import NamedTuple
 
 from ..cases.selection import PASSES as LAYER_PASSES
-from .console import grouped, wins_and_losses
+from ..measure.load import is_busy
 
 LAYOUTS = {"nchw": "NCHW", "channels_last": "channels_last"}
+# Closer to 1 than this the noise of a shared machine decides which side is the faster one.
+TIE = 0.05
 VARIANTS = ("converted", "fused")
 _KINDS = (
     "stem", "dense RxS", "dense 1x1", "dilated", "grouped", "depthwise", "max pool", "average pool",
@@ -38,12 +40,25 @@ _NETWORK_NAMES = {
 }
 
 
+def grouped(rows, key):
+    """{key: rows}, in the order of first appearance."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
 def family_name(family):
     """Spelled out: "grouped, 4 channels a group + bias + ReLU" for "grouped C/g=4 +bias+relu"."""
     kind, *epilogue = family.replace(" +", "+").split("+")
     kind = re.sub(r" C/g=(\d+)", r", \1 channels a group", kind)
     kind = re.sub(r"([\dR])x([\dS])", r"\1 x \2", kind).replace("C=3", "C = 3")
     return " + ".join([kind, *(_EPILOGUE_NAMES.get(name, name) for name in epilogue)])
+
+
+def kind_of(family):
+    """The kind of layer that a family is of: "depthwise" for "depthwise 5x5 +bias+relu"."""
+    return next((kind for kind in _KINDS if family.startswith(kind)), family)
 
 
 def pass_name(pass_):
@@ -64,8 +79,8 @@ def _rank(value, known):
 
 
 def _family_rank(family):
-    kind = next((i for i, name in enumerate(_KINDS) if family.startswith(name)), len(_KINDS))
-    return kind, [int(digits) for digits in re.findall(r"\d+", family)], family
+    digits = [int(number) for number in re.findall(r"\d+", family)]
+    return _rank(kind_of(family), _KINDS), digits, family
 
 
 def by_family(rows):
@@ -125,6 +140,11 @@ def quotable(rows):
     return [row for row in rows if row.is_quotable]
 
 
+def wins_and_losses(ratios):
+    """How many are above 1, and how many below, by more than the noise."""
+    return sum(r >= 1 + TIE for r in ratios), sum(r <= 1 / (1 + TIE) for r in ratios)
+
+
 @dataclass(frozen=True)
 class Summary:
     """Ratios of some rows in figures."""
@@ -152,3 +172,27 @@ class Summary:
 
 def of_layout(rows, layout):
     return [row for row in rows if row.layout == layout]
+
+
+def best_layout_ratios(rows):
+    """Each row's ratio with the faster of the baseline's layouts, by id(row), where both were
+    timed: a user of torch may choose the layout, so that is the time to beat. Rows without a number
+    of ours have a say in it."""
+    best = {}
+    for group in grouped(rows, _same_but_for_layout).values():
+        quiet = [row for row in group if row.baseline_us and not is_busy(row.others_cpus)]
+        times = {row.layout: row.baseline_us for row in quiet}
+        if len(times) == len(LAYOUTS):
+            best |= {id(row): min(times.values()) / row.us for row in group if row.us}
+    return best
+
+
+def best_layout_mean(rows, best):
+    """Geometric mean of best_layout_ratios of rows, None where one has none."""
+    ratios = [best.get(id(row)) for row in rows]
+    return None if None in ratios or not ratios else geometric_mean(ratios)
+
+
+def _same_but_for_layout(row):
+    named = (row.model, row.layer) if row.op == "network" else ()
+    return (row.op, row.pass_, *named, row.problem, row.dtype, row.baseline, row.threads)

@@ -26,7 +26,7 @@ def _leave_malloc_alone(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def ceilings(monkeypatch):
-    """Which would take longer than the lines do."""
+    """Made-up ceilings: to measure them would take longer than the lines do."""
     ceilings = Ceilings(copy_gbs=10.0, fp32_tflops=0.1)
     monkeypatch.setattr(Ceilings, "measured", lambda device, dtypes: ceilings)
     return ceilings
@@ -321,7 +321,7 @@ def test_a_network_with_a_wrong_gradient_gets_no_number(dtype, monkeypatch, tmp_
 
 
 def test_what_torch_refuses_is_no_failure_of_ours(tmp_path):
-    """A BatchNorm of one value, at the end of a network whose images are too small."""
+    """torch refuses to train a BatchNorm on one value, which images this small leave at the end."""
     arguments = ["1", "--image-size", "32", "--filter", "resnet18 converted training"]
     assert main([*MODELS, *arguments, "--layout", "nchw", "--out", str(tmp_path)]) == 0
     (row,) = read(tmp_path / "models.csv")

@@ -20,7 +20,8 @@ from fastconv.bench.measure.record import Row
 from fastconv.bench.measure.timing import Side
 from fastconv.bench.measure.verify import exact_result, judge, reference_rounding
 from fastconv.bench.models.resnet import ResNet18
-from fastconv.bench.report.console import best_layout_ratios, print_report
+from fastconv.bench.report.console import print_report
+from fastconv.bench.report.summary import best_layout_ratios
 
 LAYER = Layer("net", "conv", 3, 4, 9, 7, 6, 3, 3, 1, 1, 1, 2)
 

@@ -60,7 +60,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
-    """A function: runs the bench; (its exit status, how many cases it measured)."""
+    """A function that runs the bench and returns (its exit status, how many cases it measured)."""
 
     def go(*arguments, measuring=None):
         measuring = measuring or Measuring()

@@ -22,7 +22,7 @@ def test_the_demo_agrees(capsys, exhaustive):
 
 
 def _convert_with_fault(name, fault):
-    """fastconv.convert that then lets `fault` at one layer."""
+    """A fastconv.convert that hands one converted layer, the one of this name, to `fault`."""
     convert = fastconv.convert
 
     def faulty(model, *args, **kwargs):

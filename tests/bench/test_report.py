@@ -1,14 +1,14 @@
-"""`fastconv report`: the page, its figures and the README's tables, from CSV files."""
+"""`fastconv report`: the page and its figures, from CSV files."""
 
 import re
 import shutil
 import struct
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_rows import HOSTILE, LAYERS, NETWORKS, RESULTS, WHERE, layer, network
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -16,62 +16,15 @@ pytest.importorskip("jinja2")
 import matplotlib.image
 from matplotlib.figure import Figure
 
-import fastconv.bench
 from fastconv.__main__ import main
-from fastconv.bench.measure.record import Row, append_csv, read_rows
+from fastconv.bench.measure.record import append_csv, read_rows
 from fastconv.bench.report.choices import compare_choices
 from fastconv.bench.report.plots import Bar, bar_panels, ratio_colours
 from fastconv.bench.report.results import read_parts, rows_of_the_readme
 from fastconv.bench.report.roofline_plot import ceilings, draw_roof
-from fastconv.bench.report.summary import Summary, by_family, family_name
-from fastconv.bench.report.tables import families_table, networks_table, with_tables
+from fastconv.bench.report.summary import Summary
 
-README = Path(__file__).parents[2] / "README.md"
-# The results that the README quotes.
-RESULTS = Path(fastconv.bench.__file__).parent / "results" / "cpu_amd_epyc_2cores"
-WHERE = {
-    "device": "Abacus <9>",
-    "torch": "2.13",
-    "commit": "abc",
-    "utc": "2026-11-23T10:00:00+00:00",
-}
-HOSTILE = "<script>alert('$x^{$')</script>"
 VOID = {"meta", "img", "br", "link", "hr", "input"}
-
-
-def layer(ratio, us=10.0, **fields):
-    values = {
-        "op": "conv2d", "pass_": "fprop", "family": "dense 1x1", "model": "net", "layer": "conv",
-        "problem": "n1c8h8k8r1s1p0", "layout": "nchw", "dtype": "float32", "threads": 1,
-        "backend": "cpu", "algorithm": "implicit_gemm", "us": us, "baseline": "torch",
-        "tflops": 0.1, "gbs": 5.0,
-    }  # fmt: skip
-    if ratio is not None:
-        values |= {"x_baseline": ratio, "baseline_us": ratio * us}
-    return Row(**(values | fields))
-
-
-def network(model, variant, layout, us, ratio, **fields):
-    values = {"op": "network", "pass_": "inference", "family": model, "model": model}
-    values |= {"layer": variant, "problem": "n8c3h224", "layout": layout, "backend": None}
-    return layer(ratio, us, **(values | fields))
-
-
-LAYERS = [
-    layer(2.0, layer=HOSTILE),
-    layer(0.5, problem="n1c9h8k8r1s1p0", roofline_percent=87.25),
-    layer(4.0, problem="n2c8h8k8r1s1p0", layout="channels_last"),
-    layer(9.0, problem="n3c8h8k8r1s1p0", others_cpus=0.7),
-    layer(7.77, 123.456, problem="n4c8h8k8r1s1p0", status="wrong", reason="error is <9> times"),
-    layer(None, None, pass_="dgrad", status="no kernel", reason="none ran", backend=None),
-    layer(1.0, family="max pool", op="max_pool2d", pass_="fwd", tflops=None),
-]
-NETWORKS = [
-    network("resnet18", "converted", "nchw", 80e3, 1.25),
-    network("resnet18", "converted", "channels_last", 100e3, 0.9),
-    network("resnet18", "fused", "nchw", 60e3, 1.5),
-    network("resnet18", "fused", "channels_last", 95e3, 0.95, dtype="bfloat16"),
-]
 
 
 class Page(HTMLParser):
@@ -301,26 +254,15 @@ def test_the_fastest_choice_is_marked():
     assert [c.is_fastest_of_all for c in line.choices] == [False, True, False]
 
 
-def test_a_row_without_a_number_still_says_how_fast_the_baseline_is():
-    ours = layer(2.0, 10.0)
-    wrong = replace(layer(None, None, layout="channels_last", status="wrong"), baseline_us=5.0)
-    assert families_table([ours, wrong]).splitlines()[2:] == [
-        "| dense 1 x 1 | fprop | 2.00 (2.00-2.00) | 1 wrong | 0.50 |",
-    ]
-
-
-def test_the_readme_quotes_fastconvs_own_choice_of_one_input(tmp_path):
+def test_the_page_speaks_of_fastconvs_own_choice(tmp_path):
     named = {"backend": "reference", "requested_backend": "reference"}
     append_csv(tmp_path / "layers.csv", [layer(2.0), layer(0.01, **named)], WHERE)
     slow = network("resnet18", "converted", "nchw", 9e6, 0.01, requested_backend="reference")
     append_csv(tmp_path / "models.csv", [*NETWORKS, slow], WHERE)
-    parts = read_parts(tmp_path)
-    assert rows_of_the_readme(parts) == [*NETWORKS, layer(2.0)]
+    assert rows_of_the_readme(read_parts(tmp_path)) == [*NETWORKS, layer(2.0)]
     page = reported(tmp_path)
     assert "reference, float32, against torch" in page.words
     assert "Geometric mean of 1 line" in page.words and "9000" not in page.words
-    with pytest.raises(ValueError, match="n1c3h64, n8c3h224"):
-        networks_table([*NETWORKS, replace(NETWORKS[0], problem="n1c3h64")])
 
 
 def test_of_lines_measured_again_the_last_one_counts(tmp_path):
@@ -338,55 +280,6 @@ def test_what_is_no_file_of_results_is_said_in_one_line(content, tmp_path, capsy
     assert main(["report", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "pools.csv, line" in err
-
-
-def test_families_are_named_and_ordered():
-    assert family_name("grouped C/g=4 +bias+relu") == "grouped, 4 channels a group + bias + ReLU"
-    assert family_name("dense RxS +bias+residual+relu") == "dense R x S + bias + residual + ReLU"
-    assert family_name("stem (C=3)") == "stem (C = 3)"
-    names = [
-        "max pool",
-        "depthwise 27x27",
-        "depthwise 5x5 +bias+relu",
-        "depthwise 5x5",
-        "stem (C=3)",
-    ]
-    assert list(by_family([layer(1.0, family=name) for name in names])) == names[::-1]
-
-
-def test_tables_are_made_from_quotable_rows():
-    assert families_table(LAYERS).splitlines()[2:] == [
-        "| dense 1 x 1 | fprop | 1.00 (0.50-2.00), 1 disturbed, 1 wrong | 4.00 (4.00-4.00) | - |",
-        "| | dgrad | 1 no kernel | - | - |",
-        "| max pool | forward | 1.00 (1.00-1.00) | - | - |",
-    ]
-    wrong = network("resnet18", "fused", "channels_last", None, None, status="wrong")
-    assert networks_table([*NETWORKS, wrong]).splitlines()[2:] == [
-        "| ResNet-18 | converted | inference | 1 | 1.25 | 0.90 |",
-        "| ResNet-18 | fused | inference | 1 | 1.50 | wrong |",
-        "| ResNet-18 | fused, bfloat16 autocast | inference | 1 | - | 0.95 |",
-    ]
-
-
-def test_the_readme_quotes_the_committed_results(committed):
-    """`fastconv report FOLDER --readme README.md` mends it."""
-    text = README.read_text("utf-8")
-    assert with_tables(text, rows_of_the_readme(read_parts(committed))) == text
-
-
-def test_the_readme_is_brought_up_to_date(made_up, tmp_path, capsys):
-    copy = tmp_path / "README.md"
-    marks = "a\n<!-- families: generated by fastconv report -->\nold\n<!-- end -->\nb\n"
-    copy.write_text(marks)
-    assert main(["report", str(made_up), "--readme", str(copy)]) == 2
-    assert "networks: generated" in capsys.readouterr().err and copy.read_text() == marks
-    copy.write_text(marks + marks.replace("families", "networks"))
-    assert main(["report", str(made_up), "--readme", str(copy)]) == 0
-    text = copy.read_text()
-    assert "old" not in text and "| dense 1 x 1 | fprop |" in text and "| ResNet-18 |" in text
-    assert re.fullmatch(
-        r"a\n<.*-->\n\n\|.*\|\n\n<!-- end -->\nb\n", text[: text.index("b\n") + 2], re.S
-    )
 
 
 @pytest.mark.parametrize("content", [None, "", "op,pass\nconv2d,fprop\n"])

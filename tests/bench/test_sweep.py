@@ -6,8 +6,8 @@ import pytest
 
 
 def test_the_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
-    """On the CPU, whose lines are as good for this: rows are kept, the rest is measured, a file of
-    another commit is not mixed with ours."""
+    """Rows that are there are kept, the rest is measured, and a file of another commit is not mixed
+    with ours. Lines of the CPU show this as well as a GPU's."""
     from fastconv.bench import sweep
     from fastconv.bench.cases.selection import select_cases
     from fastconv.bench.measure import results_file

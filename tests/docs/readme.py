@@ -1,5 +1,5 @@
-"""README.md as its tests read it: code blocks, code in sentences, links, variables, and shell
-commands, which bash itself takes apart."""
+"""The README files as their tests read them: code blocks, code in sentences, links, tables,
+variables, and shell commands, which bash itself takes apart."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+FOLDERS = ("bench", "csrc", "fastconv", "tests", "triton_kernels")
 BASH = shutil.which("bash")
 # A command begins with one of these, or is a script of the tree.
 PROGRAMS = {"pip", "pytest", "python", "fastconv", "gdb"}
@@ -21,44 +21,68 @@ PROGRAMS = {"pip", "pytest", "python", "fastconv", "gdb"}
 
 @dataclass(frozen=True)
 class Code:
-    line: int  # of README.md, from 1
+    file: str  # relative to the root
+    line: int  # from 1
     language: str  # of a block; "" without a tag and in sentences
     text: str
 
     def __str__(self):
-        return f"README line {self.line}"
+        return f"{self.file} line {self.line}"
 
 
-TOKENS = MarkdownIt("commonmark").enable("table").parse(README.read_text())
-_INLINE = [token for token in TOKENS if token.type == "inline"]
-BLOCKS = [
-    Code(token.map[0] + 2, token.info.strip(), token.content)  # the line after the fence
-    for token in TOKENS
-    if token.type == "fence"
+class Readme:
+    """One file: its text, code blocks, code in sentences (spans) and links."""
+
+    def __init__(self, path):
+        self.path = path
+        self.name = path.relative_to(ROOT).as_posix()
+        self.text = path.read_text()
+        self.tokens = MarkdownIt("commonmark").enable("table").parse(self.text)
+        inline = [token for token in self.tokens if token.type == "inline"]
+        self.blocks = [
+            # The line after the fence.
+            Code(self.name, token.map[0] + 2, token.info.strip(), token.content)
+            for token in self.tokens
+            if token.type == "fence"
+        ]
+        self.spans = [span for token in inline for span in self.spans_of(token)]
+        self.links = [
+            child.attrs["href"]
+            for token in inline
+            for child in token.children
+            if child.type == "link_open"
+        ]
+
+    def spans_of(self, inline):
+        line = inline.map[0] + 1
+        for child in inline.children:
+            line += child.type in ("softbreak", "hardbreak")
+            if child.type == "code_inline":
+                yield Code(self.name, line, "", child.content)
+
+    def first_column(self, heading):
+        """The spans in the first column of the tables that are headed so."""
+        for header, *rows in _tables(self.tokens):
+            if header[0].content == heading:
+                for row in rows:
+                    yield from self.spans_of(row[0])
+
+
+READMES = [
+    Readme(path)
+    for path in (
+        ROOT / "README.md",
+        *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md"))),
+    )
 ]
-LINKS = [
-    child.attrs["href"]
-    for token in _INLINE
-    for child in token.children
-    if child.type == "link_open"
-]
+BLOCKS = [block for readme in READMES for block in readme.blocks]
+SPANS = [span for readme in READMES for span in readme.spans]
 
 
-def _spans(inline):
-    line = inline.map[0] + 1
-    for child in inline.children:
-        line += child.type in ("softbreak", "hardbreak")
-        if child.type == "code_inline":
-            yield Code(line, "", child.content)
-
-
-SPANS = [span for token in _INLINE for span in _spans(token)]
-
-
-def _tables():
+def _tables(tokens):
     """Of each table its rows of cells, the header's first."""
     rows = []
-    for before, token in pairwise(TOKENS):
+    for before, token in pairwise(tokens):
         if token.type == "table_open":
             rows = []
         elif token.type == "tr_open":
@@ -72,10 +96,7 @@ def _tables():
 def variables():
     """Names of environment variables: the first column of the tables headed "variable", and what is
     written NAME=value elsewhere."""
-    cells = [
-        row[0] for header, *rows in _tables() for row in rows if header[0].content == "variable"
-    ]
-    texts = [span.text for cell in cells for span in _spans(cell)]
+    texts = [span.text for readme in READMES for span in readme.first_column("variable")]
     texts += [span.text for span in SPANS if re.fullmatch(r"[A-Z][A-Z0-9_]+=\S+", span.text)]
     return sorted({text.partition("=")[0] for text in texts})
 

@@ -1,7 +1,7 @@
-"""Every command and every example of README.md runs.
+"""Every command and every example of the README files runs.
 
 A command of a harmless program runs as it stands. One that a test cannot or must not run has a line
-in ELSEWHERE, which says who runs it or what is run in its place, and that is checked."""
+in ELSEWHERE: it says who runs it or what is run in its place, and that is checked."""
 
 import os
 import re
@@ -27,15 +27,16 @@ SECONDS = 600  # for one block, on a busy machine
 
 @dataclass(frozen=True)
 class Here:
-    """Run here, and whatever begins like it, as another command; {} stands for README's words."""
+    """Run here as another command, as is whatever begins like it; {} stands for the command as the
+    README has it."""
 
     command: str
     exhaustive: str | None = None  # with --exhaustive
 
 
 class Gate:
-    """Run by a step of .ci/run or .ci/full: by these commands of it, or by README's own words where
-    there are none. A * stands for any words."""
+    """Run by a step of .ci/run or .ci/full: by these commands of it, or in the README's own words
+    where there are none. A * stands for any words."""
 
     def __init__(self, *commands):
         self.commands = commands
@@ -52,7 +53,8 @@ SMALL = "--batch 1 --layout nchw --passes fprop --threads 1 --seconds 0.005"
 SMALL_NETWORKS = (
     "--batch 4 --image-size 64 --layout nchw --threads 1 --seconds 0.005 --filter mobilenet_v2"
 )
-# A line for each command of README.md that does not run as it stands.
+SANITIZERS = Gate("for sanitizer in address thread", "python tests/emulator/sanitize.py $sanitizer")
+# A line for each command that does not run as it stands.
 ELSEWHERE = {
     "pip install torch .": Gate("pip install torch $work/dist/fastconv-*.whl"),
     "pip install torch '.[test]'": Gate("pip install torch", "FASTCONV_CUDA=1 * .[test${2:-}]"),
@@ -67,8 +69,18 @@ ELSEWHERE = {
     "pytest tests/faults/test_cuda_faults.py --exhaustive": Gate(
         "pytest tests/faults/test_faults.py tests/faults/test_cuda_faults.py --exhaustive"
     ),
-    "python tests/emulator/sanitize.py address": Gate(
-        "for sanitizer in address thread", "python tests/emulator/sanitize.py $sanitizer"
+    "pytest -k": Here("{} -q --collect-only tests/conv2d/test_conv2d_kernels.py"),
+    "pytest --kernels": Here("{} -q tests/test_problem.py -k out_size"),
+    # Of two runs that executed nothing.
+    "python tests/coverage_of_kernels.py": Here(
+        "python tests/coverage_of_kernels.py /dev/null /dev/null"
+    ),
+    "pytest tests/cuda_kernels/test_emulator.py": Gate("pytest"),
+    "python tests/emulator/sanitize.py address": SANITIZERS,
+    "python tests/emulator/sanitize.py thread -k implicit_gemm": SANITIZERS,
+    # It would compile into the source tree.
+    "FASTCONV_CUDA=0 python setup.py -q build_ext": Here(
+        f"FASTCONV_CUDA=0 python {ROOT}/setup.py build_ext --help | grep -e --inplace"
     ),
     "python tests/gates/static_gates.py": Gate("python tests/gates/static_gates.py --module *"),
     "python tests/gates/triton_gates.py": Gate(),
@@ -86,7 +98,7 @@ ELSEWHERE = {
 }
 # Programs that run as they stand.
 HARMLESS = {"python", "fastconv", "cat", "cd", "echo", "export", "mkdir"}
-# What README.md writes where readers put words of their own.
+# What stands where readers put words of their own.
 PLACEHOLDERS = {"<layer>": "l4.3x3"}
 # Part of a command -> (whether there is what it needs, what that is).
 NEEDS = {
@@ -96,7 +108,12 @@ NEEDS = {
 }
 
 SCRIPTS = [block for block in BLOCKS if block.language == "sh"]
-SCRIPTS += {span.text: span for span in reversed(SPANS) if is_command(span.text)}.values()
+_IN_BLOCKS = {line.strip() for block in SCRIPTS for line in re.split(r"\n|&&|#", block.text)}
+SCRIPTS += {
+    span.text: span
+    for span in reversed(SPANS)
+    if is_command(span.text) and span.text not in _IN_BLOCKS
+}.values()
 EXAMPLES = [block for block in BLOCKS if block.language == "python"]
 
 
