@@ -1,38 +1,43 @@
 """One derivative formula, two users: the autograd.Function that eager code runs (without the
 dispatcher's overhead), and the torch.library op that compilers, modes and torch.func see."""
 
+import functools
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from ..dispatch import is_inference, runs_eagerly
-from ..ops.library import library
+from ..ops.library import Arguments, Op, Result, library
 from .folding import with_empty_batches
 
 
-def differentiable(op, *, setup_context, backward, jvp, vmap):
-    """A callable that runs `op` and can be differentiated.
+def differentiable(
+    op: Op[Arguments, Result], *, setup_context, backward, jvp, vmap
+) -> Callable[Arguments, Result]:
+    """A callable with the parameters of op.run that can be differentiated.
 
     Args:
         op: ops.library.Op.
         setup_context(ctx, inputs, output), backward(ctx, *grads), jvp(ctx, *tangents),
-            vmap(info, in_dims, *inputs): as in torch.autograd.Function; they call differentiable
-            callables themselves, which is where double backward comes from.
+            vmap(info, in_dims, *inputs): as in torch.autograd.Function, in_dims being those of the
+            tensors; they call differentiable callables themselves, which is where double backward
+            comes from.
     """
     register_rules(op, setup_context=setup_context, backward=backward, jvp=jvp, vmap=vmap)
     function = _function(op.name, op.run, setup_context, backward, jvp)
     # Function.apply asks for it in every call; inspecting takes longer than a small convolution.
     function.forward.__signature__ = inspect.signature(op.run)
 
-    def call(*args):
+    @functools.wraps(op.run)
+    def call(*args):  # no keywords: they would cost time
         tensors = args[: op.tensor_count]
         if not runs_eagerly(*tensors):
-            return op.overload(*args)
+            return op.dispatch(*args)
         return op.run(*args) if is_inference(*tensors) else function.apply(*args)
 
-    call.__name__ = op.name
     return call
 
 
@@ -50,7 +55,7 @@ def register_rules(op, *, setup_context, backward, jvp, vmap):
             torch.set_grad_enabled(grad_mode),
             _set_fwd_grad_enabled(forward_mode),
         ):
-            return op.overload(*args)
+            return op.dispatch(*args)
 
     function = _function(
         op.name,
@@ -63,12 +68,16 @@ def register_rules(op, *, setup_context, backward, jvp, vmap):
     # alone. Function.apply would begin with all of them.
     apply = super(torch.autograd.Function, function).apply
 
+    @op.on_flat_arguments
     def differentiate(*args):
         with enable_single_level_autograd_function():
             return apply(*args, torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled())
 
+    def batched(info, in_dims, *args):
+        return vmap(info, in_dims[: op.tensor_count], *op.schema.packed(args))
+
     library.impl(op.name, differentiate, "Autograd")
-    torch.library.register_vmap(op.overload._name, with_empty_batches(vmap))
+    torch.library.register_vmap(op.overload._name, with_empty_batches(batched))
 
 
 def _function(name, forward, setup_context, backward, jvp):

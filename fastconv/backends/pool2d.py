@@ -53,7 +53,7 @@ def check_gradient(operator, dy, windows):
 
 
 class Pool2dBackend:
-    """Pooling; `windows` is a checks_pool2d.Windows. A subclass has _max and _avg.
+    """Pooling; `windows` is a Pool2dWindows. A subclass has _max and _avg.
 
     The place of a maximum is its index h * W + w (int64), or its offset r * S + s within the window
     (int8), -1 in a window that lies in the padding. All backends know indices."""

@@ -94,9 +94,9 @@ def _max(operator, x, windows, return_indices, backend, *arguments):
     if chosen is None:
         return getattr(F, operator)(x, *arguments, return_indices=return_indices)
     if not return_indices and is_inference(x4):
-        return _like_input(max_values(x4, *windows, chosen), x)
+        return _like_input(max_values(x4, windows, chosen), x)
     offsets = not return_indices and BACKENDS[chosen].saves_offsets(windows)
-    y, indices = max_fwd(x4, *windows, offsets, chosen)
+    y, indices = max_fwd(x4, windows, offsets, chosen)
     return (_like_input(y, x), _like_input(indices, x)) if return_indices else _like_input(y, x)
 
 
@@ -203,7 +203,7 @@ def _avg(operator, x, windows, count_include_pad, divisor, backend, *arguments):
     x4, chosen = _choose(operator, x, windows, backend)
     if chosen is None:
         return getattr(F, operator)(x, *arguments)
-    return _like_input(avg_fwd(x4, *windows, count_include_pad, divisor, chosen), x)
+    return _like_input(avg_fwd(x4, windows, count_include_pad, divisor, chosen), x)
 
 
 def _choose(operator, x, windows, backend):

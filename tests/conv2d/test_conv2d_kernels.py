@@ -148,7 +148,7 @@ def test_epilogue(backend, activation, exhaustive):
         device = device_of(backend)
         x, w, residual = drawn(integers, problem, dtype, channels_last, 2, device=device)
         b = integers((problem.K,), dtype).to(device)
-        y = BACKENDS[backend].conv2d_fprop(x, w, b, residual, *problem.geometry, activation)
+        y = BACKENDS[backend].conv2d_fprop(x, w, b, residual, problem.geometry, activation)
         z = F.conv2d(x.double(), w.double(), b.double(), *problem.geometry) + residual.double()
         exact = z if activation == "none" else getattr(F, activation)(z)
         torch.testing.assert_close(y.double(), exact, rtol=tolerance, atol=tolerance)

@@ -22,7 +22,7 @@ WIDE, NARROW, STEM, STEM_FEW_FILTERS = range(4)  # csrc/plan/cuda_direct_tile.h
 
 
 def native_problem(problem):
-    return conv_problem(problem.x_size, problem.w_size, *problem.geometry)
+    return conv_problem(problem.x_size, problem.w_size, problem.geometry)
 
 
 def drawn(problem, dtype, channels_last=False, limit=8):

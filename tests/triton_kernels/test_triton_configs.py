@@ -34,10 +34,10 @@ def choose_always(index, patch):
 
 def one_pass(backend, op, problem, x, w, dy, channels_last):
     if op == "fprop":
-        return backend.conv2d_fprop(x, w, None, None, *problem.geometry, "none")
+        return backend.conv2d_fprop(x, w, None, None, problem.geometry, "none")
     if op == "dgrad":
-        return backend.conv2d_dgrad(dy, w, x.shape, channels_last, *problem.geometry)
-    return backend.conv2d_wgrad(dy, x, w.shape, channels_last, *problem.geometry)
+        return backend.conv2d_dgrad(dy, w, x.shape, channels_last, problem.geometry)
+    return backend.conv2d_wgrad(dy, x, w.shape, channels_last, problem.geometry)
 
 
 @pytest.mark.parametrize("algorithm, op", KERNELS, ids=IDS)
@@ -101,7 +101,7 @@ def test_tables_choose_among_the_configurations(algorithm, op):
     for o in (*CONVS, large, depthwise):
         if algorithm == "depthwise" and o.groups != o.C:
             continue
-        problem = conv_problem(o.x_size, o.w_size, *o.geometry)
+        problem = conv_problem(o.x_size, o.w_size, o.geometry)
         for dtype in DTYPES:
             suits = kernels("tuning").configs_for(stem, dtype)
             assert set(suits) <= set(kernel.CONFIGS)

@@ -38,7 +38,7 @@ LARGE = Conv("", N=1, C=2, K=4, H=14, W=12, R=5, S=7, stride=(3, 2), dilation=(2
 def run(algorithm, name, problem, x, w, y, epilogue=NO_EPILOGUE, splits=1):
     """Overwrites what the pass results in, and returns it."""
     op = ConvOp.__members__[name]
-    native = conv_problem(problem.x_size, problem.w_size, *problem.geometry)
+    native = conv_problem(problem.x_size, problem.w_size, problem.geometry)
     kernel = kernels(kernels("plan")._KERNELS[algorithm, name])
     config = kernel.table_config(op, native, x.dtype, 2)
     x, w, y = (tensor.to(DEVICE) for tensor in (x, w, y))

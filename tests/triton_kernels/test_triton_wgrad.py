@@ -38,7 +38,7 @@ if not missing_reason():
 
 
 def native(problem):
-    return conv_problem(problem.x_size, problem.w_size, *problem.geometry)
+    return conv_problem(problem.x_size, problem.w_size, problem.geometry)
 
 
 def wgrad(problem, x, dy, dw, config, splits, tf32=False):

@@ -25,7 +25,7 @@ class CudaPool2d(Pool2dBackend):
     def pool2d_unsupported_reason(self, x_size, windows):
         """None, or why no kernel takes this call."""
         H, W = x_size[2:]
-        P, Q = windows.count(x_size)
+        P, Q = windows.out_plane(x_size)
         if max(H, W, P, Q) > _LONGEST_AXIS:
             return f"an axis of more than {_LONGEST_AXIS} positions"
         if max(1, H) * max(1, W) > _LONGEST_AXIS:

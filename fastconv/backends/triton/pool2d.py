@@ -34,7 +34,7 @@ class TritonPool2d(Pool2dBackend):
     def pool2d_unsupported_reason(self, x_size, windows):
         """None, or why no kernel takes this call."""
         H, W = x_size[2:]
-        if max(H, W, *windows.count(x_size)) > _LARGEST:
+        if max(H, W, *windows.out_plane(x_size)) > _LARGEST:
             return f"an axis of more than {_LARGEST} positions"
         if max(1, H) * max(1, W) > _LARGEST:
             R, S = windows.kernel_size or (H, W)
