@@ -2,15 +2,8 @@
 
 import torch
 
-from .._native import core
 from ..problem import memory_format
 
-DTYPES = {
-    torch.float64: core.DType.float64,
-    torch.float32: core.DType.float32,
-    torch.float16: core.DType.float16,
-    torch.bfloat16: core.DType.bfloat16,
-}
 NO_STRIDES = (0, 0, 0, 0)
 
 

@@ -9,6 +9,8 @@ from .._native import core
 from ..problem import memory_format, suggests_channels_last
 from .memory import check_operand, empty, readable
 
+_MOST_OFFSETS = 127  # of a window, for int8
+
 
 @functools.lru_cache(maxsize=4096)
 def pool_problem(x_size, windows):
@@ -56,11 +58,19 @@ class Pool2dBackend:
     """Pooling; `windows` is a Pool2dWindows. A subclass has _max and _avg.
 
     The place of a maximum is its index h * W + w (int64), or its offset r * S + s within the window
-    (int8), -1 in a window that lies in the padding. All backends know indices."""
+    (int8), -1 in a window that lies in the padding. All backends know indices; those that have
+    knows_offsets also know the offsets of windows of one size."""
+
+    knows_offsets = False
 
     def saves_offsets(self, windows):
         """Whether max_pool2d_fwd and max_pool2d_bwd know the offsets of such windows."""
-        return False
+        kernel = windows.kernel_size  # () of adaptive pooling, whose windows differ in size
+        return self.knows_offsets and len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_OFFSETS
+
+    def _pool2d_reason(self, x_size, windows):
+        """Why no kernel takes this call, or None."""
+        return None
 
     def max_pool2d_fwd(self, x, windows, place_dtype):
         """(y, places), of int64, int8 or, with None, no places."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backends.cuda.launch import allows_tf32
-from ..backends.memory import DTYPES
+from ..problem import DTYPES, allows_tf32
 
 _COPY_SIZES = {"cpu": range(18, 28), "cuda": range(20, 31)}  # log2 of bytes read and written
 _PRODUCT_SIZES = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096, 8192)}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from instruction_sets import check_under, once_for_each
 
 from fastconv.backends import BACKENDS
-from fastconv.backends.memory import DTYPES
+from fastconv.problem import DTYPES
 
 CPU = BACKENDS["cpu"]
 CPUS = {name: backend for name, backend in BACKENDS.items() if name.startswith("cpu:")}

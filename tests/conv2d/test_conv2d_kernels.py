@@ -28,8 +28,7 @@ from problems import CONVS, EMPTY_BATCH, drawn, integers, named, normals
 
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import ACTIVATIONS
-from fastconv.backends.cuda.launch import allows_tf32
-from fastconv.backends.memory import DTYPES
+from fastconv.problem import DTYPES, allows_tf32
 
 NAMES = ("y", "dx", "dw")
 NAMED = [one if isinstance(one, str) else one.values[0] for one in ALGORITHMS]

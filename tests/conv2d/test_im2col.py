@@ -10,9 +10,8 @@ from problems import Conv, drawn, integers, named
 from fastconv.backends import BACKENDS, im2col
 from fastconv.backends.conv2d import NO_EPILOGUE, conv_problem
 from fastconv.backends.cuda import im2col as cuda_im2col
-from fastconv.backends.memory import DTYPES
 from fastconv.backends.triton.launch import kernels
-from fastconv.problem import ConvOp
+from fastconv.problem import DTYPES, ConvOp
 
 CHUNKED = [named(why) for why in ("strided", "dilated", "grouped odd")]
 CHUNKED += [Conv("vectors", C=16, K=8, H=4, groups=2), Conv("no taps", H=8, R=1, stride=(3, 1))]

@@ -14,7 +14,7 @@ from problems import drawn, integers, named, normals
 
 import fastconv
 from fastconv.backends import BACKENDS
-from fastconv.backends.memory import DTYPES
+from fastconv.problem import DTYPES
 
 INF, NAN = float("inf"), float("nan")
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES), ids=lambda d: str(d).split(".")[1])

@@ -10,9 +10,8 @@ from problems import CONVS, Conv, drawn, integers
 import fastconv
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import conv_problem
-from fastconv.backends.memory import DTYPES
 from fastconv.backends.triton.launch import kernels, missing_reason
-from fastconv.problem import ConvOp
+from fastconv.problem import DTYPES, ConvOp
 
 pytestmark = needs_triton
 STEMS = {} if missing_reason() else kernels("plan")._KERNELS

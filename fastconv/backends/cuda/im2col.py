@@ -3,8 +3,9 @@
 import functools
 
 from ..._native import cuda
+from ...problem import DTYPES
 from ..conv2d import ACTIVATIONS
-from ..memory import DTYPES, location
+from ..memory import location
 from .launch import DEVICE, launch
 
 _locate = functools.partial(location, device=DEVICE)

@@ -6,6 +6,7 @@ import functools
 import torch
 
 from ..._native import cuda
+from ..base import constant_while_compiling
 
 DEVICE = "cpu" if cuda is not None and cuda.is_emulated else "cuda"
 
@@ -30,12 +31,6 @@ def workspace(size, like):
         return torch.empty(size, dtype=torch.uint8, device=like.device)
     padded = torch.empty(size + 256, dtype=torch.uint8)
     return padded[-padded.data_ptr() % 256 :][:size]
-
-
-def constant_while_compiling(function):
-    """torch.compiler.assume_constant_result, without its import of the whole compiler."""
-    function._dynamo_marked_constant = True
-    return function
 
 
 @constant_while_compiling  # compilers cannot look into a native module
@@ -66,11 +61,3 @@ def _unusable_reason(index):
 def device_properties(index):
     """(SM count, shared memory of a block in bytes, L2 in bytes, compute capability as 90)."""
     return cuda.device_properties(index)
-
-
-def allows_tf32():
-    """Whether convolutions of float32 may round their inputs to TF32: cuDNN's setting in torch."""
-    getter = getattr(torch._C, "_get_fp32_precision_getter", None)
-    if getter is None:  # torch < 2.9
-        return torch.backends.cudnn.allow_tf32
-    return getter("cuda", "conv") == "tf32"
