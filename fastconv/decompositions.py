@@ -1,8 +1,11 @@
 """fastconv.export_decompositions: what fastconv's operators are in terms of ATen's, for exported
 programs that must run, or be converted, where fastconv is not."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch._ops import OpOverload
 
 from .functional.conv2d import TORCH_ACTIVATIONS
 from .ops import conv2d, pool2d
@@ -11,7 +14,7 @@ from .problem import memory_format
 _aten = torch.ops.aten
 
 
-def export_decompositions():
+def export_decompositions() -> dict[OpOverload, Callable]:
     """The decomposition table of fastconv's operators: `program.run_decompositions(table)` replaces
     them by ATen's in a program that torch.export.export made, for tools that know no others.
 

@@ -4,8 +4,9 @@ fprop, dgrad and wgrad are each bilinear, and each one's derivatives are the oth
     y = fprop(x, w)       dx = dgrad(dy, w)      dw = wgrad(dy, x)
 so three differentiable callables that call each other give every order of derivative, forward mode
 and vmap. The epilogue's activation is fused into fprop where its backward needs only y (relu,
-relu6); other activations differentiate through activation_forward, which keeps its input. Where
-nobody seemed to differentiate they were fused too, and a derivative convolves again.
+relu6); other activations differentiate through activation_forward, which keeps its input. A call
+that nobody seemed to differentiate (dispatch.is_inference) has them fused too; should a derivative
+be asked for after all, the convolution is computed again without the activation.
 """
 
 import torch

@@ -1,5 +1,5 @@
-"""One derivative formula, two users: the autograd.Function that eager code runs (without the
-dispatcher's overhead), and the torch.library op that compilers, modes and torch.func see."""
+"""Each derivative formula has two users: the autograd.Function that eager code calls, without the
+dispatcher's overhead, and the torch.library op for compilers, dispatch modes and torch.func."""
 
 import functools
 import inspect
@@ -28,7 +28,8 @@ def differentiable(
     """
     register_rules(op, setup_context=setup_context, backward=backward, jvp=jvp, vmap=vmap)
     function = _function(op.name, op.run, setup_context, backward, jvp)
-    # Function.apply asks for it in every call; inspecting takes longer than a small convolution.
+    # Function.apply asks for the signature in every call; without this attribute it would be worked
+    # out anew, which takes longer than a small convolution.
     function.forward.__signature__ = inspect.signature(op.run)
 
     @functools.wraps(op.run)
@@ -44,11 +45,11 @@ def differentiable(
 def register_rules(op, *, setup_context, backward, jvp, vmap):
     """Tells the dispatcher the derivatives and the vmap of an op; arguments as in differentiable.
 
-    In place of torch.library.register_autograd, which takes no jvp and fails under torch.func."""
+    torch.library.register_autograd would not do: it takes no jvp and fails under torch.func."""
 
     def forward(*args_and_modes):
-        # An autograd.Function's forward runs without derivatives, but the transforms further down,
-        # to which the op goes next, want theirs.
+        # Derivatives are switched off while an autograd.Function's forward runs. The transforms of
+        # torch.func that are left, to which the op goes next, need them as they were.
         *args, grad_mode, forward_mode = args_and_modes
         with (
             torch._C._AutoDispatchBelowAutograd(),
@@ -64,8 +65,9 @@ def register_rules(op, *, setup_context, backward, jvp, vmap):
         lambda ctx, *grads: (*backward(ctx, *grads), None, None),
         lambda ctx, *tangents: jvp(ctx, *tangents[:-2]),
     )
-    # The dispatcher asks once for each transform of torch.func, and each time this is for that one
-    # alone. Function.apply would begin with all of them.
+    # Under nested transforms of torch.func the dispatcher calls this once for each of them, and
+    # each call is to handle one. Function.apply would start again with all of them; its base
+    # class's apply does not.
     apply = super(torch.autograd.Function, function).apply
 
     @op.on_flat_arguments
@@ -87,7 +89,8 @@ def _function(name, forward, setup_context, backward, jvp):
 
 
 def save(ctx, *tensors):
-    """Keeps tensors for backward and jvp; gradients that nobody computed stay None."""
+    """Keeps tensors for backward and jvp; backward gets None, not zeros, for a result that has no
+    gradient."""
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)

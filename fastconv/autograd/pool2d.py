@@ -1,8 +1,9 @@
 """Derivatives of the pooling operators.
 
-Average pooling is linear: fwd and bwd are each other's adjoint. Max pooling, once the places of its
-maxima are known, is a choice of elements: y = take(x, places), whose adjoint bwd adds dy where the
-places say, and whose tangent is the same choice of x's tangent.
+Average pooling is linear: fwd and bwd are each other's adjoint. Max pooling is linear once its
+places are known, the positions of the maxima as backends/pool2d.py writes them: y = take(x, places)
+chooses elements of x. Its adjoint bwd adds each element of dy to the element of dx that was chosen,
+and its tangent chooses the same elements of x's tangent.
 """
 
 import torch
@@ -15,7 +16,7 @@ from .function import differentiable, register_rules, save
 
 
 def _indices(places, x_size, windows):
-    """Places as indices h * W + w (int64). Offsets stand for taps of plain windows."""
+    """Places as indices h * W + w (int64), computed from offsets where they are those."""
     if places.dtype == torch.int64:
         return places
     # A window that lies in the padding has offset -1: its index need only be in the plane.
@@ -81,8 +82,8 @@ max_fwd = differentiable(
 
 
 def max_values(x, *arguments):
-    """Max pooling for calls that nobody seems to differentiate (dispatch.is_inference): a
-    derivative has to find the places."""
+    """Max pooling without places, for calls that nobody seems to differentiate
+    (dispatch.is_inference). A derivative that is asked for after all finds the places anew."""
     op = ops.pool2d_max_values
     return op.run(x, *arguments) if runs_eagerly(x) else op.dispatch(x, *arguments)
 

@@ -1,4 +1,4 @@
-"""What the native backends share: convolution calls are checked, outputs allocated, and a subclass
+"""What all backends do for a convolution: check the call and allocate the result, before a subclass
 runs the kernel. Only tensors that dispatch found real come here."""
 
 import functools

@@ -1,5 +1,5 @@
-"""What the native backends share: pooling calls are checked, outputs allocated, and a subclass runs
-the kernel. Only tensors that dispatch found real come here."""
+"""What all backends do for a pooling: check the call and allocate the result, before a subclass
+runs the kernel. Only tensors that dispatch found real come here."""
 
 import functools
 
@@ -37,14 +37,15 @@ def pool_problem(x_size, windows):
 
 
 def avg_problem(x_size, windows):
-    """pool_problem of an average pooling, whose kernels know no dilation."""
+    """pool_problem for average pooling; RuntimeError where there is dilation, which its kernels do
+    not have."""
     if windows.dilation not in ((), (1, 1)):
         raise RuntimeError(f"average pooling has no dilation, got {windows.dilation}")
     return pool_problem(x_size, windows)
 
 
 def check_gradient(operator, dy, windows):
-    """RuntimeError where only the batch of dy might be empty, and more is; as torch."""
+    """RuntimeError, as torch raises it, where another axis of dy than the batch is empty."""
     name = f"{'adaptive_' if len(windows.output_size) == 2 else ''}{operator}_backward"
     for i in range(1, 4):
         if dy.shape[i] == 0:

@@ -1,7 +1,10 @@
 """fastconv.conv2d: arguments checked and normalised, a backend chosen, the call differentiated."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..autograd.conv2d import fprop
 from ..autograd.epilogue import PIECEWISE_LINEAR, activation_forward
@@ -10,7 +13,7 @@ from . import checks
 from .tracing import traceable
 
 # What fastconv's activations are, name by name.
-TORCH_ACTIVATIONS = {
+TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
@@ -29,18 +32,18 @@ def _by_aten(*args, activation=None, residual=None, **kwargs):
 
 @traceable(_by_aten)
 def conv2d(
-    input,
-    weight,
-    bias=None,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
     *,
-    activation=None,
-    residual=None,
-    backend=None,
-):
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
     """2-D convolution with an optional fused epilogue: activation(conv + bias + residual).
 
     Equivalent to torch.nn.functional.conv2d followed by the additions and the activation, with the
@@ -99,7 +102,7 @@ def conv2d(
     fused = activation is None or activation in PIECEWISE_LINEAR or is_inference(x, w, b, residual)
     epilogue = activation if activation is not None and fused else "none"
     y = fprop(x4, w, b, residual4, geometry, epilogue, chosen)
-    if not fused:
+    if activation is not None and not fused:
         y = activation_forward(y, activation, chosen)
     return y if batched else y.squeeze(0)
 

@@ -15,7 +15,7 @@ def scale_and_shift(mean, var, weight, bias, eps):
     return scale, shift if bias is None else shift + bias
 
 
-def fold_batch_norm(conv, norm):
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Multiplies a BatchNorm with its running statistics into the convolution before it, in place.
 
         w[k] *= scale[k],  b[k] = b[k] * scale[k] + shift[k]

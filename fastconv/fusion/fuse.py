@@ -1,10 +1,11 @@
 """fastconv.fuse: convolution + BatchNorm + residual + activation become one call of one kernel.
 
-A network is traced by torch.fx and its graph is changed (fuse_chains.py). Where a part cannot be
-traced its own code stays, and the parts that it calls are fused one by one.
+A network is traced by torch.fx and its graph is changed (chains.py). A part that cannot be traced
+keeps its own code, and the parts that it calls are fused one by one.
 """
 
 import copy
+from typing import Any
 
 import torch
 import torch.fx as fx
@@ -20,26 +21,27 @@ from .tracer import trace
 from .uses import replaceable_parts
 
 
-def fuse(model, *, trainable=False, report=False):
+def fuse(model: nn.Module, *, trainable: bool = False, report: bool = False) -> Any:
     """Converts a network (see fastconv.convert) and fuses each Conv2d with the BatchNorm2d, the sum
     and the activation (ReLU, ReLU6, SiLU, GELU, Hardswish) that follow it.
 
-    The network is traced by torch.fx, for the default values of its forward's optional arguments;
-    parts that cannot be traced keep their own code, and what they do nothing with but call it is
-    fused part by part. Tracing replaces functions of the process for a moment: other threads must
-    not run networks meanwhile.
+    The network is traced by torch.fx with the optional arguments of its forward at their defaults;
+    the result raises AssertionError for other values of them. A part that cannot be traced keeps
+    its own code; within it, those submodules are fused which it does nothing with but call them.
+    While fuse runs, some of torch's functions are replaced for the whole process: other threads
+    must not run networks meanwhile.
 
     Args:
         model: any torch.nn.Module.
-        trainable: False: for inference. A copy in eval mode, with filters and biases into which the
-            BatchNorms are multiplied; results equal the eval-mode model's within rounding. True:
-            for training with frozen BatchNorms. The result shares the model's Parameters and
-            buffers and has the same names in its state_dict (without parts that forward does not
-            use); its BatchNorms, of every class that is derived from torch's, are in evaluation
-            mode, and so use their running statistics, in training mode too; their weights and
-            biases go on learning.
-        report: also return a list of FusionReport, one for each convolution, and one for each
-            BatchNorm that is left or could not be frozen.
+        trainable: False: for inference. The result is a copy in eval mode; the BatchNorms are
+            multiplied into its filters and biases; it computes what the model computes in eval
+            mode, within rounding. True: for training with frozen BatchNorms. The result shares the
+            model's Parameters and buffers and has the same names in its state_dict (without parts
+            that forward does not use). Its BatchNorms, those of derived classes too, use their
+            running statistics in training mode as in eval mode, and do not change them; their
+            weights and biases go on learning.
+        report: also return a list of FusionReport: one for each convolution, and one for each
+            BatchNorm that is not fused or could not be frozen.
 
     Returns:
         The fused network (a torch.fx.GraphModule where it could be traced), or (network, list).

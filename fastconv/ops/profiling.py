@@ -1,4 +1,5 @@
-"""The operators' names in profiles: eager code goes around the dispatcher, which names others."""
+"""The names of operators in profiles. torch's dispatcher records the operators that go through it;
+eager calls do not, and are recorded here."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +15,7 @@ _Record = torch._C._profiler._RecordFunctionFast
 
 
 def named(name: str, run: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """run(*args), shown by torch.profiler as fastconv::<name> with the sizes of its tensors."""
+    """run, as a function that torch.profiler shows as fastconv::<name> with its tensors' sizes."""
     title = f"fastconv::{name}"
 
     @functools.wraps(run)

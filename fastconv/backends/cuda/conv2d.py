@@ -19,7 +19,7 @@ from .launch import DEVICE, device_properties, launch, unusable_reason, workspac
 from .pool2d import CudaPool2d
 
 _locate = functools.partial(location, device=DEVICE)
-# No GPU to ask: a plan can still be made, for this one (H100 SXM).
+# device_properties() of an H100 SXM, for which plans are made where there is no GPU to ask.
 _DEFAULT_DEVICE = (132, 227 << 10, 50 << 20, 90)
 _ALIGNMENT = 16  # bytes, of the widest loads
 
@@ -95,14 +95,14 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
 
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
         bias, residual, activation = epilogue
-        places = [_locate(tensor) for tensor in (x, w, y)]
+        locations = [_locate(tensor) for tensor in (x, w, y)]
         plan = self._plan(
             op,
             problem,
             x.dtype,
             allows_tf32(),
-            *(strides for _, strides in places),
-            all(address % _ALIGNMENT == 0 for address, _ in places),
+            *(strides for _, strides in locations),
+            all(address % _ALIGNMENT == 0 for address, _ in locations),
             x.device.index or 0,
         )
         if plan.algorithm == core.CudaAlgorithm.im2col:
@@ -116,9 +116,9 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             problem.sizes,
             int(DTYPES[x.dtype]),
             plan.numbers,
-            *places[0],
-            *places[1],
-            *places[2],
+            *locations[0],
+            *locations[1],
+            *locations[2],
             0 if bias is None else bias.data_ptr(),
             *_locate(residual),
             int(ACTIVATIONS[activation]),

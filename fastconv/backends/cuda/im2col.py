@@ -23,8 +23,8 @@ def col2im(problem, dx, columns, channels_inner, images, rows, dx_rows):
 
 def _arguments(problem, x, columns, channels_inner, images, rows):
     dtype = int(DTYPES[x.dtype])
-    place = columns.data_ptr(), channels_inner
-    return problem.sizes, dtype, *_locate(x), *place, images, rows
+    address = columns.data_ptr()
+    return problem.sizes, dtype, *_locate(x), address, channels_inner, images, rows
 
 
 def epilogue(z, bias, residual, activation):

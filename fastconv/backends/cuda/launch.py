@@ -17,14 +17,15 @@ def launch(function, like, *args):
         return function(*args, 0)
     index = like.device.index
     with torch.cuda.device(index):
-        cuda.set_device(index)  # the module has a CUDA runtime of its own, with its own idea of it
+        cuda.set_device(index)  # the module has a CUDA runtime, and so a current device, of its own
         return function(*args, torch._C._cuda_getCurrentRawStream(index))
 
 
 def workspace(size, like):
     """Memory for a kernel's own use, not initialised: size bytes, 256-byte aligned; None for 0.
 
-    The caching allocator hands it to others only after the kernels that are enqueued by then."""
+    It may be freed as soon as the kernel is enqueued: the caching allocator hands it only to work
+    that comes later in the same stream."""
     if size == 0:
         return None
     if DEVICE == "cuda":
@@ -48,7 +49,7 @@ def _unusable_reason(index):
     capability = device_properties(index)[3]
     archs = [name.removeprefix("sm_") for name in cuda.archs.split(", ") if name != "PTX"]
     numbers = [int(arch.rstrip("af")) for arch in archs]
-    if "PTX" in cuda.archs and capability >= numbers[-1]:  # PTX is of the newest
+    if "PTX" in cuda.archs and capability >= numbers[-1]:  # the PTX is that of the last arch
         return None
     for arch, number in zip(archs, numbers):
         same_major = number // 10 == capability // 10
