@@ -1,5 +1,5 @@
-"""fastconv.export_decompositions: what fastconv's operators are in terms of ATen's, for exported
-programs that must run, or be converted, where fastconv is not."""
+"""fastconv.export_decompositions: fastconv's operators in terms of ATen's, for exported programs
+that are to run, or to be converted, where fastconv is not installed."""
 
 from collections.abc import Callable
 
@@ -16,13 +16,14 @@ _aten = torch.ops.aten
 
 def export_decompositions() -> dict[OpOverload, Callable]:
     """The decomposition table of fastconv's operators: `program.run_decompositions(table)` replaces
-    them by ATen's in a program that torch.export.export made, for tools that know no others.
+    them by ATen's in a program that torch.export.export made, for tools that know ATen's only.
 
-    torch.onnx.export needs it for such programs only: given a module, it records ATen's operators.
+    torch.onnx.export needs the table only where it is given such a program; given a module, it
+    records ATen's operators by itself.
 
     Returns:
-        A new dict: torch.ops.fastconv operator -> function of the same arguments; backends that
-        the program names are not asked.
+        A new dict: torch.ops.fastconv operator -> function of the same arguments. A backend that
+        the program names has no effect on it.
     """
     return {op.overload: op.on_flat_arguments(function) for op, function in _DECOMPOSITIONS.items()}
 

@@ -1,4 +1,4 @@
-"""fastconv.info(): what this installation can do, and why it cannot do the rest."""
+"""fastconv.info(): what this installation can run, and why it cannot run the rest."""
 
 import platform
 

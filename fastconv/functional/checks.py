@@ -1,5 +1,5 @@
-"""Arguments as torch reads them, and errors of the classes torch raises, each naming the argument,
-what was got and what was expected."""
+"""Arguments, read as torch reads them. Errors are of the classes that torch raises; each names the
+argument, what was got and what was expected."""
 
 import operator
 
@@ -23,7 +23,7 @@ def image(value, function):
 
 
 def _integer(value):
-    """value as an int (symbolic ones pass), or None if it is not one. A bool is not one."""
+    """value as an int, or as it is if it is a symbolic one; None for anything else, a bool too."""
     if type(value) is int:
         return value
     if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Arguments of the pooling functions as torch reads them, with torch's error classes."""
+"""Arguments of the pooling functions, read as torch reads them, with torch's error classes."""
 
 import torch
 

@@ -83,7 +83,7 @@ def _own_tensors(model):
 
 
 def _own_scripts(model):
-    """TorchScript's modules, which convert leaves the model's own, become copies."""
+    """Copies TorchScript's modules, which fastconv.convert shares with the original model."""
     if isinstance(model, torch.jit.ScriptModule):
         return copy.deepcopy(model)
     copies = {}
@@ -113,7 +113,8 @@ class _Fusion:
         return self._fused(model, "")
 
     def _find_opaque(self, module):
-        """Children first: a parent may then be traced around them."""
+        """Finds the modules that cannot be traced. Children first, so that their parents can be
+        traced around those that cannot."""
         for child in module.children():
             if not is_layer(child) and id(child) not in self.opaque:
                 self._find_opaque(child)
@@ -124,20 +125,20 @@ class _Fusion:
         elif not is_list(module):
             try:
                 self._trace(module)
-            except Exception as error:  # whatever a forward may do with a stand-in for a tensor
+            except Exception as error:  # a forward may raise anything for fx's stand-ins
                 what = str(error).strip().split("\n")[0]
                 self.opaque[id(module)] = f"cannot be traced: {type(error).__name__}: {what}"
 
     def _trace(self, module):
         if not self.trainable:
             return trace(module, self.opaque, trainable=False)
-        # What one mode does must not be recorded for the other.
+        # A graph is for both modes, so both must lead to the same one.
         modes = {part: part.training for part in module.modules()}
         try:
             module.train()
             training = trace(module, self.opaque, trainable=True)
             module.eval()
-            graph = trace(module, self.opaque, trainable=True)  # whose constants the module has
+            graph = trace(module, self.opaque, trainable=True)  # its constants stay
         finally:
             for part, mode in modes.items():
                 part.training = mode
@@ -150,7 +151,7 @@ class _Fusion:
         """What takes the module's place: itself where it is opaque or a BatchNorm, a GraphModule
         otherwise."""
         if isinstance(module, ANY_BATCH_NORM):
-            # A graph of its forward would lose the buffers that only training changes.
+            # A graph would lose the buffers that its forward uses in training only.
             why = self.opaque.get(id(module), "is called by what cannot be traced")
             for part_name, part in module.named_modules(prefix=name):
                 self._report_unfused(part, part_name, f"left: {name or 'the model'} {why}")
@@ -210,7 +211,7 @@ class _Fusion:
                     self._report_unfused(part, part_name, f"{reason}, and may not just call {key}")
 
     def _report_unfused(self, layer, name, reason):
-        """Of a convolution or a BatchNorm; what else there is needs no report."""
+        """Adds a report where the layer is a convolution or a BatchNorm."""
         kind = type(layer)
         if isinstance(layer, torch.jit.ScriptModule):
             kind = getattr(nn, layer.original_name, nn.Module)
@@ -219,8 +220,8 @@ class _Fusion:
 
 
 def _keep_order(fused, module):
-    """Submodules, parameters and buffers in the order in which the module has them: optimizers tell
-    parameters by their number. A buffer that is not in the module's state_dict is in none."""
+    """Puts submodules, parameters and buffers into the module's order, since optimizers number the
+    parameters. A buffer that is not in the module's state_dict stays out of the fused one's."""
     for kind in ("_modules", "_parameters", "_buffers"):
         own, names = getattr(fused, kind), list(getattr(module, kind))
         known = sorted((name for name in own if name in names), key=names.index)
