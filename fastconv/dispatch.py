@@ -203,17 +203,19 @@ def select(operator, tensors, call, requested):
             none can and FASTCONV_STRICT=1.
     """
     requested = requested if requested is not None else state.backend
-    get_backend(requested)
+    if requested is not None:
+        get_backend(requested)
     x = tensors[0]
     device = x.device
+    device_type = device.type
     rejected = {}
     unfit = _unfit_tensor(tensors)
-    names = (requested,) if requested is not None else _CANDIDATES.get(device.type, ())
+    names = (requested,) if requested is not None else _CANDIDATES.get(device_type, ())
     chosen = None
     for name in names:
         reason = unfit
         if reason is None and name in BACKENDS:
-            reason = BACKENDS[name].supports(operator, call, x.dtype, device.type, device.index)
+            reason = BACKENDS[name].supports(operator, call, x.dtype, device_type, device.index)
         elif reason is None:
             reason = f"backend {name} is not in this build"
         if reason is None:
@@ -221,7 +223,7 @@ def select(operator, tensors, call, requested):
             break
         rejected[name] = reason
     if not names:
-        rejected["auto"] = f"no backend for device {device.type}"
+        rejected["auto"] = f"no backend for device {device_type}"
     if chosen is None:
         _go_to_aten(operator, rejected, requested)
     if state.recorder is not None:

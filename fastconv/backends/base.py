@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from ..problem import DTYPES
+from .conv2d import conv_problem
 
 
 class PassPlan(NamedTuple):
@@ -20,9 +21,11 @@ class Backend:
     """`name` is what `backend=` takes; `algorithm` is the one that the name fixes, None where the
     plan chooses.
 
-    A subclass says by _device_reason(device, index), _conv2d_reason(call, dtype) and
-    _pool2d_reason(*call) why it cannot run a call, or None.
+    A subclass says by _device_reason(device, index), _unsupported_reason(problem, dtype) of a
+    convolution and _pool2d_reason(x_size, windows) why it cannot run a call, or None.
     """
+
+    plan_takes_all = True  # whether the plan, free to choose, has an algorithm for any convolution
 
     def supports(self, operator, call, dtype, device, index=None):
         """None, or why this backend cannot run the call.
@@ -37,13 +40,16 @@ class Backend:
             return reason
         if dtype not in DTYPES:
             return f"no kernels for {dtype}"
-        if operator == "conv2d" and call[0][1] == 0:
-            return "no input channels: torch defines the result"
+        if operator == "conv2d":
+            if call[0][1] == 0:
+                return "no input channels: torch defines the result"
+            if self.algorithm is None and self.plan_takes_all:
+                return None
         # While compiling, sizes may be symbolic; the kernel's own check stands in for these.
         if torch.compiler.is_compiling():
             return None
         if operator == "conv2d":
-            return self._conv2d_reason(call, dtype)
+            return self._unsupported_reason(conv_problem(*call), dtype)
         return self._pool2d_reason(*call)
 
 

@@ -38,13 +38,7 @@ def conv_problem(x_size, w_size, geometry):
 
 
 class Conv2dBackend:
-    """Convolutions and epilogues. A subclass has _convolve, _epilogue_backward, _activate and
-    _unsupported_reason: why its algorithm cannot run a ConvProblem, or None."""
-
-    def _conv2d_reason(self, call, dtype):
-        if self.algorithm is None:
-            return None  # one algorithm of the plan's takes any problem
-        return self._unsupported_reason(conv_problem(*call), dtype)
+    """Convolutions and epilogues. A subclass has _convolve, _epilogue_backward and _activate."""
 
     def conv2d_fprop(self, x, w, b, residual, geometry, activation):
         problem = conv_problem(x.shape, w.shape, geometry)

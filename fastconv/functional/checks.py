@@ -76,6 +76,8 @@ def integers(name, value, function):
 
 def pair(name, value, function):
     """An int or 1 or 2 ints as (vertical, horizontal). RuntimeError for another number of them."""
+    if type(value) is int and abs(value) < 2**63:  # what nearly every call passes
+        return value, value
     values = integers(name, value, function)
     if len(values) not in (1, 2):
         raise RuntimeError(

@@ -75,9 +75,10 @@ def conv2d(
     """
     checks.image(input, "conv2d")
     checks.tensor("weight", weight, "conv2d")
-    for name, value in (("bias", bias), ("residual", residual)):
-        if value is not None:
-            checks.tensor(name, value, "conv2d")
+    if bias is not None:
+        checks.tensor("bias", bias, "conv2d")
+    if residual is not None:
+        checks.tensor("residual", residual, "conv2d")
     _check_activation(activation)
     x, w, b, residual = _autocast(input, weight, bias, residual)
     groups = checks.integer("groups", groups, "conv2d")

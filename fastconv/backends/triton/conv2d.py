@@ -19,6 +19,8 @@ _WRITTEN = {ConvOp.fprop: 2, ConvOp.dgrad: 0, ConvOp.wgrad: 1}  # of x, w, y
 
 
 class TritonBackend(Conv2dBackend, TritonPool2d, Backend):
+    plan_takes_all = False
+
     def __init__(self, name, algorithm=None):
         self.name = name
         self.algorithm = algorithm
@@ -33,9 +35,6 @@ class TritonBackend(Conv2dBackend, TritonPool2d, Backend):
 
     def _device_reason(self, device, index):
         return unusable_reason(device, index)
-
-    def _conv2d_reason(self, call, dtype):
-        return self._unsupported_reason(conv_problem(*call), dtype)
 
     def _unsupported_reason(self, problem, dtype):
         check = kernels("plan").unsupported_reason
