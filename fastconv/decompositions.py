@@ -25,7 +25,7 @@ def export_decompositions() -> dict[OpOverload, Callable]:
         A new dict: torch.ops.fastconv operator -> function of the same arguments. A backend that
         the program names has no effect on it.
     """
-    return {op.overload: op.on_flat_arguments(function) for op, function in _DECOMPOSITIONS.items()}
+    return {op.overload: op.schema.adapt(function) for op, function in _DECOMPOSITIONS.items()}
 
 
 # ---- convolution ---------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def register_rules(op, *, setup_context, backward, jvp, vmap):
     # class's apply does not.
     apply = super(torch.autograd.Function, function).apply
 
-    @op.on_flat_arguments
+    @op.schema.adapt
     def differentiate(*args):
         with enable_single_level_autograd_function():
             return apply(*args, torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled())

@@ -4,7 +4,6 @@ In Python a convolution's geometry and a pooling's windows are one argument, a N
 has none of those, and lists its fields as arguments in its place.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -23,16 +22,16 @@ _TAGS = (getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_
 
 
 @dataclass(frozen=True)
-class _Schema:
-    """The names of a schema's arguments, and which of them are the fields of a NamedTuple."""
+class Schema:
+    """The arguments of an operator as torch.library has them."""
 
     names: tuple[str, ...]
-    fields_of: Callable | None  # the NamedTuple
-    first: int = 0  # the place of its first field
-    end: int = 0  # and the one after its last
+    fields_of: Any  # the NamedTuple whose fields are among them, or None
+    first: int  # the place of its first field,
+    end: int  # and the one after its last
 
     def packed(self, args):
-        """The schema's arguments, the fields as one value."""
+        """The arguments with the fields as one value."""
         if self.fields_of is None:
             return args
         fields = (
@@ -47,6 +46,15 @@ class _Schema:
             return args
         return (*args[: self.first], *args[self.first], *args[self.first + 1 :])
 
+    def adapt(self, function):
+        """A function of packed arguments, by position, as one of the schema's arguments."""
+
+        def call(*args, **kwargs):
+            args += tuple(kwargs[name] for name in self.names[len(args) :])
+            return function(*self.packed(args))
+
+        return call
+
 
 @dataclass(frozen=True)
 class Op(Generic[Arguments, Result]):
@@ -56,24 +64,11 @@ class Op(Generic[Arguments, Result]):
     tensor_count: int  # of the arguments, whose first they are
     run: Callable[Arguments, Result]
     overload: Any
-    schema: _Schema
+    schema: Schema
 
     def dispatch(self, *args):
         """What run does, by way of torch's dispatcher."""
         return self.overload(*self.schema.flat(args))
-
-    def on_flat_arguments(self, function):
-        """A function with run's parameters as one with the schema's."""
-        return _on_flat_arguments(self.schema, function)
-
-
-def _on_flat_arguments(schema, function):
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        args += tuple(kwargs[name] for name in schema.names[len(args) :])
-        return function(*schema.packed(args))
-
-    return call
 
 
 def define_op(
@@ -83,21 +78,18 @@ def define_op(
 
     Args:
         schema: "name(...) -> ...".
-        run, fake: functions of the schema's arguments, but of one NamedTuple for its fields.
+        run, fake: functions of its arguments, but of one NamedTuple in place of the fields.
         fields_of: that class, or None where the schema has none.
     """
     name, _, parameters = schema[: schema.index(")")].partition("(")
     names = tuple(parameter.split(" ")[-1] for parameter in parameters.split(", "))
-    arguments = _Schema(names, None)
-    if fields_of is not None:
-        first = names.index(fields_of._fields[0])
-        arguments = _Schema(names, fields_of, first, first + len(fields_of._fields))
-        assert names[first : arguments.end] == fields_of._fields, schema
+    fields = () if fields_of is None else fields_of._fields
+    first = names.index(fields[0]) if fields else 0
+    arguments = Schema(names, fields_of, first, first + len(fields))
+    assert names[first : arguments.end] == fields, schema
     library.define(schema, tags=_TAGS)
     for key in ("CPU", "CUDA"):
-        library.impl(name, _on_flat_arguments(arguments, run), key)
-    torch.library.register_fake(
-        f"fastconv::{name}", _on_flat_arguments(arguments, fake), lib=library
-    )
+        library.impl(name, arguments.adapt(run), key)
+    torch.library.register_fake(f"fastconv::{name}", arguments.adapt(fake), lib=library)
     overload = getattr(torch.ops.fastconv, name).default
     return Op(name, parameters.count("Tensor"), named(name, run), overload, arguments)
