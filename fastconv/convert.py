@@ -5,7 +5,7 @@ import functools
 import types
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, overload
 
 import torch
 import torch.nn as nn
@@ -51,7 +51,21 @@ class LayerReport:
         return f"{self.name or '(model)'}: {self.type} -> {self.reason}"
 
 
-def convert(model: nn.Module, inplace: bool = False, report: bool = False) -> Any:
+@overload
+def convert(
+    model: nn.Module, inplace: bool = False, report: Literal[False] = False
+) -> nn.Module: ...
+
+
+@overload
+def convert(
+    model: nn.Module, inplace: bool = False, *, report: Literal[True]
+) -> tuple[nn.Module, list[LayerReport]]: ...
+
+
+def convert(
+    model: nn.Module, inplace: bool = False, report: bool = False
+) -> nn.Module | tuple[nn.Module, list[LayerReport]]:
     """Swaps every supported layer (Conv2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
     AdaptiveMaxPool2d) of a model for fastconv's.
 

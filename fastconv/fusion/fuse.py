@@ -5,7 +5,7 @@ keeps its own code, and the parts that it calls are fused one by one.
 """
 
 import copy
-from typing import Any
+from typing import Literal, overload
 
 import torch
 import torch.fx as fx
@@ -21,7 +21,21 @@ from .tracer import trace
 from .uses import replaceable_parts
 
 
-def fuse(model: nn.Module, *, trainable: bool = False, report: bool = False) -> Any:
+@overload
+def fuse(
+    model: nn.Module, *, trainable: bool = False, report: Literal[False] = False
+) -> nn.Module: ...
+
+
+@overload
+def fuse(
+    model: nn.Module, *, trainable: bool = False, report: Literal[True]
+) -> tuple[nn.Module, list[FusionReport]]: ...
+
+
+def fuse(
+    model: nn.Module, *, trainable: bool = False, report: bool = False
+) -> nn.Module | tuple[nn.Module, list[FusionReport]]:
     """Converts a network (see fastconv.convert) and fuses each Conv2d with the BatchNorm2d, the sum
     and the activation (ReLU, ReLU6, SiLU, GELU, Hardswish) that follow it.
 
