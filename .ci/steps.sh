@@ -29,6 +29,7 @@ print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependenc
 EOF
     "$work/lint/bin/ruff" check .
     "$work/lint/bin/ruff" format --check .
+    "$work/lint/bin/mypy"
     find csrc tests -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" |
         xargs "$work/lint/bin/clang-format" --dry-run -Werror
 }

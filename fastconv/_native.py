@@ -1,5 +1,5 @@
-"""The compiled modules: the core, or an error that says what to do about its absence; and CUDA, or
-the reason why it is not there."""
+"""The compiled modules: `core`, or an error that says what to do where it is missing; and `cuda`,
+or None and the reason in `cuda_missing`."""
 
 import importlib.util
 import os
@@ -21,8 +21,8 @@ except ImportError as error:
 
 
 def _load_cuda():
-    """(module, None) or (None, reason). FASTCONV_CUDA_MODULE names another build of it, such
-    as the emulated one of tests/emulator, whose kernels run on the CPU."""
+    """(module, None) or (None, reason). FASTCONV_CUDA_MODULE is the path of another build of the
+    module, such as the emulated one of tests/emulator, whose kernels run on the CPU."""
     path = os.environ.get("FASTCONV_CUDA_MODULE")
     if path:
         spec = importlib.util.spec_from_file_location("fastconv._cuda", path)

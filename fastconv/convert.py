@@ -5,6 +5,7 @@ import functools
 import types
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import torch
 import torch.nn as nn
@@ -20,9 +21,9 @@ CONVERTED_TYPES = {
     nn.AdaptiveAvgPool2d: fast.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d: fast.AdaptiveMaxPool2d,
 }
-# The reason in a report of a layer that was not swapped yet.
+# The reason in the report of a layer that fastconv.convert would swap.
 CONVERTIBLE = "fastconv.convert swaps it"
-# What a reader of the report expects to find there: everything that convolves or pools.
+# The layers that a report lists: everything that convolves or pools.
 _RELATED_TYPES = (
     nn.modules.conv._ConvNd,
     nn.modules.pooling._MaxPoolNd,
@@ -38,8 +39,8 @@ _RELATED_TYPES = (
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution or pooling layer of a model: its name there, the type it had, whether it was
-    converted, and as reason what to, or why not."""
+    """One convolution or pooling layer of a model: its name there, the type it had, whether it is
+    converted, and as reason what it became, or why it was left."""
 
     name: str
     type: str
@@ -50,7 +51,21 @@ class LayerReport:
         return f"{self.name or '(model)'}: {self.type} -> {self.reason}"
 
 
-def convert(model, inplace=False, report=False):
+@overload
+def convert(
+    model: nn.Module, inplace: bool = False, report: Literal[False] = False
+) -> nn.Module: ...
+
+
+@overload
+def convert(
+    model: nn.Module, inplace: bool = False, *, report: Literal[True]
+) -> tuple[nn.Module, list[LayerReport]]: ...
+
+
+def convert(
+    model: nn.Module, inplace: bool = False, report: bool = False
+) -> nn.Module | tuple[nn.Module, list[LayerReport]]:
     """Swaps every supported layer (Conv2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
     AdaptiveMaxPool2d) of a model for fastconv's.
 
@@ -59,9 +74,9 @@ def convert(model, inplace=False, report=False):
 
     Args:
         model: any torch.nn.Module.
-        inplace: False: the model is left alone; a copy of its module structure is returned, which
-            *shares* its parameters, buffers and hook functions; what torch.compile compiled is
-            copied uncompiled. True: the model's own layers change class.
+        inplace: False: the model does not change; a copy of its module structure is returned,
+            which *shares* its parameters, buffers and hook functions; what torch.compile compiled
+            is copied uncompiled. True: the model's own layers change class.
         report: also return a list of LayerReport, one for each convolution or pooling layer.
 
     Returns:
@@ -84,8 +99,8 @@ def convert(model, inplace=False, report=False):
     return (model, reports) if report else model
 
 
-def unconvert(model, inplace=False):
-    """Swaps every layer that fastconv.convert swaps back for torch.nn's: the undoing of convert.
+def unconvert(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """Undoes fastconv.convert: its layers become torch.nn's again.
 
     For tools that know layers by their exact class, such as torch.ao.quantization's fuse_modules
     and FX mode; what they return can be converted again. Parameters, buffers, hooks, training mode,
@@ -103,7 +118,7 @@ def unconvert(model, inplace=False):
             class for: a ConvReLU2d, what fastconv.fuse made, one that is parametrised.
     """
     _check_module("unconvert", model)
-    classes = {}  # all of them before the first one changes
+    classes = {}  # found before any layer changes, so that an error leaves the model as it was
     for name, module in model.named_modules():
         if isinstance(module, Layer):
             try:
@@ -152,13 +167,14 @@ def _why_left(module):
 
 
 def _copy_structure(model):
-    """The modules anew; parameters, buffers and all other attributes are the original's objects.
+    """New modules, whose parameters, buffers and other attributes are the original's objects.
 
-    What leads to a module of the model, in plain containers or as the owner of a hook, leads to its
-    copy. copy.deepcopy would copy what hooks and attributes refer to, and refuses tensors that
-    are no leaves.
+    A reference to a module of the model, in a plain container or in a hook, is replaced by one to
+    its copy. copy.deepcopy would also copy what hooks and attributes refer to, and it refuses
+    tensors that are no leaves of autograd.
     """
-    # A ScriptModule has no structure in Python, and what torch.compile made runs the original.
+    # Not copied: a ScriptModule, which has no structure in Python, and what torch.compile made,
+    # in whose place the module that was compiled is copied.
     copies = {
         id(module): object.__new__(type(module))
         for module in model.modules()
@@ -168,7 +184,7 @@ def _copy_structure(model):
         if _is_compiled(module):
             copies[id(module)] = copies.get(id(module._orig_mod), module._orig_mod)
 
-    # A hook's handle refers to dicts of the module that the hook is on.
+    # A hook's handle refers to the dict of hooks of its module, which must become the copy's.
     own_dicts = {
         id(value)
         for module in model.modules()
@@ -216,4 +232,5 @@ def _copy_structure(model):
 
 
 def _is_compiled(module):
-    return "_orig_mod" in module._modules  # and no class, which to import takes seconds
+    # Not by isinstance: to import the class takes seconds.
+    return "_orig_mod" in module._modules

@@ -1,10 +1,12 @@
-"""fastconv.export_decompositions: what fastconv's operators are in terms of ATen's, for exported
-programs that must run, or be converted, where fastconv is not."""
+"""fastconv.export_decompositions: fastconv's operators in terms of ATen's, for exported programs
+that are to run, or to be converted, where fastconv is not installed."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch._ops import OpOverload
 
-from .functional.checks_pool2d import Windows
 from .functional.conv2d import TORCH_ACTIVATIONS
 from .ops import conv2d, pool2d
 from .problem import memory_format
@@ -12,44 +14,46 @@ from .problem import memory_format
 _aten = torch.ops.aten
 
 
-def export_decompositions():
+def export_decompositions() -> dict[OpOverload, Callable]:
     """The decomposition table of fastconv's operators: `program.run_decompositions(table)` replaces
-    them by ATen's in a program that torch.export.export made, for tools that know no others.
+    them by ATen's in a program that torch.export.export made, for tools that know ATen's only.
 
-    torch.onnx.export needs it for such programs only: given a module, it records ATen's operators.
+    torch.onnx.export needs the table only where it is given such a program; given a module, it
+    records ATen's operators by itself.
 
     Returns:
-        A new dict: torch.ops.fastconv operator -> function of the same arguments; backends that
-        the program names are not asked.
+        A new dict: torch.ops.fastconv operator -> function of the same arguments. A backend that
+        the program names has no effect on it.
     """
-    return {op.overload: function for op, function in _DECOMPOSITIONS.items()}
+    return {op.overload: op.schema.adapt(function) for op, function in _DECOMPOSITIONS.items()}
 
 
 # ---- convolution ---------------------------------------------------------------------------------
 
 
-def _fprop(x, w, b, residual, stride, padding, dilation, groups, activation, backend):
-    y = F.conv2d(x, w, b, stride, padding, dilation, groups)
+def _fprop(x, w, b, residual, geometry, activation, backend):
+    y = F.conv2d(x, w, b, *geometry)
     y = y if residual is None else y + residual
     return y if activation == "none" else TORCH_ACTIVATIONS[activation](y)
 
 
-def _convolution_backward(dy, x, w, stride, padding, dilation, groups, wanted):
+def _convolution_backward(dy, x, w, geometry, wanted):
+    stride, padding, dilation, groups = geometry
     return _aten.convolution_backward(
         dy, x, w, None, stride, padding, dilation, False, [0, 0], groups, wanted
     )
 
 
-def _dgrad(dy, w, x_size, channels_last, stride, padding, dilation, groups, backend):
+def _dgrad(dy, w, x_size, channels_last, geometry, backend):
     x = _empty(x_size, dy, channels_last)
     wanted = [True, False, False]
-    return _convolution_backward(dy, x, w, stride, padding, dilation, groups, wanted)[0]
+    return _convolution_backward(dy, x, w, geometry, wanted)[0]
 
 
-def _wgrad(dy, x, w_size, channels_last, stride, padding, dilation, groups, backend):
+def _wgrad(dy, x, w_size, channels_last, geometry, backend):
     w = _empty(w_size, dy, channels_last)
     wanted = [False, True, False]
-    return _convolution_backward(dy, x, w, stride, padding, dilation, groups, wanted)[1]
+    return _convolution_backward(dy, x, w, geometry, wanted)[1]
 
 
 def _empty(size, like, channels_last):
@@ -84,13 +88,11 @@ def _bias_grad(dy, backend):
 # ---- pooling -------------------------------------------------------------------------------------
 
 
-def _max_values(x, *arguments):
-    return _max(x, Windows(*arguments[:-1]), False)
+def _max_values(x, windows, backend):
+    return _max(x, windows, False)
 
 
-def _max_fwd(x, *arguments):
-    *fields, offsets, _ = arguments
-    windows = Windows(*fields)
+def _max_fwd(x, windows, offsets, backend):
     y, indices = _max(x, windows, True)
     return y, _offsets_of(indices, x.shape[3], windows) if offsets else indices
 
@@ -125,20 +127,19 @@ def _indices_of(offsets, W, windows):
     return (rows + r * windows.dilation[0]) * W + columns + s * windows.dilation[1]
 
 
-def _max_bwd(dy, places, x_size, channels_last, *arguments):
+def _max_bwd(dy, places, x_size, channels_last, windows, backend):
     N, C, H, W = x_size
     if places.dtype != torch.int64:
         in_padding = places < 0  # the whole window: no element gets its dy
-        indices = _indices_of(places, W, Windows(*arguments[:-1]))
+        indices = _indices_of(places, W, windows)
         dy, places = dy.masked_fill(in_padding, 0), indices.masked_fill(in_padding, 0)
     dx = torch.zeros((N, C, H * W), dtype=dy.dtype, device=dy.device)
     dx = dx.scatter_add(2, places.flatten(2), dy.flatten(2)).view(N, C, H, W)
     return dx.contiguous(memory_format=memory_format(channels_last))
 
 
-def _avg_fwd(x, *arguments):
-    *fields, count_include_pad, divisor, _ = arguments
-    kernel_size, stride, padding, _, ceil_mode, output_size = fields
+def _avg_fwd(x, windows, count_include_pad, divisor, backend):
+    kernel_size, stride, padding, _, ceil_mode, output_size = windows
     if output_size:
         return F.adaptive_avg_pool2d(x, output_size)
     return F.avg_pool2d(
@@ -146,9 +147,8 @@ def _avg_fwd(x, *arguments):
     )
 
 
-def _avg_bwd(dy, x_size, channels_last, *arguments):
-    *fields, count_include_pad, divisor, _ = arguments
-    kernel_size, stride, padding, _, ceil_mode, output_size = fields
+def _avg_bwd(dy, x_size, channels_last, windows, count_include_pad, divisor, backend):
+    kernel_size, stride, padding, _, ceil_mode, output_size = windows
     x = _empty(x_size, dy, channels_last)
     if output_size:
         return _aten._adaptive_avg_pool2d_backward(dy, x)

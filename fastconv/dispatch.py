@@ -1,15 +1,16 @@
 """Which backend runs a call, and why.
 
-A backend is named "cpu", "reference", ... or "cpu:direct" where one algorithm is wanted. Named, it
-runs the call or raises the reason. Unnamed, the device decides; a call no kernel supports goes to
-ATen and its reason is counted (`fastconv.info()`) and shown (`fastconv.explain`), or raised where
-FASTCONV_STRICT=1.
+A backend is named "cpu", "reference", ... or "cpu:direct" where one algorithm is wanted. A backend
+that the caller names runs the call, or the reason why it cannot is raised. Where none is named the
+device decides; a call that no kernel supports goes to ATen, and the reason is counted
+(`fastconv.info()`) and shown (`fastconv.explain`), or raised where FASTCONV_STRICT=1.
 """
 
 import contextlib
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,7 @@ from .backends import BACKENDS
 from .problem import suggests_channels_last
 
 # Reason -> number of calls that went to ATen for it.
-fallbacks = Counter()
+fallbacks: Counter[str] = Counter()
 
 _CANDIDATES = {"cpu": ("cpu",), "meta": ("cpu",), "cuda": ("cuda", "triton")}
 
@@ -28,7 +29,7 @@ class Decision:
     """One dispatched call: what was asked for and who runs it (None: ATen)."""
 
     operator: str
-    call: tuple | None  # the operator's sizes, as in the backends' supports(); None: not looked at
+    call: tuple | None  # sizes, as in the backends' supports(); None where nobody looked at them
     dtype: torch.dtype
     device: str
     backend: str | None
@@ -39,11 +40,12 @@ class Decision:
 
 
 class _State:
-    """Process-wide, like torch.backends flags: a `with` in one thread is seen by the others."""
+    """Process-wide, like the flags of torch.backends: what a `with` in one thread sets, all threads
+    see."""
 
-    backend = None  # set by the `backend` context manager
-    recorder = None  # list that receives Decisions while `explain` runs
-    observer = None  # called with (function, args, kwargs) of each operator in its place
+    backend: str | None = None  # set by the `backend` context manager
+    recorder: list[Decision] | None = None  # receives Decisions while `explain` runs
+    observer: Callable | None = None  # called with (function, args, kwargs) in an operator's place
 
 
 state = _State()
@@ -60,14 +62,14 @@ class backend:
         ValueError: there is no backend of that name.
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str | None):
         get_backend(name)
         self.name = name
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self.before, state.backend = state.backend, self.name
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         state.backend = self.before
 
 
@@ -102,21 +104,22 @@ def observing(observer):
 
 
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
-# Not so of what wraps a tensor: those that torch.autograd.grad(is_grads_batched=True) batches, and
-# those that a function returned by torch.func.vjp kept from a transform which is over.
+# False for tensors that only wrap another one: those that torch.autograd.grad batches with
+# is_grads_batched=True, and those that a function which torch.func.vjp returned has kept from a
+# transform that is over.
 _has_storage = torch._C._has_storage
 _is_transformed = torch._C._are_functorch_transforms_active
 
 
 def runs_eagerly(*args):
-    """Whether a call may touch memory now: nobody is tracing, no dispatch mode is watching, no
-    transform of torch.func is active, and the tensors are real ones. Otherwise it must go through
-    torch.library, where the dispatcher finds the rule of each of these."""
+    """Whether a call may go straight to its kernel: nobody is tracing, no dispatch mode and no
+    transform of torch.func is active, and the tensors are real ones. Any other call must go through
+    torch's dispatcher, which knows the operator's rule for each of these cases."""
     if torch.compiler.is_compiling():
         return False
     if torch._C._len_torch_dispatch_stack() or _is_transformed():
         return False
-    for arg in args:  # a loop: generators cost more than what they ask here
+    for arg in args:  # not any(...): a generator would cost more than the tests
         if type(arg) in PLAIN_TYPES:
             if arg.is_meta or not _has_storage(arg):
                 return False
@@ -137,13 +140,15 @@ def is_inference(*args):
 
 
 def why_foreign(kind):
-    """Why ATen must see tensors of this class itself, or None: the class redefines what operations
-    on them mean, or an ONNX exporter, which knows no operators of ours, looks on through it."""
+    """Why a call with a tensor of this class must go to ATen, or None. The class may redefine what
+    operations on its tensors mean; or an ONNX exporter, which knows ATen's operators alone, records
+    the operations by means of it."""
     if kind in PLAIN_TYPES:
         return None
     if not kind.__module__.startswith("torch._subclasses."):
         return f"tensor subclass {kind.__module__}.{kind.__qualname__} defines its own operations"
-    # Fake and functional tensors stand for plain ones. Whoever exports has imported torch.onnx.
+    # Fake and functional tensors stand for plain ones, except while torch.onnx exports. It is in
+    # sys.modules then; an import here would slow all other programs down.
     if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
         return "torch.onnx.export knows ATen's operators"
     return None
@@ -163,7 +168,7 @@ def _unfit_tensor(tensors):
 
 
 def leave_to_aten(operator, x, reason, requested):
-    """Counts, and records without its sizes, a call that goes to ATen as it came.
+    """Counts a call that goes to ATen with its arguments unchecked, and records it without sizes.
 
     Raises:
         ValueError, NotImplementedError: as select().
@@ -191,25 +196,26 @@ def select(operator, tensors, call, requested):
     Args:
         operator: "conv2d", "max_pool2d", ...
         tensors: the tensor arguments (None allowed); the first decides device and dtype.
-        call: the operator's sizes, a tuple that the backends' supports() understands.
+        call: the sizes, as in the backends' supports().
         requested: the name given by the caller, or None.
     Raises:
         ValueError: unknown name. NotImplementedError: the named backend cannot run the call, or
             none can and FASTCONV_STRICT=1.
     """
     requested = requested if requested is not None else state.backend
-    get_backend(requested)
+    if requested is not None:
+        get_backend(requested)
     x = tensors[0]
-    place = x.device
-    device = place.type
+    device = x.device
+    device_type = device.type
     rejected = {}
     unfit = _unfit_tensor(tensors)
-    names = (requested,) if requested is not None else _CANDIDATES.get(device, ())
+    names = (requested,) if requested is not None else _CANDIDATES.get(device_type, ())
     chosen = None
     for name in names:
         reason = unfit
         if reason is None and name in BACKENDS:
-            reason = BACKENDS[name].supports(operator, call, x.dtype, device, place.index)
+            reason = BACKENDS[name].supports(operator, call, x.dtype, device_type, device.index)
         elif reason is None:
             reason = f"backend {name} is not in this build"
         if reason is None:
@@ -217,7 +223,7 @@ def select(operator, tensors, call, requested):
             break
         rejected[name] = reason
     if not names:
-        rejected["auto"] = f"no backend for device {device}"
+        rejected["auto"] = f"no backend for device {device_type}"
     if chosen is None:
         _go_to_aten(operator, rejected, requested)
     if state.recorder is not None:

@@ -1,4 +1,4 @@
-"""fastconv.info(): what this installation can do, and why it cannot do the rest."""
+"""fastconv.info(): what this installation can run, and why it cannot run the rest."""
 
 import platform
 
@@ -13,7 +13,7 @@ from .dispatch import fallbacks
 class Info(dict):
     """A dict that prints as a list of `name: value` lines."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max(map(len, self))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.items())
 
@@ -51,7 +51,7 @@ def _tuned_line():
     return str(path) if path is not None and path.exists() else "none"
 
 
-def info():
+def info() -> Info:
     """Versions, backends and the reasons for what is missing.
 
     Returns:

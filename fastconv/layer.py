@@ -1,12 +1,12 @@
-"""What all layers of fastconv have in common beside torch's: a way back to torch's classes.
+"""The base class that all layers of fastconv have besides torch's: it leads back to torch's class.
 
-torch's quantisation in eager mode gives each layer a `qconfig` and then looks its exact class up:
-it would leave a class that it does not know in floating point and say nothing.
+torch's quantisation in eager mode gives each layer a `qconfig` and then looks its exact class up.
+It leaves a class that it does not know in floating point and says nothing.
 """
 
 
 def torch_class(layer):
-    """The class of torch.nn that does what a layer's does. TypeError where there is none."""
+    """The class of torch.nn that a layer's class replaces. TypeError where there is none."""
     base = type(layer).__bases__[0]
     if not base.__module__.startswith("torch.nn."):
         raise TypeError(
@@ -17,9 +17,9 @@ def torch_class(layer):
 
 
 class Layer:
-    """A layer becomes torch's again when it is given a qconfig that is not None."""
+    """A layer's class becomes torch's again when it is given a qconfig that is not None."""
 
-    __slots__ = ()  # a layer of torch's could not become a class with another layout
+    __slots__ = ()  # else __class__ could not be set: both classes need the same memory layout
     __jit_unused_properties__ = ("qconfig",)
 
     @property

@@ -1,10 +1,12 @@
 """Drop-in modules: subclasses of torch.nn's with the same constructors, state_dicts, initial
 weights and attributes. A convolution overrides _conv_forward alone, which keeps pruning and
-parametrisation tools working. torch.jit.script compiles what torch's own layers compute."""
+parametrisation tools working. torch.jit.script compiles torch's own functions in place of
+fastconv's."""
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 
 from . import functional
 from .functional.conv2d import TORCH_ACTIVATIONS
@@ -21,13 +23,13 @@ class Conv2d(nn.Conv2d, Layer):
         (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
     """
 
-    def _conv_forward(self, input, weight, bias: torch.Tensor | None):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not torch.jit.is_scripting():
             return self._convolve(input, weight, bias)
         return self._scripted(input, weight, bias)
 
-    def _scripted(self, input, weight, bias: torch.Tensor | None):
-        """What torch.nn.Conv2d does, whose own method TorchScript does not find from here."""
+    def _scripted(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """torch.nn.Conv2d._conv_forward, which TorchScript cannot call from here."""
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             return F.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
@@ -61,24 +63,26 @@ class ConvReLU2d(Conv2d):
         (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
     """
 
-    def _conv_forward(self, input, weight, bias: torch.Tensor | None):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not torch.jit.is_scripting():
             return self._convolve(input, weight, bias, activation="relu")
         return F.relu(self._scripted(input, weight, bias))
 
 
 class _InEvaluation(nn.Module):
-    """A module in evaluation mode, whatever the mode of the network: its parts are in that mode."""
+    """A module that stays in evaluation mode when the network is set to training; its submodules
+    follow the network."""
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True):
         super().train(mode)
         self.training = False
         return self
 
 
 class FrozenBatchNorm2d(_InEvaluation, nn.BatchNorm2d, Layer):
-    """A BatchNorm with its running statistics for constants, in training mode too: scale * x +
-    shift. Called without x it returns (scale, shift), for FusedConv2d to multiply into its filters.
+    """A BatchNorm that treats its running statistics as constants, in training mode too: scale * x
+    + shift. Called without x it returns (scale, shift), which FusedConv2d multiplies into its
+    filters.
 
     Arguments, dtypes, errors and state_dict are torch.nn.BatchNorm2d's, as is the formula in eval
     mode (Ioffe and Szegedy 2015, algorithm 2):
@@ -93,7 +97,7 @@ class FrozenBatchNorm2d(_InEvaluation, nn.BatchNorm2d, Layer):
 
     _frozen_from = nn.BatchNorm2d
 
-    def forward(self, input=None):
+    def forward(self, input: Tensor | None = None):
         constants = self.running_mean, self.running_var, self.weight, self.bias
         if input is None:
             return scale_and_shift(*constants, self.eps)
@@ -101,8 +105,8 @@ class FrozenBatchNorm2d(_InEvaluation, nn.BatchNorm2d, Layer):
 
 
 class FusedConv2d(Conv2d):
-    """A convolution whose call takes what follows it, in one kernel: activation(norm(conv2d(x) +
-    bias) + residual). fastconv.fuse puts it into networks; called with x alone it is Conv2d.
+    """A convolution that also computes what follows it, in one kernel: activation(norm(conv2d(x) +
+    bias) + residual). fastconv.fuse puts it into networks; called with x alone it is a Conv2d.
 
     Arguments, dtypes, errors, state_dict and the formula of P and Q are torch.nn.Conv2d's.
 
@@ -110,7 +114,14 @@ class FusedConv2d(Conv2d):
         (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
     """
 
-    def forward(self, input, residual=None, norm=None, activation=None, in_place=False):
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        norm: tuple[Tensor, Tensor] | None = None,
+        activation: str | None = None,
+        in_place: bool = False,
+    ) -> Tensor:
         """Convolves, normalises, adds and activates.
 
         Args:
@@ -149,11 +160,14 @@ class FusedConv2d(Conv2d):
         pads = (top + bottom, left + right)
         P, Q = (
             conv_out_size(
-                input.shape[i - 2] + pads[i], self.kernel_size[i], self.stride[i], 0,
+                input.shape[i - 2] + pads[i],
+                self.kernel_size[i],
+                self.stride[i],
+                0,
                 self.dilation[i],
             )
             for i in range(2)
-        )  # fmt: skip
+        )
         size = (*input.shape[:-3], self.out_channels, P, Q)
         return residual.dtype == dtype and tuple(residual.shape) == size
 
@@ -166,7 +180,7 @@ class MaxPool2d(nn.MaxPool2d, Layer):
         (N, C, H, W) -> (N, C, P, Q), with return_indices twice; or without N.
     """
 
-    def forward(self, input):
+    def forward(self, input: Tensor):
         if not torch.jit.is_scripting():
             return functional.max_pool2d(
                 input,
@@ -177,7 +191,7 @@ class MaxPool2d(nn.MaxPool2d, Layer):
                 ceil_mode=self.ceil_mode,
                 return_indices=self.return_indices,
             )
-        return F.max_pool2d(
+        return F.max_pool2d(  # type: ignore[call-overload]
             input,
             self.kernel_size,
             self.stride,
@@ -196,7 +210,7 @@ class AvgPool2d(nn.AvgPool2d, Layer):
         (N, C, H, W) -> (N, C, P, Q); or without N.
     """
 
-    def forward(self, input):
+    def forward(self, input: Tensor):
         if not torch.jit.is_scripting():
             return functional.avg_pool2d(
                 input,
@@ -226,9 +240,9 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d, Layer):
         (N, C, H, W) -> (N, C, P, Q), (P, Q) being output_size; or without N.
     """
 
-    def forward(self, input):
+    def forward(self, input: Tensor):
         if not torch.jit.is_scripting():
-            return functional.adaptive_avg_pool2d(input, self.output_size)
+            return functional.adaptive_avg_pool2d(input, self.output_size)  # type: ignore[arg-type]
         return F.adaptive_avg_pool2d(input, self.output_size)
 
 
@@ -241,7 +255,13 @@ class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d, Layer):
         without N.
     """
 
-    def forward(self, input):
+    def forward(self, input: Tensor):
         if not torch.jit.is_scripting():
-            return functional.adaptive_max_pool2d(input, self.output_size, self.return_indices)
-        return F.adaptive_max_pool2d(input, self.output_size, self.return_indices)
+            return functional.adaptive_max_pool2d(
+                input,
+                self.output_size,  # type: ignore[arg-type]
+                self.return_indices,
+            )
+        return F.adaptive_max_pool2d(  # type: ignore[call-overload]
+            input, self.output_size, self.return_indices
+        )

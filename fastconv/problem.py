@@ -1,7 +1,8 @@
-"""What follows from sizes and strides alone, also where they are symbolic (torch.compile, export).
+"""What every part of fastconv knows about a problem: sizes, layouts, dtypes, TF32.
 
 ConvProblem and PoolProblem are the native core's. The output-size formulas have a twin here because
-symbolic sizes cannot be handed to C++; tests/test_problem.py holds the twins equal.
+symbolic sizes (torch.compile, export) cannot be handed to C++; tests/test_problem.py holds the
+twins equal.
 """
 
 import torch
@@ -12,6 +13,14 @@ ConvProblem = core.ConvProblem
 PoolProblem = core.PoolProblem
 AdaptivePoolProblem = core.AdaptivePoolProblem
 ConvOp = core.ConvOp
+
+# The dtypes that there are kernels for.
+DTYPES = {
+    torch.float64: core.DType.float64,
+    torch.float32: core.DType.float32,
+    torch.float16: core.DType.float16,
+    torch.bfloat16: core.DType.bfloat16,
+}
 
 
 def conv_out_size(size, kernel, stride, pad, dilation):
@@ -50,3 +59,11 @@ def suggests_channels_last(tensor):
 
 def memory_format(channels_last):
     return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def allows_tf32():
+    """Whether convolutions of float32 may round their inputs to TF32: cuDNN's setting in torch."""
+    getter = getattr(torch._C, "_get_fp32_precision_getter", None)
+    if getter is None:  # torch < 2.9
+        return torch.backends.cudnn.allow_tf32
+    return getter("cuda", "conv") == "tf32"

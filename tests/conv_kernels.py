@@ -33,7 +33,7 @@ def without(algorithms, *names):
 
 def why_not(backend, problem, dtype=torch.float32):
     """Why a backend cannot run a problem, or None."""
-    call = (problem.x_size, problem.w_size, *problem.geometry)
+    call = (problem.x_size, problem.w_size, problem.geometry)
     return BACKENDS[backend].supports("conv2d", call, dtype, device_of(backend))
 
 
@@ -41,9 +41,9 @@ def passes(backend, problem, x, w, dy, channels_last):
     """(y, dx, dw) of a backend's kernels, called as autograd calls them."""
     kernels = BACKENDS[backend]
     return (
-        kernels.conv2d_fprop(x, w, None, None, *problem.geometry, "none"),
-        kernels.conv2d_dgrad(dy, w, x.shape, channels_last, *problem.geometry),
-        kernels.conv2d_wgrad(dy, x, w.shape, channels_last, *problem.geometry),
+        kernels.conv2d_fprop(x, w, None, None, problem.geometry, "none"),
+        kernels.conv2d_dgrad(dy, w, x.shape, channels_last, problem.geometry),
+        kernels.conv2d_wgrad(dy, x, w.shape, channels_last, problem.geometry),
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fastconv.geometry import Conv2dGeometry
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -25,7 +27,7 @@ class Conv:
 
     @property
     def geometry(self):
-        return self.stride, self.pad, self.dilation, self.groups
+        return Conv2dGeometry(self.stride, self.pad, self.dilation, self.groups)
 
     @property
     def x_size(self):

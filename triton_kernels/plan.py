@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from .._native import core
-from ..backends.memory import DTYPES
+from ..problem import DTYPES
 from .launch import Config
 from .tuning import make_key
 from .tuning_cache import Tuned
@@ -23,7 +23,6 @@ from .tuning_cache import Tuned
 _INDEX_LIMIT = 2**30  # half of what 32 bits hold: room for the last tile
 # Fewer terms, or channels of the result, in a group leave most of a tensor core's tile empty.
 _FEW_TERMS, _FEW_COLUMNS = 16, 8
-ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
 _KERNELS = {
     ("implicit_gemm", "fprop"): "conv2d_implicit_gemm",
     ("implicit_gemm", "dgrad"): "conv2d_implicit_gemm",

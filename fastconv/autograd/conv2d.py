@@ -4,8 +4,9 @@ fprop, dgrad and wgrad are each bilinear, and each one's derivatives are the oth
     y = fprop(x, w)       dx = dgrad(dy, w)      dw = wgrad(dy, x)
 so three differentiable callables that call each other give every order of derivative, forward mode
 and vmap. The epilogue's activation is fused into fprop where its backward needs only y (relu,
-relu6); other activations differentiate through activation_forward, which keeps its input. Where
-nobody seemed to differentiate they were fused too, and a derivative convolves again.
+relu6); other activations differentiate through activation_forward, which keeps its input. A call
+that nobody seemed to differentiate (dispatch.is_inference) has them fused too; should a derivative
+be asked for after all, the convolution is computed again without the activation.
 """
 
 import torch
@@ -31,11 +32,16 @@ def _product_rule(product, a, b, a_t, b_t, *tail):
     )
 
 
+def _grouped(geometry, size):
+    """The geometry of `size` convolutions that lie side by side as groups of one."""
+    return geometry._replace(groups=geometry.groups * size)
+
+
 # ---- fprop ---------------------------------------------------------------------------------------
 
 
 def _fprop_setup(ctx, inputs, output):
-    x, w, b, residual, *ctx.geometry, ctx.activation, ctx.backend = inputs
+    x, w, b, residual, ctx.geometry, ctx.activation, ctx.backend = inputs
     if ctx.activation == "none":
         save(ctx, x, w)
     elif ctx.activation in PIECEWISE_LINEAR:
@@ -48,7 +54,7 @@ def _fprop_saved(ctx):
     """x, w, and what the epilogue's backward reads: y or z, or None without an activation."""
     x, w, *rest = ctx.saved_tensors
     if len(rest) == 2:
-        return x, w, fprop(x, w, *rest, *ctx.geometry, "none", ctx.backend)
+        return x, w, fprop(x, w, *rest, ctx.geometry, "none", ctx.backend)
     return x, w, rest[0] if rest else None
 
 
@@ -64,17 +70,17 @@ def _fprop_backward(ctx, dy):
             db = bias_grad(dz, ctx.backend)
         channels_last = suggests_channels_last(x) or suggests_channels_last(w)
         if need_x:
-            dx = dgrad(dz, w, x.shape, channels_last, *ctx.geometry, ctx.backend)
+            dx = dgrad(dz, w, x.shape, channels_last, ctx.geometry, ctx.backend)
         if need_w:
-            dw = wgrad(dz, x, w.shape, channels_last, *ctx.geometry, ctx.backend)
+            dw = wgrad(dz, x, w.shape, channels_last, ctx.geometry, ctx.backend)
         db = db if need_b else None
         dz = dz if need_residual else None
-    return dx, dw, db, dz, None, None, None, None, None, None
+    return dx, dw, db, dz, None, None, None
 
 
 def _fprop_jvp(ctx, x_t, w_t, b_t, residual_t, *_):
     x, w, saved = _fprop_saved(ctx)
-    tail = (*ctx.geometry, "none", ctx.backend)
+    tail = (ctx.geometry, "none", ctx.backend)
     tangent = _sum(
         None if x_t is None else fprop(x_t, w, b_t, residual_t, *tail),
         None
@@ -91,28 +97,18 @@ def _fprop_jvp(ctx, x_t, w_t, b_t, residual_t, *_):
     return tangent
 
 
-def _fprop_vmap(info, in_dims, x, w, b, residual, stride, padding, dilation, groups, *tail):
+def _fprop_vmap(info, in_dims, x, w, b, residual, geometry, *tail):
     size = info.batch_size
-    x_dim, w_dim, b_dim, residual_dim = in_dims[:4]
-    geometry = (stride, padding, dilation)
+    x_dim, w_dim, b_dim, residual_dim = in_dims
     if w_dim is None and b_dim is None:
-        y = fprop(
-            fold(x, x_dim, size, 0),
-            w,
-            b,
-            fold(residual, residual_dim, size, 0),
-            *geometry,
-            groups,
-            *tail,
-        )
-        return unfold(y, size, 0), 0
+        x, residual = fold(x, x_dim, size, 0), fold(residual, residual_dim, size, 0)
+        return unfold(fprop(x, w, b, residual, geometry, *tail), size, 0), 0
     y = fprop(
         fold(x, x_dim, size, 1),
         fold(w, w_dim, size, 0),
         fold(b, b_dim, size, 0),
         fold(residual, residual_dim, size, 1),
-        *geometry,
-        groups * size,
+        _grouped(geometry, size),
         *tail,
     )
     return unfold(y, size, 1), 1
@@ -131,7 +127,7 @@ fprop = differentiable(
 
 
 def _dgrad_setup(ctx, inputs, output):
-    dy, w, ctx.x_size, ctx.channels_last, *ctx.geometry, ctx.backend = inputs
+    dy, w, ctx.x_size, ctx.channels_last, ctx.geometry, ctx.backend = inputs
     save(ctx, dy, w)
 
 
@@ -139,41 +135,30 @@ def _dgrad_backward(ctx, ddx):
     dy, w = ctx.saved_tensors
     d_dy = dw = None
     if ddx is not None and ctx.needs_input_grad[0]:
-        d_dy = fprop(ddx, w, None, None, *ctx.geometry, "none", ctx.backend)
+        d_dy = fprop(ddx, w, None, None, ctx.geometry, "none", ctx.backend)
     if ddx is not None and ctx.needs_input_grad[1]:
-        dw = wgrad(dy, ddx, w.shape, suggests_channels_last(w), *ctx.geometry, ctx.backend)
-    return d_dy, dw, None, None, None, None, None, None, None
+        dw = wgrad(dy, ddx, w.shape, suggests_channels_last(w), ctx.geometry, ctx.backend)
+    return d_dy, dw, None, None, None, None
 
 
 def _dgrad_jvp(ctx, dy_t, w_t, *_):
-    tail = (ctx.x_size, ctx.channels_last, *ctx.geometry, ctx.backend)
+    tail = (ctx.x_size, ctx.channels_last, ctx.geometry, ctx.backend)
     return _product_rule(dgrad, *ctx.saved_tensors, dy_t, w_t, *tail)
 
 
-def _dgrad_vmap(
-    info, in_dims, dy, w, x_size, channels_last, stride, padding, dilation, groups, backend
-):
+def _dgrad_vmap(info, in_dims, dy, w, x_size, channels_last, geometry, backend):
     size = info.batch_size
     N, C, H, W = x_size
-    geometry = (stride, padding, dilation)
     if in_dims[1] is None:
-        dx = dgrad(
-            fold(dy, in_dims[0], size, 0),
-            w,
-            (N * size, C, H, W),
-            channels_last,
-            *geometry,
-            groups,
-            backend,
-        )
+        dy = fold(dy, in_dims[0], size, 0)
+        dx = dgrad(dy, w, (N * size, C, H, W), channels_last, geometry, backend)
         return unfold(dx, size, 0), 0
     dx = dgrad(
         fold(dy, in_dims[0], size, 1),
         fold(w, in_dims[1], size, 0),
         (N, C * size, H, W),
         channels_last,
-        *geometry,
-        groups * size,
+        _grouped(geometry, size),
         backend,
     )
     return unfold(dx, size, 1), 1
@@ -192,7 +177,7 @@ dgrad = differentiable(
 
 
 def _wgrad_setup(ctx, inputs, output):
-    dy, x, ctx.w_size, ctx.channels_last, *ctx.geometry, ctx.backend = inputs
+    dy, x, ctx.w_size, ctx.channels_last, ctx.geometry, ctx.backend = inputs
     save(ctx, dy, x)
 
 
@@ -200,20 +185,18 @@ def _wgrad_backward(ctx, ddw):
     dy, x = ctx.saved_tensors
     d_dy = dx = None
     if ddw is not None and ctx.needs_input_grad[0]:
-        d_dy = fprop(x, ddw, None, None, *ctx.geometry, "none", ctx.backend)
+        d_dy = fprop(x, ddw, None, None, ctx.geometry, "none", ctx.backend)
     if ddw is not None and ctx.needs_input_grad[1]:
-        dx = dgrad(dy, ddw, x.shape, suggests_channels_last(x), *ctx.geometry, ctx.backend)
-    return d_dy, dx, None, None, None, None, None, None, None
+        dx = dgrad(dy, ddw, x.shape, suggests_channels_last(x), ctx.geometry, ctx.backend)
+    return d_dy, dx, None, None, None, None
 
 
 def _wgrad_jvp(ctx, dy_t, x_t, *_):
-    tail = (ctx.w_size, ctx.channels_last, *ctx.geometry, ctx.backend)
+    tail = (ctx.w_size, ctx.channels_last, ctx.geometry, ctx.backend)
     return _product_rule(wgrad, *ctx.saved_tensors, dy_t, x_t, *tail)
 
 
-def _wgrad_vmap(
-    info, in_dims, dy, x, w_size, channels_last, stride, padding, dilation, groups, backend
-):
+def _wgrad_vmap(info, in_dims, dy, x, w_size, channels_last, geometry, backend):
     size = info.batch_size
     K, Cg, R, S = w_size
     dw = wgrad(
@@ -221,10 +204,7 @@ def _wgrad_vmap(
         fold(x, in_dims[1], size, 1),
         (K * size, Cg, R, S),
         channels_last,
-        stride,
-        padding,
-        dilation,
-        groups * size,
+        _grouped(geometry, size),
         backend,
     )
     return unfold(dw, size, 0), 0

@@ -13,7 +13,7 @@ from ..ops import conv2d as ops
 from .folding import fold, unfold
 from .function import differentiable, save
 
-# Activations whose slope can be read off the activated value; their second derivative is 0.
+# Activations whose derivative follows from their result; their second derivative is 0.
 PIECEWISE_LINEAR = ("relu", "relu6")
 
 

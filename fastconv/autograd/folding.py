@@ -1,4 +1,5 @@
-"""vmap by folding: a batch dimension becomes part of an axis the operator treats independently."""
+"""vmap by folding: the batch dimension is merged into an axis along which the operator computes
+every element by itself, images or groups, and is split off the result again."""
 
 import functools
 
@@ -20,8 +21,9 @@ def unfold(tensor, size, axis):
 
 
 def with_empty_batches(rule):
-    """The vmap rule, which folds, for a batch of length 0 as well. Nothing can be read off an axis
-    of length 0 again, and no operator has 0 groups: the rule sees a batch of one, of zeros."""
+    """A vmap rule that folds, made to work for a batch of length 0. An axis of length 0 does not
+    tell what to split off again, and a convolution cannot have 0 groups: the rule gets a batch of
+    one, filled with zeros, and its result is cut to length 0."""
 
     @functools.wraps(rule)
     def call(info, in_dims, *args):

@@ -1,8 +1,9 @@
 """Derivatives of the pooling operators.
 
-Average pooling is linear: fwd and bwd are each other's adjoint. Max pooling, once the places of its
-maxima are known, is a choice of elements: y = take(x, places), whose adjoint bwd adds dy where the
-places say, and whose tangent is the same choice of x's tangent.
+Average pooling is linear: fwd and bwd are each other's adjoint. Max pooling is linear once its
+places are known, the positions of the maxima as backends/pool2d.py writes them: y = take(x, places)
+chooses elements of x. Its adjoint bwd adds each element of dy to the element of dx that was chosen,
+and its tangent chooses the same elements of x's tangent.
 """
 
 import torch
@@ -13,22 +14,20 @@ from ..problem import suggests_channels_last
 from .folding import fold, unfold
 from .function import differentiable, register_rules, save
 
-_WINDOW_ARGUMENTS = 6  # fields of checks_pool2d.Windows
-
 
 def _indices(places, x_size, windows):
-    """Places as indices h * W + w (int64). Offsets stand for taps of plain windows."""
+    """Places as indices h * W + w (int64), computed from offsets where they are those."""
     if places.dtype == torch.int64:
         return places
-    kernel_size, stride, padding, dilation, *_ = windows
     # A window that lies in the padding has offset -1: its index need only be in the plane.
     offsets = places.long().clamp(min=0)
-    taps = (offsets // kernel_size[1], offsets % kernel_size[1])
+    taps = (offsets // windows.kernel_size[1], offsets % windows.kernel_size[1])
     rows, columns = (
-        tap * dilation[i]
-        + (torch.arange(places.shape[2 + i], device=places.device) * stride[i] - padding[i]).view(
-            (-1, 1) if i == 0 else (1, -1)
-        )
+        tap * windows.dilation[i]
+        + (
+            torch.arange(places.shape[2 + i], device=places.device) * windows.stride[i]
+            - windows.padding[i]
+        ).view((-1, 1) if i == 0 else (1, -1))
         for i, tap in enumerate(taps)
     )
     return rows.clamp(0, x_size[2] - 1) * x_size[3] + columns.clamp(0, x_size[3] - 1)
@@ -47,7 +46,7 @@ def _take(x, places, windows):
 
 
 def _max_fwd_setup(ctx, inputs, output):
-    x, *ctx.windows, _, ctx.backend = inputs
+    x, ctx.windows, _, ctx.backend = inputs
     ctx.x_size, ctx.channels_last = x.shape, suggests_channels_last(x)
     save(ctx, output[1])
 
@@ -56,8 +55,8 @@ def _max_fwd_backward(ctx, dy, _):
     (places,) = ctx.saved_tensors
     dx = None
     if dy is not None:
-        dx = max_bwd(dy, places, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend)
-    return dx, *[None] * (_WINDOW_ARGUMENTS + 2)
+        dx = max_bwd(dy, places, ctx.x_size, ctx.channels_last, ctx.windows, ctx.backend)
+    return dx, None, None, None
 
 
 def _max_fwd_jvp(ctx, x_t, *_):
@@ -83,20 +82,20 @@ max_fwd = differentiable(
 
 
 def max_values(x, *arguments):
-    """Max pooling for calls that nobody seems to differentiate (dispatch.is_inference): a
-    derivative has to find the places."""
+    """Max pooling without places, for calls that nobody seems to differentiate
+    (dispatch.is_inference). A derivative that is asked for after all finds the places anew."""
     op = ops.pool2d_max_values
-    return op.run(x, *arguments) if runs_eagerly(x) else op.overload(x, *arguments)
+    return op.run(x, *arguments) if runs_eagerly(x) else op.dispatch(x, *arguments)
 
 
 def _max_values_setup(ctx, inputs, output):
-    x, *ctx.windows, ctx.backend = inputs
+    x, ctx.windows, ctx.backend = inputs
     save(ctx, x)
 
 
 def _max_values_places(ctx):
     (x,) = ctx.saved_tensors
-    return max_fwd(x, *ctx.windows, False, ctx.backend)[1]
+    return max_fwd(x, ctx.windows, False, ctx.backend)[1]
 
 
 def _max_values_backward(ctx, dy):
@@ -104,8 +103,8 @@ def _max_values_backward(ctx, dy):
     dx = None
     if dy is not None:
         places, channels_last = _max_values_places(ctx), suggests_channels_last(x)
-        dx = max_bwd(dy, places, x.shape, channels_last, *ctx.windows, ctx.backend)
-    return dx, *[None] * (_WINDOW_ARGUMENTS + 1)
+        dx = max_bwd(dy, places, x.shape, channels_last, ctx.windows, ctx.backend)
+    return dx, None, None
 
 
 def _max_values_jvp(ctx, x_t, *_):
@@ -130,19 +129,19 @@ register_rules(
 
 
 def _max_bwd_setup(ctx, inputs, output):
-    _, places, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend = inputs
+    _, places, ctx.x_size, ctx.channels_last, ctx.windows, ctx.backend = inputs
     save(ctx, places)
 
 
 def _max_bwd_backward(ctx, ddx):
     (places,) = ctx.saved_tensors
     d_dy = None if ddx is None else _take(ddx, places, ctx.windows)
-    return d_dy, *[None] * (_WINDOW_ARGUMENTS + 4)
+    return d_dy, None, None, None, None, None
 
 
 def _max_bwd_jvp(ctx, dy_t, *_):
     (places,) = ctx.saved_tensors
-    return max_bwd(dy_t, places, ctx.x_size, ctx.channels_last, *ctx.windows, ctx.backend)
+    return max_bwd(dy_t, places, ctx.x_size, ctx.channels_last, ctx.windows, ctx.backend)
 
 
 def _max_bwd_vmap(info, in_dims, dy, places, x_size, *arguments):

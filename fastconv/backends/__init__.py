@@ -1,6 +1,5 @@
-"""The backends by name. Each has supports(operator, call, dtype, device type, device index), which
-gives None or a reason, and one method for each operator it runs; only tensors that dispatch found
-real reach them."""
+"""The backends by name. Each is a base.Backend with one method for each operator it runs; only
+tensors that dispatch found real reach those."""
 
 from .cpu.conv2d import CPU_BACKENDS
 from .cuda.conv2d import CUDA_BACKENDS

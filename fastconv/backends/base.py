@@ -1,6 +1,11 @@
-"""What a backend tells about one pass of a call."""
+"""What all backends answer: whether they can run a call, and how they would run it."""
 
 from typing import NamedTuple
+
+import torch
+
+from ..problem import DTYPES
+from .conv2d import conv_problem
 
 
 class PassPlan(NamedTuple):
@@ -10,3 +15,45 @@ class PassPlan(NamedTuple):
     algorithm: str
     reason: str
     tile: str = ""
+
+
+class Backend:
+    """`name` is what `backend=` takes; `algorithm` is the one that the name fixes, None where the
+    plan chooses.
+
+    A subclass says by _device_reason(device, index), _unsupported_reason(problem, dtype) of a
+    convolution and _pool2d_reason(x_size, windows) why it cannot run a call, or None.
+    """
+
+    plan_takes_all = True  # whether the plan, free to choose, has an algorithm for any convolution
+
+    def supports(self, operator, call, dtype, device, index=None):
+        """None, or why this backend cannot run the call.
+
+        Args:
+            operator: "conv2d", "max_pool2d", ...
+            call: (x size, w size, Conv2dGeometry), or (x size, Pool2dWindows) of a pooling.
+            dtype: of the tensors.
+            device, index: the type of their device and its number, None for the one in use.
+        """
+        if reason := self._device_reason(device, index):
+            return reason
+        if dtype not in DTYPES:
+            return f"no kernels for {dtype}"
+        if operator == "conv2d":
+            if call[0][1] == 0:
+                return "no input channels: torch defines the result"
+            if self.algorithm is None and self.plan_takes_all:
+                return None
+        # While compiling, sizes may be symbolic; the kernel's own check stands in for these.
+        if torch.compiler.is_compiling():
+            return None
+        if operator == "conv2d":
+            return self._unsupported_reason(conv_problem(*call), dtype)
+        return self._pool2d_reason(*call)
+
+
+def constant_while_compiling(function):
+    """torch.compiler.assume_constant_result, without its import of the whole compiler."""
+    function._dynamo_marked_constant = True
+    return function

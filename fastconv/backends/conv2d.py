@@ -1,4 +1,4 @@
-"""What the native backends share: convolution calls are checked, outputs allocated, and a subclass
+"""What all backends do for a convolution: check the call and allocate the result, before a subclass
 runs the kernel. Only tensors that dispatch found real come here."""
 
 import functools
@@ -14,8 +14,9 @@ NO_EPILOGUE = (None, None, "none")  # bias, residual, activation
 
 
 @functools.lru_cache(maxsize=4096)
-def conv_problem(x_size, w_size, stride, padding, dilation, groups):
+def conv_problem(x_size, w_size, geometry):
     """The ConvProblem of concrete sizes; kept, since networks repeat theirs."""
+    stride, padding, dilation, groups = geometry
     if {len(stride), len(padding), len(dilation)} != {2}:
         raise RuntimeError(
             f"expected two each of stride {stride}, padding {padding} and dilation {dilation}"
@@ -39,8 +40,8 @@ def conv_problem(x_size, w_size, stride, padding, dilation, groups):
 class Conv2dBackend:
     """Convolutions and epilogues. A subclass has _convolve, _epilogue_backward and _activate."""
 
-    def conv2d_fprop(self, x, w, b, residual, stride, padding, dilation, groups, activation):
-        problem = conv_problem(x.shape, w.shape, stride, padding, dilation, groups)
+    def conv2d_fprop(self, x, w, b, residual, geometry, activation):
+        problem = conv_problem(x.shape, w.shape, geometry)
         y_size = problem.out_size()
         check_operand("w", w, w.shape, x)
         if b is not None:
@@ -55,8 +56,8 @@ class Conv2dBackend:
             self._convolve(ConvOp.fprop, problem, readable(x), readable(w), y, epilogue)
         return y
 
-    def conv2d_dgrad(self, dy, w, x_size, channels_last, stride, padding, dilation, groups):
-        problem = conv_problem(tuple(x_size), w.shape, stride, padding, dilation, groups)
+    def conv2d_dgrad(self, dy, w, x_size, channels_last, geometry):
+        problem = conv_problem(tuple(x_size), w.shape, geometry)
         check_operand("dy", dy, problem.out_size(), dy)
         check_operand("w", w, w.shape, dy)
         dx = empty(x_size, dy, channels_last)
@@ -65,8 +66,8 @@ class Conv2dBackend:
         self._convolve(ConvOp.dgrad, problem, dx, readable(w), readable(dy))
         return dx
 
-    def conv2d_wgrad(self, dy, x, w_size, channels_last, stride, padding, dilation, groups):
-        problem = conv_problem(x.shape, tuple(w_size), stride, padding, dilation, groups)
+    def conv2d_wgrad(self, dy, x, w_size, channels_last, geometry):
+        problem = conv_problem(x.shape, tuple(w_size), geometry)
         check_operand("dy", dy, problem.out_size(), dy)
         check_operand("x", x, x.shape, dy)
         dw = empty(w_size, dy, channels_last)

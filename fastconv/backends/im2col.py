@@ -1,9 +1,9 @@
 """Convolution as im2col and torch's matrix product (cuBLAS), some rows of y at a time.
 
-For float32 the products follow torch's own setting for matrix products, not that for convolutions.
+Whether float32 products may use TF32 is torch's setting for matrix products, not for convolutions.
 Products of 16-bit types are summed and kept in float32 and rounded once, at the end.
 
-A backend gives the kernels before and after the product: an object with
+The kernels before and after the product are a backend's: `kernels` is an object with
     im2col(problem, x, columns, channels_inner, images, rows)           x -> columns
     col2im(problem, dx, columns, channels_inner, images, rows, dx_rows) columns -> dx
     epilogue(z, bias, residual, activation)                             z, in place
@@ -28,8 +28,9 @@ def _product(a, b, dtype):
 
 
 class _Pass:
-    """One call. The columns are (groups, terms, pixels) in memory, terms = (c, r, s), or, where the
-    channels of x (of dx) are innermost, (groups, pixels, terms), terms = (r, s, c)."""
+    """One pass. The matrix of columns is (groups, terms, pixels) with terms in the order (c, r, s),
+    or, where the channels of x (in dgrad of dx) are innermost in memory, (groups, pixels, terms)
+    with terms in the order (r, s, c)."""
 
     def __init__(self, kernels, problem, x, w, y, column_bytes):
         self.kernels, self.problem, self.x, self.w, self.y = kernels, problem, x, w, y
@@ -43,7 +44,8 @@ class _Pass:
         self.rows = max(1, column_bytes // row_bytes)  # of y, at once
 
     def chunks(self):
-        """(first image, images, first row, rows): whole images where one fits, else its rows."""
+        """(first image, images, first row of y, rows of y): several whole images where one fits
+        into self.rows, else some rows of one."""
         images = max(1, self.rows // self.P)
         rows = min(self.rows, self.P)
         for n in range(0, self.N, images):
@@ -66,7 +68,7 @@ class _Pass:
         return columns.transpose(1, 2) if self.channels_inner else columns
 
     def grid(self, n, images, p, rows):
-        """Some rows of y or dy as (groups, filters, pixels); a copy where that is no view."""
+        """Some rows of dy as (groups, filters, pixels); a copy where a view cannot be."""
         part = self.y[n : n + images, :, p : p + rows]
         pixels, filters = images * rows * self.Q, self.K // self.groups
         if part.stride(1) == 1:
@@ -112,8 +114,9 @@ class _Pass:
             )
 
     def dgrad_chunks(self):
-        """(first image, images, first row of dx, rows of dx, first row of dy, rows of dy): whole
-        images where one fits, else rows of dx with all the rows of dy that they gather from."""
+        """(first image, images, first row of dx, rows of dx, first row of dy, rows of dy): several
+        whole images where one fits into self.rows, else some rows of dx with all rows of dy that
+        they gather from."""
         stride, pad = self.problem.stride_h, self.problem.pad_h
         reach = (self.R - 1) * self.problem.dilation_h
         images = max(1, self.rows // self.P)

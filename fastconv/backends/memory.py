@@ -2,15 +2,8 @@
 
 import torch
 
-from .._native import core
 from ..problem import memory_format
 
-DTYPES = {
-    torch.float64: core.DType.float64,
-    torch.float32: core.DType.float32,
-    torch.float16: core.DType.float16,
-    torch.bfloat16: core.DType.bfloat16,
-}
 NO_STRIDES = (0, 0, 0, 0)
 
 
@@ -32,10 +25,10 @@ def empty(size, like, channels_last):
 
 
 def readable(tensor):
-    """The tensor, lazy negation and lazy zeros made real, if every element lies in its storage.
+    """The tensor as kernels may read it: torch's lazy negation and lazy zeros carried out.
 
-    RuntimeError otherwise: a storage can be resized under a tensor, and kernels follow strides.
-    The result may be a new tensor: keep it until the kernel has run."""
+    RuntimeError where an element lies outside of the storage, which can be resized under a tensor:
+    kernels follow the strides. The result may be a new tensor: keep it until the kernel has run."""
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     if tensor._is_zerotensor():
@@ -43,7 +36,7 @@ def readable(tensor):
     if tensor.numel() == 0:
         return tensor
     end = tensor.storage_offset()
-    # What nearly every call passes is asked first: a loop costs more than all the rest.
+    # Nearly every tensor is dense, and the loop below costs more than everything else here.
     if tensor.is_contiguous() or (
         tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     ):
@@ -62,7 +55,9 @@ def readable(tensor):
 
 
 def location(tensor, device="cpu"):
-    """(address, strides in elements) of a 4-D tensor on a type of device; (0, zeros) for None."""
+    """(address, strides in elements) of a 4-D tensor; (0, zeros) for None.
+
+    RuntimeError for a tensor of other dimensions or on another type of device."""
     if tensor is None:
         return 0, NO_STRIDES
     there = tensor.is_cpu if device == "cpu" else tensor.device.type == device

@@ -1,5 +1,5 @@
-"""What the native backends share: pooling calls are checked, outputs allocated, and a subclass runs
-the kernel. Only tensors that dispatch found real come here."""
+"""What all backends do for a pooling: check the call and allocate the result, before a subclass
+runs the kernel. Only tensors that dispatch found real come here."""
 
 import functools
 
@@ -8,6 +8,8 @@ import torch
 from .._native import core
 from ..problem import memory_format, suggests_channels_last
 from .memory import check_operand, empty, readable
+
+_MOST_OFFSETS = 127  # of a window, for int8
 
 
 @functools.lru_cache(maxsize=4096)
@@ -35,14 +37,15 @@ def pool_problem(x_size, windows):
 
 
 def avg_problem(x_size, windows):
-    """pool_problem of an average pooling, whose kernels know no dilation."""
+    """pool_problem for average pooling; RuntimeError where there is dilation, which its kernels do
+    not have."""
     if windows.dilation not in ((), (1, 1)):
         raise RuntimeError(f"average pooling has no dilation, got {windows.dilation}")
     return pool_problem(x_size, windows)
 
 
 def check_gradient(operator, dy, windows):
-    """RuntimeError where only the batch of dy might be empty, and more is; as torch."""
+    """RuntimeError, as torch raises it, where another axis of dy than the batch is empty."""
     name = f"{'adaptive_' if len(windows.output_size) == 2 else ''}{operator}_backward"
     for i in range(1, 4):
         if dy.shape[i] == 0:
@@ -53,14 +56,22 @@ def check_gradient(operator, dy, windows):
 
 
 class Pool2dBackend:
-    """Pooling; `windows` is a checks_pool2d.Windows. A subclass has _max and _avg.
+    """Pooling; `windows` is a Pool2dWindows. A subclass has _max and _avg.
 
     The place of a maximum is its index h * W + w (int64), or its offset r * S + s within the window
-    (int8), -1 in a window that lies in the padding. All backends know indices."""
+    (int8), -1 in a window that lies in the padding. All backends know indices; those that have
+    knows_offsets also know the offsets of windows of one size."""
+
+    knows_offsets = False
 
     def saves_offsets(self, windows):
         """Whether max_pool2d_fwd and max_pool2d_bwd know the offsets of such windows."""
-        return False
+        kernel = windows.kernel_size  # () of adaptive pooling, whose windows differ in size
+        return self.knows_offsets and len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_OFFSETS
+
+    def _pool2d_reason(self, x_size, windows):
+        """Why no kernel takes this call, or None."""
+        return None
 
     def max_pool2d_fwd(self, x, windows, place_dtype):
         """(y, places), of int64, int8 or, with None, no places."""

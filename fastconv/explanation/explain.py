@@ -5,22 +5,25 @@ import contextlib
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from ..convert import left_out
+from ..dispatch import Decision
 from .observer import observe
-from .rows import layer_time
+from .rows import LayerTime, layer_time
 from .text import describe, table
 
 _MOST_RUNS = 5
 _SECONDS = 0.5  # after which no further run begins
 
 
-class Explanation(list):
-    """The Decisions of a call, in order. Prints as a table of layers, the slowest three and what
-    is not fastconv's where a model of several layers was called, otherwise as a readable list.
+class Explanation(list[Decision]):
+    """The Decisions of a call, in order. For a model of several layers it prints as a table of
+    them, the slowest three and the layers that are not fastconv's; otherwise as a list.
 
     Args:
         decisions: of one run, in order.
@@ -33,18 +36,23 @@ class Explanation(list):
             fastconv's.
     """
 
-    def __init__(self, decisions=(), runs=0, model=None):
+    def __init__(
+        self,
+        decisions: Iterable[Decision] = (),
+        runs: int = 0,
+        model: torch.nn.Module | None = None,
+    ):
         super().__init__(decisions)
         self.runs = runs
         self.not_fastconv = [] if model is None else left_out(model)
         self._is_model = model is not None and any(True for _ in model.children())
 
-    def rows(self):
+    def rows(self) -> list[LayerTime]:
         """A LayerTime for each call, in order. The floors need the device's roofline, which is
         measured when first asked for, with torch's present number of threads."""
         return [layer_time(decision) for decision in self]
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self._is_model:
             return table(self.rows(), self.runs, self.not_fastconv)
         if not self:
@@ -52,17 +60,19 @@ class Explanation(list):
         return "\n".join(line for decision in self for line in describe(decision))
 
 
-def explain(function, *args, measure=None, **kwargs):
-    """Runs `function(*args, **kwargs)` without gradients and tells which backend and algorithm each
-    fastconv operator inside it used, the problem's sizes, FLOPs and bytes, and why others were not;
-    for a module also how long each took, against its roofline floor.
+def explain(
+    function: Callable, *args: Any, measure: bool | None = None, **kwargs: Any
+) -> Explanation:
+    """Runs `function(*args, **kwargs)` without gradients and tells of each fastconv operator inside
+    it which backend and algorithm ran it, and why not others, with the problem's sizes, FLOPs and
+    bytes; for a module also how long each took, against its roofline floor.
 
     A time is that of the whole operator call as the program sees it: on a CPU the wall time from
-    Python into the kernel and back, on a GPU the time between events in the stream around the call.
-    It is the median of at most five runs (half a second) after a first one. A module's buffers and
-    the random number generators are what they were before; other things that a call changes, such
-    as an input that is written in place, it changes in each run. What torch.compile compiled runs
-    as it was before.
+    Python into the kernel and back, on a GPU the time between two events in the stream, before and
+    after the call. It is the median of at most five runs (half a second) after a first one. A
+    module's buffers and the random number generators are restored; anything else that a call
+    changes, such as an input that is written in place, is changed by each run. What torch.compile
+    compiled runs uncompiled.
 
     Args:
         function: fastconv.conv2d or another function of it, a module, or a whole model.
@@ -70,7 +80,7 @@ def explain(function, *args, measure=None, **kwargs):
 
     Returns:
         Explanation: a list of dispatch.Decision that prints as text, for a model as a table; its
-        rows() are the table's, for programs.
+        rows() are the table's rows, for programs.
     """
     function = getattr(function, "_orig_mod", function)  # of torch.compile's OptimizedModule
     if isinstance(function, torch.nn.DataParallel):  # which functional_call refuses
@@ -110,7 +120,7 @@ def _identity(decision):
 
 
 def _call_without_traces(function, args, kwargs):
-    """Calls the function; a module's buffers and the random number generators stay as they are."""
+    """Calls the function and restores a module's buffers and the random number generators."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.no_grad(), torch.random.fork_rng(devices), _uncompiled():
         if _has_buffers_to_keep(function):
@@ -131,7 +141,8 @@ def _copies_of_buffers(module):
 
 
 def _uncompiled():
-    """Functions that torch.compile made run as Python; the compiler is not imported for it."""
+    """A context in which what torch.compile made runs uncompiled, as Python. The compiler, whose
+    import takes long, is not imported for it."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")

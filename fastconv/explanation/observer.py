@@ -17,7 +17,7 @@ def observe(function):
     time in microseconds; None for calls on stand-ins for tensors, which take none.
 
     On a CPU that is the wall time of the whole call, from Python into the kernel and back; on a GPU
-    the time between two events in its current stream, which the call stands between.
+    the time between two events in its current stream, before and after the call.
     """
     layers = _Layers()
     with recording() as decisions:
@@ -37,8 +37,8 @@ def observe(function):
 
 
 class _Layers(threading.local):
-    """The names of the modules whose forward is running, outermost first. A module that is called
-    outside of all others names those inside it; one that it does not know goes by its caller's."""
+    """The names of the modules whose forward is running, outermost first. The outermost module
+    names all inside it; a module that is not among them has the name of the one that calls it."""
 
     def __init__(self):
         self.names = {}
@@ -81,8 +81,8 @@ class _Observer:
 
 
 def _device(args):
-    """Where the time of a call with these arguments passes; None for stand-ins, and under a mode,
-    which may run something else. What torch.func wraps is computed now, too."""
+    """The device whose time a call with these arguments takes; None for fake or meta tensors, and
+    under a dispatch mode, which may run something else."""
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     if not tensors or torch._C._len_torch_dispatch_stack():
         return None

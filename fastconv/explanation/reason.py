@@ -1,4 +1,4 @@
-"""Why a layer of fastconv.explain's table takes its time, in a sentence made of its row."""
+"""Why a layer of fastconv.explain's table is as slow as it is, in a sentence made from its row."""
 
 from ..problem import ConvOp, ConvProblem
 from .rows import ATEN
@@ -9,7 +9,7 @@ _FEW_TERMS = 32  # of a sum, below which gathering and storing outweigh the mult
 
 
 def why_slow(row):
-    """Why a measured LayerTime takes its time, in a sentence."""
+    """Why a LayerTime with a time is as slow as it is, in a sentence."""
     plan = f"{row.algorithm}, {row.reason}" if row.algorithm else row.reason
     if row.backend == ATEN:
         return f"no kernel of fastconv's ran it: {plan}"
@@ -27,15 +27,15 @@ def why_slow(row):
 def _weak_spots(row):
     if not isinstance(row.problem, ConvProblem):
         return
-    o = row.problem
-    terms = o.gemm_shape(ConvOp.fprop)[2]
+    problem = row.problem
+    terms = problem.gemm_shape(ConvOp.fprop)[2]
     if row.algorithm == "implicit_gemm" and terms < _FEW_TERMS:
         yield f"only {terms} terms a sum: gathering x and storing y outweigh the multiplications"
     if row.algorithm == "depthwise":
-        yield f"an element of x serves {o.R * o.S} multiply-adds at most"
-    if max(o.dilation_h, o.dilation_w) > 1:
+        yield f"an element of x serves {problem.R * problem.S} multiply-adds at most"
+    if max(problem.dilation_h, problem.dilation_w) > 1:
         yield "dilated taps read rows and columns that lie apart"
-    pointwise = row.algorithm == "implicit_gemm" and o.R == o.S == 1
+    pointwise = row.algorithm == "implicit_gemm" and problem.R == problem.S == 1
     transposes = pointwise or row.algorithm == "depthwise"
     if row.backend.startswith("cpu") and transposes and not row.channels_last:
         yield "channels_last tensors would spare it the transposition of NCHW"

@@ -8,29 +8,28 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backends.cuda.launch import allows_tf32
-from ..backends.memory import DTYPES
+from ..problem import DTYPES, allows_tf32
 
 _COPY_SIZES = {"cpu": range(18, 28), "cuda": range(20, 31)}  # log2 of bytes read and written
 _PRODUCT_SIZES = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096, 8192)}
-_SECONDS = 0.015  # to look for the best run of one copy or product, of
-_FEWEST_RUNS = 3  # at least
-_LONGEST_RUN = 0.03  # seconds; products that take longer are not repeated at a larger size
+_SECONDS = 0.015  # that one copy or product is repeated for,
+_FEWEST_RUNS = 3  # but at least so often
+_LONGEST_RUN = 0.03  # seconds; after a product that takes longer no larger one is tried
 _CALLS_BETWEEN_EVENTS = 5
-# Products of TF32 that make one of float32's accuracy on matrix units.
+# Matrix units make a product of float32's accuracy out of so many of TF32.
 _TF32_PRODUCTS = 3
 
 
 def copy_rate(device, size):
-    """Bytes per second, read and written, of torch's copy of size / 2 bytes; the best of some."""
+    """Bytes per second, read and written, of the fastest of some copies of size / 2 bytes."""
     source = torch.ones(size // 8, dtype=torch.float32, device=device)
     target = torch.zeros_like(source)
     return size / _best_seconds(lambda: target.copy_(source), source.device)
 
 
 def product_rate(device, dtype, size):
-    """FLOP per second, two a multiply-add, of torch's product of two (size, size) matrices of the
-    dtype; the best of some."""
+    """FLOP per second, two a multiply-add, of the fastest of some products of two (size, size)
+    matrices of the dtype."""
     generator = torch.Generator(device).manual_seed(0)
     a = torch.randn(size, size, generator=generator, device=device).to(dtype)
     return 2 * size**3 / _best_seconds(lambda: a @ a, a.device)
@@ -65,14 +64,15 @@ def _gpu_seconds(function):
 class Roofline:
     """The rates of one device, number of threads and dtype.
 
-    copies are (bytes, bytes per second) of copies of many sizes, since tensors that fit a cache
-    move at the cache's speed; product is FLOP per second."""
+    copies are (bytes, bytes per second) of copies of many sizes, since tensors that fit into a
+    cache move at the cache's speed; product is the FLOP per second of a matrix product."""
 
     copies: tuple
     product: float
 
     def bytes_us(self, size):
-        """Microseconds that so many bytes take at the rate of a copy of as many, or of any more."""
+        """Microseconds that so many bytes take at the best rate of the copies of about that size
+        and of larger ones."""
         largest, _ = self.copies[-1]
         rates = [rate for copied, rate in self.copies if 2 * copied > min(size, largest)]
         return size / max(rates) * 1e6
@@ -149,7 +149,7 @@ def peak_product_rate(device, dtype):
 
 @contextmanager
 def _undisturbed(device):
-    """Neither autocast nor gradients; on the device's own stream."""
+    """Without autocast and gradients, and with the device as the current one."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         if device.type == "cuda":
             with torch.cuda.device(device):

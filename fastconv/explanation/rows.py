@@ -78,16 +78,16 @@ def layer_time(decision):
 
 
 def work(problem, element_size):
-    """(FLOPs, bytes) of a problem's forward pass; none are known where the problem is not."""
+    """(FLOPs, bytes) of a problem's forward pass; (0, 0) for None."""
     if problem is None:
         return 0, 0
     if isinstance(problem, ConvProblem):
         return problem.flops(ConvOp.fprop), problem.bytes(ConvOp.fprop, element_size)
     if isinstance(problem, PoolProblem):
         return problem.flops(), problem.bytes(element_size)
-    o = problem
-    window_elements = _window_lengths(o.H, o.P) * _window_lengths(o.W, o.Q)
-    return o.N * o.C * window_elements, o.N * o.C * (o.H * o.W + o.P * o.Q) * element_size
+    N, C, H, W, P, Q = problem.sizes
+    window_elements = _window_lengths(H, P) * _window_lengths(W, Q)
+    return N * C * window_elements, N * C * (H * W + P * Q) * element_size
 
 
 def _window_lengths(size, count):

@@ -172,24 +172,26 @@ def _name(row):
 
 
 def _problem(row):
-    """For example "n8c64h56k128r3s2p1": N, C, H, K, R, stride, pad; w, d and g where they differ
-    from H, 1 and 1; R, stride, pad and d as 3x1 where axes differ. A pool's operator stands
-    before."""
-    o = row.problem
-    if o is None:
+    """For example "n8c64h56k128r3s2p1": N, C, H, K, R, stride, padding; with w (W), d (dilation)
+    and g (groups) where they differ from H, 1 and 1. What differs between the axes is written as
+    3x1, vertical first. A pool begins with its operator."""
+    problem = row.problem
+    if problem is None:
         return row.operator
-    text = f"n{o.N}c{o.C}h{o.H}" + (f"w{o.W}" if o.W != o.H else "")
-    if isinstance(o, AdaptivePoolProblem):
-        return f"{row.operator} {text} to {o.P}x{o.Q}"
-    is_conv = isinstance(o, ConvProblem)
-    text += f"k{o.K}" if is_conv else ""
-    text += "r" + _pair(o.R, o.S) + "s" + _pair(o.stride_h, o.stride_w)
-    text += "p" + _pair(o.pad_h, o.pad_w)
-    dilation = _pair(o.dilation_h, o.dilation_w)
+    text = f"n{problem.N}c{problem.C}h{problem.H}" + (
+        f"w{problem.W}" if problem.W != problem.H else ""
+    )
+    if isinstance(problem, AdaptivePoolProblem):
+        return f"{row.operator} {text} to {problem.P}x{problem.Q}"
+    is_conv = isinstance(problem, ConvProblem)
+    text += f"k{problem.K}" if is_conv else ""
+    text += "r" + _pair(problem.R, problem.S) + "s" + _pair(problem.stride_h, problem.stride_w)
+    text += "p" + _pair(problem.pad_h, problem.pad_w)
+    dilation = _pair(problem.dilation_h, problem.dilation_w)
     text += f"d{dilation}" if dilation != "1" else ""
     if not is_conv:
         return f"{row.operator} {text}"
-    return text + (f"g{o.groups}" if o.groups != 1 else "")
+    return text + (f"g{problem.groups}" if problem.groups != 1 else "")
 
 
 def _pair(vertical, horizontal):

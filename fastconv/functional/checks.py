@@ -1,9 +1,11 @@
-"""Arguments as torch reads them, and errors of the classes torch raises, each naming the argument,
-what was got and what was expected."""
+"""Arguments, read as torch reads them. Errors are of the classes that torch raises; each names the
+argument, what was got and what was expected."""
 
 import operator
 
 import torch
+
+from ..geometry import Conv2dGeometry
 
 
 def tensor(name, value, function):
@@ -21,7 +23,7 @@ def image(value, function):
 
 
 def _integer(value):
-    """value as an int (symbolic ones pass), or None if it is not one. A bool is not one."""
+    """value as an int, or as it is if it is a symbolic one; None for anything else, a bool too."""
     if type(value) is int:
         return value
     if isinstance(value, torch.Tensor):
@@ -74,6 +76,8 @@ def integers(name, value, function):
 
 def pair(name, value, function):
     """An int or 1 or 2 ints as (vertical, horizontal). RuntimeError for another number of them."""
+    if type(value) is int and abs(value) < 2**63:  # what nearly every call passes
+        return value, value
     values = integers(name, value, function)
     if len(values) not in (1, 2):
         raise RuntimeError(
@@ -137,28 +141,51 @@ def conv2d_channels(x, w, b, groups):
         )
 
 
-def conv2d_geometry(stride, padding, dilation, groups):
-    """RuntimeError unless stride, dilation and groups are positive and padding is not negative."""
+def conv2d_geometry(stride, padding, dilation, groups, kernel_size):
+    """(Conv2dGeometry, (extra bottom, extra right)): what padding="same" adds on those two sides
+    alone. RuntimeError unless stride, dilation and groups are positive and padding is not
+    negative."""
+    stride = pair("stride", stride, "conv2d")
+    dilation = pair("dilation", dilation, "conv2d")
+    extra = (0, 0)
+    if isinstance(padding, str):
+        padding, extra = _named_padding(padding, stride, kernel_size, dilation)
+    else:
+        padding = pair("padding", padding, "conv2d")
     (s0, s1), (d0, d1), (p0, p1) = stride, dilation, padding
-    if s0 > 0 and s1 > 0 and d0 > 0 and d1 > 0 and groups > 0 and p0 >= 0 and p1 >= 0:
-        return
+    if not (s0 > 0 and s1 > 0 and d0 > 0 and d1 > 0 and groups > 0 and p0 >= 0 and p1 >= 0):
+        _raise_unless_positive(stride, padding, dilation, groups)
+    return Conv2dGeometry(stride, padding, dilation, groups), extra
+
+
+def _named_padding(padding, stride, kernel_size, dilation):
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding != "same":
+        raise RuntimeError(
+            f"conv2d(): Invalid padding string: {padding!r}, should be 'valid' or 'same'"
+        )
+    if stride != (1, 1):
+        raise RuntimeError("conv2d(): padding='same' is not supported for strided convolutions")
+    return same_padding(kernel_size, dilation)
+
+
+def _raise_unless_positive(stride, padding, dilation, groups):
     for name, values in (("stride", stride), ("dilation", dilation), ("groups", (groups,))):
         if any(value <= 0 for value in values):
             raise RuntimeError(
                 f"conv2d(): non-positive {name} is not supported; {name} should be greater than "
                 f"zero, got {name}={list(values)}"
             )
-    if any(value < 0 for value in padding):
-        raise RuntimeError(
-            f"conv2d(): negative padding is not supported, got padding={list(padding)}"
-        )
+    raise RuntimeError(f"conv2d(): negative padding is not supported, got padding={list(padding)}")
 
 
-def conv2d_reach(x_size, w_size, padding, dilation):
+def conv2d_reach(x_size, w_size, geometry):
     """RuntimeError unless the dilated kernel fits into the padded input."""
     R, S = w_size[2:]
     if R <= 0 or S <= 0:
         raise RuntimeError(f"conv2d(): weight of size {list(w_size)} has an empty kernel")
+    padding, dilation = geometry.padding, geometry.dilation
     H, W = x_size[-2] + 2 * padding[0], x_size[-1] + 2 * padding[1]
     reach_h, reach_w = dilation[0] * (R - 1) + 1, dilation[1] * (S - 1) + 1
     if H < reach_h or W < reach_w:

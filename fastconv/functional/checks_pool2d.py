@@ -1,40 +1,11 @@
-"""Arguments of the pooling functions as torch reads them, with torch's error classes."""
-
-from typing import NamedTuple
+"""Arguments of the pooling functions, read as torch reads them, with torch's error classes."""
 
 import torch
 
-from ..problem import pool_out_size
+from ..geometry import Pool2dWindows
 from . import checks
 
 _MAX_INT = 2**31 - 1
-
-
-class Windows(NamedTuple):
-    """Where the windows lie: all but output_size for plain pooling, only that for adaptive."""
-
-    kernel_size: tuple
-    stride: tuple
-    padding: tuple
-    dilation: tuple
-    ceil_mode: bool
-    output_size: tuple
-
-    def count(self, x_size):
-        """(P, Q) for an input of size (..., H, W); not clamped at 0."""
-        if len(self.output_size) == 2:
-            return tuple(self.output_size)
-        return tuple(
-            pool_out_size(
-                x_size[i - 2],
-                self.kernel_size[i],
-                self.stride[i],
-                self.padding[i],
-                self.dilation[i],
-                self.ceil_mode,
-            )
-            for i in range(2)
-        )
 
 
 def _pair(name, value, function):
@@ -54,13 +25,13 @@ def flag(name, value, function):
 
 
 def windows(function, x, kernel_size, stride, padding, dilation, ceil_mode):
-    """The Windows of plain pooling. stride None or empty: the kernel size."""
+    """The Pool2dWindows of plain pooling. stride None or empty: the kernel size."""
     kernel_size = _pair("kernel_size", kernel_size, function)
     absent = stride is None or (isinstance(stride, (list, tuple)) and not stride)
     stride = kernel_size if absent else _pair("stride", stride, function)
     padding = _pair("padding", padding, function)
     dilation = _pair("dilation", dilation, function)
-    result = Windows(
+    result = Pool2dWindows(
         kernel_size, stride, padding, dilation, flag("ceil_mode", ceil_mode, function), ()
     )
     for name in ("kernel_size", "stride", "dilation"):
@@ -89,7 +60,7 @@ def windows(function, x, kernel_size, stride, padding, dilation, ceil_mode):
             f"for input, but got:{list(x.shape)}"
         )
     C, H, W = x.shape[-3:]
-    P, Q = result.count(x.shape)
+    P, Q = result.out_plane(x.shape)
     if P < 1 or Q < 1:
         raise RuntimeError(
             f"{function}(): Given input size: ({C}x{H}x{W}). Calculated output size: "
@@ -99,7 +70,7 @@ def windows(function, x, kernel_size, stride, padding, dilation, ceil_mode):
 
 
 def adaptive_windows(function, x, output_size):
-    """The Windows of adaptive pooling. None in output_size: the input's size."""
+    """The Pool2dWindows of adaptive pooling. None in output_size: the input's size."""
     if isinstance(output_size, (int, torch.SymInt)):
         sizes = (checks.integer("output_size", output_size, function),) * 2
     elif hasattr(type(output_size), "__len__"):  # arrays and tensors, too
@@ -117,7 +88,7 @@ def adaptive_windows(function, x, output_size):
             f"{function}: elements of output_size must be greater than or equal to 0 but received "
             f"{list(sizes)}"
         )
-    return Windows((), (), (), (), False, sizes)
+    return Pool2dWindows((), (), (), (), False, sizes)
 
 
 def adaptive_input(function, x, channels_may_be_empty):

@@ -1,17 +1,19 @@
 """fastconv.conv2d: arguments checked and normalised, a backend chosen, the call differentiated."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..autograd.conv2d import fprop
 from ..autograd.epilogue import PIECEWISE_LINEAR, activation_forward
 from ..dispatch import is_inference, select
-from ..problem import conv_out_size
 from . import checks
 from .tracing import traceable
 
 # What fastconv's activations are, name by name.
-TORCH_ACTIVATIONS = {
+TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
@@ -30,18 +32,18 @@ def _by_aten(*args, activation=None, residual=None, **kwargs):
 
 @traceable(_by_aten)
 def conv2d(
-    input,
-    weight,
-    bias=None,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
     *,
-    activation=None,
-    residual=None,
-    backend=None,
-):
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
     """2-D convolution with an optional fused epilogue: activation(conv + bias + residual).
 
     Equivalent to torch.nn.functional.conv2d followed by the additions and the activation, with the
@@ -73,43 +75,35 @@ def conv2d(
     """
     checks.image(input, "conv2d")
     checks.tensor("weight", weight, "conv2d")
-    for name, value in (("bias", bias), ("residual", residual)):
-        if value is not None:
-            checks.tensor(name, value, "conv2d")
+    if bias is not None:
+        checks.tensor("bias", bias, "conv2d")
+    if residual is not None:
+        checks.tensor("residual", residual, "conv2d")
     _check_activation(activation)
     x, w, b, residual = _autocast(input, weight, bias, residual)
     groups = checks.integer("groups", groups, "conv2d")
     checks.conv2d_ranks_and_dtypes(x, w, b)
-    stride = checks.pair("stride", stride, "conv2d")
-    dilation = checks.pair("dilation", dilation, "conv2d")
-    extra = (0, 0)
-    if isinstance(padding, str):
-        padding, extra = _named_padding(padding, stride, w.shape[2:], dilation)
-    else:
-        padding = checks.pair("padding", padding, "conv2d")
-    checks.conv2d_geometry(stride, padding, dilation, groups)
+    geometry, extra = checks.conv2d_geometry(stride, padding, dilation, groups, w.shape[2:])
     checks.conv2d_channels(x, w, b, groups)
     if extra != (0, 0):
         x = F.pad(x, (0, extra[1], 0, extra[0]))
-    checks.conv2d_reach(x.shape, w.shape, padding, dilation)
-    _check_residual(residual, x, w, stride, padding, dilation)
+    checks.conv2d_reach(x.shape, w.shape, geometry)
+    _check_residual(residual, x, w, geometry)
 
     batched = x.dim() == 4
     x4, residual4 = x, residual
     if not batched:
         x4 = x.unsqueeze(0)
         residual4 = None if residual is None else residual.unsqueeze(0)
-    call = (tuple(x4.shape), tuple(w.shape), stride, padding, dilation, groups)
+    call = (tuple(x4.shape), tuple(w.shape), geometry)
     chosen = select("conv2d", (x4, w, b, residual4), call, backend)
     if chosen is None:
-        return _by_aten(
-            x, w, b, stride, padding, dilation, groups, activation=activation, residual=residual
-        )
+        return _by_aten(x, w, b, *geometry, activation=activation, residual=residual)
     # A smooth activation's backward needs its input: it is fused only where nobody differentiates.
     fused = activation is None or activation in PIECEWISE_LINEAR or is_inference(x, w, b, residual)
     epilogue = activation if activation is not None and fused else "none"
-    y = fprop(x4, w, b, residual4, stride, padding, dilation, groups, epilogue, chosen)
-    if not fused:
+    y = fprop(x4, w, b, residual4, geometry, epilogue, chosen)
+    if activation is not None and not fused:
         y = activation_forward(y, activation, chosen)
     return y if batched else y.squeeze(0)
 
@@ -120,18 +114,6 @@ def _check_activation(activation):
             f"conv2d(): activation must be None or one of {sorted(TORCH_ACTIVATIONS)}, got "
             f"{activation!r}"
         )
-
-
-def _named_padding(padding, stride, kernel_size, dilation):
-    if padding == "valid":
-        return (0, 0), (0, 0)
-    if padding != "same":
-        raise RuntimeError(
-            f"conv2d(): Invalid padding string: {padding!r}, should be 'valid' or 'same'"
-        )
-    if stride != (1, 1):
-        raise RuntimeError("conv2d(): padding='same' is not supported for strided convolutions")
-    return checks.same_padding(kernel_size, dilation)
 
 
 def _autocast(*tensors):
@@ -148,14 +130,10 @@ def _autocast(*tensors):
     )
 
 
-def _check_residual(residual, x, w, stride, padding, dilation):
+def _check_residual(residual, x, w, geometry):
     if residual is None:
         return
-    P, Q = (
-        conv_out_size(x.shape[i - 2], w.shape[i - 2], stride[i], padding[i], dilation[i])
-        for i in range(2)
-    )
-    size = (*x.shape[:-3], w.shape[0], P, Q)
+    size = (*x.shape[:-3], w.shape[0], *geometry.out_plane(x.shape, w.shape))
     if tuple(residual.shape) != size or residual.dtype != x.dtype:
         raise RuntimeError(
             f"conv2d(): expected residual of size {list(size)} and type {x.dtype}, but got size "

@@ -1,6 +1,9 @@
 """The pooling functions: arguments checked, a backend chosen, the call differentiated."""
 
+from typing import Any, TypeAlias
+
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..autograd.pool2d import avg_fwd, max_fwd, max_values
 from ..backends import BACKENDS
@@ -8,19 +11,22 @@ from ..dispatch import is_inference, leave_to_aten, select
 from . import checks, checks_pool2d
 from .tracing import traceable
 
+# A Tensor, or with return_indices (Tensor, Tensor).
+MaxPooled: TypeAlias = Any
+
 
 @traceable(F.max_pool2d)
 def max_pool2d(
-    input,
-    kernel_size,
-    stride=None,
-    padding=0,
-    dilation=1,
-    ceil_mode=False,
-    return_indices=False,
+    input: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
     *,
-    backend=None,
-):
+    backend: str | None = None,
+) -> MaxPooled:
     """Maximum of each window. Equivalent to torch.nn.functional.max_pool2d.
 
     A window's NaN wins, and of equal elements the first. Where nobody wants indices or gradients no
@@ -65,7 +71,13 @@ def max_pool2d(
 
 
 @traceable(F.adaptive_max_pool2d)
-def adaptive_max_pool2d(input, output_size, return_indices=False, *, backend=None):
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: int | tuple[int | None, int | None],
+    return_indices: bool = False,
+    *,
+    backend: str | None = None,
+) -> MaxPooled:
     """Maximum of each of P x Q windows. Equivalent to torch.nn.functional.adaptive_max_pool2d.
 
     Args:
@@ -94,25 +106,25 @@ def _max(operator, x, windows, return_indices, backend, *arguments):
     if chosen is None:
         return getattr(F, operator)(x, *arguments, return_indices=return_indices)
     if not return_indices and is_inference(x4):
-        return _like_input(max_values(x4, *windows, chosen), x)
+        return _like_input(max_values(x4, windows, chosen), x)
     offsets = not return_indices and BACKENDS[chosen].saves_offsets(windows)
-    y, indices = max_fwd(x4, *windows, offsets, chosen)
+    y, indices = max_fwd(x4, windows, offsets, chosen)
     return (_like_input(y, x), _like_input(indices, x)) if return_indices else _like_input(y, x)
 
 
 @traceable(F.avg_pool2d)
 def avg_pool2d(
-    input,
-    kernel_size,
-    stride=None,
-    padding=0,
-    ceil_mode=False,
-    count_include_pad=True,
-    divisor_override=None,
+    input: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
     *,
-    out=None,
-    backend=None,
-):
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
     """Mean of each window. Equivalent to torch.nn.functional.avg_pool2d.
 
     Args:
@@ -137,7 +149,7 @@ def avg_pool2d(
     """
     if out is not None:
         leave_to_aten("avg_pool2d", input, "out= is written by ATen", backend)
-        return F.avg_pool2d(
+        return F.avg_pool2d(  # type: ignore[call-arg]
             input,
             kernel_size,
             stride,
@@ -172,7 +184,12 @@ def avg_pool2d(
 
 
 @traceable(F.adaptive_avg_pool2d)
-def adaptive_avg_pool2d(input, output_size, *, backend=None):
+def adaptive_avg_pool2d(
+    input: Tensor,
+    output_size: int | tuple[int | None, int | None],
+    *,
+    backend: str | None = None,
+) -> Tensor:
     """Mean of each of P x Q windows. Equivalent to torch.nn.functional.adaptive_avg_pool2d.
 
     Args:
@@ -203,7 +220,7 @@ def _avg(operator, x, windows, count_include_pad, divisor, backend, *arguments):
     x4, chosen = _choose(operator, x, windows, backend)
     if chosen is None:
         return getattr(F, operator)(x, *arguments)
-    return _like_input(avg_fwd(x4, *windows, count_include_pad, divisor, chosen), x)
+    return _like_input(avg_fwd(x4, windows, count_include_pad, divisor, chosen), x)
 
 
 def _choose(operator, x, windows, backend):

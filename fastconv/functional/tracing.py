@@ -1,25 +1,30 @@
-"""What stands before every function of fastconv: torch.fx and other tracers hand over stand-ins for
-tensors, and the function becomes a node; what ATen must see itself goes there before anything looks
-at the arguments; fastconv.explain looks on."""
+"""The decorator of every public function. It looks at the classes of the arguments, before anything
+looks at their values, and decides who gets the call: the function itself, torch's function of the
+same name, or a tracer such as torch.fx, which records it."""
 
 import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch.overrides import handle_torch_function
 
 from ..dispatch import leave_to_aten, state, why_foreign
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 _NO_STAND_INS = frozenset(
     (torch.Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, list)
 )
-# Of torch.jit.trace and the ONNX exporter behind it.
+# Not None while torch.jit.trace runs, which torch.onnx.export may use too.
 _tracing_state = torch._C._get_tracing_state
 _TRACED = "torch.jit.trace records ATen's operators"
 
 
 def _refuse_quantisation(function, stand_in):
-    """torch's quantisation in FX mode leaves functions that it does not know in floating point, and
-    says nothing."""
+    """TypeError for a stand-in of torch's quantisation in FX mode, which leaves a function that it
+    does not know in floating point and says nothing."""
     tracer = getattr(stand_in, "tracer", None)
     if type(tracer).__module__.startswith("torch.ao.quantization."):
         raise TypeError(
@@ -28,10 +33,13 @@ def _refuse_quantisation(function, stand_in):
         )
 
 
-def traceable(aten):
-    """Lets objects that are no tensors but define __torch_function__, as torch.fx.Proxy does,
-    decide what a call with them means; and aten, a function of the same arguments but `backend`,
-    run calls with tensors of foreign classes, and those that are recorded as ATen's operators."""
+def traceable(
+    aten: Callable,
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Decorates a function so that a call with an object that is no tensor but has
+    __torch_function__, as torch.fx.Proxy has, is left to that object; and a call with a tensor
+    subclass that redefines operations, or under torch.jit.trace, to `aten`: a function with the
+    same parameters but `backend`."""
 
     def decorate(function):
         @functools.wraps(function)

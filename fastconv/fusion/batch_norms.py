@@ -1,5 +1,5 @@
-"""The BatchNorms of a graph: layers, and calls of F.batch_norm with running statistics, whichever
-forward they are in."""
+"""The BatchNorms of a graph: calls of layers, and calls of F.batch_norm with running statistics,
+which come from the forward of any module."""
 
 import inspect
 
@@ -19,7 +19,7 @@ _TENSORS = ("running_mean", "running_var", "weight", "bias")
 
 
 def _arguments(node):
-    """{name: value} of a call of F.batch_norm, None of other nodes."""
+    """{name: value} of the arguments of a call of F.batch_norm; None for other nodes."""
     if node.op != "call_function" or node.target is not F.batch_norm:
         return None
     bound = _SIGNATURE.bind(*node.args, **node.kwargs)
@@ -38,24 +38,24 @@ def _is_read(value):
 
 
 def _has_constants(node):
-    """Whether a call of F.batch_norm has tensors and an eps that no forward computes."""
+    """Whether the tensors and eps of a call of F.batch_norm are a module's, and not computed."""
     values = _arguments(node)
     tensors = [values[name] for name in _TENSORS if values[name] is not None]
     return all(map(_is_read, tensors)) and isinstance(values["eps"], (int, float))
 
 
 def freeze_calls(training, evaluation):
-    """F.batch_norm's calls in a network's graphs of both modes: where evaluation normalises by
-    running statistics, training does so too."""
+    """Freezes the calls of F.batch_norm in the graphs of both modes: one that normalises by running
+    statistics in evaluation does so in training too."""
     running = {node.name for node in filter(_uses_running_statistics, evaluation.nodes)}
     for node in (*training.nodes, *evaluation.nodes):
         if node.name in running and (values := _arguments(node)):
-            # The momentum has no use then, and may depend on the mode.
+            # The momentum, which may differ between the modes, is not used then.
             node.args, node.kwargs = (), {**values, "training": False, "momentum": 0.1}
 
 
 class BatchNorms:
-    """Those of one graph, whose modules are given by name."""
+    """The BatchNorms of one graph; `modules` are the network's, by name."""
 
     def __init__(self, graph, modules, trainable):
         self.graph, self.modules, self.trainable = graph, modules, trainable
@@ -111,7 +111,7 @@ class BatchNorms:
         fold_constants(conv, *self._constants(node))
 
     def erase(self, node):
-        """Out of the graph, with what only it has read."""
+        """Removes a node from the graph, and the reading of tensors that only it has used."""
         tensors = [value for value in node.all_input_nodes if value.op == "get_attr"]
         self.graph.erase_node(node)
         for tensor in tensors:
@@ -139,14 +139,14 @@ class BatchNorms:
         return self.replaced.get(node.target, self.modules[node.target])
 
     def _tensor(self, node):
-        """What a node reads from a module; None of None."""
+        """The tensor that a node reads from a module; None for None."""
         if node is None:
             return None
         parent, _, name = node.target.rpartition(".")
         return getattr(self.modules[parent], name)
 
     def _constants(self, node):
-        """mean, variance, weight, bias and eps."""
+        """(mean, variance, weight, bias, eps) of a BatchNorm's node."""
         module = self._module(node)
         if module is not None:
             return (*(getattr(module, name) for name in _TENSORS), module.eps)

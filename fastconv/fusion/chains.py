@@ -1,7 +1,7 @@
-"""What fastconv.fuse makes of one graph: a convolution takes what follows it, as far as it is the
-only reader: its BatchNorm, a sum, an activation. The fused call stands where the last of them
-stood, so that a residual is read when it was read before. It is a new module's: others than this
-graph may go on calling the old one."""
+"""What fastconv.fuse makes of one graph: a convolution and the BatchNorm, sum and activation that
+follow it become one call, as long as nothing else reads the results in between. The call stands
+where the last of them stood, so that a residual is read no earlier than before. It is a call of a
+new module: other code than this graph may go on calling the old one."""
 
 import operator
 from dataclasses import dataclass, field
@@ -53,8 +53,8 @@ class _Chain:
 
 
 class Chains:
-    """The chains of one graph, found and replaced one by one. `opaque` says of modules, by id, why
-    their own code stays."""
+    """The chains of one graph, found and replaced one by one. `opaque` is {id of a module: why its
+    own code stays}."""
 
     def __init__(self, root, graph, prefix, trainable, opaque):
         self.graph, self.prefix, self.trainable, self.opaque = graph, prefix, trainable, opaque
@@ -103,7 +103,8 @@ class Chains:
         return self._report(name, type_name(type(module)), f"left: {reason}")
 
     def _report_traced_convolutions(self):
-        """Of those whose class has a forward of its own, which is a part of the graph."""
+        """Reports of convolutions that were traced through, or whose tensors are only read: the
+        graph has no call of them."""
         owners = {name.rpartition(".")[0]: None for name in self.read.values()}
         for name in owners:
             module = self.modules[name]
@@ -147,7 +148,7 @@ class Chains:
         return None
 
     def _follow(self, chain):
-        """Takes what follows into the chain, as far as it can go; returns why no further."""
+        """Takes the nodes that follow into the chain, as many as possible; returns why no more."""
         while True:
             last = chain.nodes[-1]
             readers = [user for user in last.users if not _asks_dimensions(user)]
@@ -171,7 +172,7 @@ class Chains:
                 return ""
 
     def _take(self, chain, last, user):
-        """Enters a node into the chain, if it has a place there: its name, or None."""
+        """Enters a node into the chain if it fits; returns its name for the report, or None."""
         module = self._module(user)
         if module is not None and why_not_plain(module):
             return None
@@ -191,7 +192,7 @@ class Chains:
         return None
 
     def _give_back(self, chain):
-        """Forgets what _take has entered last and the chain does not hold."""
+        """Undoes the last _take, whose node is not among the chain's nodes yet."""
         chain.activation = None
         if chain.norm is not None and chain.norm not in chain.nodes:
             chain.norm = None
@@ -206,7 +207,7 @@ class Chains:
             if type(module) is nn.ReLU6 and (module.min_val, module.max_val) != (0, 6):
                 return None
             return _ACTIVATION_MODULES.get(type(module))
-        # Besides the tensor: inplace, and GELU by erf.
+        # Arguments besides the tensor may be `inplace`, and approximate="none" of GELU.
         plain = all(isinstance(argument, bool) for argument in user.args[1:])
         plain &= all(
             name == "inplace" or (name, value) == ("approximate", "none")
@@ -222,8 +223,8 @@ class Chains:
         return is_input and self.norms.fits(user, self._module(chain.nodes[0]))
 
     def _may_change_input(self, chain, user):
-        """Whether something between the convolution and `user` works in place on what may be the
-        convolution's input: fused, it would be read later than before."""
+        """Whether a node between the convolution and `user` works in place, perhaps on the
+        convolution's input, which the fused call would read later than before."""
         node = chain.nodes[0].next
         while node is not user:
             if node not in chain.nodes and works_in_place(node, self._module(node)):
@@ -237,7 +238,7 @@ class Chains:
         return node.target if node.op == "call_method" else getattr(node.target, "__name__", "?")
 
     def _replace(self, chain):
-        """One call in the place of the chain's last node."""
+        """Puts one call in the place of the chain's last node and removes the chain's nodes."""
         first, last = chain.nodes[0], chain.nodes[-1]
         conv = self.replaced[first.target] = recast(self._module(first), fast.FusedConv2d)
         kwargs = {}
@@ -273,13 +274,13 @@ def _residual(last, user):
     other = second if first is last else first
     if not isinstance(other, fx.Node) or other is last:
         return None
-    # In place, the result is kept where the first one stood, and others may look there.
+    # `other += last` changes `other`, which other code may read.
     return None if user.target in _IN_PLACE_ADDITIONS and first is not last else other
 
 
 def _asks_dimensions(node):
-    """Whether a node asks for nothing but the number of dimensions, which a convolution's input and
-    result have in common."""
+    """Whether a node reads nothing but the number of dimensions, which is the same for a
+    convolution's input and its result."""
     if node.op == "call_method":
         return node.target in ("dim", "ndimension")
     return node.op == "call_function" and node.target is getattr and node.args[1:] == ("ndim",)

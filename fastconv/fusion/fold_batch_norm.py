@@ -5,8 +5,8 @@ import torch.nn as nn
 
 
 def scale_and_shift(mean, var, weight, bias, eps):
-    """What a BatchNorm with constant statistics multiplies and adds: (scale, shift), in float32 or
-    wider, for in float16 a small eps is 0. weight and bias may be None."""
+    """The factors and summands, (scale, shift), of a BatchNorm with constant statistics; weight and
+    bias may be None. Computed in float32 or wider: in float16 a small eps would be 0."""
     wide = torch.promote_types(var.dtype, torch.float32)
     scale = torch.rsqrt(var.to(wide) + eps)
     if weight is not None:
@@ -15,7 +15,7 @@ def scale_and_shift(mean, var, weight, bias, eps):
     return scale, shift if bias is None else shift + bias
 
 
-def fold_batch_norm(conv, norm):
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Multiplies a BatchNorm with its running statistics into the convolution before it, in place.
 
         w[k] *= scale[k],  b[k] = b[k] * scale[k] + shift[k]
@@ -41,7 +41,7 @@ def fold_batch_norm(conv, norm):
 
 
 def fold_constants(conv, mean, var, weight, bias, eps):
-    """fold_batch_norm, of a BatchNorm's K statistics, weights and biases; weight and bias may be
+    """fold_batch_norm for a BatchNorm given by its tensors of K elements; weight and bias may be
     None."""
     with torch.no_grad():
         scale, shift = scale_and_shift(mean.double(), var.double(), weight, bias, eps)

@@ -1,5 +1,5 @@
-"""BatchNorms of every class stop learning their statistics: each becomes a module of a class that
-is derived from its own, so that all else of it stays."""
+"""BatchNorms of every class stop learning their statistics. Each gets a class that is derived from
+its own, so that everything else about it stays."""
 
 import functools
 
@@ -10,7 +10,7 @@ from .kinds import FOLDABLE, computes_as
 
 
 def freeze_batch_norms(model):
-    """In place: those with running statistics use them, whatever the mode of the network."""
+    """Makes all BatchNorms that have running statistics use them in every mode; in place."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not why_not_frozen(module):
             module.training = False
@@ -29,18 +29,18 @@ def why_not_frozen(norm):
 
 @functools.cache
 def _frozen(kind, is_plain):
-    """The frozen class of a BatchNorm's class. One with a forward of its own keeps it, and is in
-    evaluation mode."""
+    """The frozen class for a BatchNorm's class. Where that has a forward of its own (is_plain is
+    False), the frozen one keeps it and is always in evaluation mode."""
     if kind is nn.BatchNorm2d:
         return FrozenBatchNorm2d
     bases = (_Derived, FrozenBatchNorm2d if is_plain else _InEvaluation, kind)
-    # A trace looks through classes by the modules that they are from.
+    # torch.fx decides by a class's __module__ whether to trace into its forward.
     names = {"__module__": kind.__module__, "_frozen_from": kind, "_is_plain": is_plain}
     return type(f"Frozen{kind.__name__}", bases, names)
 
 
 class _Derived:
-    """Of a class that is made at run time, which pickle does not find by its name."""
+    """Pickling for classes that _frozen makes at run time, which pickle cannot find by name."""
 
     def __reduce_ex__(self, protocol):
         _, _, *state = super().__reduce_ex__(protocol)

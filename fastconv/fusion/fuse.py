@@ -1,10 +1,11 @@
 """fastconv.fuse: convolution + BatchNorm + residual + activation become one call of one kernel.
 
-A network is traced by torch.fx and its graph is changed (fuse_chains.py). Where a part cannot be
-traced its own code stays, and the parts that it calls are fused one by one.
+A network is traced by torch.fx and its graph is changed (chains.py). A part that cannot be traced
+keeps its own code, and the parts that it calls are fused one by one.
 """
 
 import copy
+from typing import Literal, overload
 
 import torch
 import torch.fx as fx
@@ -20,26 +21,41 @@ from .tracer import trace
 from .uses import replaceable_parts
 
 
-def fuse(model, *, trainable=False, report=False):
+@overload
+def fuse(
+    model: nn.Module, *, trainable: bool = False, report: Literal[False] = False
+) -> nn.Module: ...
+
+
+@overload
+def fuse(
+    model: nn.Module, *, trainable: bool = False, report: Literal[True]
+) -> tuple[nn.Module, list[FusionReport]]: ...
+
+
+def fuse(
+    model: nn.Module, *, trainable: bool = False, report: bool = False
+) -> nn.Module | tuple[nn.Module, list[FusionReport]]:
     """Converts a network (see fastconv.convert) and fuses each Conv2d with the BatchNorm2d, the sum
     and the activation (ReLU, ReLU6, SiLU, GELU, Hardswish) that follow it.
 
-    The network is traced by torch.fx, for the default values of its forward's optional arguments;
-    parts that cannot be traced keep their own code, and what they do nothing with but call it is
-    fused part by part. Tracing replaces functions of the process for a moment: other threads must
-    not run networks meanwhile.
+    The network is traced by torch.fx with the optional arguments of its forward at their defaults;
+    the result raises AssertionError for other values of them. A part that cannot be traced keeps
+    its own code; within it, those submodules are fused which it does nothing with but call them.
+    While fuse runs, some of torch's functions are replaced for the whole process: other threads
+    must not run networks meanwhile.
 
     Args:
         model: any torch.nn.Module.
-        trainable: False: for inference. A copy in eval mode, with filters and biases into which the
-            BatchNorms are multiplied; results equal the eval-mode model's within rounding. True:
-            for training with frozen BatchNorms. The result shares the model's Parameters and
-            buffers and has the same names in its state_dict (without parts that forward does not
-            use); its BatchNorms, of every class that is derived from torch's, are in evaluation
-            mode, and so use their running statistics, in training mode too; their weights and
-            biases go on learning.
-        report: also return a list of FusionReport, one for each convolution, and one for each
-            BatchNorm that is left or could not be frozen.
+        trainable: False: for inference. The result is a copy in eval mode; the BatchNorms are
+            multiplied into its filters and biases; it computes what the model computes in eval
+            mode, within rounding. True: for training with frozen BatchNorms. The result shares the
+            model's Parameters and buffers and has the same names in its state_dict (without parts
+            that forward does not use). Its BatchNorms, those of derived classes too, use their
+            running statistics in training mode as in eval mode, and do not change them; their
+            weights and biases go on learning.
+        report: also return a list of FusionReport: one for each convolution, and one for each
+            BatchNorm that is not fused or could not be frozen.
 
     Returns:
         The fused network (a torch.fx.GraphModule where it could be traced), or (network, list).
@@ -81,7 +97,7 @@ def _own_tensors(model):
 
 
 def _own_scripts(model):
-    """TorchScript's modules, which convert leaves the model's own, become copies."""
+    """Copies TorchScript's modules, which fastconv.convert shares with the original model."""
     if isinstance(model, torch.jit.ScriptModule):
         return copy.deepcopy(model)
     copies = {}
@@ -111,7 +127,8 @@ class _Fusion:
         return self._fused(model, "")
 
     def _find_opaque(self, module):
-        """Children first: a parent may then be traced around them."""
+        """Finds the modules that cannot be traced. Children first, so that their parents can be
+        traced around those that cannot."""
         for child in module.children():
             if not is_layer(child) and id(child) not in self.opaque:
                 self._find_opaque(child)
@@ -122,20 +139,20 @@ class _Fusion:
         elif not is_list(module):
             try:
                 self._trace(module)
-            except Exception as error:  # whatever a forward may do with a stand-in for a tensor
+            except Exception as error:  # a forward may raise anything for fx's stand-ins
                 what = str(error).strip().split("\n")[0]
                 self.opaque[id(module)] = f"cannot be traced: {type(error).__name__}: {what}"
 
     def _trace(self, module):
         if not self.trainable:
             return trace(module, self.opaque, trainable=False)
-        # What one mode does must not be recorded for the other.
+        # A graph is for both modes, so both must lead to the same one.
         modes = {part: part.training for part in module.modules()}
         try:
             module.train()
             training = trace(module, self.opaque, trainable=True)
             module.eval()
-            graph = trace(module, self.opaque, trainable=True)  # whose constants the module has
+            graph = trace(module, self.opaque, trainable=True)  # its constants stay
         finally:
             for part, mode in modes.items():
                 part.training = mode
@@ -148,7 +165,7 @@ class _Fusion:
         """What takes the module's place: itself where it is opaque or a BatchNorm, a GraphModule
         otherwise."""
         if isinstance(module, ANY_BATCH_NORM):
-            # A graph of its forward would lose the buffers that only training changes.
+            # A graph would lose the buffers that its forward uses in training only.
             why = self.opaque.get(id(module), "is called by what cannot be traced")
             for part_name, part in module.named_modules(prefix=name):
                 self._report_unfused(part, part_name, f"left: {name or 'the model'} {why}")
@@ -208,7 +225,7 @@ class _Fusion:
                     self._report_unfused(part, part_name, f"{reason}, and may not just call {key}")
 
     def _report_unfused(self, layer, name, reason):
-        """Of a convolution or a BatchNorm; what else there is needs no report."""
+        """Adds a report where the layer is a convolution or a BatchNorm."""
         kind = type(layer)
         if isinstance(layer, torch.jit.ScriptModule):
             kind = getattr(nn, layer.original_name, nn.Module)
@@ -217,8 +234,8 @@ class _Fusion:
 
 
 def _keep_order(fused, module):
-    """Submodules, parameters and buffers in the order in which the module has them: optimizers tell
-    parameters by their number. A buffer that is not in the module's state_dict is in none."""
+    """Puts submodules, parameters and buffers into the module's order, since optimizers number the
+    parameters. A buffer that is not in the module's state_dict stays out of the fused one's."""
     for kind in ("_modules", "_parameters", "_buffers"):
         own, names = getattr(fused, kind), list(getattr(module, kind))
         known = sorted((name for name in own if name in names), key=names.index)

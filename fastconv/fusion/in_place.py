@@ -8,12 +8,12 @@ from .kinds import is_layer, why_not_plain
 from .tracer import IN_PLACE_ARITHMETIC
 
 _OPERATORS = (*IN_PLACE_ARITHMETIC, operator.setitem, operator.delitem)
-# Whose functions work in place only where their name or an argument says so.
+# Functions of these packages work in place only where their name or an argument says so.
 _KNOWN_PACKAGES = (None, "torch", "_operator", "math", "builtins")
 
 
 def works_in_place(node, module):
-    """Whether a node may; `module` is what it calls, if it calls one."""
+    """Whether a node may change its arguments; `module` is the one that it calls, or None."""
     if node.op == "call_method":
         return node.target.endswith("_") and not node.target.endswith("__")
     if node.op == "call_function":
@@ -28,8 +28,8 @@ def works_in_place(node, module):
 
 
 def _is_known(function):
-    """Whether a function is neither the user's nor an operator of the dispatcher: those may change
-    their arguments."""
+    """Whether a function is of a known package, and no operator of torch's dispatcher: those, like
+    users' functions, may change their arguments under any name."""
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return False
     package = getattr(function, "__module__", None)
@@ -37,7 +37,7 @@ def _is_known(function):
 
 
 def _asks_in_place(node):
-    """Of a function with an `inplace` argument, wherever it stands, as far as it may be true."""
+    """Whether a call may have inplace=True, by keyword or as any of its positional arguments."""
     if "inplace" in node.kwargs:
         return bool(node.kwargs["inplace"])
     return any(argument is True for argument in node.args)

@@ -1,5 +1,5 @@
-"""What a module computes. A subclass that has its base's methods computes what its base does, one
-with a forward of its own may compute anything: of which class a module is does not tell."""
+"""What a module computes, which isinstance does not tell: a subclass that inherits all methods
+computes what its base does, one with a forward of its own may compute anything."""
 
 import copy
 import functools
@@ -11,11 +11,11 @@ import torch.nn as nn
 
 from .. import nn as fast
 
-# Modules of torch that are not layers: they hold others.
+# Modules of torch that hold other modules and are not called themselves.
 LISTS = (nn.ModuleList, nn.ModuleDict)
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 CONVOLUTIONS = (fast.Conv2d, nn.Conv2d)
-# BatchNorms of a convolution's result.
+# BatchNorms that can follow a convolution and be folded into it.
 FOLDABLE = (fast.FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _TRACER = fx.Tracer()
 _DESCRIBING = ("__init__", "__repr__", "extra_repr")
@@ -30,8 +30,8 @@ _CALLING = (
 
 
 def computes_as(module, *bases):
-    """Whether a call of a module runs the code of one of these classes and no other: its class may
-    be derived, but changes nothing that this code reads."""
+    """Whether a call of a module runs the code of one of these classes and no other. Its class may
+    be derived from that class, if it overrides nothing that this code uses."""
     kind = type(module)
     return any(
         kind is base
@@ -46,7 +46,7 @@ def _is_same(kind, base, name):
 
 @functools.cache
 def _names_read(base):
-    """Names that a call of a module leads to, as far as its class may define them."""
+    """The names of all attributes that a call of a module of this class may use."""
     names, waiting = set(_CALLING), ["forward"]
     while waiting:
         name = waiting.pop()
@@ -58,7 +58,8 @@ def _names_read(base):
 
 
 def is_list(module):
-    """Whether a module is a container that is not called, and leads to its parts as torch's do."""
+    """Whether a module is a ModuleList or ModuleDict that gives access to its parts as torch's do,
+    without methods of its own."""
     for base in LISTS:
         if isinstance(module, base):
             own = [n for n, value in vars(base).items() if isinstance(value, types.FunctionType)]
@@ -68,7 +69,7 @@ def is_list(module):
 
 
 def is_layer(module):
-    """Whether a trace holds a module's call, and looks no further."""
+    """Whether a trace records a call of a module as one node."""
     if isinstance(module, (*LISTS, *WRAPPERS)):
         return False
     if _TRACER.is_leaf_module(module, "") or type(module).__module__ == fast.__name__:

@@ -1,5 +1,5 @@
-"""How fastconv.fuse traces: torch.fx with the layers of torch and fastconv for leaves. What a trace
-would not hold for later calls is refused."""
+"""How fastconv.fuse traces: by torch.fx, where the call of a layer of torch or fastconv is one
+node. A forward that may do something else in a later call than in the traced one is refused."""
 
 import functools
 import inspect
@@ -28,8 +28,10 @@ def _asked_by_torch():
 
 
 class _Proxy(fx.Proxy):
-    """fx's stand-in for a tensor records `y += x` as y = y + x: other dtypes, other aliases. And it
-    answers questions that it cannot know the answer to."""
+    """fx's stand-in for a tensor, corrected in two ways. It would record `y += x` as y = y + x,
+    which may have another dtype and leaves other references to y unchanged; here it is recorded as
+    it is. And it would answer what it cannot know, such as the class of the tensor; here that is
+    refused."""
 
     @property
     def __class__(self):  # what isinstance asks for, where the type does not fit
@@ -60,9 +62,9 @@ for _function in IN_PLACE_ARITHMETIC:
 
 
 class Tracer(fx.Tracer):
-    """Layers of torch and fastconv are leaves, and whatever is opaque."""
+    """Records a call of a layer of torch or fastconv, or of an opaque module, as one node."""
 
-    proxy_buffer_attributes = True  # else what is done to a buffer is done while tracing
+    proxy_buffer_attributes = True  # else a forward would change its buffers while it is traced
 
     def __init__(self, opaque=()):
         super().__init__()
@@ -73,7 +75,8 @@ class Tracer(fx.Tracer):
 
     def call_module(self, module, forward, args, kwargs):
         if id(module) in self.opaque and has_own_call(module):
-            # It would be recorded beside the module's call, and run within it.
+            # fx has run that __call__ and recorded what it does beside this call of the module; the
+            # graph would do it twice.
             raise TraceError(f"{type(module).__name__} has a __call__ of its own")
         return super().call_module(module, forward, args, kwargs)
 
@@ -81,8 +84,8 @@ class Tracer(fx.Tracer):
         return id(module) in self.opaque or is_layer(module)
 
 
-# What reads or sets modes that are others when the graph runs. Under inference's no_grad those of
-# autograd change no result.
+# What reads or sets a mode of torch: a graph would keep the answer, or not set the mode again. The
+# modes of autograd are refused only for training: they change no result of inference.
 _AUTOCAST = [(torch.autocast, "__enter__")]
 _QUESTIONS = [
     (torch, name)
@@ -95,12 +98,13 @@ _GRADIENTS = [
     (torch.set_grad_enabled, "__init__"),
     (torch.autograd.Function, "apply"),
 ]
-# Decorators enter their contexts here.
+# The module of torch in which decorators such as @torch.no_grad() enter their contexts.
 _DECORATORS = "torch.utils._contextlib"
 
 
 def _refusing(owner, name):
-    """Replaces an attribute for a while: torch's own code may call it, other code is refused."""
+    """A context in which only torch's own code may call an attribute of torch: a call from other
+    code raises TraceError."""
     original = inspect.getattr_static(owner, name)
 
     def refuse(*args, **kwargs):
@@ -123,8 +127,9 @@ def _refusing(owner, name):
 
 @contextmanager
 def _recording_batch_norms():
-    """torch's forwards of BatchNorms, which those of subclasses call, check their input's size and
-    do not know a stand-in's. With running statistics they are one call of F.batch_norm."""
+    """A context in which the forward of torch's BatchNorms can be traced, which subclasses may call
+    from theirs. It checks the size of the input, which a stand-in does not have; with running
+    statistics it is recorded as one call of F.batch_norm."""
 
     def recording(original):
         @functools.wraps(original)
@@ -156,8 +161,8 @@ _CONSTANT = "_tensor_constant"  # how fx names a tensor that it finds in a forwa
 def trace(module, opaque, trainable):
     """The graph of a module's forward, with its optional arguments at their defaults.
 
-    Raises what the forward raises for stand-ins of tensors, and TraceError where another call may
-    take another path or do more than compute.
+    Raises whatever the forward raises for fx's stand-ins, and TraceError where another call may
+    take another path or where the forward has side effects.
     """
     for name in [name for name in vars(module) if name.startswith(_CONSTANT)]:
         delattr(module, name)  # of an earlier trace
@@ -173,7 +178,7 @@ def trace(module, opaque, trainable):
         stack.enter_context(_leaving_no_traces(module))
         graph = Tracer(opaque).trace(module, defaults)
     for node in graph.nodes:
-        # fx numbers optional arguments; by keyword they are passed by their own names.
+        # fx appends a number to the names of optional arguments, which callers pass by keyword.
         if node.op == "placeholder" and node.target.rpartition("_")[0] in defaults:
             node.target = node.target.rpartition("_")[0]
     return graph

@@ -1,5 +1,6 @@
-"""What a module that cannot be traced does with its parts, read from its source: only a part that
-it does nothing with but call it, with no optional argument, may be replaced by a fused one."""
+"""What a module that cannot be traced does with its submodules, found out from its source. Only a
+submodule that it does nothing with but call it, without optional arguments, may be replaced by a
+fused one."""
 
 import ast
 import inspect
@@ -10,7 +11,7 @@ import torch.nn as nn
 
 from .kinds import WRAPPERS, computes_as, is_list
 
-# What leads to parts by other ways than their names.
+# Attributes by which code can reach a module's parts without naming them.
 _LEADS_TO_PARTS = {
     "__dict__", "_modules", "children", "named_children", "modules", "named_modules",
     "get_submodule", "add_module", "register_module", "apply",
@@ -31,11 +32,11 @@ def replaceable_parts(module):
 
 
 class _Unreadable(Exception):
-    """There is no source, or the module hands itself out."""
+    """There is no source, or the module passes itself to other code."""
 
 
 class _Reading:
-    """Everything that forward leads to, method by method."""
+    """Reads __call__ and forward, and all methods that they use."""
 
     def __init__(self, module):
         self.module = module
@@ -49,7 +50,8 @@ class _Reading:
                     self._read(function)
 
     def _definitions(self, name):
-        """All of a method's, for those that are overridden may be called by super()."""
+        """All definitions of a method in the module's class and its bases: an overridden one may be
+        called by super()."""
         for kind in type(self.module).__mro__:
             if kind in (nn.Module, object) or name not in vars(kind):
                 continue
@@ -93,7 +95,8 @@ class _Reading:
             self.used_otherwise.add(use.attr)
 
     def _is_fine(self, use, parts):
-        """Of an expression that is one of these parts."""
+        """Whether an expression whose value is one of these parts is only called, compared by `is`
+        or asked for a plain value."""
         parent = self.parents[use]
         if isinstance(parent, ast.Call) and parent.func is use:
             return all(_takes(part, parent) for part in parts)
@@ -105,7 +108,8 @@ class _Reading:
         )
 
     def _is_fine_of_list(self, use, part):
-        """Of an expression that is a ModuleList or a ModuleDict."""
+        """Whether an expression whose value is a ModuleList or ModuleDict is only indexed, iterated
+        over or measured, and its parts are used as _is_fine demands."""
         parts, parent = list(part.children()), self.parents[use]
         if isinstance(parent, ast.Subscript):
             return self._is_fine(parent, parts)

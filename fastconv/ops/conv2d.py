@@ -5,51 +5,79 @@ are gradients of. Ops are functional: they return new tensors and change none.
 """
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import BACKENDS
-from ..problem import conv_out_size, memory_format, suggests_channels_last
+from ..geometry import Conv2dGeometry
+from ..problem import memory_format, suggests_channels_last
 from .library import define_op
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
 
 
-def _run_fprop(x, w, b, residual, stride, padding, dilation, groups, activation, backend):
-    return BACKENDS[backend].conv2d_fprop(
-        x, w, b, residual, tuple(stride), tuple(padding), tuple(dilation), groups, activation
-    )
+def _run_fprop(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None,
+    residual: Tensor | None,
+    geometry: Conv2dGeometry,
+    activation: str,
+    backend: str,
+) -> Tensor:
+    return BACKENDS[backend].conv2d_fprop(x, w, b, residual, geometry, activation)
 
 
-def _fake_fprop(x, w, b, residual, stride, padding, dilation, groups, activation, backend):
-    P, Q = (
-        conv_out_size(x.shape[2 + i], w.shape[2 + i], stride[i], padding[i], dilation[i])
-        for i in range(2)
-    )
+def _fake_fprop(x, w, b, residual, geometry, activation, backend):
     channels_last = suggests_channels_last(x) or suggests_channels_last(w)
     return torch.empty(
-        (x.shape[0], w.shape[0], P, Q),
+        (x.shape[0], w.shape[0], *geometry.out_plane(x.shape, w.shape)),
         dtype=x.dtype,
         device=x.device,
         memory_format=memory_format(channels_last),
     )
 
 
-def _run_dgrad(dy, w, x_size, channels_last, stride, padding, dilation, groups, backend):
-    return BACKENDS[backend].conv2d_dgrad(
-        dy, w, x_size, channels_last, tuple(stride), tuple(padding), tuple(dilation), groups
-    )
+def _run_dgrad(
+    dy: Tensor,
+    w: Tensor,
+    x_size: tuple[int, ...],
+    channels_last: bool,
+    geometry: Conv2dGeometry,
+    backend: str,
+) -> Tensor:
+    return BACKENDS[backend].conv2d_dgrad(dy, w, x_size, channels_last, geometry)
 
 
-def _run_wgrad(dy, x, w_size, channels_last, stride, padding, dilation, groups, backend):
-    return BACKENDS[backend].conv2d_wgrad(
-        dy, x, w_size, channels_last, tuple(stride), tuple(padding), tuple(dilation), groups
-    )
+def _run_wgrad(
+    dy: Tensor,
+    x: Tensor,
+    w_size: tuple[int, ...],
+    channels_last: bool,
+    geometry: Conv2dGeometry,
+    backend: str,
+) -> Tensor:
+    return BACKENDS[backend].conv2d_wgrad(dy, x, w_size, channels_last, geometry)
 
 
-def _fake_gradient(dy, other, size, channels_last, stride, padding, dilation, groups, backend):
+def _fake_gradient(dy, other, size, channels_last, geometry, backend):
     return torch.empty(
         size, dtype=dy.dtype, device=dy.device, memory_format=memory_format(channels_last)
     )
+
+
+def _run_epilogue_backward(
+    dy: Tensor, saved: Tensor, activation: str, backend: str
+) -> tuple[Tensor, Tensor]:
+    return BACKENDS[backend].epilogue_backward(dy, saved, activation)
+
+
+def _run_bias_grad(dy: Tensor, backend: str) -> Tensor:
+    return BACKENDS[backend].bias_grad(dy)
+
+
+def _run_activation_forward(z: Tensor, activation: str, backend: str) -> Tensor:
+    return BACKENDS[backend].activation_forward(z, activation)
 
 
 def _like(tensor):
@@ -66,34 +94,35 @@ conv2d_fprop = define_op(
     "str backend) -> Tensor",
     _run_fprop,
     _fake_fprop,
+    Conv2dGeometry,
 )
 conv2d_dgrad = define_op(
     f"conv2d_dgrad(Tensor dy, Tensor w, SymInt[] x_size, bool channels_last, {_GEOMETRY}, "
     "str backend) -> Tensor",
     _run_dgrad,
     _fake_gradient,
+    Conv2dGeometry,
 )
 conv2d_wgrad = define_op(
     f"conv2d_wgrad(Tensor dy, Tensor x, SymInt[] w_size, bool channels_last, {_GEOMETRY}, "
     "str backend) -> Tensor",
     _run_wgrad,
     _fake_gradient,
+    Conv2dGeometry,
 )
 epilogue_backward = define_op(
     "epilogue_backward(Tensor dy, Tensor saved, str activation, str backend) -> (Tensor, Tensor)",
-    lambda dy, saved, activation, backend: BACKENDS[backend].epilogue_backward(
-        dy, saved, activation
-    ),
+    _run_epilogue_backward,
     lambda dy, saved, activation, backend: (_like(saved), dy.new_empty(dy.shape[1])),
 )
 bias_grad = define_op(
     "bias_grad(Tensor dy, str backend) -> Tensor",
-    lambda dy, backend: BACKENDS[backend].bias_grad(dy),
+    _run_bias_grad,
     lambda dy, backend: dy.new_empty(dy.shape[1]),
 )
 activation_forward = define_op(
     "activation_forward(Tensor z, str activation, str backend) -> Tensor",
-    lambda z, activation, backend: BACKENDS[backend].activation_forward(z, activation),
+    _run_activation_forward,
     lambda z, activation, backend: _like(z),
 )
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from instruction_sets import check_under, once_for_each
 
 from fastconv.backends import BACKENDS
-from fastconv.backends.memory import DTYPES
+from fastconv.problem import DTYPES
 
 CPU = BACKENDS["cpu"]
 CPUS = {name: backend for name, backend in BACKENDS.items() if name.startswith("cpu:")}
@@ -193,7 +193,7 @@ def test_the_same_bits_after_a_convolution(activation, algorithm, channels_last)
                 w = w.to(dtype)[..., None, None]
                 for residual, expected in ((None, y), (z, y_of_twice)):
                     got = CPUS[algorithm].conv2d_fprop(
-                        z, w, None, residual, *geometry, groups, activation
+                        z, w, None, residual, (*geometry, groups), activation
                     )
                     what = f"{dtype} {size}, {'no' if residual is None else 'a'} residual"
                     assert_same_bits(got, expected[:n].view(place).expand(size), what)

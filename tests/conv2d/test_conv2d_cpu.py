@@ -106,7 +106,7 @@ def test_bitwise_equal_over_threads_and_runs(backend, threads):
 )  # fmt: skip
 def test_sizes_at_the_edges_of_tiles_and_integers(problem):
     x, w = (integers(size, torch.float64, 2) for size in (problem.x_size, problem.w_size))
-    y = BACKENDS["reference"].conv2d_fprop(x, w, None, None, *problem.geometry, "none")
+    y = BACKENDS["reference"].conv2d_fprop(x, w, None, None, problem.geometry, "none")
     dy = integers(y.shape, torch.float64, 2)
     expected = passes("reference", problem, x, w, dy, False)
     for name, a, e in zip(("y", "dx", "dw"), passes("cpu", problem, x, w, dy, False), expected):
@@ -118,7 +118,7 @@ def test_implicit_gemm_stays_within_its_workspace_and_bounds_gemm_k():
     x, w = torch.ones(1, 2**18 + 8, 1, 1), torch.ones(3, 2**18 + 8, 1, 1)
     geometry = ((1, 1), (0, 0), (1, 1), 1)
     assert "gemm_k" in BACKENDS["cpu:implicit_gemm"].supports(
-        "conv2d", (tuple(x.shape), tuple(w.shape), *geometry), x.dtype, "cpu"
+        "conv2d", (tuple(x.shape), tuple(w.shape), geometry), x.dtype, "cpu"
     )
-    y = BACKENDS["cpu"].conv2d_fprop(x, w, None, None, *geometry, "none")
+    y = BACKENDS["cpu"].conv2d_fprop(x, w, None, None, geometry, "none")
     assert torch.equal(y, torch.full((1, 3, 1, 1), float(2**18 + 8)))

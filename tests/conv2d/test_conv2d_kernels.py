@@ -28,8 +28,7 @@ from problems import CONVS, EMPTY_BATCH, drawn, integers, named, normals
 
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import ACTIVATIONS
-from fastconv.backends.cuda.launch import allows_tf32
-from fastconv.backends.memory import DTYPES
+from fastconv.problem import DTYPES, allows_tf32
 
 NAMES = ("y", "dx", "dw")
 NAMED = [one if isinstance(one, str) else one.values[0] for one in ALGORITHMS]
@@ -148,7 +147,7 @@ def test_epilogue(backend, activation, exhaustive):
         device = device_of(backend)
         x, w, residual = drawn(integers, problem, dtype, channels_last, 2, device=device)
         b = integers((problem.K,), dtype).to(device)
-        y = BACKENDS[backend].conv2d_fprop(x, w, b, residual, *problem.geometry, activation)
+        y = BACKENDS[backend].conv2d_fprop(x, w, b, residual, problem.geometry, activation)
         z = F.conv2d(x.double(), w.double(), b.double(), *problem.geometry) + residual.double()
         exact = z if activation == "none" else getattr(F, activation)(z)
         torch.testing.assert_close(y.double(), exact, rtol=tolerance, atol=tolerance)

@@ -10,8 +10,8 @@ from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import ACTIVATIONS as NUMBERS
 from fastconv.backends.cuda.conv2d import _locate
 from fastconv.backends.cuda.launch import launch
-from fastconv.backends.memory import DTYPES
 from fastconv.backends.triton.launch import kernels as triton_kernels
+from fastconv.problem import DTYPES
 
 NAN = float("nan")
 ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")

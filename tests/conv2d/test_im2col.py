@@ -10,9 +10,8 @@ from problems import Conv, drawn, integers, named
 from fastconv.backends import BACKENDS, im2col
 from fastconv.backends.conv2d import NO_EPILOGUE, conv_problem
 from fastconv.backends.cuda import im2col as cuda_im2col
-from fastconv.backends.memory import DTYPES
 from fastconv.backends.triton.launch import kernels
-from fastconv.problem import ConvOp
+from fastconv.problem import DTYPES, ConvOp
 
 CHUNKED = [named(why) for why in ("strided", "dilated", "grouped odd")]
 CHUNKED += [Conv("vectors", C=16, K=8, H=4, groups=2), Conv("no taps", H=8, R=1, stride=(3, 1))]
@@ -23,7 +22,7 @@ def run(backend, problem, tensors, column_bytes):
     """Fills y, dx and dw: tensors are x, w, dy, then these."""
     x, w, dy, y, dx, dw = tensors
     around = cuda_im2col if backend == "cuda" else kernels("conv2d_im2col")
-    native = conv_problem(problem.x_size, problem.w_size, *problem.geometry)
+    native = conv_problem(problem.x_size, problem.w_size, problem.geometry)
     for op, operands in zip(ConvOp.__members__.values(), ((x, w, y), (dx, w, dy), (x, dw, dy))):
         im2col.convolve(around, op, native, *operands, NO_EPILOGUE, column_bytes)
 
@@ -81,11 +80,11 @@ def test_an_axis_beyond_32_bits(backend):
     taps = torch.cat((touched.new_zeros(1), touched)).double()
     windows = taps.unfold(0, 3, 1)  # (Q, S): stride and dilation are alike
     kernels_of = BACKENDS[f"{backend}:im2col"]
-    y = kernels_of.conv2d_fprop(x, w, None, None, *problem.geometry, "none")
+    y = kernels_of.conv2d_fprop(x, w, None, None, problem.geometry, "none")
     assert_exact(y[0, :, 0], w[:, 0, 0].double() @ windows.T, "y")
-    dw = kernels_of.conv2d_wgrad(y, x, w.shape, False, *problem.geometry)
+    dw = kernels_of.conv2d_wgrad(y, x, w.shape, False, problem.geometry)
     assert_exact(dw[:, 0, 0], y[0, :, 0].double() @ windows, "dw")
-    call = (problem.x_size, problem.w_size, *problem.geometry)
+    call = (problem.x_size, problem.w_size, problem.geometry)
     for algorithm in ("implicit_gemm", "direct") if backend == "triton" else ("implicit_gemm",):
         reason = BACKENDS[f"{backend}:{algorithm}"].supports("conv2d", call, x.dtype, device)
         assert reason, algorithm
@@ -94,7 +93,7 @@ def test_an_axis_beyond_32_bits(backend):
 @pytest.mark.parametrize("backend", [CUDA])
 def test_what_its_workspace_does_not_hold_is_refused(backend):
     device = device_of(backend)
-    call = ((1, 300_000, 3, 60), (1, 300_000, 1, 1), (1, 1), (0, 0), (1, 1), 1)
+    call = ((1, 300_000, 3, 60), (1, 300_000, 1, 1), ((1, 1), (0, 0), (1, 1), 1))
     reason = BACKENDS["cuda:im2col"].supports("conv2d", call, torch.float32, device)
     assert "workspace of 64" in reason
     assert BACKENDS["cuda:direct"].supports("conv2d", call, torch.float32, device) is None

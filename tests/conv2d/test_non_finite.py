@@ -14,7 +14,7 @@ from problems import drawn, integers, named, normals
 
 import fastconv
 from fastconv.backends import BACKENDS
-from fastconv.backends.memory import DTYPES
+from fastconv.problem import DTYPES
 
 INF, NAN = float("inf"), float("nan")
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES), ids=lambda d: str(d).split(".")[1])
@@ -39,11 +39,11 @@ def where_padding_adds_nothing(problem, x, w, dy):
 def where_padding_is_zeros(problem, x, w, dy):
     """The same where zeros around x, and around dy for dx, are multiplied like elements."""
     reference = BACKENDS["reference"]
-    stride, pad, dilation, groups = problem.geometry
+    stride, pad, dilation, _ = problem.geometry
     padded = F.pad(x, (pad[1], pad[1], pad[0], pad[0]))
-    geometry = (stride, (0, 0), dilation, groups)
-    y = reference.conv2d_fprop(padded, w, None, None, *geometry, "none")
-    dw = reference.conv2d_wgrad(dy, padded, w.shape, False, *geometry)
+    geometry = problem.geometry._replace(padding=(0, 0))
+    y = reference.conv2d_fprop(padded, w, None, None, geometry, "none")
+    dw = reference.conv2d_wgrad(dy, padded, w.shape, False, geometry)
     # As many positions of dy around as any tap can reach, and the rows of dx that belong to them.
     h, v = (
         ((kernel - 1) * dilation[i] + pad[i]) // stride[i] + 2
@@ -51,7 +51,7 @@ def where_padding_is_zeros(problem, x, w, dy):
     )
     N, C, H, W = x.shape
     size = (N, C, H + 2 * h * stride[0], W + 2 * v * stride[1])
-    dx = reference.conv2d_dgrad(F.pad(dy, (v, v, h, h)), w, size, False, *problem.geometry)
+    dx = reference.conv2d_dgrad(F.pad(dy, (v, v, h, h)), w, size, False, problem.geometry)
     top, left = h * stride[0], v * stride[1]
     return y, dx[:, :, top : top + H, left : left + W], dw
 
@@ -72,9 +72,9 @@ def results(backend, problem, x, w, dy, channels_last):
     """{what is computed: (from which tensors, how)}."""
     kernels, geometry = BACKENDS[backend], problem.geometry
     return {
-        "y": (("x", "w"), lambda: kernels.conv2d_fprop(x, w, None, None, *geometry, "none")),
-        "dx": (("dy", "w"), lambda: kernels.conv2d_dgrad(dy, w, x.shape, channels_last, *geometry)),
-        "dw": (("dy", "x"), lambda: kernels.conv2d_wgrad(dy, x, w.shape, channels_last, *geometry)),
+        "y": (("x", "w"), lambda: kernels.conv2d_fprop(x, w, None, None, geometry, "none")),
+        "dx": (("dy", "w"), lambda: kernels.conv2d_dgrad(dy, w, x.shape, channels_last, geometry)),
+        "dw": (("dy", "x"), lambda: kernels.conv2d_wgrad(dy, x, w.shape, channels_last, geometry)),
     }
 
 
@@ -93,7 +93,7 @@ def test_padding_follows_one_rule(backend, channels_last, exhaustive):
     kinds = [torch.float32] if family == "triton" else [torch.float32, torch.float16]
     for why, dtype, name in itertools.product(FEW.get(family, PADDED), kinds, ("x", "w", "dy")):
         problem = named(why)
-        call = (problem.x_size, problem.w_size, *problem.geometry)
+        call = (problem.x_size, problem.w_size, problem.geometry)
         if BACKENDS[backend].supports("conv2d", call, dtype, device):
             continue
         tensors, rules = case(why, name)

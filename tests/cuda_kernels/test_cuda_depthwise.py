@@ -46,9 +46,9 @@ def passes(problem, x, w, dy, channels_last, backend="cuda:depthwise"):
     kernels = BACKENDS[backend]
     x, w, dy = (on_device(tensor) for tensor in (x, w, dy))
     results = (
-        kernels.conv2d_fprop(x, w, None, None, *problem.geometry, "none"),
-        kernels.conv2d_dgrad(dy, w, x.shape, channels_last, *problem.geometry),
-        kernels.conv2d_wgrad(dy, x, w.shape, channels_last, *problem.geometry),
+        kernels.conv2d_fprop(x, w, None, None, problem.geometry, "none"),
+        kernels.conv2d_dgrad(dy, w, x.shape, channels_last, problem.geometry),
+        kernels.conv2d_wgrad(dy, x, w.shape, channels_last, problem.geometry),
     )
     return tuple(result.cpu() for result in results)
 
@@ -144,7 +144,7 @@ def test_epilogue(R, channels_last):
             ("hardswish", F.hardswish),
         ):
             y = BACKENDS["cuda:depthwise"].conv2d_fprop(
-                *map(on_device, (x, w, b, residual)), *problem.geometry, activation
+                *map(on_device, (x, w, b, residual)), problem.geometry, activation
             )
             tolerance = 8 * torch.finfo(dtype).eps
             torch.testing.assert_close(

@@ -11,8 +11,8 @@ from fastconv._native import core, cuda, cuda_missing
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import ACTIVATIONS, conv_problem
 from fastconv.backends.cuda.launch import DEVICE, launch, workspace
-from fastconv.backends.memory import DTYPES, location, readable
-from fastconv.problem import ConvOp
+from fastconv.backends.memory import location, readable
+from fastconv.problem import DTYPES, ConvOp
 
 pytestmark = pytest.mark.skipif(cuda is None, reason=f"no CUDA kernels: {cuda_missing}")
 
@@ -22,7 +22,7 @@ WIDE, NARROW, STEM, STEM_FEW_FILTERS = range(4)  # csrc/plan/cuda_direct_tile.h
 
 
 def native_problem(problem):
-    return conv_problem(problem.x_size, problem.w_size, *problem.geometry)
+    return conv_problem(problem.x_size, problem.w_size, problem.geometry)
 
 
 def drawn(problem, dtype, channels_last=False, limit=8):

@@ -111,7 +111,7 @@ def test_stores(layout):
         shifted = torch.empty(dy.numel() + 1, dtype=dy.dtype, device=DEVICE)[1:]
         dy = shifted.as_strided(dy.shape, dy.stride()).copy_(dy)
     b = integers((problem.K,), torch.float16).to(DEVICE)
-    y = BACKENDS["cuda:implicit_gemm"].conv2d_fprop(x, w, b, dy, *problem.geometry, "relu")
+    y = BACKENDS["cuda:implicit_gemm"].conv2d_fprop(x, w, b, dy, problem.geometry, "relu")
     z = torch.nn.functional.conv2d(x.double(), w.double(), b.double(), *problem.geometry) + dy
     assert_exact(y, z.relu(), layout)
 

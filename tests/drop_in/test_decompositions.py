@@ -7,7 +7,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastconv
-from fastconv.functional.checks_pool2d import Windows
+from fastconv.geometry import Pool2dWindows
 
 TABLE = fastconv.export_decompositions()
 OPS = torch.ops.fastconv
@@ -32,10 +32,10 @@ def _samples():
         yield "conv2d_dgrad", (y, w, x.shape, channels_last, *GEOMETRY)
         yield "conv2d_wgrad", (y, x, w.shape, channels_last, *GEOMETRY)
         image = last if channels_last else x
-        plain = Windows((3, 2), (2, 1), (1, 1), (1, 2), True, ())
-        undilated = Windows((3, 3), (2, 1), (1, 1), (1, 1), True, ())
-        adaptive = Windows((), (), (), (), False, (4, 3))
-        one = Windows((), (), (), (), False, (1, 1))
+        plain = Pool2dWindows((3, 2), (2, 1), (1, 1), (1, 2), True, ())
+        undilated = Pool2dWindows((3, 3), (2, 1), (1, 1), (1, 1), True, ())
+        adaptive = Pool2dWindows((), (), (), (), False, (4, 3))
+        one = Pool2dWindows((), (), (), (), False, (1, 1))
         for windows in (plain, undilated, adaptive, one):
             yield "pool2d_max_values", (image, *windows)
             yield "pool2d_max_fwd", (image, *windows, False)
@@ -47,7 +47,7 @@ def _samples():
             averages = ((True, 0), (False, 0), (True, -3))
             for average in averages[:1] if windows.output_size else averages:
                 yield "pool2d_avg_fwd", (image, *windows, *average)
-                dy = torch.randn(2, 4, *windows.count(x.shape))
+                dy = torch.randn(2, 4, *windows.out_plane(x.shape))
                 yield "pool2d_avg_bwd", (dy, x.shape, channels_last, *windows, *average)
 
 
@@ -84,7 +84,7 @@ def test_a_training_program():
 def test_offsets_stand_for_indices():
     """The places of maxima that only GPUs' backends write: max_bwd of them is that of indices."""
     x = torch.randn(2, 3, 9, 8)
-    windows = Windows((3, 2), (2, 1), (1, 1), (1, 2), True, ())
+    windows = Pool2dWindows((3, 2), (2, 1), (1, 1), (1, 2), True, ())
     fwd, bwd = TABLE[OPS.pool2d_max_fwd.default], TABLE[OPS.pool2d_max_bwd.default]
     y, indices = fwd(x, *windows, False, "cuda")
     same, offsets = fwd(x, *windows, True, "cuda")

@@ -26,7 +26,7 @@ from fastconv import triton_kernels
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import conv_problem
 from fastconv.backends.triton import launch as triton_launch
-from fastconv.functional.checks_pool2d import Windows
+from fastconv.geometry import Conv2dGeometry, Pool2dWindows
 from fastconv.triton_kernels.tuning import configs_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,8 +191,8 @@ def _meta(size, dtype, channels_last=False):
 
 
 def conv_calls():
-    """(x size, w size, stride, padding, dilation, groups) of the layers that are timed, and of the
-    problems that are tested."""
+    """(x size, w size, Conv2dGeometry) of the layers that are timed, and of the problems that are
+    tested."""
     calls = {}
     with open(ROOT / "bench" / "cases" / "layers.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -200,44 +200,49 @@ def conv_calls():
             u, p, d = ((int(row[name]),) * 2 for name in ("stride", "pad", "dilation"))
             groups = int(row["groups"])
             x, w = (o["N"], o["C"], o["H"], o["W"]), (o["K"], o["C"] // groups, o["R"], o["S"])
-            calls[row["model"], row["name"]] = x, w, u, p, d, groups
+            calls[row["model"], row["name"]] = x, w, Conv2dGeometry(u, p, d, groups)
     for problem in CONVS:
-        calls[str(problem)] = problem.x_size, problem.w_size, *problem.geometry
-    calls["many elements"] = _MANY_ELEMENTS, (64, 64, 3, 3), (1, 1), (1, 1), (1, 1), 1
-    calls["many elements, depthwise"] = _MANY_ELEMENTS, (64, 1, 3, 3), (1, 1), (1, 1), (1, 1), 64
+        calls[str(problem)] = problem.x_size, problem.w_size, problem.geometry
+    dense = Conv2dGeometry((1, 1), (1, 1), (1, 1), 1)
+    calls["many elements"] = _MANY_ELEMENTS, (64, 64, 3, 3), dense
+    depthwise = dense._replace(groups=64)
+    calls["many elements, depthwise"] = _MANY_ELEMENTS, (64, 1, 3, 3), depthwise
     return list(calls.values())
 
 
 def pool_calls():
-    """(x size, Windows) likewise."""
+    """(x size, Pool2dWindows) likewise."""
     calls = {}
     with open(ROOT / "bench" / "cases" / "pools.csv", newline="") as file:
         for row in csv.DictReader(file):
             size = tuple(int(row[name]) for name in "NCHW")
             r, u, p = ((int(row[name]),) * 2 for name in ("R", "stride", "pad"))
-            calls[row["model"], row["name"]] = size, Windows(r, u, p, (1, 1), False, ())
+            calls[row["model"], row["name"]] = size, Pool2dWindows(r, u, p, (1, 1), False, ())
     square = (2, 2)
-    calls["ceil"] = (2, 5, 9, 7), Windows((3, 2), square, (1, 0), (1, 1), True, ())
-    calls["dilated"] = (2, 5, 19, 17), Windows((3, 3), square, (1, 1), (2, 3), False, ())
-    calls["many elements"] = _MANY_ELEMENTS, Windows(square, square, (0, 0), (1, 1), False, ())
-    calls["global"] = (32, 512, 7, 7), Windows((), (), (), (), False, (1, 1))
-    calls["adaptive"] = (2, 13, 11, 17), Windows((), (), (), (), False, (3, 5))
+    calls["ceil"] = (2, 5, 9, 7), Pool2dWindows((3, 2), square, (1, 0), (1, 1), True, ())
+    calls["dilated"] = (2, 5, 19, 17), Pool2dWindows((3, 3), square, (1, 1), (2, 3), False, ())
+    calls["many elements"] = (
+        _MANY_ELEMENTS,
+        Pool2dWindows(square, square, (0, 0), (1, 1), False, ()),
+    )
+    calls["global"] = (32, 512, 7, 7), Pool2dWindows((), (), (), (), False, (1, 1))
+    calls["adaptive"] = (2, 13, 11, 17), Pool2dWindows((), (), (), (), False, (3, 5))
     return list(calls.values())
 
 
 def _run_conv(backend, call, dtype, channels_last, activations=("relu",)):
     """All passes of a convolution, and with each activation the epilogues and their backward."""
-    x_size, w_size, *geometry = call
+    x_size, w_size, geometry = call
     x, w = (_meta(size, dtype, channels_last) for size in (x_size, w_size))
-    y = _meta(conv_problem(x_size, w_size, *geometry).out_size(), dtype, channels_last)
+    y = _meta(conv_problem(x_size, w_size, geometry).out_size(), dtype, channels_last)
     b = _meta(w_size[:1], dtype)
-    backend.conv2d_fprop(x, w, None, None, *geometry, "none")
-    backend.conv2d_dgrad(y, w, x_size, channels_last, *geometry)
-    backend.conv2d_wgrad(y, x, w_size, channels_last, *geometry)
+    backend.conv2d_fprop(x, w, None, None, geometry, "none")
+    backend.conv2d_dgrad(y, w, x_size, channels_last, geometry)
+    backend.conv2d_wgrad(y, x, w_size, channels_last, geometry)
     backend.bias_grad(y)
     for activation in activations:
-        backend.conv2d_fprop(x, w, b, None, *geometry, activation)
-        backend.conv2d_fprop(x, w, b, y, *geometry, activation)
+        backend.conv2d_fprop(x, w, b, None, geometry, activation)
+        backend.conv2d_fprop(x, w, b, y, geometry, activation)
         backend.epilogue_backward(y, y, activation)
         backend.activation_forward(y, activation)
 
@@ -246,7 +251,7 @@ def _run_pool(backend, call, dtype, channels_last):
     x_size, windows = call
     x, y = (
         _meta((*x_size[:2], *hw), dtype, channels_last)
-        for hw in (x_size[2:], windows.count(x_size))
+        for hw in (x_size[2:], windows.out_plane(x_size))
     )
     for place_dtype in (None, torch.int64, *[torch.int8] * backend.saves_offsets(windows)):
         _, places = backend.max_pool2d_fwd(x, windows, place_dtype)
@@ -262,7 +267,8 @@ def _record_calls(scenario, math, channels_last, convs, pools):
     dtype = DTYPES[math]
     layout = "channels_last" if channels_last else "contiguous"
     for call in convs:
-        x_size, w_size, *_, groups = call
+        x_size, w_size, geometry = call
+        groups = geometry.groups
         channels = [x_size[1], w_size[0]]
         for backend in backend_module.TRITON_BACKENDS.values():
             if backend.algorithm == "im2col" and groups > _MOST_GROUPS:

@@ -10,9 +10,8 @@ from problems import CONVS, Conv, drawn, integers
 import fastconv
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import conv_problem
-from fastconv.backends.memory import DTYPES
 from fastconv.backends.triton.launch import kernels, missing_reason
-from fastconv.problem import ConvOp
+from fastconv.problem import DTYPES, ConvOp
 
 pytestmark = needs_triton
 STEMS = {} if missing_reason() else kernels("plan")._KERNELS
@@ -34,10 +33,10 @@ def choose_always(index, patch):
 
 def one_pass(backend, op, problem, x, w, dy, channels_last):
     if op == "fprop":
-        return backend.conv2d_fprop(x, w, None, None, *problem.geometry, "none")
+        return backend.conv2d_fprop(x, w, None, None, problem.geometry, "none")
     if op == "dgrad":
-        return backend.conv2d_dgrad(dy, w, x.shape, channels_last, *problem.geometry)
-    return backend.conv2d_wgrad(dy, x, w.shape, channels_last, *problem.geometry)
+        return backend.conv2d_dgrad(dy, w, x.shape, channels_last, problem.geometry)
+    return backend.conv2d_wgrad(dy, x, w.shape, channels_last, problem.geometry)
 
 
 @pytest.mark.parametrize("algorithm, op", KERNELS, ids=IDS)
@@ -101,7 +100,7 @@ def test_tables_choose_among_the_configurations(algorithm, op):
     for o in (*CONVS, large, depthwise):
         if algorithm == "depthwise" and o.groups != o.C:
             continue
-        problem = conv_problem(o.x_size, o.w_size, *o.geometry)
+        problem = conv_problem(o.x_size, o.w_size, o.geometry)
         for dtype in DTYPES:
             suits = kernels("tuning").configs_for(stem, dtype)
             assert set(suits) <= set(kernel.CONFIGS)

@@ -11,9 +11,8 @@ from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, c
 from problems import Conv, drawn, integers, normals
 
 from fastconv.backends.conv2d import NO_EPILOGUE, conv_problem
-from fastconv.backends.memory import DTYPES
 from fastconv.backends.triton.launch import kernels
-from fastconv.problem import ConvOp
+from fastconv.problem import DTYPES, ConvOp
 
 pytestmark = needs_triton
 ALGORITHMS = ["direct", "depthwise"]
@@ -38,7 +37,7 @@ LARGE = Conv("", N=1, C=2, K=4, H=14, W=12, R=5, S=7, stride=(3, 2), dilation=(2
 def run(algorithm, name, problem, x, w, y, epilogue=NO_EPILOGUE, splits=1):
     """Overwrites what the pass results in, and returns it."""
     op = ConvOp.__members__[name]
-    native = conv_problem(problem.x_size, problem.w_size, *problem.geometry)
+    native = conv_problem(problem.x_size, problem.w_size, problem.geometry)
     kernel = kernels(kernels("plan")._KERNELS[algorithm, name])
     config = kernel.table_config(op, native, x.dtype, 2)
     x, w, y = (tensor.to(DEVICE) for tensor in (x, w, y))

@@ -9,9 +9,8 @@ from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, c
 from problems import Conv, drawn, integers, normals
 
 from fastconv.backends.conv2d import NO_EPILOGUE, conv_problem
-from fastconv.backends.memory import DTYPES
 from fastconv.backends.triton.launch import kernels, missing_reason
-from fastconv.problem import ConvOp
+from fastconv.problem import DTYPES, ConvOp
 
 pytestmark = needs_triton
 CONFIGURATIONS = range(6)
@@ -38,7 +37,7 @@ if not missing_reason():
 
 
 def native(problem):
-    return conv_problem(problem.x_size, problem.w_size, *problem.geometry)
+    return conv_problem(problem.x_size, problem.w_size, problem.geometry)
 
 
 def wgrad(problem, x, dy, dw, config, splits, tf32=False):

@@ -9,14 +9,14 @@ import functools
 import torch
 
 from ..._native import core
-from ...problem import ConvOp
-from ..base import PassPlan
+from ...problem import DTYPES, ConvOp
+from ..base import Backend, PassPlan
 from ..conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
-from ..memory import DTYPES, location
+from ..memory import location
 from .pool2d import CpuPool2d
 
 
-class CpuBackend(Conv2dBackend, CpuPool2d):
+class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
     def __init__(self, name, algorithm=None):
         self.name = name
         self.algorithm = algorithm
@@ -27,22 +27,12 @@ class CpuBackend(Conv2dBackend, CpuPool2d):
             return core.plan_conv2d_cpu(op, problem)
         return core.ConvPlan(self.algorithm, f"asked for as {self.name!r}")
 
-    def supports(self, operator, call, dtype, device, index=None):
-        """None, or why this backend cannot run the call. `call` is the operator's sizes; for conv2d
-        (x size, w size, stride, padding, dilation, groups)."""
+    def _device_reason(self, device, index):
         if device not in ("cpu", "meta"):
             return f"runs tensors on the CPU, got device {device}"
-        if dtype not in DTYPES:
-            return f"no kernels for {dtype}"
-        if operator == "conv2d":
-            if call[0][1] == 0:
-                return "no input channels: torch defines the result"
-            # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
-            if self.algorithm is not None and not torch.compiler.is_compiling():
-                return self._unsupported_reason(conv_problem(*call))
         return None
 
-    def _unsupported_reason(self, problem):
+    def _unsupported_reason(self, problem, dtype):
         reasons = (
             core.unsupported_reason(self.algorithm, op, problem)
             for op in ConvOp.__members__.values()

@@ -3,8 +3,9 @@
 import torch
 
 from ..._native import core
+from ...problem import DTYPES
 from ..base import PassPlan
-from ..memory import DTYPES, location
+from ..memory import location
 from ..pool2d import Pool2dBackend, pool_problem
 
 

@@ -9,17 +9,17 @@ import functools
 import torch
 
 from ..._native import core, cuda, cuda_missing
-from ...problem import ConvOp
+from ...problem import DTYPES, ConvOp, allows_tf32
 from .. import im2col
-from ..base import PassPlan
+from ..base import Backend, PassPlan
 from ..conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
-from ..memory import DTYPES, location
+from ..memory import location
 from . import im2col as cuda_im2col
-from .launch import DEVICE, allows_tf32, device_properties, launch, unusable_reason, workspace
+from .launch import DEVICE, device_properties, launch, unusable_reason, workspace
 from .pool2d import CudaPool2d
 
 _locate = functools.partial(location, device=DEVICE)
-# No GPU to ask: a plan can still be made, for this one (H100 SXM).
+# device_properties() of an H100 SXM, for which plans are made where there is no GPU to ask.
 _DEFAULT_DEVICE = (132, 227 << 10, 50 << 20, 90)
 _ALIGNMENT = 16  # bytes, of the widest loads
 
@@ -29,7 +29,7 @@ def _dense_strides(size, channels_last):
     return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
 
 
-class CudaBackend(Conv2dBackend, CudaPool2d):
+class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
     def __init__(self, name, algorithm=None):
         self.name = name
         self.algorithm = algorithm
@@ -45,28 +45,13 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             return core.plan_conv2d_cuda(call)
         return core.plan_conv2d_cuda(self.algorithm, call, f"asked for as {self.name!r}")
 
-    def supports(self, operator, call, dtype, device, index=None):
-        """None, or why this backend cannot run the call. `call` is the operator's sizes; for conv2d
-        (x size, w size, stride, padding, dilation, groups). `index` is the device's, None for the
-        one in use."""
+    def _device_reason(self, device, index):
         if cuda is None:
             return cuda_missing
         if device not in (DEVICE, "meta"):
             return f"runs tensors on {DEVICE} devices, got device {device}"
         if device == "cuda":
-            index = torch.cuda.current_device() if index is None else index
-            if reason := unusable_reason(index):
-                return reason
-        if dtype not in DTYPES:
-            return f"no kernels for {dtype}"
-        if operator == "conv2d":
-            if call[0][1] == 0:
-                return "no input channels: torch defines the result"
-            # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
-            if self.algorithm is not None and not torch.compiler.is_compiling():
-                return self._unsupported_reason(conv_problem(*call), dtype)
-        elif not torch.compiler.is_compiling():
-            return self.pool2d_unsupported_reason(*call)
+            return unusable_reason(torch.cuda.current_device() if index is None else index)
         return None
 
     def _unsupported_reason(self, problem, dtype):
@@ -110,14 +95,14 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
 
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
         bias, residual, activation = epilogue
-        places = [_locate(tensor) for tensor in (x, w, y)]
+        locations = [_locate(tensor) for tensor in (x, w, y)]
         plan = self._plan(
             op,
             problem,
             x.dtype,
             allows_tf32(),
-            *(strides for _, strides in places),
-            all(address % _ALIGNMENT == 0 for address, _ in places),
+            *(strides for _, strides in locations),
+            all(address % _ALIGNMENT == 0 for address, _ in locations),
             x.device.index or 0,
         )
         if plan.algorithm == core.CudaAlgorithm.im2col:
@@ -131,9 +116,9 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             problem.sizes,
             int(DTYPES[x.dtype]),
             plan.numbers,
-            *places[0],
-            *places[1],
-            *places[2],
+            *locations[0],
+            *locations[1],
+            *locations[2],
             0 if bias is None else bias.data_ptr(),
             *_locate(residual),
             int(ACTIVATIONS[activation]),

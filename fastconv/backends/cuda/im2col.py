@@ -3,8 +3,9 @@
 import functools
 
 from ..._native import cuda
+from ...problem import DTYPES
 from ..conv2d import ACTIVATIONS
-from ..memory import DTYPES, location
+from ..memory import location
 from .launch import DEVICE, launch
 
 _locate = functools.partial(location, device=DEVICE)
@@ -22,8 +23,8 @@ def col2im(problem, dx, columns, channels_inner, images, rows, dx_rows):
 
 def _arguments(problem, x, columns, channels_inner, images, rows):
     dtype = int(DTYPES[x.dtype])
-    place = columns.data_ptr(), channels_inner
-    return problem.sizes, dtype, *_locate(x), *place, images, rows
+    address = columns.data_ptr()
+    return problem.sizes, dtype, *_locate(x), address, channels_inner, images, rows
 
 
 def epilogue(z, bias, residual, activation):

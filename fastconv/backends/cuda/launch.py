@@ -6,6 +6,7 @@ import functools
 import torch
 
 from ..._native import cuda
+from ..base import constant_while_compiling
 
 DEVICE = "cpu" if cuda is not None and cuda.is_emulated else "cuda"
 
@@ -16,26 +17,21 @@ def launch(function, like, *args):
         return function(*args, 0)
     index = like.device.index
     with torch.cuda.device(index):
-        cuda.set_device(index)  # the module has a CUDA runtime of its own, with its own idea of it
+        cuda.set_device(index)  # the module has a CUDA runtime, and so a current device, of its own
         return function(*args, torch._C._cuda_getCurrentRawStream(index))
 
 
 def workspace(size, like):
     """Memory for a kernel's own use, not initialised: size bytes, 256-byte aligned; None for 0.
 
-    The caching allocator hands it to others only after the kernels that are enqueued by then."""
+    It may be freed as soon as the kernel is enqueued: the caching allocator hands it only to work
+    that comes later in the same stream."""
     if size == 0:
         return None
     if DEVICE == "cuda":
         return torch.empty(size, dtype=torch.uint8, device=like.device)
     padded = torch.empty(size + 256, dtype=torch.uint8)
     return padded[-padded.data_ptr() % 256 :][:size]
-
-
-def constant_while_compiling(function):
-    """torch.compiler.assume_constant_result, without its import of the whole compiler."""
-    function._dynamo_marked_constant = True
-    return function
 
 
 @constant_while_compiling  # compilers cannot look into a native module
@@ -53,7 +49,7 @@ def _unusable_reason(index):
     capability = device_properties(index)[3]
     archs = [name.removeprefix("sm_") for name in cuda.archs.split(", ") if name != "PTX"]
     numbers = [int(arch.rstrip("af")) for arch in archs]
-    if "PTX" in cuda.archs and capability >= numbers[-1]:  # PTX is of the newest
+    if "PTX" in cuda.archs and capability >= numbers[-1]:  # the PTX is that of the last arch
         return None
     for arch, number in zip(archs, numbers):
         same_major = number // 10 == capability // 10
@@ -66,11 +62,3 @@ def _unusable_reason(index):
 def device_properties(index):
     """(SM count, shared memory of a block in bytes, L2 in bytes, compute capability as 90)."""
     return cuda.device_properties(index)
-
-
-def allows_tf32():
-    """Whether convolutions of float32 may round their inputs to TF32: cuDNN's setting in torch."""
-    getter = getattr(torch._C, "_get_fp32_precision_getter", None)
-    if getter is None:  # torch < 2.9
-        return torch.backends.cudnn.allow_tf32
-    return getter("cuda", "conv") == "tf32"

@@ -5,27 +5,24 @@ import functools
 import torch
 
 from ..._native import core, cuda
+from ...problem import DTYPES
 from ..base import PassPlan
-from ..memory import DTYPES, location
+from ..memory import location
 from ..pool2d import Pool2dBackend, pool_problem
 from .launch import DEVICE, launch
 
 _locate = functools.partial(location, device=DEVICE)
-_MOST_OFFSETS = 127  # int8
 _LONGEST_AXIS = 2**31 - 1
 
 
 class CudaPool2d(Pool2dBackend):
     """Pooling methods of the CUDA backends."""
 
-    def saves_offsets(self, windows):
-        kernel = windows.kernel_size  # none of adaptive pooling, whose windows differ
-        return len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_OFFSETS
+    knows_offsets = True
 
-    def pool2d_unsupported_reason(self, x_size, windows):
-        """None, or why no kernel takes this call."""
+    def _pool2d_reason(self, x_size, windows):
         H, W = x_size[2:]
-        P, Q = windows.count(x_size)
+        P, Q = windows.out_plane(x_size)
         if max(H, W, P, Q) > _LONGEST_AXIS:
             return f"an axis of more than {_LONGEST_AXIS} positions"
         if max(1, H) * max(1, W) > _LONGEST_AXIS:

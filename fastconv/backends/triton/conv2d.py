@@ -7,21 +7,20 @@
 import dataclasses
 import functools
 
-import torch
-
-from ...problem import ConvOp
+from ...problem import ConvOp, allows_tf32
 from .. import im2col
-from ..base import PassPlan
+from ..base import Backend, PassPlan
 from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
-from ..memory import DTYPES
-from .launch import allows_tf32, current_device, kernels, sm_count, unusable_reason, without_memory
+from .launch import current_device, kernels, sm_count, unusable_reason, without_memory
 from .pool2d import TritonPool2d
 
 ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
 _WRITTEN = {ConvOp.fprop: 2, ConvOp.dgrad: 0, ConvOp.wgrad: 1}  # of x, w, y
 
 
-class TritonBackend(Conv2dBackend, TritonPool2d):
+class TritonBackend(Conv2dBackend, TritonPool2d, Backend):
+    plan_takes_all = False
+
     def __init__(self, name, algorithm=None):
         self.name = name
         self.algorithm = algorithm
@@ -34,23 +33,8 @@ class TritonBackend(Conv2dBackend, TritonPool2d):
         properties = sm_count(device), layout
         return plan(op, problem, dtype, tf32, *properties, self.algorithm, reason, config)
 
-    def supports(self, operator, call, dtype, device, index=None):
-        """None, or why this backend cannot run the call. `call` is the operator's sizes; for conv2d
-        (x size, w size, stride, padding, dilation, groups). `index` is the device's, None for the
-        one in use."""
-        if reason := unusable_reason(device, index):
-            return reason
-        if dtype not in DTYPES:
-            return f"no kernels for {dtype}"
-        if operator == "conv2d":
-            if call[0][1] == 0:
-                return "no input channels: torch defines the result"
-            # While compiling, sizes may be symbolic; the kernel's own check stands in for this one.
-            if not torch.compiler.is_compiling():
-                return self._unsupported_reason(conv_problem(*call), dtype)
-        elif not torch.compiler.is_compiling():
-            return self.pool2d_unsupported_reason(*call)
-        return None
+    def _device_reason(self, device, index):
+        return unusable_reason(device, index)
 
     def _unsupported_reason(self, problem, dtype):
         check = kernels("plan").unsupported_reason

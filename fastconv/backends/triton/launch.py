@@ -9,18 +9,7 @@ import re
 import torch
 
 from ...problem import memory_format
-from ..cuda.launch import allows_tf32, constant_while_compiling
-
-__all__ = [
-    "allows_tf32",
-    "current_device",
-    "device_type",
-    "kernels",
-    "missing_reason",
-    "sm_count",
-    "unusable_reason",
-    "without_memory",
-]
+from ..base import constant_while_compiling
 
 OLDEST = (3, 4)
 _OLDEST_CAPABILITY = (8, 0)

@@ -9,7 +9,6 @@ from ..base import PassPlan
 from ..pool2d import Pool2dBackend, pool_problem
 from .launch import current_device, kernels, sm_count, without_memory
 
-_MOST_OFFSETS = 127  # int8
 _LARGEST = 2**31 - 2**11  # what 32 bits hold, less a tile
 _KERNELS = {
     core.PoolOp.max_fwd: "pool2d_reduce",
@@ -27,14 +26,11 @@ _ALGORITHMS = {
 class TritonPool2d(Pool2dBackend):
     """Pooling methods of the Triton backends."""
 
-    def saves_offsets(self, windows):
-        kernel = windows.kernel_size  # none of adaptive pooling, whose windows differ
-        return len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_OFFSETS
+    knows_offsets = True
 
-    def pool2d_unsupported_reason(self, x_size, windows):
-        """None, or why no kernel takes this call."""
+    def _pool2d_reason(self, x_size, windows):
         H, W = x_size[2:]
-        if max(H, W, *windows.count(x_size)) > _LARGEST:
+        if max(H, W, *windows.out_plane(x_size)) > _LARGEST:
             return f"an axis of more than {_LARGEST} positions"
         if max(1, H) * max(1, W) > _LARGEST:
             R, S = windows.kernel_size or (H, W)

@@ -1,0 +1,93 @@
+"""The compiled core's public classes; their sizes are those of the C++ of csrc/problem."""
+
+from typing import Any
+
+class _Problem:
+    @property
+    def N(self) -> int: ...
+    @property
+    def C(self) -> int: ...
+    @property
+    def H(self) -> int: ...
+    @property
+    def W(self) -> int: ...
+    @property
+    def P(self) -> int: ...
+    @property
+    def Q(self) -> int: ...
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+    def out_size(self) -> tuple[int, int, int, int]: ...
+
+class _Windowed(_Problem):
+    @property
+    def R(self) -> int: ...
+    @property
+    def S(self) -> int: ...
+    @property
+    def stride_h(self) -> int: ...
+    @property
+    def stride_w(self) -> int: ...
+    @property
+    def pad_h(self) -> int: ...
+    @property
+    def pad_w(self) -> int: ...
+    @property
+    def dilation_h(self) -> int: ...
+    @property
+    def dilation_w(self) -> int: ...
+
+class ConvProblem(_Windowed):
+    def __init__(
+        self,
+        *,
+        N: int,
+        C: int,
+        H: int,
+        W: int,
+        K: int,
+        R: int,
+        S: int,
+        stride_h: int = 1,
+        stride_w: int = 1,
+        pad_h: int = 0,
+        pad_w: int = 0,
+        dilation_h: int = 1,
+        dilation_w: int = 1,
+        groups: int = 1,
+    ) -> None: ...
+    @property
+    def K(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
+    def gemm_shape(self, op: Any) -> tuple[int, int, int]: ...
+    def flops(self, op: Any) -> int: ...
+    def bytes(self, op: Any, element_size: int) -> int: ...
+
+class PoolProblem(_Windowed):
+    def __init__(
+        self,
+        *,
+        N: int,
+        C: int,
+        H: int,
+        W: int,
+        R: int,
+        S: int,
+        stride_h: int = 1,
+        stride_w: int = 1,
+        pad_h: int = 0,
+        pad_w: int = 0,
+        dilation_h: int = 1,
+        dilation_w: int = 1,
+        ceil_mode: bool = False,
+    ) -> None: ...
+    @property
+    def ceil_mode(self) -> bool: ...
+    def flops(self) -> int: ...
+    def bytes(self, element_size: int) -> int: ...
+
+class AdaptivePoolProblem(_Problem):
+    def __init__(self, *, N: int, C: int, H: int, W: int, P: int, Q: int) -> None: ...
+
+def __getattr__(name: str) -> Any: ...

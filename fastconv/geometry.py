@@ -1,0 +1,52 @@
+"""How the taps of a convolution, or the windows of a pooling, lie over the input's planes: what a
+call says besides its tensors. Sizes may be symbolic (torch.compile, export)."""
+
+from typing import NamedTuple
+
+from .problem import conv_out_size, pool_out_size
+
+Pair = tuple[int, int]  # (vertical, horizontal), in pixels
+
+
+class Conv2dGeometry(NamedTuple):
+    stride: Pair
+    padding: Pair  # on each side
+    dilation: Pair
+    groups: int
+
+    def out_plane(self, x_size, w_size):
+        """(P, Q) for x of size (..., H, W) and w of size (..., R, S); not clamped at 0."""
+        return tuple(
+            conv_out_size(
+                x_size[i - 2], w_size[i - 2], self.stride[i], self.padding[i], self.dilation[i]
+            )
+            for i in range(2)
+        )
+
+
+class Pool2dWindows(NamedTuple):
+    """Plain pooling has all but output_size, which is (); adaptive pooling has output_size alone,
+    and () for the pairs."""
+
+    kernel_size: Pair | tuple[()]
+    stride: Pair | tuple[()]
+    padding: Pair | tuple[()]
+    dilation: Pair | tuple[()]
+    ceil_mode: bool
+    output_size: Pair | tuple[()]
+
+    def out_plane(self, x_size):
+        """(P, Q) for x of size (..., H, W); not clamped at 0."""
+        if len(self.output_size) == 2:
+            return tuple(self.output_size)
+        return tuple(
+            pool_out_size(
+                x_size[i - 2],
+                self.kernel_size[i],
+                self.stride[i],
+                self.padding[i],
+                self.dilation[i],
+                self.ceil_mode,
+            )
+            for i in range(2)
+        )
