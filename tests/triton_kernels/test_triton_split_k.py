@@ -8,9 +8,8 @@ from oracles import assert_exact, conv_passes
 from problems import Conv, drawn, integers
 
 from fastconv.backends.conv2d import conv_problem
-from fastconv.backends.memory import DTYPES
 from fastconv.backends.triton.launch import kernels
-from fastconv.problem import ConvOp
+from fastconv.problem import DTYPES, ConvOp
 
 pytestmark = needs_triton
 PROBLEM = Conv("a long sum for few pixels", N=1, C=64, K=64, H=4, W=4)
@@ -27,7 +26,7 @@ def many_multiprocessors(monkeypatch):
 @pytest.mark.parametrize("channels_last", LAYOUTS, ids=LAYOUT_IDS)
 @pytest.mark.parametrize("dtype", list(DTYPES), ids=lambda d: str(d).removeprefix("torch."))
 def test_slices_add_up(dtype, channels_last, many_multiprocessors):
-    native = conv_problem(PROBLEM.x_size, PROBLEM.w_size, *PROBLEM.geometry)
+    native = conv_problem(PROBLEM.x_size, PROBLEM.w_size, PROBLEM.geometry)
     for op in (ConvOp.fprop, ConvOp.dgrad):
         about = (op, native, dtype, False, MULTIPROCESSORS, "channels", "implicit_gemm")
         assert kernels("plan").plan_conv2d(*about).splits > 1
