@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .device.gather_axis import fprop_axis
 from .device.language import widen
 from .device.pixels import (
     lanes_along_pixels,
@@ -48,13 +49,15 @@ def zero_tile(x, LANES_ALONG_PIXELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_
 
 @triton.jit
 def add_taps(
-    acc, src, rows, columns, h, v, w, w_columns, channel, channels, src_height, src_width,
-    src_h, src_w, w_r, w_s, offset_h, offset_w, taps_h, taps_w,
+    acc, source, rows, columns, h, v, w, w_columns, channel, channels, source_height, source_width,
+    source_h, source_w, w_r, w_s, axis_h, axis_w,
     TAPS_W: tl.constexpr, LANES_ALONG_PIXELS: tl.constexpr, OFFSETS: tl.constexpr,
 ):  # fmt: skip
-    """acc + the sum over taps of src[h, v, channel] * w[channel], for vectors of pixels (rows, h,
-    v) and of channels (columns, w_columns, channel). There are taps_h rows of taps_w taps, TAPS_W
-    at most; offset_h and offset_w are from tap to tap in src, w_r and w_s in w."""
+    """acc + the sum of source * w over the taps of axis_h and axis_w, at most TAPS_W in a row.
+
+    rows and columns are the offsets of the tile's pixels and channels in the source, w_columns
+    those of its channels in w. (h, v) is where a pixel's first tap reads. w_r and w_s lead from tap
+    to tap in w."""
     PIECES: tl.constexpr = (TAPS_W + _PIECE - 1) // _PIECE
     PIECE: tl.constexpr = (TAPS_W + PIECES - 1) // PIECES
     offsets = on_axis(rows, LANES_ALONG_PIXELS) + on_axis(columns, not LANES_ALONG_PIXELS)
@@ -62,29 +65,29 @@ def add_taps(
     channel = on_axis(channel, not LANES_ALONG_PIXELS)
     h = on_axis(h, LANES_ALONG_PIXELS)
     v = on_axis(v, LANES_ALONG_PIXELS)
-    for tap_h in range(taps_h):
-        dh = tap_h * offset_h
-        row_inside = within(h + dh, src_height)
-        row_offset = dh.to(OFFSETS) * src_h
+    for tap_h in range(axis_h.taps):
+        dh = tap_h * axis_h.tap_offset
+        row_inside = within(h + dh, source_height)
+        row_offset = dh.to(OFFSETS) * source_h
         w_row = w + tap_h * w_r
-        for first in range(0, taps_w, PIECE):
+        for first in range(0, axis_w.taps, PIECE):
             for j in tl.static_range(PIECE):
                 tap_w = first + j
-                dv = tap_w * offset_w
+                dv = tap_w * axis_w.tap_offset
                 # Of a tap beyond the filter no channel is there.
-                there = channel < tl.where(tap_w < taps_w, channels, 0)
-                inside = row_inside & within(v + dv, src_width) & there
+                there = channel < tl.where(tap_w < axis_w.taps, channels, 0)
+                inside = row_inside & within(v + dv, source_width) & there
                 # Offsets are summed first: each alone may wrap, and the pointer is wider.
-                at = row_offset + dv.to(OFFSETS) * src_w
-                a = tl.load(src + (at + offsets), inside, 0.0)
+                at = row_offset + dv.to(OFFSETS) * source_w
+                a = tl.load(source + (at + offsets), inside, 0.0)
                 b = tl.load(w_row + tap_w * w_s + w_offsets, there, 0.0)
                 acc += widen(a, acc.dtype) * widen(b, acc.dtype)
     return acc
 
 
 _GEOMETRY = (
-    "images src_height src_width height width stride_h stride_w pad_h pad_w dilation_h dilation_w "
-    "kernel_h strips strip_width tiles_n"
+    "images source_height source_width height width stride_h stride_w pad_h pad_w dilation_h "
+    "dilation_w kernel_h strips strip_width tiles_n"
 ).split()
 
 
@@ -94,7 +97,7 @@ def conv2d_fprop_depthwise(
     x_n, x_c, x_h, x_w, w_k, w_r, w_s, y_n, y_c, y_h, y_w,
     residual_n, residual_c, residual_h, residual_w,
     filters, multiplier,
-    images, src_height, src_width, height, width, stride_h, stride_w, pad_h, pad_w,
+    images, source_height, source_width, height, width, stride_h, stride_w, pad_h, pad_w,
     dilation_h, dilation_w, kernel_h, strips, strip_width, tiles_n,
     KERNEL_W: tl.constexpr, OFFSETS: tl.constexpr,
     LANES_ALONG_PIXELS: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
@@ -107,13 +110,16 @@ def conv2d_fprop_depthwise(
     n, p, q, valid = tile_pixels(
         index // tiles_n, strips, strip_width, images, height, width, BLOCK_M
     )
-    v = q * stride_w - pad_w
-    h, rows = source_pixels(n, p * stride_h - pad_h, v, valid, x_n, x_h, x_w, OFFSETS)
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h, height, kernel_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w, width, KERNEL_W)
+    h = p * axis_h.source_step + axis_h.source_first
+    v = q * axis_w.source_step + axis_w.source_first
+    h, rows = source_pixels(n, h, v, valid, x_n, x_h, x_w, OFFSETS)
     columns = (k // multiplier).to(OFFSETS) * x_c
     acc = add_taps(
         zero_tile(x, LANES_ALONG_PIXELS, BLOCK_M, BLOCK_N), x, rows, columns, h, v,
-        w, place * w_k, k, filters, src_height, src_width,
-        x_h, x_w, w_r, w_s, dilation_h, dilation_w, kernel_h, KERNEL_W,
+        w, place * w_k, k, filters, source_height, source_width,
+        x_h, x_w, w_r, w_s, axis_h, axis_w,
         KERNEL_W, LANES_ALONG_PIXELS, OFFSETS,
     )  # fmt: skip
     if LANES_ALONG_PIXELS:

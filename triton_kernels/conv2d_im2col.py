@@ -17,6 +17,7 @@ do. Limits: the columns of a call below 2^30 elements.
 import triton
 import triton.language as tl
 
+from .device.gather_axis import fprop_axis
 from .device.language import narrow, widen
 from .device.pixels import on_axis
 from .epilogue import launch_epilogue
@@ -51,10 +52,12 @@ def conv2d_im2col(
     n = (row // rows).to(OFFSETS) + first_image
     p = (row % rows).to(OFFSETS) + first_row
     q = (pixel % columns_w).to(OFFSETS)
-    tap_h = (tap // kernel_w).to(OFFSETS) * dilation_h - pad_h
-    tap_w = (tap % kernel_w).to(OFFSETS) * dilation_w - pad_w
-    h = on_axis(p * stride_h, not CHANNELS_INNER) + on_axis(tap_h, CHANNELS_INNER)
-    w = on_axis(q * stride_w, not CHANNELS_INNER) + on_axis(tap_w, CHANNELS_INNER)
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w)
+    tap_h = (tap // kernel_w).to(OFFSETS) * axis_h.tap_offset + axis_h.source_first
+    tap_w = (tap % kernel_w).to(OFFSETS) * axis_w.tap_offset + axis_w.source_first
+    h = on_axis(p * axis_h.source_step, not CHANNELS_INNER) + on_axis(tap_h, CHANNELS_INNER)
+    w = on_axis(q * axis_w.source_step, not CHANNELS_INNER) + on_axis(tap_w, CHANNELS_INNER)
     there = on_axis(pixel < pixels, not CHANNELS_INNER) & on_axis(term < terms, CHANNELS_INNER)
     inside = there & (h >= 0) & (h < height) & (w >= 0) & (w < width)
     plane = on_axis(n * x_n, not CHANNELS_INNER)

@@ -21,6 +21,7 @@ import triton.language as tl
 
 from . import split_k_reduce
 from .conv2d_fprop_depthwise import zero_tile
+from .device.gather_axis import fprop_axis
 from .device.language import narrow, widen
 from .device.pixels import (
     lanes_along_pixels,
@@ -30,12 +31,11 @@ from .device.pixels import (
     source_pixels,
     within,
 )
-from .device.taps import pieces
 from .launch import MOST_REGISTERS, Config, launch, offset_type
 
 _GEOMETRY = (
-    "images src_height src_width height width kernel_h kernel_w stride_h stride_w pad_h pad_w "
-    "dilation_h dilation_w step_n step_p step_q steps_per_slice pieces_w pieces_hw"
+    "images source_height source_width height width kernel_h kernel_w stride_h stride_w pad_h "
+    "pad_w dilation_h dilation_w step_n step_p step_q steps_per_slice pieces_w pieces_hw"
 ).split()
 
 
@@ -44,7 +44,7 @@ def conv2d_wgrad_depthwise(
     x, dy, dw,
     x_n, x_c, x_h, x_w, dy_n, dy_c, dy_h, dy_w, dw_k, dw_r, dw_s, split_stride,
     filters, multiplier,
-    images, src_height, src_width, height, width, kernel_h, kernel_w,
+    images, source_height, source_width, height, width, kernel_h, kernel_w,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
     step_n, step_p, step_q, steps_per_slice, pieces_w, pieces_hw,
     TAPS_H: tl.constexpr, TAPS_W: tl.constexpr, OFFSETS: tl.constexpr,
@@ -65,6 +65,8 @@ def conv2d_wgrad_depthwise(
     row = on_axis(m // width, LANES_ALONG_PIXELS)
     p = row % height
     n = row // height
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w)
     sums = ()
     for _ in tl.static_range(TAPS_H * TAPS_W):
         sums += (zero_tile(x, LANES_ALONG_PIXELS, BLOCK_M, BLOCK_N),)
@@ -72,13 +74,14 @@ def conv2d_wgrad_depthwise(
         valid = n < images
         dy_rows = source_pixels(n, p, q, valid, dy_n, dy_h, dy_w, OFFSETS)[1]
         b = widen(tl.load(dy + dy_rows + dy_columns, valid & k_there, 0.0), sums[0].dtype)
-        v = q * stride_w - pad_w
-        h, rows = source_pixels(n, p * stride_h - pad_h, v, valid, x_n, x_h, x_w, OFFSETS)
+        h = p * axis_h.source_step + axis_h.source_first
+        v = q * axis_w.source_step + axis_w.source_first
+        h, rows = source_pixels(n, h, v, valid, x_n, x_h, x_w, OFFSETS)
         added = ()
         for tap in tl.static_range(TAPS_H * TAPS_W):
-            dh = (first_r + tap // TAPS_W) * dilation_h
-            dv = (first_s + tap % TAPS_W) * dilation_w
-            inside = within(h + dh, src_height) & within(v + dv, src_width)
+            dh = (first_r + tap // TAPS_W) * axis_h.tap_offset
+            dv = (first_s + tap % TAPS_W) * axis_w.tap_offset
+            inside = within(h + dh, source_height) & within(v + dv, source_width)
             at = dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
             a = tl.load(x + (at + (rows + columns)), inside & k_there, 0.0)
             added += (sums[tap] + widen(a, sums[tap].dtype) * b,)
@@ -110,6 +113,14 @@ CONFIGS = (
 _SUMS = 72  # registers of a thread that hold sums
 _PROGRAMS_PER_SM = 3
 _MIN_STEPS = 16  # of a slice, at whose end the sums of all taps are added up
+
+
+def pieces(kernel_h, kernel_w, most):
+    """(rows, columns) of the equal pieces that a filter is cut into, of at most so many taps: whole
+    rows if one fits."""
+    columns = triton.cdiv(kernel_w, triton.cdiv(kernel_w, most))
+    rows = min(kernel_h, most // columns) if columns == kernel_w else 1
+    return triton.cdiv(kernel_h, triton.cdiv(kernel_h, rows)), columns
 
 
 def most_taps(config):

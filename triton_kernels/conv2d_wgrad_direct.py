@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from . import split_k_reduce
+from .device.gather_axis import fprop_axis
 from .device.language import narrow, widen
 from .launch import Config, launch, offset_type, pixels_inner
 
@@ -59,11 +60,13 @@ def conv2d_wgrad_direct(
     tap = column // channels
     r = tap // kernel_w
     s = tap % kernel_w
-    # What a column's tap adds to a pixel's place.
-    tap_h = r * dilation_h - pad_h
-    tap_w = s * dilation_w - pad_w
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w)
+    # What a column's tap adds to a pixel's position.
+    dh = r * axis_h.tap_offset + axis_h.source_first
+    dv = s * axis_w.tap_offset + axis_w.source_first
     x += group * channels * x_c
-    x_columns = channel * x_c + tap_h.to(OFFSETS) * x_h + tap_w.to(OFFSETS) * x_w
+    x_columns = channel * x_c + dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
     dy_rows = (group * filters + filter) * dy_k
     filter_valid = filter < filters
     column_valid = column < columns
@@ -87,11 +90,11 @@ def conv2d_wgrad_direct(
             filter_valid[:, None, None] & on_axes(pixel_valid, True, PIXELS_INNER),
             0.0,
         )
-        h = p * stride_h
-        v = q * stride_w
+        h = p * axis_h.source_step
+        v = q * axis_w.source_step
         x_pixels = n * x_n + h.to(OFFSETS) * x_h + v.to(OFFSETS) * x_w
-        there_h = on_axes(h, True, PIXELS_INNER) + on_axes(tap_h, False, PIXELS_INNER)
-        there_v = on_axes(v, True, PIXELS_INNER) + on_axes(tap_w, False, PIXELS_INNER)
+        there_h = on_axes(h, True, PIXELS_INNER) + on_axes(dh, False, PIXELS_INNER)
+        there_v = on_axes(v, True, PIXELS_INNER) + on_axes(dv, False, PIXELS_INNER)
         inside = (there_h >= 0) & (there_h < x_height) & (there_v >= 0) & (there_v < x_width)
         inside = inside & on_axes(pixel_valid, True, PIXELS_INNER)
         inside = inside & on_axes(column_valid, False, PIXELS_INNER)

@@ -23,6 +23,7 @@ import triton.language as tl
 
 from . import split_k_reduce
 from .device.fast_divmod import divider, quotient
+from .device.gather_axis import fprop_axis
 from .device.language import dot, narrow, terms_apart
 from .device.pixels import within
 from .device.vectors import channel_vector, multiple_of, pixel_vector, rows_join, told_strides
@@ -83,8 +84,10 @@ def conv2d_wgrad_implicit_gemm(
     channel = (column % channels).to(OFFSETS)
     r = tap // kernel_w
     s = tap % kernel_w
-    dh = r * dilation_h
-    dv = s * dilation_w
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w)
+    dh = r * axis_h.tap_offset
+    dv = s * axis_w.tap_offset
     x_columns = channel * x_c
     if not POINTWISE:
         x_columns += dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
@@ -119,8 +122,8 @@ def conv2d_wgrad_implicit_gemm(
         if POINTWISE:
             x_pixels = n * x_n + place.to(OFFSETS) * x_w
         else:
-            h = p * stride_h - pad_h
-            v = q * stride_w - pad_w
+            h = p * axis_h.source_step + axis_h.source_first
+            v = q * axis_w.source_step + axis_w.source_first
             x_pixels = n * x_n + h.to(OFFSETS) * x_h + v.to(OFFSETS) * x_w
             if X_PIXELS_INNER:
                 there_h = dh[:, None] + h[None, :]

@@ -42,10 +42,10 @@ def tile_pixels(tile, strips, strip_width, images, height, width, BLOCK_M: tl.co
 
 
 @triton.jit
-def source_pixels(n, h, w, valid, src_n, src_h, src_w, OFFSETS: tl.constexpr):
+def source_pixels(n, h, w, valid, source_n, source_h, source_w, OFFSETS: tl.constexpr):
     """(h, offset) of the pixels that a tap at distance 0 reads; pixels that are not valid are
     outside with every tap."""
-    offset = n.to(OFFSETS) * src_n + h.to(OFFSETS) * src_h + w.to(OFFSETS) * src_w
+    offset = n.to(OFFSETS) * source_n + h.to(OFFSETS) * source_h + w.to(OFFSETS) * source_w
     return tl.where(valid, h, _FAR_OUTSIDE), offset
 
 
