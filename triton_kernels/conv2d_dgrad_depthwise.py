@@ -22,10 +22,10 @@ from .conv2d_fprop_depthwise import (
     with_channels_adjacent,
     zero_tile,
 )
-from .device.gather_axis import dgrad_axis, phases, tap_step
+from .device.gather_axis import axis_phases, axis_tap_steps, dgrad_axis
 from .device.pixels import lanes_along_pixels, pixel_tiles, source_pixels, tile_pixels
 from .epilogue import store_pixels
-from .launch import MOST_REGISTERS, launch, offset_type, pixels_inner
+from .launch import MOST_REGISTERS, conv_geometry, launch, offset_type, pixels_inner
 
 __all__ = ["CONFIGS", "launch_conv2d", "slices", "table_config"]
 _GEOMETRY = (
@@ -72,13 +72,13 @@ def conv2d_dgrad_depthwise(
     h = p * axis_h.source_step + axis_h.source_first
     v = q * axis_w.source_step + axis_w.source_first
     h, rows = source_pixels(n, h, v, valid, dy_n, dy_h, dy_w, OFFSETS)
-    place = c.to(OFFSETS)
-    columns = place * multiplier * dy_c
+    channel = c.to(OFFSETS)
+    columns = channel * multiplier * dy_c
     acc = zero_tile(dy, LANES_ALONG_PIXELS, BLOCK_M, BLOCK_N)
     for _ in range(multiplier):
         acc = add_taps(
             acc, dy, rows, columns, h, v,
-            w, place * w_c, c, channels, source_height, source_width,
+            w, channel * w_c, c, channels, source_height, source_width,
             dy_h, dy_w, w_r, w_s, axis_h, axis_w,
             TAPS_W, LANES_ALONG_PIXELS, OFFSETS,
         )  # fmt: skip
@@ -90,25 +90,25 @@ def conv2d_dgrad_depthwise(
     q = (q * axis_w.out_step + axis_w.out_first).to(OFFSETS)
     store_pixels(
         acc, dx, None, None,
-        n.to(OFFSETS) * dx_n + p * dx_h + q * dx_w, place * dx_c, None, None,
+        n.to(OFFSETS) * dx_n + p * dx_h + q * dx_w, channel * dx_c, None, None,
         c, valid, c < channels, False, False, "none", DX_PIXELS_INNER,
     )  # fmt: skip
 
 
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs dgrad: y, w -> x."""
-    o = problem
     along_pixels = lanes_along_pixels(y)
-    filters = w.unflatten(0, (o.C, o.K // o.C)).squeeze(2)  # (channel, filter of it, r, s)
+    # (channel, filter of the channel, r, s)
+    filters = w.unflatten(0, (problem.C, problem.K // problem.C)).squeeze(2)
     if not along_pixels:
         filters = with_channels_adjacent(filters)
-    steps = tap_step(o.stride_h, o.dilation_h), tap_step(o.stride_w, o.dilation_w)
-    phases_h, phases_w = phases(op, o.H, o.stride_h), phases(op, o.W, o.stride_w)
-    block_m, block_n = blocks(config, x.dtype, o.C, along_pixels)
+    tap_steps = axis_tap_steps(problem)
+    phases_h, phases_w = axis_phases(op, problem)
+    block_m, block_n = blocks(config, x.dtype, problem.C, along_pixels)
     # Of the first phase, which has the most positions.
-    height, width = triton.cdiv(o.H, phases_h), triton.cdiv(o.W, phases_w)
-    tiles_m, strips, strip_width = pixel_tiles(o.N, height, width, block_m, along_pixels)
-    tiles_n = triton.cdiv(o.C, block_n)
+    height, width = triton.cdiv(problem.H, phases_h), triton.cdiv(problem.W, phases_w)
+    tiles_m, strips, strip_width = pixel_tiles(problem.N, height, width, block_m, along_pixels)
+    tiles_n = triton.cdiv(problem.C, block_n)
     launch(
         conv2d_dgrad_depthwise,
         (tiles_m * tiles_n * phases_h * phases_w,),
@@ -116,11 +116,11 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         x,
         y, filters, x,
         *y.stride(), *filters.stride(), *x.stride(),
-        o.C, o.K // o.C,
-        o.N, *y.shape[2:], o.H, o.W, o.R, o.S, o.stride_h, o.stride_w, o.pad_h, o.pad_w,
-        o.dilation_h, o.dilation_w, *steps, strips, strip_width, tiles_n, phases_h, phases_w,
-        STRIDED=(o.stride_h, o.stride_w) != (1, 1),
-        TAPS_W=triton.cdiv(o.S, steps[1]),
+        problem.C, problem.K // problem.C,
+        problem.N, *y.shape[2:], problem.H, problem.W, problem.R, problem.S,
+        *conv_geometry(problem), *tap_steps, strips, strip_width, tiles_n, phases_h, phases_w,
+        STRIDED=(problem.stride_h, problem.stride_w) != (1, 1),
+        TAPS_W=triton.cdiv(problem.S, tap_steps[1]),
         OFFSETS=offset_type(y, filters, x),
         LANES_ALONG_PIXELS=along_pixels,
         DX_PIXELS_INNER=pixels_inner(x),

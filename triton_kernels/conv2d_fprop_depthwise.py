@@ -30,7 +30,15 @@ from .device.pixels import (
     within,
 )
 from .epilogue import store_pixels
-from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
+from .launch import (
+    MOST_REGISTERS,
+    Config,
+    conv_geometry,
+    launch,
+    offset_type,
+    pixels_inner,
+    strides,
+)
 
 # Taps of a row that are loaded together, at most.
 _PIECE = tl.constexpr(5)
@@ -106,7 +114,7 @@ def conv2d_fprop_depthwise(
 ):  # fmt: skip
     index = tl.program_id(0)
     k = index % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    place = k.to(OFFSETS)
+    filter = k.to(OFFSETS)
     n, p, q, valid = tile_pixels(
         index // tiles_n, strips, strip_width, images, height, width, BLOCK_M
     )
@@ -118,7 +126,7 @@ def conv2d_fprop_depthwise(
     columns = (k // multiplier).to(OFFSETS) * x_c
     acc = add_taps(
         zero_tile(x, LANES_ALONG_PIXELS, BLOCK_M, BLOCK_N), x, rows, columns, h, v,
-        w, place * w_k, k, filters, source_height, source_width,
+        w, filter * w_k, k, filters, source_height, source_width,
         x_h, x_w, w_r, w_s, axis_h, axis_w,
         KERNEL_W, LANES_ALONG_PIXELS, OFFSETS,
     )  # fmt: skip
@@ -129,8 +137,8 @@ def conv2d_fprop_depthwise(
     n = n.to(OFFSETS)
     store_pixels(
         acc, y, bias, residual,
-        n * y_n + p * y_h + q * y_w, place * y_c,
-        n * residual_n + p * residual_h + q * residual_w, place * residual_c,
+        n * y_n + p * y_h + q * y_w, filter * y_c,
+        n * residual_n + p * residual_h + q * residual_w, filter * residual_c,
         k, valid, k < filters,
         HAS_BIAS, HAS_RESIDUAL, ACTIVATION, Y_PIXELS_INNER,
     )  # fmt: skip
@@ -181,15 +189,14 @@ def with_channels_adjacent(w):
 
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs fprop: x, w -> y, with the epilogue (bias or None, residual or None, activation)."""
-    o = problem
     bias, residual, activation = epilogue
     along_pixels = lanes_along_pixels(x)
     if not along_pixels:
         w = with_channels_adjacent(w)
     height, width = y.shape[2:]
-    block_m, block_n = blocks(config, x.dtype, o.K, along_pixels)
-    tiles_m, strip_count, strip_width = pixel_tiles(o.N, height, width, block_m, along_pixels)
-    tiles_n = triton.cdiv(o.K, block_n)
+    block_m, block_n = blocks(config, x.dtype, problem.K, along_pixels)
+    tiles_m, strip_count, strip_width = pixel_tiles(problem.N, height, width, block_m, along_pixels)
+    tiles_n = triton.cdiv(problem.K, block_n)
     launch(
         conv2d_fprop_depthwise,
         (tiles_m * tiles_n,),
@@ -197,10 +204,10 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         x,
         x, w, y, bias, residual,
         *x.stride(), w.stride(0), *w.stride()[2:], *y.stride(), *strides(residual),
-        o.K, o.K // o.C,
-        o.N, o.H, o.W, height, width, o.stride_h, o.stride_w, o.pad_h, o.pad_w,
-        o.dilation_h, o.dilation_w, o.R, strip_count, strip_width, tiles_n,
-        KERNEL_W=o.S,
+        problem.K, problem.K // problem.C,
+        problem.N, problem.H, problem.W, height, width, *conv_geometry(problem),
+        problem.R, strip_count, strip_width, tiles_n,
+        KERNEL_W=problem.S,
         OFFSETS=offset_type(x, w, y, residual),
         LANES_ALONG_PIXELS=along_pixels,
         Y_PIXELS_INNER=pixels_inner(y),

@@ -20,11 +20,19 @@ import torch
 import triton
 import triton.language as tl
 
-from .device.gather_axis import dgrad_axis, fprop_axis, phases, tap_step
+from .device.gather_axis import axis_phases, axis_tap_steps, dgrad_axis, fprop_axis
 from .device.language import widen
 from .device.pixels import within
 from .epilogue import store_pixels
-from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
+from .launch import (
+    MOST_REGISTERS,
+    Config,
+    conv_geometry,
+    launch,
+    offset_type,
+    pixels_inner,
+    strides,
+)
 
 _GEOMETRY = (
     "images source_height source_width out_height out_width kernel_h kernel_w stride_h stride_w "
@@ -129,12 +137,12 @@ def conv2d_gather_direct(
 
     p = (p * axis_h.out_step + axis_h.out_first).to(OFFSETS)
     q = (q * axis_w.out_step + axis_w.out_first).to(OFFSETS)
-    place = (group * gemm_n + column).to(OFFSETS)
+    channel = (group * gemm_n + column).to(OFFSETS)
     store_pixels(
         acc, out, bias, residual,
-        n * out_n + p * out_h + q * out_w, place * out_c,
-        n * residual_n + p * residual_h + q * residual_w, place * residual_c,
-        place, m_valid, n_valid,
+        n * out_n + p * out_h + q * out_w, channel * out_c,
+        n * residual_n + p * residual_h + q * residual_w, channel * residual_c,
+        channel, m_valid, n_valid,
         HAS_BIAS, HAS_RESIDUAL, ACTIVATION, OUT_PIXELS_INNER,
     )  # fmt: skip
 
@@ -151,9 +159,8 @@ _LEAST_PIXELS = 16
 
 def _columns(op, problem, spread):
     """Channels of out that one group's tiles cover."""
-    o = problem
-    channels = o.C if op.name == "dgrad" else o.K
-    return channels if spread else channels // o.groups
+    channels = problem.C if op.name == "dgrad" else problem.K
+    return channels if spread else channels // problem.groups
 
 
 def _block_m(config, dtype, offsets, spread):
@@ -183,21 +190,21 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     Args:
         epilogue: (bias or None, residual or None, activation).
     """
-    o, dgrad = problem, op.name == "dgrad"
+    dgrad = op.name == "dgrad"
     source, out = (y, x) if dgrad else (x, y)
     bias, residual, activation = epilogue
-    channels, gemm_n = o.C // o.groups, o.K // o.groups
+    channels, gemm_n = problem.C // problem.groups, problem.K // problem.groups
     w_n, w_c, w_r, w_s = w.stride()
     w_group = gemm_n * w_n
     if dgrad:
         channels, gemm_n, w_n, w_c = gemm_n, channels, w_c, w_n
-    spread = o.groups > 1 and not pixels_inner(source)
-    columns = _columns(op, o, spread)
-    groups = 1 if spread else o.groups
+    spread = problem.groups > 1 and not pixels_inner(source)
+    columns = _columns(op, problem, spread)
+    groups = 1 if spread else problem.groups
     out_height, out_width = out.shape[2:]
-    phases_h, phases_w = phases(op, out_height, o.stride_h), phases(op, out_width, o.stride_w)
+    phases_h, phases_w = axis_phases(op, problem)
     # Of the first phase, which has the most positions.
-    gemm_m = o.N * triton.cdiv(out_height, phases_h) * triton.cdiv(out_width, phases_w)
+    gemm_m = problem.N * triton.cdiv(out_height, phases_h) * triton.cdiv(out_width, phases_w)
     offsets = offset_type(source, w, out, residual)
     block_m = _block_m(config, x.dtype, offsets, spread)
     block_n = min(config.block_n, triton.next_power_of_2(columns))
@@ -210,9 +217,8 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         source, w, out, bias, residual,
         *source.stride(), w_n, w_c, w_r, w_s, *out.stride(), *strides(residual),
         w_group, channels, gemm_n,
-        o.N, *source.shape[2:], out_height, out_width, o.R, o.S,
-        o.stride_h, o.stride_w, o.pad_h, o.pad_w, o.dilation_h, o.dilation_w,
-        tap_step(o.stride_h, o.dilation_h), tap_step(o.stride_w, o.dilation_w),
+        problem.N, *source.shape[2:], out_height, out_width, problem.R, problem.S,
+        *conv_geometry(problem), *axis_tap_steps(problem),
         tiles_m, tiles_n, phases_w, groups, columns,
         DGRAD=dgrad,
         SPREAD=spread,

@@ -25,13 +25,13 @@ import triton.language as tl
 
 from . import split_k_reduce
 from .device.fast_divmod import divider
-from .device.gather_axis import dgrad_axis, fprop_axis, phases, tap_step
+from .device.gather_axis import axis_phases, axis_tap_steps, dgrad_axis, fprop_axis
 from .device.language import dot, terms_apart
-from .device.pixel_places import common_vector, decode_pixels, pixel_offsets, places
+from .device.pixel_spacing import common_vector, decode_pixels, pixel_offsets, spacing
 from .device.pixels import on_axis, within
-from .device.vectors import channel_vector, multiple_of, told_strides
+from .device.vectors import channel_vector, multiple_of, strides_multiple_of
 from .epilogue import load_tile, store_pixels
-from .launch import Config, block_k, launch, offset_type, pixels_inner, strides
+from .launch import Config, block_k, conv_geometry, launch, offset_type, pixels_inner, strides
 
 # Strides but those that may be 1, too: VECTORs say what divides them.
 _GEOMETRY = (
@@ -55,22 +55,22 @@ def conv2d_implicit_gemm(
     DGRAD: tl.constexpr, STRIDED: tl.constexpr,
     FLAT_CHANNELS: tl.constexpr, FLAT_ROW: tl.constexpr,
     MATH: tl.constexpr, OFFSETS: tl.constexpr, W_VECTOR: tl.constexpr,
-    SOURCE_PLACES: tl.constexpr, SOURCE_PIXELS_INNER: tl.constexpr, SOURCE_VECTOR: tl.constexpr,
-    OUT_PLACES: tl.constexpr, OUT_PIXELS_INNER: tl.constexpr, OUT_VECTOR: tl.constexpr,
+    SOURCE_SPACING: tl.constexpr, SOURCE_PIXELS_INNER: tl.constexpr, SOURCE_VECTOR: tl.constexpr,
+    OUT_SPACING: tl.constexpr, OUT_PIXELS_INNER: tl.constexpr, OUT_VECTOR: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     # STRIDED: dgrad with a stride, which has phases. FLAT_CHANNELS and FLAT_ROW: terms of a tap and
-    # of a row of taps, 0 if not FLAT. SOURCE_PLACES is not "apart" where there is one tap and each
-    # pixel reads its own place. w is dense (k, r, s, c).
-    POINTWISE: tl.constexpr = SOURCE_PLACES != "apart"
-    source_n, source_c, source_h, source_w = told_strides(
+    # of a row of taps, 0 if not FLAT. SOURCE_SPACING is not "apart" where there is one tap and each
+    # pixel reads the source at its own position. w is dense (k, r, s, c).
+    POINTWISE: tl.constexpr = SOURCE_SPACING != "apart"
+    source_n, source_c, source_h, source_w = strides_multiple_of(
         source_n, source_c, source_h, source_w, SOURCE_PIXELS_INNER, SOURCE_VECTOR
     )
-    out_n, out_c, out_h, out_w = told_strides(
+    out_n, out_c, out_h, out_w = strides_multiple_of(
         out_n, out_c, out_h, out_w, OUT_PIXELS_INNER, OUT_VECTOR
     )
-    residual_n, residual_c, residual_h, residual_w = told_strides(
+    residual_n, residual_c, residual_h, residual_w = strides_multiple_of(
         residual_n, residual_c, residual_h, residual_w, OUT_PIXELS_INNER, OUT_VECTOR
     )
     split_stride = multiple_of(split_stride, OUT_VECTOR)
@@ -122,14 +122,14 @@ def conv2d_implicit_gemm(
             return  # the first phase has the most positions, and all have as many programs
 
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    n, place, p, q = decode_pixels(
+    n, in_plane, p, q = decode_pixels(
         m, height, width, image_multiplier, image_shift, row_multiplier, row_shift, not STRIDED
     )
     h = p * axis_h.source_step + axis_h.source_first
     v = q * axis_w.source_step + axis_w.source_first
     source_rows = pixel_offsets(
-        m, n, place, h, v, source_n, source_h, source_w,
-        SOURCE_PLACES, SOURCE_PIXELS_INNER, SOURCE_VECTOR, OFFSETS,
+        m, n, in_plane, h, v, source_n, source_h, source_w,
+        SOURCE_SPACING, SOURCE_PIXELS_INNER, SOURCE_VECTOR, OFFSETS,
     )  # fmt: skip
     m_valid = m < gemm_m
     h = tl.where(m_valid, h, _OUTSIDE)
@@ -148,7 +148,7 @@ def conv2d_implicit_gemm(
     first_step = block
     last_step = tl.minimum(first_step + steps_per_split, steps)
     if not FLAT_CHANNELS:
-        # Division is dear: the place of a step is counted on from the first.
+        # Division is dear: the tap and block of a step are counted on from the first.
         block = first_step % blocks
         tap_h = first_step // blocks // tl.maximum(axis_w.taps, 1)
         tap_w = first_step // blocks % tl.maximum(axis_w.taps, 1)
@@ -198,7 +198,7 @@ def conv2d_implicit_gemm(
     # not keep it in registers all along.
     late = tl.minimum(block, 0)
     m = (tile_m + late) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n, place, p, q = decode_pixels(
+    n, in_plane, p, q = decode_pixels(
         m, height, width, image_multiplier, image_shift, row_multiplier, row_shift, not STRIDED
     )
     p = p * axis_h.out_step + axis_h.out_first
@@ -207,11 +207,11 @@ def conv2d_implicit_gemm(
     channel = group * gemm_n + column
     store_pixels(
         acc, out + tl.program_id(1).to(OFFSETS) * split_stride, bias, residual,
-        pixel_offsets(m, n, place, p, q, out_n, out_h, out_w,
-                      OUT_PLACES, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
+        pixel_offsets(m, n, in_plane, p, q, out_n, out_h, out_w,
+                      OUT_SPACING, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
         channel * out_c,
-        pixel_offsets(m, n, place, p, q, residual_n, residual_h, residual_w,
-                      OUT_PLACES, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
+        pixel_offsets(m, n, in_plane, p, q, residual_n, residual_h, residual_w,
+                      OUT_SPACING, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
         channel * residual_c,
         channel, m < gemm_m, column < gemm_n,
         HAS_BIAS, HAS_RESIDUAL, ACTIVATION, OUT_PIXELS_INNER,
@@ -285,57 +285,56 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         math: of language.MATHS.
         splits: slices of gemm_k, each a program of its own.
     """
-    o, dgrad = problem, op.name == "dgrad"
+    dgrad = op.name == "dgrad"
     source, out = (y, x) if dgrad else (x, y)
     bias, residual, activation = epilogue
-    channels, gemm_n = o.C // o.groups, o.K // o.groups
+    channels, gemm_n = problem.C // problem.groups, problem.K // problem.groups
     # Filters as rows of channels: a copy of the few bytes of w where they are not.
     w = w.contiguous(memory_format=torch.channels_last)
     w_vector = channel_vector(w, channels)
     if dgrad:
         channels, gemm_n = gemm_n, channels
-    stays = (o.R, o.S, o.stride_h, o.stride_w, o.pad_h, o.pad_w) == (1, 1, 1, 1, 0, 0)
-    strided = dgrad and (o.stride_h, o.stride_w) != (1, 1)
-    taps = o.R * o.S
+    stays = (problem.R, problem.S, *conv_geometry(problem)[:4]) == (1, 1, 1, 1, 0, 0)
+    strided = dgrad and (problem.stride_h, problem.stride_w) != (1, 1)
+    taps = problem.R * problem.S
     terms, flat = _step(config, x.dtype, channels, taps, strided)
     steps = triton.cdiv(taps * channels, terms) if flat else taps * triton.cdiv(channels, terms)
     out_height, out_width = out.shape[2:]
-    phases_h, phases_w = phases(op, out_height, o.stride_h), phases(op, out_width, o.stride_w)
+    phases_h, phases_w = axis_phases(op, problem)
     # Of the first phase, which has the most positions.
-    gemm_m = o.N * triton.cdiv(out_height, phases_h) * triton.cdiv(out_width, phases_w)
+    gemm_m = problem.N * triton.cdiv(out_height, phases_h) * triton.cdiv(out_width, phases_w)
     tiles_m, tiles_n = triton.cdiv(gemm_m, config.block_m), triton.cdiv(gemm_n, config.block_n)
-    place, split_stride, extra = out, 0, (bias, residual, activation)
+    target, split_stride, extra = out, 0, (bias, residual, activation)
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, out)
-        place, split_stride, extra = partial[0], partial.stride(0), (None, None, "none")
-    source_places = places(source) if stays else "apart"
-    stored = place, extra[1]
-    out_places = "apart" if strided else places(*stored)
+        target, split_stride, extra = partial[0], partial.stride(0), (None, None, "none")
+    source_spacing = spacing(source) if stays else "apart"
+    stored = target, extra[1]
+    out_spacing = "apart" if strided else spacing(*stored)
     launch(
         conv2d_implicit_gemm,
-        (tiles_m * tiles_n * o.groups * phases_h * phases_w, splits),
+        (tiles_m * tiles_n * problem.groups * phases_h * phases_w, splits),
         config,
         x,
-        source, w, place, extra[0], extra[1],
-        *source.stride(), *place.stride(), *strides(extra[1]), split_stride, channels, gemm_n,
-        o.N, *source.shape[2:], out_height, out_width,
+        source, w, target, extra[0], extra[1],
+        *source.stride(), *target.stride(), *strides(extra[1]), split_stride, channels, gemm_n,
+        problem.N, *source.shape[2:], out_height, out_width,
         *divider(out_height * out_width), *divider(out_width),
-        o.R, o.S, o.stride_h, o.stride_w, o.pad_h, o.pad_w, o.dilation_h, o.dilation_w,
-        tap_step(o.stride_h, o.dilation_h), tap_step(o.stride_w, o.dilation_w),
-        tiles_m, tiles_n, triton.cdiv(steps, splits), phases_w, o.groups,
+        problem.R, problem.S, *conv_geometry(problem), *axis_tap_steps(problem),
+        tiles_m, tiles_n, triton.cdiv(steps, splits), phases_w, problem.groups,
         DGRAD=dgrad,
         STRIDED=strided,
         FLAT_CHANNELS=channels if flat else 0,
-        FLAT_ROW=o.S * channels if flat else 0,
+        FLAT_ROW=problem.S * channels if flat else 0,
         MATH=math,
-        OFFSETS=offset_type(source, w, place, extra[1]),
+        OFFSETS=offset_type(source, w, target, extra[1]),
         W_VECTOR=w_vector,
-        SOURCE_PLACES=source_places,
+        SOURCE_SPACING=source_spacing,
         SOURCE_PIXELS_INNER=pixels_inner(source),
-        SOURCE_VECTOR=common_vector([source], channels, pixels_inner(source), source_places),
-        OUT_PLACES=out_places,
-        OUT_PIXELS_INNER=pixels_inner(place),
-        OUT_VECTOR=common_vector(stored, gemm_n, pixels_inner(place), out_places),
+        SOURCE_VECTOR=common_vector([source], channels, pixels_inner(source), source_spacing),
+        OUT_SPACING=out_spacing,
+        OUT_PIXELS_INNER=pixels_inner(target),
+        OUT_VECTOR=common_vector(stored, gemm_n, pixels_inner(target), out_spacing),
         HAS_BIAS=extra[0] is not None,
         HAS_RESIDUAL=extra[1] is not None,
         ACTIVATION=extra[2],

@@ -31,7 +31,7 @@ from .device.pixels import (
     source_pixels,
     within,
 )
-from .launch import MOST_REGISTERS, Config, launch, offset_type
+from .launch import MOST_REGISTERS, Config, conv_geometry, launch, offset_type
 
 _GEOMETRY = (
     "images source_height source_width height width kernel_h kernel_w stride_h stride_w pad_h "
@@ -98,8 +98,8 @@ def conv2d_wgrad_depthwise(
             z = tl.sum(sums[tap], 0)
         # A tap beyond the filter has no channels.
         there = k < tl.where((r < kernel_h) & (s < kernel_w), filters, 0)
-        place = k.to(OFFSETS) * dw_k + (r.to(OFFSETS) * dw_r + s.to(OFFSETS) * dw_s)
-        tl.store(dw + place, narrow(z, dw.dtype.element_ty), there)
+        offsets = k.to(OFFSETS) * dw_k + (r.to(OFFSETS) * dw_r + s.to(OFFSETS) * dw_s)
+        tl.store(dw + offsets, narrow(z, dw.dtype.element_ty), there)
 
 
 # Elements of a tile and its channels where lanes lie along channels; its channels where they lie
@@ -147,13 +147,13 @@ def blocks(config, dtype, channels, along_pixels):
 
 def slices(op, problem, dtype, config, sm_count):
     """Of the pixels, so that all multiprocessors have several programs."""
-    o = problem
-    block_m, block_n = blocks(config, dtype, o.K, False)
-    taps_h, taps_w = pieces(o.R, o.S, most_taps(config))
+    block_m, block_n = blocks(config, dtype, problem.K, False)
+    taps_h, taps_w = pieces(problem.R, problem.S, most_taps(config))
+    pieces_h, pieces_w = triton.cdiv(problem.R, taps_h), triton.cdiv(problem.S, taps_w)
     return split_k_reduce.slices(
-        triton.cdiv(o.K, block_n) * triton.cdiv(o.R, taps_h) * triton.cdiv(o.S, taps_w),
-        triton.cdiv(o.gemm_shape(op)[2], block_m * _MIN_STEPS // 4),
-        o.K * o.R * o.S,
+        triton.cdiv(problem.K, block_n) * pieces_h * pieces_w,
+        triton.cdiv(problem.gemm_shape(op)[2], block_m * _MIN_STEPS // 4),
+        problem.K * problem.R * problem.S,
         _PROGRAMS_PER_SM * sm_count,
     )
 
@@ -161,31 +161,30 @@ def slices(op, problem, dtype, config, sm_count):
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs wgrad: x, y -> w. Slices are fewer than `splits` where lanes along pixels make tiles of
     more pixels."""
-    o = problem
     along_pixels = lanes_along_pixels(y)
     height, width = y.shape[2:]
-    block_m, block_n = blocks(config, x.dtype, o.K, along_pixels)
-    steps = triton.cdiv(o.N * height * width, block_m)
+    block_m, block_n = blocks(config, x.dtype, problem.K, along_pixels)
+    steps = triton.cdiv(problem.N * height * width, block_m)
     steps_per_slice = triton.cdiv(steps, splits)
     if splits > 1:
         steps_per_slice = max(steps_per_slice, 4)
         splits = triton.cdiv(steps, steps_per_slice)
-    taps_h, taps_w = pieces(o.R, o.S, most_taps(config))
-    pieces_h, pieces_w = triton.cdiv(o.R, taps_h), triton.cdiv(o.S, taps_w)
+    taps_h, taps_w = pieces(problem.R, problem.S, most_taps(config))
+    pieces_h, pieces_w = triton.cdiv(problem.R, taps_h), triton.cdiv(problem.S, taps_w)
     dw, split_stride = w, 0
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, w)
         dw, split_stride = partial[0], partial.stride(0)
     launch(
         conv2d_wgrad_depthwise,
-        (triton.cdiv(o.K, block_n) * pieces_h * pieces_w, splits),
+        (triton.cdiv(problem.K, block_n) * pieces_h * pieces_w, splits),
         config,
         x,
         x, y, dw,
         *x.stride(), *y.stride(), dw.stride(0), *dw.stride()[2:], split_stride,
-        o.K, o.K // o.C,
-        o.N, o.H, o.W, height, width, o.R, o.S, o.stride_h, o.stride_w, o.pad_h, o.pad_w,
-        o.dilation_h, o.dilation_w, *pixel_step(block_m, height, width), steps_per_slice,
+        problem.K, problem.K // problem.C,
+        problem.N, problem.H, problem.W, height, width, problem.R, problem.S,
+        *conv_geometry(problem), *pixel_step(block_m, height, width), steps_per_slice,
         pieces_w, pieces_h * pieces_w,
         TAPS_H=taps_h,
         TAPS_W=taps_w,

@@ -91,10 +91,10 @@ def store_pixels(
     if PIXELS_INNER:
         z = tl.trans(z)
         valid = column_valid[:, None] & row_valid[None, :]
-        place = out_columns[:, None] + out_rows[None, :]
+        offsets = out_columns[:, None] + out_rows[None, :]
     else:
         valid = row_valid[:, None] & column_valid[None, :]
-        place = out_rows[:, None] + out_columns[None, :]
+        offsets = out_rows[:, None] + out_columns[None, :]
     if HAS_BIAS:
         b = widen(tl.load(bias + channel, column_valid, 0.0), z.dtype)
         if PIXELS_INNER:
@@ -103,17 +103,19 @@ def store_pixels(
             z += b[None, :]
     if HAS_RESIDUAL:
         if PIXELS_INNER:
-            source = residual_columns[:, None] + residual_rows[None, :]
+            residual_offsets = residual_columns[:, None] + residual_rows[None, :]
         else:
-            source = residual_rows[:, None] + residual_columns[None, :]
-        z += widen(tl.load(residual + source, valid, 0.0), z.dtype)
+            residual_offsets = residual_rows[:, None] + residual_columns[None, :]
+        z += widen(tl.load(residual + residual_offsets, valid, 0.0), z.dtype)
     z = activate(z, ACTIVATION)
-    tl.store(out + place, narrow(z, out.dtype.element_ty), valid)
+    tl.store(out + offsets, narrow(z, out.dtype.element_ty), valid)
 
 
 @triton.jit
-def place_of(n, h, w, channel, stride_n, stride_c, stride_h, stride_w, PIXELS_INNER: tl.constexpr):
-    """Offsets of a tile."""
+def tile_offsets(
+    n, h, w, channel, stride_n, stride_c, stride_h, stride_w, PIXELS_INNER: tl.constexpr
+):
+    """The offsets of a (pixels, channels) tile in a tensor with these strides."""
     pixels = n * stride_n + h * stride_h + w * stride_w
     return on_axis(pixels, PIXELS_INNER) + on_axis(channel * stride_c, not PIXELS_INNER)
 
@@ -134,19 +136,19 @@ def epilogue_forward(
     w = pixel % width
     valid = on_axis(n < images, PIXELS_INNER) & on_axis(channel < channels, not PIXELS_INNER)
     dtype: tl.constexpr = tl.float64 if z.dtype.element_ty == tl.float64 else tl.float32
-    place = place_of(n, h, w, channel, z_n, z_c, z_h, z_w, PIXELS_INNER)
-    value = widen(tl.load(z + place, valid, 0.0), dtype)
+    offsets = tile_offsets(n, h, w, channel, z_n, z_c, z_h, z_w, PIXELS_INNER)
+    value = widen(tl.load(z + offsets, valid, 0.0), dtype)
     if HAS_BIAS:
         b = widen(tl.load(bias + channel, channel < channels, 0.0), dtype)
         value += on_axis(b, not PIXELS_INNER)
     if HAS_RESIDUAL:
-        place = place_of(
+        offsets = tile_offsets(
             n, h, w, channel, residual_n, residual_c, residual_h, residual_w, PIXELS_INNER
         )
-        value += widen(tl.load(residual + place, valid, 0.0), dtype)
+        value += widen(tl.load(residual + offsets, valid, 0.0), dtype)
     value = activate(value, ACTIVATION)
-    place = place_of(n, h, w, channel, y_n, y_c, y_h, y_w, PIXELS_INNER)
-    tl.store(y + place, narrow(value, y.dtype.element_ty), valid)
+    offsets = tile_offsets(n, h, w, channel, y_n, y_c, y_h, y_w, PIXELS_INNER)
+    tl.store(y + offsets, narrow(value, y.dtype.element_ty), valid)
 
 
 @triton.jit(do_not_specialize=["images", "height", "width", "tiles_n", "steps_per_slice"])
@@ -169,15 +171,17 @@ def epilogue_backward(
         h = pixel // width % height
         w = pixel % width
         valid = on_axis(n < images, PIXELS_INNER) & on_axis(channel < channels, not PIXELS_INNER)
-        place = place_of(n, h, w, channel, dy_n, dy_c, dy_h, dy_w, PIXELS_INNER)
-        value = widen(tl.load(dy + place, valid, 0.0), dtype)
+        offsets = tile_offsets(n, h, w, channel, dy_n, dy_c, dy_h, dy_w, PIXELS_INNER)
+        value = widen(tl.load(dy + offsets, valid, 0.0), dtype)
         if HAS_SAVED:
-            place = place_of(n, h, w, channel, saved_n, saved_c, saved_h, saved_w, PIXELS_INNER)
-            z = widen(tl.load(saved + place, valid, 0.0), dtype)
+            offsets = tile_offsets(
+                n, h, w, channel, saved_n, saved_c, saved_h, saved_w, PIXELS_INNER
+            )
+            z = widen(tl.load(saved + offsets, valid, 0.0), dtype)
             value = activation_gradient(value, z, ACTIVATION)
         if HAS_DZ:
-            place = place_of(n, h, w, channel, dz_n, dz_c, dz_h, dz_w, PIXELS_INNER)
-            tl.store(dz + place, narrow(value, dz.dtype.element_ty), valid)
+            offsets = tile_offsets(n, h, w, channel, dz_n, dz_c, dz_h, dz_w, PIXELS_INNER)
+            tl.store(dz + offsets, narrow(value, dz.dtype.element_ty), valid)
         total += value
     db = tl.sum(total, 1 if PIXELS_INNER else 0)
     tl.store(partial + slice.to(OFFSETS) * channels + channel, db, channel < channels)
@@ -193,8 +197,8 @@ def epilogue_bias_reduce(
     total = tl.zeros((BLOCK_M, BLOCK_N), partial.dtype.element_ty)
     for first in range(0, slices, BLOCK_M):
         slice = first + tl.arange(0, BLOCK_M)
-        place = slice[:, None] * channels + channel[None, :]
-        total += tl.load(partial + place, (slice < slices)[:, None] & valid[None, :], 0.0)
+        offsets = slice[:, None] * channels + channel[None, :]
+        total += tl.load(partial + offsets, (slice < slices)[:, None] & valid[None, :], 0.0)
     tl.store(db + channel, narrow(tl.sum(total, 0), db.dtype.element_ty), valid)
 
 
@@ -221,7 +225,7 @@ def _offsets(*tensors):
 
 
 def launch_epilogue(z, bias, residual, activation, y=None):
-    """y = activation(z + bias + residual); in place of z without y."""
+    """y = activation(z + bias + residual); written to z without y."""
     y = z if y is None else y
     n, channels, h, w = z.shape
     config, block_m, block_n, tiles_m, tiles_n = _tiles(z)

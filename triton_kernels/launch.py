@@ -65,6 +65,18 @@ def pixels_inner(tensor):
     return tensor.stride(3) < tensor.stride(1)
 
 
+def conv_geometry(problem):
+    """Stride, padding and dilation, in the order in which every convolution's kernel takes them."""
+    return (
+        problem.stride_h,
+        problem.stride_w,
+        problem.pad_h,
+        problem.pad_w,
+        problem.dilation_h,
+        problem.dilation_w,
+    )
+
+
 def strides(tensor):
     """Of a 4-D tensor, zeros for None."""
     return (0, 0, 0, 0) if tensor is None else tensor.stride()

@@ -52,11 +52,11 @@ def split_k_reduce(
     if HAS_BIAS:
         z += widen(tl.load(bias + channel, valid, 0.0), z.dtype)
     if HAS_RESIDUAL:
-        source = n * residual_n + channel * residual_c + h * residual_h + w * residual_w
-        z += widen(tl.load(residual + source, valid, 0.0), z.dtype)
+        residual_offset = n * residual_n + channel * residual_c + h * residual_h + w * residual_w
+        z += widen(tl.load(residual + residual_offset, valid, 0.0), z.dtype)
     z = activate(z, ACTIVATION)
-    place = n * out_n + channel * out_c + h * out_h + w * out_w
-    tl.store(out + place, narrow(z, out.dtype.element_ty), valid)
+    out_offset = n * out_n + channel * out_c + h * out_h + w * out_w
+    tl.store(out + out_offset, narrow(z, out.dtype.element_ty), valid)
 
 
 def accumulator(dtype):

@@ -2,6 +2,7 @@
 convolution."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,9 +26,9 @@ if not missing_reason():
 
     from fastconv.triton_kernels.device.gather_axis import (
         GatherAxis,
+        axis_phases,
         dgrad_axis,
         fprop_axis,
-        phases,
         tap_step,
     )
     from fastconv.triton_kernels.launch import Config, launch
@@ -70,8 +71,9 @@ def gather_axes(op, axes, strided=True):
     for axis in axes:
         size, kernel, stride, pad, dilation = axis
         out = size if op == ConvOp.dgrad else y_size(*axis)
-        for phase in range(phases(op, out, stride)):
-            step = tap_step(stride, dilation)
+        problem = SimpleNamespace(H=out, W=1, stride_h=stride, stride_w=1)
+        step = tap_step(stride, dilation)
+        for phase in range(axis_phases(op, problem)[0]):
             rows.append((phase, out, kernel, stride, pad, dilation, step))
             owners.append(axis)
     cases = torch.tensor(rows, dtype=torch.int32, device=DEVICE)

@@ -91,6 +91,16 @@ def tap_step(stride, dilation):
     return stride // math.gcd(stride, dilation)
 
 
-def phases(op, size, stride):
-    """The number of phases along an axis of the output, which has `size` positions."""
-    return min(size, stride) if op.name == "dgrad" else 1
+def axis_tap_steps(problem):
+    """tap_step() along h and along w."""
+    return (
+        tap_step(problem.stride_h, problem.dilation_h),
+        tap_step(problem.stride_w, problem.dilation_w),
+    )
+
+
+def axis_phases(op, problem):
+    """The number of phases along h and along w of the output."""
+    if op.name != "dgrad":
+        return 1, 1
+    return min(problem.H, problem.stride_h), min(problem.W, problem.stride_w)

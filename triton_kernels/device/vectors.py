@@ -38,7 +38,7 @@ def multiple_of(number, VECTOR: tl.constexpr):
 
 
 @triton.jit
-def told_strides(
+def strides_multiple_of(
     stride_n, stride_c, stride_h, stride_w, PIXELS_INNER: tl.constexpr, VECTOR: tl.constexpr
 ):
     """Strides of a tensor of which VECTOR neighbours move at once: what is not the neighbours' own
