@@ -112,18 +112,16 @@ def store_pixels(
 
 
 @triton.jit
-def tile_offsets(
-    n, h, w, channel, stride_n, stride_c, stride_h, stride_w, PIXELS_INNER: tl.constexpr
-):
+def tile_offsets(n, h, w, channel, strides, PIXELS_INNER: tl.constexpr):
     """The offsets of a (pixels, channels) tile in a tensor with these strides."""
-    pixels = n * stride_n + h * stride_h + w * stride_w
-    return on_axis(pixels, PIXELS_INNER) + on_axis(channel * stride_c, not PIXELS_INNER)
+    pixels = n * strides.n + h * strides.h + w * strides.w
+    return on_axis(pixels, PIXELS_INNER) + on_axis(channel * strides.c, not PIXELS_INNER)
 
 
 @triton.jit(do_not_specialize=["images", "height", "width", "tiles_n"])
 def epilogue_forward(
     z, y, bias, residual, channels, images, height, width, tiles_n,
-    z_n, z_c, z_h, z_w, y_n, y_c, y_h, y_w, residual_n, residual_c, residual_h, residual_w,
+    z_strides, y_strides, residual_strides,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -136,25 +134,23 @@ def epilogue_forward(
     w = pixel % width
     valid = on_axis(n < images, PIXELS_INNER) & on_axis(channel < channels, not PIXELS_INNER)
     dtype: tl.constexpr = tl.float64 if z.dtype.element_ty == tl.float64 else tl.float32
-    offsets = tile_offsets(n, h, w, channel, z_n, z_c, z_h, z_w, PIXELS_INNER)
+    offsets = tile_offsets(n, h, w, channel, z_strides, PIXELS_INNER)
     value = widen(tl.load(z + offsets, valid, 0.0), dtype)
     if HAS_BIAS:
         b = widen(tl.load(bias + channel, channel < channels, 0.0), dtype)
         value += on_axis(b, not PIXELS_INNER)
     if HAS_RESIDUAL:
-        offsets = tile_offsets(
-            n, h, w, channel, residual_n, residual_c, residual_h, residual_w, PIXELS_INNER
-        )
+        offsets = tile_offsets(n, h, w, channel, residual_strides, PIXELS_INNER)
         value += widen(tl.load(residual + offsets, valid, 0.0), dtype)
     value = activate(value, ACTIVATION)
-    offsets = tile_offsets(n, h, w, channel, y_n, y_c, y_h, y_w, PIXELS_INNER)
+    offsets = tile_offsets(n, h, w, channel, y_strides, PIXELS_INNER)
     tl.store(y + offsets, narrow(value, y.dtype.element_ty), valid)
 
 
 @triton.jit(do_not_specialize=["images", "height", "width", "tiles_n", "steps_per_slice"])
 def epilogue_backward(
     dy, saved, dz, partial, channels, images, height, width, tiles_n, steps_per_slice,
-    dy_n, dy_c, dy_h, dy_w, saved_n, saved_c, saved_h, saved_w, dz_n, dz_c, dz_h, dz_w,
+    dy_strides, saved_strides, dz_strides,
     HAS_SAVED: tl.constexpr, HAS_DZ: tl.constexpr, ACTIVATION: tl.constexpr,
     PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -171,16 +167,14 @@ def epilogue_backward(
         h = pixel // width % height
         w = pixel % width
         valid = on_axis(n < images, PIXELS_INNER) & on_axis(channel < channels, not PIXELS_INNER)
-        offsets = tile_offsets(n, h, w, channel, dy_n, dy_c, dy_h, dy_w, PIXELS_INNER)
+        offsets = tile_offsets(n, h, w, channel, dy_strides, PIXELS_INNER)
         value = widen(tl.load(dy + offsets, valid, 0.0), dtype)
         if HAS_SAVED:
-            offsets = tile_offsets(
-                n, h, w, channel, saved_n, saved_c, saved_h, saved_w, PIXELS_INNER
-            )
+            offsets = tile_offsets(n, h, w, channel, saved_strides, PIXELS_INNER)
             z = widen(tl.load(saved + offsets, valid, 0.0), dtype)
             value = activation_gradient(value, z, ACTIVATION)
         if HAS_DZ:
-            offsets = tile_offsets(n, h, w, channel, dz_n, dz_c, dz_h, dz_w, PIXELS_INNER)
+            offsets = tile_offsets(n, h, w, channel, dz_strides, PIXELS_INNER)
             tl.store(dz + offsets, narrow(value, dz.dtype.element_ty), valid)
         total += value
     db = tl.sum(total, 1 if PIXELS_INNER else 0)
@@ -235,7 +229,7 @@ def launch_epilogue(z, bias, residual, activation, y=None):
         config,
         z,
         z, y, bias, residual, channels, n, h, w, tiles_n,
-        *z.stride(), *y.stride(), *strides(residual),
+        strides(z), strides(y), strides(residual),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
         ACTIVATION=activation,
@@ -261,7 +255,7 @@ def launch_backward(dy, saved, activation, dz, db, sm_count):
         config,
         dy,
         dy, saved, dz, partial, channels, n, h, w, tiles_n, steps,
-        *dy.stride(), *strides(saved), *strides(dz),
+        strides(dy), strides(saved), strides(dz),
         HAS_SAVED=saved is not None,
         HAS_DZ=dz is not None,
         ACTIVATION=activation,

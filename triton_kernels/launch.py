@@ -77,9 +77,18 @@ def conv_geometry(problem):
     )
 
 
+class Strides(NamedTuple):
+    """Of a 4-D tensor, in elements."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+
+
 def strides(tensor):
-    """Of a 4-D tensor, zeros for None."""
-    return (0, 0, 0, 0) if tensor is None else tensor.stride()
+    """The Strides of a tensor; zeros for None."""
+    return Strides(0, 0, 0, 0) if tensor is None else Strides(*tensor.stride())
 
 
 def block_k(config, dtype, adjacent=0):
