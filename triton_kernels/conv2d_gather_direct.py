@@ -116,7 +116,7 @@ def conv2d_gather_direct(
             for first in range(0, channels, BLOCK_K):
                 for k in tl.static_range(BLOCK_K):
                     channel = first + k
-                    # Vectors: the interpreter's masks do not mix with scalars.
+                    # Vectors, because the interpreter does not combine a mask with a scalar.
                     there_m = (no_m + channel) < channels
                     there_n = (no_n + channel) < channels
                     source_term = source_tap + channel.to(OFFSETS) * source_c
@@ -164,14 +164,15 @@ def _columns(op, problem, spread):
 
 
 def _block_m(config, dtype, offsets, spread):
-    """Pixels of a tile: fewer where each element has an offset of its own in registers, and where
-    sums or offsets take two."""
+    """Pixels of a tile: fewer where each element has an offset of its own in registers (spread),
+    and where sums or offsets take two registers."""
     halvings = 2 * spread + (dtype == torch.float64) + (offsets == tl.int64)
     return max(config.block_m >> halvings, _LEAST_PIXELS)
 
 
 def table_config(op, problem, dtype, sm_count):
-    """As wide as a group, and the smaller one where there are too few tiles."""
+    """A narrow tile where there is one group and its channels fit; else a wide tile, the smaller
+    one if the larger would be too few for all multiprocessors."""
     gemm_m, gemm_n, _ = problem.gemm_shape(op)
     for config in CONFIGS[:1:-1]:
         if gemm_n <= config.block_n and problem.groups == 1:

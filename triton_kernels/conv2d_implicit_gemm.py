@@ -33,7 +33,7 @@ from .device.vectors import channel_vector, multiple_of, strides_multiple_of
 from .epilogue import load_tile, store_pixels
 from .launch import Config, block_k, conv_geometry, launch, offset_type, pixels_inner, strides
 
-# Strides but those that may be 1, too: VECTORs say what divides them.
+# Strides too, except those that may be 1: the VECTORs already say what divides them.
 _GEOMETRY = (
     "source_n source_h out_n out_h residual_n residual_h split_stride channels gemm_n images "
     "source_height source_width out_height out_width image_multiplier image_shift row_multiplier "
@@ -194,8 +194,8 @@ def conv2d_implicit_gemm(
             tap_w = tl.where(wraps, 0, tap_w)
             tap_h = tl.where(wraps, tap_h + 1, tap_h)
 
-    # Zero, which the compiler cannot know: so it computes what the store needs only here, and does
-    # not keep it in registers all along.
+    # This is 0, but the compiler cannot know it. So it computes what the store needs here, and does
+    # not keep it in registers during the main loop.
     late = tl.minimum(block, 0)
     m = (tile_m + late) * BLOCK_M + tl.arange(0, BLOCK_M)
     n, in_plane, p, q = decode_pixels(
@@ -227,7 +227,7 @@ CONFIGS = (
     Config(64, 128, 64, 8, 3),
     Config(32, 32, 32, 4, 1),
 )
-# Of a step's terms, the share that may be zeros.
+# The share of a step's terms that may lie beyond the last channel.
 _MAX_WASTE = 0.25
 
 
@@ -265,7 +265,7 @@ def slices(op, problem, dtype, config, sm_count):
 
 
 def _step(config, dtype, channels, taps, strided):
-    """(block_k, whether a step is of pairs (tap, channel))."""
+    """(BLOCK_K, whether a step takes pairs (tap, channel) instead of channels of one tap)."""
     most = block_k(config, dtype, channels)
     least = min(most, 16)  # what tl.dot takes
     for terms in (most, max(most // 2, least)):
@@ -289,7 +289,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     source, out = (y, x) if dgrad else (x, y)
     bias, residual, activation = epilogue
     channels, gemm_n = problem.C // problem.groups, problem.K // problem.groups
-    # Filters as rows of channels: a copy of the few bytes of w where they are not.
+    # The kernel wants channels adjacent. Where they are not, w is copied, which is few bytes.
     w = w.contiguous(memory_format=torch.channels_last)
     w_vector = channel_vector(w, channels)
     if dgrad:

@@ -36,7 +36,7 @@ from .device.vectors import (
 from .epilogue import load_tile
 from .launch import Config, block_k, conv_geometry, launch, offset_type, pixels_inner
 
-# Strides but those that may be 1, too: VECTORs say what divides them.
+# Strides too, except those that may be 1: the VECTORs already say what divides them.
 _GEOMETRY = (
     "x_n x_h dy_n dy_h dw_n dw_h dw_w split_stride filters channels "
     "images image image_multiplier image_shift out_width row_multiplier row_shift height width "

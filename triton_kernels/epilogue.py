@@ -35,7 +35,7 @@ def normal_cdf(z):
 
 @triton.jit
 def activate(z, ACTIVATION: tl.constexpr):
-    """Comparisons are written so that a NaN passes through, as in torch."""
+    """activation(z). Comparisons are written so that a NaN passes through, as in torch."""
     if ACTIVATION == "relu":
         z = tl.where(z < 0, 0.0, z)
     elif ACTIVATION == "relu6":
@@ -86,8 +86,9 @@ def store_pixels(
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     PIXELS_INNER: tl.constexpr,
 ):  # fmt: skip
-    """Stores a (pixels, channels) tile with its epilogue: lanes along pixels or along channels,
-    whichever are adjacent in memory. Rows and columns are offsets in elements."""
+    """Applies the epilogue to a (pixels, channels) tile and stores it, lanes along pixels or along
+    channels, whichever are adjacent in memory. *_rows are the offsets of pixels, *_columns those of
+    channels."""
     if PIXELS_INNER:
         z = tl.trans(z)
         valid = column_valid[:, None] & row_valid[None, :]
@@ -185,7 +186,7 @@ def epilogue_backward(
 def epilogue_bias_reduce(
     partial, db, channels, slices, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):  # fmt: skip
-    # Many slices at once: one after the other, they would wait for memory as often.
+    # A step loads many slices: one by one, each would wait for memory.
     channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     valid = channel < channels
     total = tl.zeros((BLOCK_M, BLOCK_N), partial.dtype.element_ty)
@@ -196,9 +197,9 @@ def epilogue_bias_reduce(
     tl.store(db + channel, narrow(tl.sum(total, 0), db.dtype.element_ty), valid)
 
 
-# Elements of a tile; channels of it where lanes lie along channels, and where along pixels.
+# Elements of a tile, its channels where lanes lie along channels, and where along pixels.
 CONFIGS = (Config(2048, 64, 4, 4),)
-_REDUCE = Config(128, 16, 1, 4)  # slices, channels
+_REDUCE = Config(128, 16, 1, 4)  # slices and channels in a step of epilogue_bias_reduce
 _PROGRAMS_PER_SM = 8
 
 

@@ -16,14 +16,14 @@ from .epilogue import activate
 from .launch import Config, launch, offset_type, strides
 
 CONFIG = Config(1024, 1, 1, 4)
-# Slices shorter than this many main-loop steps are all prologue.
+# In slices of fewer steps the main loop's prologue costs more than the steps.
 _MIN_STEPS = 4
 _MAX_SLICES = 256
 _MAX_PARTIAL_BYTES = 256 << 20
 
 
 def slices(programs, steps, elements, sm_count):
-    """How often to cut a sum of `steps` steps, given the programs and elements of one slice."""
+    """How many slices to cut a sum of `steps` steps into. programs and elements are one slice's."""
     wanted = sm_count // max(programs, 1)
     affordable = _MAX_PARTIAL_BYTES // max(4 * elements, 1)
     return max(1, min(wanted, steps // _MIN_STEPS, affordable, _MAX_SLICES))
