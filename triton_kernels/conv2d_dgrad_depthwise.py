@@ -2,10 +2,10 @@
 
     dx[n, c, h, w] = sum over the filters k of c and taps (r, s) of dy[n, k, p, q] * w[k, r, s]
 
-Tiles, lanes and taps as in conv2d_fprop_depthwise.py, with dx in the place of y. There are as many
-sets of tiles as residue classes of (h, w) modulo the stride (taps.py), all in one launch: pixels of
-a class have the same taps. Classes are innermost in the grid, since they share dy and the cache
-lines of dx.
+Tiles, lanes and taps are those of conv2d_fprop_depthwise.py, with dx instead of y. Each phase of
+(h, w) modulo the stride (gather_axis.py) has its own tiles, because only pixels of one phase have
+the same taps. One launch runs them all. Phases are innermost in the grid, since they share dy and
+the cache lines of dx.
 
 Bound: bytes, dy and dx once, for 3x3; loads and multiply-adds of larger filters.
 """
@@ -22,16 +22,16 @@ from .conv2d_fprop_depthwise import (
     with_channels_adjacent,
     zero_tile,
 )
+from .device.gather_axis import axis_phases, axis_tap_steps, dgrad_axis
 from .device.pixels import lanes_along_pixels, pixel_tiles, source_pixels, tile_pixels
-from .device.taps import axis_taps, classes, tap_step
 from .epilogue import store_pixels
-from .launch import MOST_REGISTERS, launch, offset_type, pixels_inner
+from .launch import MOST_REGISTERS, conv_geometry, launch, offset_type, pixels_inner
 
 __all__ = ["CONFIGS", "launch_conv2d", "slices", "table_config"]
 _GEOMETRY = (
-    "images src_height src_width out_height out_width kernel_h kernel_w stride_h stride_w "
+    "images source_height source_width out_height out_width kernel_h kernel_w stride_h stride_w "
     "pad_h pad_w dilation_h dilation_w tap_step_h tap_step_w strips strip_width tiles_n "
-    "classes_h classes_w"
+    "phases_h phases_w"
 ).split()
 
 
@@ -40,89 +40,87 @@ def conv2d_dgrad_depthwise(
     dy, w, dx,
     dy_n, dy_c, dy_h, dy_w, w_c, w_m, w_r, w_s, dx_n, dx_c, dx_h, dx_w,
     channels, multiplier,
-    images, src_height, src_width, out_height, out_width, kernel_h, kernel_w,
+    images, source_height, source_width, out_height, out_width, kernel_h, kernel_w,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, tap_step_h, tap_step_w,
-    strips, strip_width, tiles_n, classes_h, classes_w,
+    strips, strip_width, tiles_n, phases_h, phases_w,
     STRIDED: tl.constexpr, TAPS_W: tl.constexpr, OFFSETS: tl.constexpr,
     LANES_ALONG_PIXELS: tl.constexpr, DX_PIXELS_INNER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0)
     if STRIDED:
-        residue_w = index % classes_w
-        index //= classes_w
-        residue_h = index % classes_h
-        index //= classes_h
-        height, taps_h, tap_first_h, src_first_h, tap_offset_h = axis_taps(
-            residue_h, out_height, kernel_h, stride_h, pad_h, dilation_h, tap_step_h, True
-        )
-        width, taps_w, tap_first_w, src_first_w, tap_offset_w = axis_taps(
-            residue_w, out_width, kernel_w, stride_w, pad_w, dilation_w, tap_step_w, True
-        )
-        w += tap_first_h.to(OFFSETS) * w_r + tap_first_w.to(OFFSETS) * w_s
-        w_r *= tap_step_h
-        w_s *= tap_step_w
+        phase_w = index % phases_w
+        index //= phases_w
+        phase_h = index % phases_h
+        index //= phases_h
     else:
-        height, taps_h, src_first_h, tap_offset_h = out_height, kernel_h, pad_h, -dilation_h
-        width, taps_w, src_first_w, tap_offset_w = out_width, kernel_w, pad_w, -dilation_w
+        phase_h = 0
+        phase_w = 0
+    axis_h = dgrad_axis(
+        phase_h, out_height, kernel_h, stride_h, pad_h, dilation_h, tap_step_h, STRIDED
+    )
+    axis_w = dgrad_axis(
+        phase_w, out_width, kernel_w, stride_w, pad_w, dilation_w, tap_step_w, STRIDED
+    )
+    w += tl.cast(axis_h.tap_first, OFFSETS) * w_r + tl.cast(axis_w.tap_first, OFFSETS) * w_s
+    w_r *= axis_h.tap_step
+    w_s *= axis_w.tap_step
     c = index % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
     n, p, q, valid = tile_pixels(
-        index // tiles_n, strips, strip_width, images, height, width, BLOCK_M
+        index // tiles_n, strips, strip_width, images, axis_h.positions, axis_w.positions, BLOCK_M
     )
-    v = q + src_first_w
-    h, rows = source_pixels(n, p + src_first_h, v, valid, dy_n, dy_h, dy_w, OFFSETS)
-    place = c.to(OFFSETS)
-    columns = place * multiplier * dy_c
+    h = p * axis_h.source_step + axis_h.source_first
+    v = q * axis_w.source_step + axis_w.source_first
+    h, rows = source_pixels(n, h, v, valid, dy_n, dy_h, dy_w, OFFSETS)
+    channel = c.to(OFFSETS)
+    columns = channel * multiplier * dy_c
     acc = zero_tile(dy, LANES_ALONG_PIXELS, BLOCK_M, BLOCK_N)
     for _ in range(multiplier):
         acc = add_taps(
             acc, dy, rows, columns, h, v,
-            w, place * w_c, c, channels, src_height, src_width,
-            dy_h, dy_w, w_r, w_s, tap_offset_h, tap_offset_w, taps_h, taps_w,
+            w, channel * w_c, c, channels, source_height, source_width,
+            dy_h, dy_w, w_r, w_s, axis_h, axis_w,
             TAPS_W, LANES_ALONG_PIXELS, OFFSETS,
         )  # fmt: skip
         dy += dy_c
         w += w_m
     if LANES_ALONG_PIXELS:
         acc = tl.trans(acc)
-    if STRIDED:
-        p = p * stride_h + residue_h
-        q = q * stride_w + residue_w
-    p = p.to(OFFSETS)
-    q = q.to(OFFSETS)
+    p = (p * axis_h.out_step + axis_h.out_first).to(OFFSETS)
+    q = (q * axis_w.out_step + axis_w.out_first).to(OFFSETS)
     store_pixels(
         acc, dx, None, None,
-        n.to(OFFSETS) * dx_n + p * dx_h + q * dx_w, place * dx_c, None, None,
+        n.to(OFFSETS) * dx_n + p * dx_h + q * dx_w, channel * dx_c, None, None,
         c, valid, c < channels, False, False, "none", DX_PIXELS_INNER,
     )  # fmt: skip
 
 
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs dgrad: y, w -> x."""
-    o = problem
     along_pixels = lanes_along_pixels(y)
-    filters = w.unflatten(0, (o.C, o.K // o.C)).squeeze(2)  # (channel, filter of it, r, s)
+    # (channel, filter of the channel, r, s)
+    filters = w.unflatten(0, (problem.C, problem.K // problem.C)).squeeze(2)
     if not along_pixels:
         filters = with_channels_adjacent(filters)
-    steps = tap_step(op, o.stride_h, o.dilation_h), tap_step(op, o.stride_w, o.dilation_w)
-    classes_h, classes_w = classes(op, o.H, o.stride_h), classes(op, o.W, o.stride_w)
-    block_m, block_n = blocks(config, x.dtype, o.C, along_pixels)
-    # Of the first class, which has the most positions.
-    height, width = triton.cdiv(o.H, classes_h), triton.cdiv(o.W, classes_w)
-    tiles_m, strips, strip_width = pixel_tiles(o.N, height, width, block_m, along_pixels)
-    tiles_n = triton.cdiv(o.C, block_n)
+    tap_steps = axis_tap_steps(problem)
+    phases_h, phases_w = axis_phases(op, problem)
+    block_m, block_n = blocks(config, x.dtype, problem.C, along_pixels)
+    # Of the first phase, which has the most positions.
+    height, width = triton.cdiv(problem.H, phases_h), triton.cdiv(problem.W, phases_w)
+    tiles_m, strips, strip_width = pixel_tiles(problem.N, height, width, block_m, along_pixels)
+    tiles_n = triton.cdiv(problem.C, block_n)
     launch(
         conv2d_dgrad_depthwise,
-        (tiles_m * tiles_n * classes_h * classes_w,),
+        (tiles_m * tiles_n * phases_h * phases_w,),
         config,
         x,
         y, filters, x,
         *y.stride(), *filters.stride(), *x.stride(),
-        o.C, o.K // o.C,
-        o.N, *y.shape[2:], o.H, o.W, o.R, o.S, o.stride_h, o.stride_w, o.pad_h, o.pad_w,
-        o.dilation_h, o.dilation_w, *steps, strips, strip_width, tiles_n, classes_h, classes_w,
-        STRIDED=(o.stride_h, o.stride_w) != (1, 1),
-        TAPS_W=triton.cdiv(o.S, steps[1]),
+        problem.C, problem.K // problem.C,
+        problem.N, *y.shape[2:], problem.H, problem.W, problem.R, problem.S,
+        *conv_geometry(problem), *tap_steps, strips, strip_width, tiles_n, phases_h, phases_w,
+        STRIDED=(problem.stride_h, problem.stride_w) != (1, 1),
+        TAPS_W=triton.cdiv(problem.S, tap_steps[1]),
         OFFSETS=offset_type(y, filters, x),
         LANES_ALONG_PIXELS=along_pixels,
         DX_PIXELS_INNER=pixels_inner(x),

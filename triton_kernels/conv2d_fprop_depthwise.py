@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .device.gather_axis import fprop_axis
 from .device.language import widen
 from .device.pixels import (
     lanes_along_pixels,
@@ -29,7 +30,15 @@ from .device.pixels import (
     within,
 )
 from .epilogue import store_pixels
-from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
+from .launch import (
+    MOST_REGISTERS,
+    Config,
+    conv_geometry,
+    launch,
+    offset_type,
+    pixels_inner,
+    strides,
+)
 
 # Taps of a row that are loaded together, at most.
 _PIECE = tl.constexpr(5)
@@ -48,13 +57,15 @@ def zero_tile(x, LANES_ALONG_PIXELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_
 
 @triton.jit
 def add_taps(
-    acc, src, rows, columns, h, v, w, w_columns, channel, channels, src_height, src_width,
-    src_h, src_w, w_r, w_s, offset_h, offset_w, taps_h, taps_w,
+    acc, source, rows, columns, h, v, w, w_columns, channel, channels, source_height, source_width,
+    source_h, source_w, w_r, w_s, axis_h, axis_w,
     TAPS_W: tl.constexpr, LANES_ALONG_PIXELS: tl.constexpr, OFFSETS: tl.constexpr,
 ):  # fmt: skip
-    """acc + the sum over taps of src[h, v, channel] * w[channel], for vectors of pixels (rows, h,
-    v) and of channels (columns, w_columns, channel). There are taps_h rows of taps_w taps, TAPS_W
-    at most; offset_h and offset_w are from tap to tap in src, w_r and w_s in w."""
+    """acc + the sum of source * w over the taps of axis_h and axis_w, at most TAPS_W in a row.
+
+    rows and columns are the offsets of the tile's pixels and channels in the source, w_columns
+    those of its channels in w. (h, v) is where a pixel's first tap reads. w_r and w_s lead from tap
+    to tap in w."""
     PIECES: tl.constexpr = (TAPS_W + _PIECE - 1) // _PIECE
     PIECE: tl.constexpr = (TAPS_W + PIECES - 1) // PIECES
     offsets = on_axis(rows, LANES_ALONG_PIXELS) + on_axis(columns, not LANES_ALONG_PIXELS)
@@ -62,29 +73,29 @@ def add_taps(
     channel = on_axis(channel, not LANES_ALONG_PIXELS)
     h = on_axis(h, LANES_ALONG_PIXELS)
     v = on_axis(v, LANES_ALONG_PIXELS)
-    for tap_h in range(taps_h):
-        dh = tap_h * offset_h
-        row_inside = within(h + dh, src_height)
-        row_offset = dh.to(OFFSETS) * src_h
+    for tap_h in range(axis_h.taps):
+        dh = tap_h * axis_h.tap_offset
+        row_inside = within(h + dh, source_height)
+        row_offset = dh.to(OFFSETS) * source_h
         w_row = w + tap_h * w_r
-        for first in range(0, taps_w, PIECE):
+        for first in range(0, axis_w.taps, PIECE):
             for j in tl.static_range(PIECE):
                 tap_w = first + j
-                dv = tap_w * offset_w
+                dv = tap_w * axis_w.tap_offset
                 # Of a tap beyond the filter no channel is there.
-                there = channel < tl.where(tap_w < taps_w, channels, 0)
-                inside = row_inside & within(v + dv, src_width) & there
+                there = channel < tl.where(tap_w < axis_w.taps, channels, 0)
+                inside = row_inside & within(v + dv, source_width) & there
                 # Offsets are summed first: each alone may wrap, and the pointer is wider.
-                at = row_offset + dv.to(OFFSETS) * src_w
-                a = tl.load(src + (at + offsets), inside, 0.0)
+                at = row_offset + dv.to(OFFSETS) * source_w
+                a = tl.load(source + (at + offsets), inside, 0.0)
                 b = tl.load(w_row + tap_w * w_s + w_offsets, there, 0.0)
                 acc += widen(a, acc.dtype) * widen(b, acc.dtype)
     return acc
 
 
 _GEOMETRY = (
-    "images src_height src_width height width stride_h stride_w pad_h pad_w dilation_h dilation_w "
-    "kernel_h strips strip_width tiles_n"
+    "images source_height source_width height width stride_h stride_w pad_h pad_w dilation_h "
+    "dilation_w kernel_h strips strip_width tiles_n"
 ).split()
 
 
@@ -94,7 +105,7 @@ def conv2d_fprop_depthwise(
     x_n, x_c, x_h, x_w, w_k, w_r, w_s, y_n, y_c, y_h, y_w,
     residual_n, residual_c, residual_h, residual_w,
     filters, multiplier,
-    images, src_height, src_width, height, width, stride_h, stride_w, pad_h, pad_w,
+    images, source_height, source_width, height, width, stride_h, stride_w, pad_h, pad_w,
     dilation_h, dilation_w, kernel_h, strips, strip_width, tiles_n,
     KERNEL_W: tl.constexpr, OFFSETS: tl.constexpr,
     LANES_ALONG_PIXELS: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
@@ -103,17 +114,20 @@ def conv2d_fprop_depthwise(
 ):  # fmt: skip
     index = tl.program_id(0)
     k = index % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    place = k.to(OFFSETS)
+    filter = k.to(OFFSETS)
     n, p, q, valid = tile_pixels(
         index // tiles_n, strips, strip_width, images, height, width, BLOCK_M
     )
-    v = q * stride_w - pad_w
-    h, rows = source_pixels(n, p * stride_h - pad_h, v, valid, x_n, x_h, x_w, OFFSETS)
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h, height, kernel_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w, width, KERNEL_W)
+    h = p * axis_h.source_step + axis_h.source_first
+    v = q * axis_w.source_step + axis_w.source_first
+    h, rows = source_pixels(n, h, v, valid, x_n, x_h, x_w, OFFSETS)
     columns = (k // multiplier).to(OFFSETS) * x_c
     acc = add_taps(
         zero_tile(x, LANES_ALONG_PIXELS, BLOCK_M, BLOCK_N), x, rows, columns, h, v,
-        w, place * w_k, k, filters, src_height, src_width,
-        x_h, x_w, w_r, w_s, dilation_h, dilation_w, kernel_h, KERNEL_W,
+        w, filter * w_k, k, filters, source_height, source_width,
+        x_h, x_w, w_r, w_s, axis_h, axis_w,
         KERNEL_W, LANES_ALONG_PIXELS, OFFSETS,
     )  # fmt: skip
     if LANES_ALONG_PIXELS:
@@ -123,8 +137,8 @@ def conv2d_fprop_depthwise(
     n = n.to(OFFSETS)
     store_pixels(
         acc, y, bias, residual,
-        n * y_n + p * y_h + q * y_w, place * y_c,
-        n * residual_n + p * residual_h + q * residual_w, place * residual_c,
+        n * y_n + p * y_h + q * y_w, filter * y_c,
+        n * residual_n + p * residual_h + q * residual_w, filter * residual_c,
         k, valid, k < filters,
         HAS_BIAS, HAS_RESIDUAL, ACTIVATION, Y_PIXELS_INNER,
     )  # fmt: skip
@@ -175,15 +189,14 @@ def with_channels_adjacent(w):
 
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs fprop: x, w -> y, with the epilogue (bias or None, residual or None, activation)."""
-    o = problem
     bias, residual, activation = epilogue
     along_pixels = lanes_along_pixels(x)
     if not along_pixels:
         w = with_channels_adjacent(w)
     height, width = y.shape[2:]
-    block_m, block_n = blocks(config, x.dtype, o.K, along_pixels)
-    tiles_m, strip_count, strip_width = pixel_tiles(o.N, height, width, block_m, along_pixels)
-    tiles_n = triton.cdiv(o.K, block_n)
+    block_m, block_n = blocks(config, x.dtype, problem.K, along_pixels)
+    tiles_m, strip_count, strip_width = pixel_tiles(problem.N, height, width, block_m, along_pixels)
+    tiles_n = triton.cdiv(problem.K, block_n)
     launch(
         conv2d_fprop_depthwise,
         (tiles_m * tiles_n,),
@@ -191,10 +204,10 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         x,
         x, w, y, bias, residual,
         *x.stride(), w.stride(0), *w.stride()[2:], *y.stride(), *strides(residual),
-        o.K, o.K // o.C,
-        o.N, o.H, o.W, height, width, o.stride_h, o.stride_w, o.pad_h, o.pad_w,
-        o.dilation_h, o.dilation_w, o.R, strip_count, strip_width, tiles_n,
-        KERNEL_W=o.S,
+        problem.K, problem.K // problem.C,
+        problem.N, problem.H, problem.W, height, width, *conv_geometry(problem),
+        problem.R, strip_count, strip_width, tiles_n,
+        KERNEL_W=problem.S,
         OFFSETS=offset_type(x, w, y, residual),
         LANES_ALONG_PIXELS=along_pixels,
         Y_PIXELS_INNER=pixels_inner(y),

@@ -1,15 +1,16 @@
 """fprop and dgrad by fused multiply-adds in registers: for channels too few to fill tensor cores,
 and for float64.
 
-    out[n, k, i] = sum over taps t, channels c of src[n, c, i*src_step + src_first + t*tap_offset]
-                                                * w[k, c, t]                          (taps.py)
+    out[n, k, h, w] = sum over taps (r, s) and channels c of source[n, c, ...] * w[k, c, r, s]
+
+Which taps those are, and which position of the source each of them meets, is in gather_axis.py.
 
 A program owns block_m pixels x block_n channels of out. A step takes block_k channels of one tap:
 for each an outer product of a vector of pixels and a vector of filters. Where channels are adjacent
 in memory and groups small (SPREAD) a tile spans groups, so that lanes lie along channels: each
 element of it reads its own group's channel.
 
-            channels of out              Bound: bytes of src and out, if the filters are few;
+            channels of out              Bound: bytes of source and out, if the filters are few;
            +---------------+             otherwise the multiply-adds, 2 * R * S * C / groups FLOPs
     pixels | sums in regs  |             an element.
            +---------------+             Limits: gemm_m and gemm_n below 2^30.
@@ -19,123 +20,134 @@ import torch
 import triton
 import triton.language as tl
 
+from .device.gather_axis import axis_phases, axis_tap_steps, dgrad_axis, fprop_axis
 from .device.language import widen
 from .device.pixels import within
-from .device.taps import axis_taps, classes, tap_step
 from .epilogue import store_pixels
-from .launch import MOST_REGISTERS, Config, launch, offset_type, pixels_inner, strides
+from .launch import (
+    MOST_REGISTERS,
+    Config,
+    conv_geometry,
+    launch,
+    offset_type,
+    pixels_inner,
+    strides,
+)
 
 _GEOMETRY = (
-    "images src_height src_width out_height out_width kernel_h kernel_w stride_h stride_w pad_h "
-    "pad_w dilation_h dilation_w tap_step_h tap_step_w tiles_m tiles_n classes_w groups columns"
+    "images source_height source_width out_height out_width kernel_h kernel_w stride_h stride_w "
+    "pad_h pad_w dilation_h dilation_w tap_step_h tap_step_w tiles_m tiles_n phases_w groups "
+    "columns"
 ).split()
 
 
 @triton.jit(do_not_specialize=_GEOMETRY)
 def conv2d_gather_direct(
-    src, w, out, bias, residual,
-    src_n, src_c, src_h, src_w, w_n, w_c, w_r, w_s, out_n, out_c, out_h, out_w,
+    source, w, out, bias, residual,
+    source_n, source_c, source_h, source_w, w_n, w_c, w_r, w_s, out_n, out_c, out_h, out_w,
     residual_n, residual_c, residual_h, residual_w, w_group, channels, gemm_n,
-    images, src_height, src_width, out_height, out_width, kernel_h, kernel_w,
+    images, source_height, source_width, out_height, out_width, kernel_h, kernel_w,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, tap_step_h, tap_step_w,
-    tiles_m, tiles_n, classes_w, groups, columns,
+    tiles_m, tiles_n, phases_w, groups, columns,
     DGRAD: tl.constexpr, SPREAD: tl.constexpr, OFFSETS: tl.constexpr,
     OUT_PIXELS_INNER: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    # gemm_n: channels of out in a group; columns: those that tiles_n tiles cover, of a group or,
-    # where SPREAD, of all. Strides of w: of a channel of out, of a gathered one, of a tap.
+    # gemm_n is the number of channels of out in a group. columns is how many of them tiles_n tiles
+    # cover: a group's or, where SPREAD, all. w_n is the stride of w along channels of out, w_c the
+    # one along channels of the source, w_group leads from group to group.
     index = tl.program_id(0)
     tile_n = index % tiles_n
     index //= tiles_n
     group = index % groups
     index //= groups
     tile_m = index % tiles_m
-    residue_class = index // tiles_m
-    residue_h = residue_class // classes_w
-    residue_w = residue_class % classes_w
-    height, taps_h, tap_first_h, src_first_h, tap_offset_h = axis_taps(
-        residue_h, out_height, kernel_h, stride_h, pad_h, dilation_h, tap_step_h, DGRAD
-    )
-    width, taps_w, tap_first_w, src_first_w, tap_offset_w = axis_taps(
-        residue_w, out_width, kernel_w, stride_w, pad_w, dilation_w, tap_step_w, DGRAD
-    )
+    phase = index // tiles_m
+    phase_h = phase // phases_w
+    phase_w = phase % phases_w
+    if DGRAD:
+        axis_h = dgrad_axis(
+            phase_h, out_height, kernel_h, stride_h, pad_h, dilation_h, tap_step_h, True
+        )
+        axis_w = dgrad_axis(
+            phase_w, out_width, kernel_w, stride_w, pad_w, dilation_w, tap_step_w, True
+        )
+    else:
+        axis_h = fprop_axis(stride_h, pad_h, dilation_h, out_height, kernel_h)
+        axis_w = fprop_axis(stride_w, pad_w, dilation_w, out_width, kernel_w)
+    height = axis_h.positions
+    width = axis_w.positions
     gemm_m = images * height * width
     if tile_m * BLOCK_M >= gemm_m:
-        return  # the first class has the most positions, and all have as many programs
+        return  # the first phase has the most positions, and all have as many programs
 
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     m_valid = m < gemm_m
     n = (m // (height * width)).to(OFFSETS)
     p = m % (height * width) // width
     q = m % width
-    if DGRAD:
-        h = p + src_first_h
-        v = q + src_first_w
-    else:
-        h = p * stride_h + src_first_h
-        v = q * stride_w + src_first_w
-    src_rows = n * src_n + h.to(OFFSETS) * src_h + v.to(OFFSETS) * src_w
+    h = p * axis_h.source_step + axis_h.source_first
+    v = q * axis_w.source_step + axis_w.source_first
+    source_rows = n * source_n + h.to(OFFSETS) * source_h + v.to(OFFSETS) * source_w
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     n_valid = column < columns
     if SPREAD:
         own_group = column // gemm_n
-        src_columns = (own_group * channels).to(OFFSETS) * src_c
+        source_columns = (own_group * channels).to(OFFSETS) * source_c
         w_columns = own_group.to(OFFSETS) * w_group + (column % gemm_n).to(OFFSETS) * w_n
     else:
-        src += (group * channels).to(OFFSETS) * src_c
+        source += (group * channels).to(OFFSETS) * source_c
         w_columns = group.to(OFFSETS) * w_group + column.to(OFFSETS) * w_n
 
-    dtype: tl.constexpr = tl.float64 if src.dtype.element_ty == tl.float64 else tl.float32
+    dtype: tl.constexpr = tl.float64 if source.dtype.element_ty == tl.float64 else tl.float32
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype)
     no_m = tl.zeros((BLOCK_M,), tl.int32)
     no_n = tl.zeros((BLOCK_N,), tl.int32)
-    for i in range(taps_h):
-        for j in range(taps_w):
-            dh = i * tap_offset_h
-            dv = j * tap_offset_w
-            inside = within(h + dh, src_height) & within(v + dv, src_width) & m_valid
+    for i in range(axis_h.taps):
+        for j in range(axis_w.taps):
+            dh = i * axis_h.tap_offset
+            dv = j * axis_w.tap_offset
+            inside = within(h + dh, source_height) & within(v + dv, source_width) & m_valid
             # Offsets are summed first: each alone may wrap, and the pointer is wider.
-            src_tap = dh.to(OFFSETS) * src_h + dv.to(OFFSETS) * src_w
-            r = tap_first_h + i * tap_step_h
-            s = tap_first_w + j * tap_step_w
-            w_tap = w + (r.to(OFFSETS) * w_r + s.to(OFFSETS) * w_s)
+            source_tap = dh.to(OFFSETS) * source_h + dv.to(OFFSETS) * source_w
+            r = axis_h.tap_first + i * axis_h.tap_step
+            s = axis_w.tap_first + j * axis_w.tap_step
+            w_tap = w + (tl.cast(r, OFFSETS) * w_r + tl.cast(s, OFFSETS) * w_s)
             for first in range(0, channels, BLOCK_K):
                 for k in tl.static_range(BLOCK_K):
                     channel = first + k
-                    # Vectors: the interpreter's masks do not mix with scalars.
+                    # Vectors, because the interpreter does not combine a mask with a scalar.
                     there_m = (no_m + channel) < channels
                     there_n = (no_n + channel) < channels
-                    src_term = src_tap + channel.to(OFFSETS) * src_c
+                    source_term = source_tap + channel.to(OFFSETS) * source_c
                     if SPREAD:
                         a = tl.load(
-                            src + (src_term + (src_rows[:, None] + src_columns[None, :])),
+                            source
+                            + (source_term + (source_rows[:, None] + source_columns[None, :])),
                             inside[:, None] & (n_valid & there_n)[None, :],
                             0.0,
                         )
                     else:
-                        a = tl.load(src + (src_term + src_rows), inside & there_m, 0.0)[:, None]
+                        a = tl.load(source + (source_term + source_rows), inside & there_m, 0.0)
+                        a = a[:, None]
                     b = tl.load(
                         w_tap + channel.to(OFFSETS) * w_c + w_columns, n_valid & there_n, 0.0
                     )
                     acc += widen(a, dtype) * widen(b, dtype)[None, :]
 
-    if DGRAD:
-        p = p * stride_h + residue_h
-        q = q * stride_w + residue_w
-    p = p.to(OFFSETS)
-    q = q.to(OFFSETS)
-    place = (group * gemm_n + column).to(OFFSETS)
+    p = (p * axis_h.out_step + axis_h.out_first).to(OFFSETS)
+    q = (q * axis_w.out_step + axis_w.out_first).to(OFFSETS)
+    channel = (group * gemm_n + column).to(OFFSETS)
     store_pixels(
         acc, out, bias, residual,
-        n * out_n + p * out_h + q * out_w, place * out_c,
-        n * residual_n + p * residual_h + q * residual_w, place * residual_c,
-        place, m_valid, n_valid,
+        n * out_n + p * out_h + q * out_w, channel * out_c,
+        n * residual_n + p * residual_h + q * residual_w, channel * residual_c,
+        channel, m_valid, n_valid,
         HAS_BIAS, HAS_RESIDUAL, ACTIVATION, OUT_PIXELS_INNER,
     )  # fmt: skip
 
 
-# Pixels, channels of out, gathered channels of a step.
+# Pixels, channels of out, channels of the source in a step.
 CONFIGS = (
     Config(128, 32, 4, 4),
     Config(64, 32, 4, 4),
@@ -147,20 +159,20 @@ _LEAST_PIXELS = 16
 
 def _columns(op, problem, spread):
     """Channels of out that one group's tiles cover."""
-    o = problem
-    channels = o.C if op.name == "dgrad" else o.K
-    return channels if spread else channels // o.groups
+    channels = problem.C if op.name == "dgrad" else problem.K
+    return channels if spread else channels // problem.groups
 
 
 def _block_m(config, dtype, offsets, spread):
-    """Pixels of a tile: fewer where each element has an offset of its own in registers, and where
-    sums or offsets take two."""
+    """Pixels of a tile: fewer where each element has an offset of its own in registers (spread),
+    and where sums or offsets take two registers."""
     halvings = 2 * spread + (dtype == torch.float64) + (offsets == tl.int64)
     return max(config.block_m >> halvings, _LEAST_PIXELS)
 
 
 def table_config(op, problem, dtype, sm_count):
-    """As wide as a group, and the smaller one where there are too few tiles."""
+    """A narrow tile where there is one group and its channels fit; else a wide tile, the smaller
+    one if the larger would be too few for all multiprocessors."""
     gemm_m, gemm_n, _ = problem.gemm_shape(op)
     for config in CONFIGS[:1:-1]:
         if gemm_n <= config.block_n and problem.groups == 1:
@@ -179,37 +191,36 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     Args:
         epilogue: (bias or None, residual or None, activation).
     """
-    o, dgrad = problem, op.name == "dgrad"
-    src, out = (y, x) if dgrad else (x, y)
+    dgrad = op.name == "dgrad"
+    source, out = (y, x) if dgrad else (x, y)
     bias, residual, activation = epilogue
-    channels, gemm_n = o.C // o.groups, o.K // o.groups
+    channels, gemm_n = problem.C // problem.groups, problem.K // problem.groups
     w_n, w_c, w_r, w_s = w.stride()
     w_group = gemm_n * w_n
     if dgrad:
         channels, gemm_n, w_n, w_c = gemm_n, channels, w_c, w_n
-    spread = o.groups > 1 and not pixels_inner(src)
-    columns = _columns(op, o, spread)
-    groups = 1 if spread else o.groups
+    spread = problem.groups > 1 and not pixels_inner(source)
+    columns = _columns(op, problem, spread)
+    groups = 1 if spread else problem.groups
     out_height, out_width = out.shape[2:]
-    classes_h, classes_w = classes(op, out_height, o.stride_h), classes(op, out_width, o.stride_w)
-    # Of the first class, which has the most positions.
-    gemm_m = o.N * triton.cdiv(out_height, classes_h) * triton.cdiv(out_width, classes_w)
-    offsets = offset_type(src, w, out, residual)
+    phases_h, phases_w = axis_phases(op, problem)
+    # Of the first phase, which has the most positions.
+    gemm_m = problem.N * triton.cdiv(out_height, phases_h) * triton.cdiv(out_width, phases_w)
+    offsets = offset_type(source, w, out, residual)
     block_m = _block_m(config, x.dtype, offsets, spread)
     block_n = min(config.block_n, triton.next_power_of_2(columns))
     tiles_m, tiles_n = triton.cdiv(gemm_m, block_m), triton.cdiv(columns, block_n)
     launch(
         conv2d_gather_direct,
-        (tiles_m * tiles_n * groups * classes_h * classes_w,),
+        (tiles_m * tiles_n * groups * phases_h * phases_w,),
         config,
         x,
-        src, w, out, bias, residual,
-        *src.stride(), w_n, w_c, w_r, w_s, *out.stride(), *strides(residual),
+        source, w, out, bias, residual,
+        *source.stride(), w_n, w_c, w_r, w_s, *out.stride(), *strides(residual),
         w_group, channels, gemm_n,
-        o.N, *src.shape[2:], out_height, out_width, o.R, o.S,
-        o.stride_h, o.stride_w, o.pad_h, o.pad_w, o.dilation_h, o.dilation_w,
-        tap_step(op, o.stride_h, o.dilation_h), tap_step(op, o.stride_w, o.dilation_w),
-        tiles_m, tiles_n, classes_w, groups, columns,
+        problem.N, *source.shape[2:], out_height, out_width, problem.R, problem.S,
+        *conv_geometry(problem), *axis_tap_steps(problem),
+        tiles_m, tiles_n, phases_w, groups, columns,
         DGRAD=dgrad,
         SPREAD=spread,
         OFFSETS=offsets,

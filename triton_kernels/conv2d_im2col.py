@@ -17,10 +17,11 @@ do. Limits: the columns of a call below 2^30 elements.
 import triton
 import triton.language as tl
 
+from .device.gather_axis import fprop_axis
 from .device.language import narrow, widen
 from .device.pixels import on_axis
 from .epilogue import launch_epilogue
-from .launch import Config, launch, offset_type
+from .launch import Config, conv_geometry, launch, offset_type
 
 _GEOMETRY = (
     "first_image images first_row rows columns_w height width kernel_h kernel_w stride_h stride_w "
@@ -51,10 +52,12 @@ def conv2d_im2col(
     n = (row // rows).to(OFFSETS) + first_image
     p = (row % rows).to(OFFSETS) + first_row
     q = (pixel % columns_w).to(OFFSETS)
-    tap_h = (tap // kernel_w).to(OFFSETS) * dilation_h - pad_h
-    tap_w = (tap % kernel_w).to(OFFSETS) * dilation_w - pad_w
-    h = on_axis(p * stride_h, not CHANNELS_INNER) + on_axis(tap_h, CHANNELS_INNER)
-    w = on_axis(q * stride_w, not CHANNELS_INNER) + on_axis(tap_w, CHANNELS_INNER)
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w)
+    tap_h = (tap // kernel_w).to(OFFSETS) * axis_h.tap_offset + axis_h.source_first
+    tap_w = (tap % kernel_w).to(OFFSETS) * axis_w.tap_offset + axis_w.source_first
+    h = on_axis(p * axis_h.source_step, not CHANNELS_INNER) + on_axis(tap_h, CHANNELS_INNER)
+    w = on_axis(q * axis_w.source_step, not CHANNELS_INNER) + on_axis(tap_w, CHANNELS_INNER)
     there = on_axis(pixel < pixels, not CHANNELS_INNER) & on_axis(term < terms, CHANNELS_INNER)
     inside = there & (h >= 0) & (h < height) & (w >= 0) & (w < width)
     plane = on_axis(n * x_n, not CHANNELS_INNER)
@@ -62,10 +65,10 @@ def conv2d_im2col(
     value = tl.load(x + (plane + h * x_h + w * x_w), inside, 0.0)
     columns += group * terms * pixels
     if CHANNELS_INNER:
-        place = pixel.to(OFFSETS)[:, None] * terms + term[None, :]
+        offsets = pixel.to(OFFSETS)[:, None] * terms + term[None, :]
     else:
-        place = term.to(OFFSETS)[:, None] * pixels + pixel[None, :]
-    tl.store(columns + place, value, there)
+        offsets = term.to(OFFSETS)[:, None] * pixels + pixel[None, :]
+    tl.store(columns + offsets, value, there)
 
 
 @triton.jit(do_not_specialize=[*_GEOMETRY, "first_h", "h_rows"])
@@ -104,17 +107,17 @@ def conv2d_col2im(
             pixel = (image * rows + p) * columns_w + q
             if CHANNELS_INNER:
                 term = (r * kernel_w + s) * channels + channel
-                place = pixel[:, None] * terms + (base + term)[None, :]
+                offsets = pixel[:, None] * terms + (base + term)[None, :]
             else:
                 term = channel * (kernel_h * kernel_w) + (r * kernel_w + s)
-                place = (base + term * pixels)[:, None] + pixel[None, :]
+                offsets = (base + term * pixels)[:, None] + pixel[None, :]
             valid = on_axis(reads & m_valid, not CHANNELS_INNER) & on_axis(c_valid, CHANNELS_INNER)
-            acc += widen(tl.load(columns + place, valid, 0.0), acc.dtype)
+            acc += widen(tl.load(columns + offsets, valid, 0.0), acc.dtype)
     image += first_image
-    place = on_axis(image * dx_n + h * dx_h + w * dx_w, not CHANNELS_INNER)
-    place += on_axis(c.to(OFFSETS) * dx_c, CHANNELS_INNER)
+    offsets = on_axis(image * dx_n + h * dx_h + w * dx_w, not CHANNELS_INNER)
+    offsets += on_axis(c.to(OFFSETS) * dx_c, CHANNELS_INNER)
     valid = on_axis(m_valid, not CHANNELS_INNER) & on_axis(c_valid, CHANNELS_INNER)
-    tl.store(dx + place, narrow(acc, dx.dtype.element_ty), valid)
+    tl.store(dx + offsets, narrow(acc, dx.dtype.element_ty), valid)
 
 
 # Pixels and terms, or channels, of a tile, with channels innermost; the other way round, exchanged.
@@ -129,55 +132,51 @@ def _blocks(channels_inner):
 
 def _offsets(problem, x):
     """64 bits also where an expanded tensor has more pixels than its memory."""
-    o = problem
-    padded = o.N * (o.H + 2 * o.pad_h) * (o.W + 2 * o.pad_w)
+    padded = problem.N * (problem.H + 2 * problem.pad_h) * (problem.W + 2 * problem.pad_w)
     return tl.int64 if padded >= 2**30 else offset_type(x)
 
 
 def _geometry(problem, images, rows):
-    o = problem
     return (
-        *images, *rows, o.out_size()[3], o.H, o.W, o.R, o.S, o.stride_h, o.stride_w,
-        o.pad_h, o.pad_w, o.dilation_h, o.dilation_w,
+        *images, *rows, problem.out_size()[3], problem.H, problem.W, problem.R, problem.S,
+        *conv_geometry(problem),
     )  # fmt: skip
 
 
 def im2col(problem, x, columns, channels_inner, images, rows):
-    o = problem
-    channels = o.C // o.groups
-    terms, pixels = channels * o.R * o.S, images[1] * rows[1] * o.out_size()[3]
+    channels = problem.C // problem.groups
+    terms, pixels = channels * problem.R * problem.S, images[1] * rows[1] * problem.out_size()[3]
     config, (block_m, block_n) = _blocks(channels_inner)
     tiles_m, tiles_n = triton.cdiv(pixels, block_m), triton.cdiv(terms, block_n)
     launch(
         conv2d_im2col,
-        (tiles_m * tiles_n * o.groups,),
+        (tiles_m * tiles_n * problem.groups,),
         config,
         x,
         x, columns, *x.stride(), channels, terms, pixels,
-        *_geometry(o, images, rows), tiles_m, tiles_n,
+        *_geometry(problem, images, rows), tiles_m, tiles_n,
         CHANNELS_INNER=channels_inner,
-        OFFSETS=_offsets(o, x),
+        OFFSETS=_offsets(problem, x),
         BLOCK_M=block_m,
         BLOCK_N=block_n,
     )  # fmt: skip
 
 
 def col2im(problem, dx, columns, channels_inner, images, rows, dx_rows):
-    o = problem
-    channels = o.C // o.groups
-    terms, pixels = channels * o.R * o.S, images[1] * rows[1] * o.out_size()[3]
+    channels = problem.C // problem.groups
+    terms, pixels = channels * problem.R * problem.S, images[1] * rows[1] * problem.out_size()[3]
     config, (block_m, block_n) = _blocks(channels_inner)
-    tiles_m = triton.cdiv(images[1] * dx_rows[1] * o.W, block_m)
-    tiles_n = triton.cdiv(o.C, block_n)
+    tiles_m = triton.cdiv(images[1] * dx_rows[1] * problem.W, block_m)
+    tiles_n = triton.cdiv(problem.C, block_n)
     launch(
         conv2d_col2im,
         (tiles_m * tiles_n,),
         config,
         dx,
-        dx, columns, *dx.stride(), channels, terms, pixels, o.C,
-        *_geometry(o, images, rows), tiles_m, tiles_n, *dx_rows,
+        dx, columns, *dx.stride(), channels, terms, pixels, problem.C,
+        *_geometry(problem, images, rows), tiles_m, tiles_n, *dx_rows,
         CHANNELS_INNER=channels_inner,
-        OFFSETS=_offsets(o, dx),
+        OFFSETS=_offsets(problem, dx),
         BLOCK_M=block_m,
         BLOCK_N=block_n,
     )  # fmt: skip

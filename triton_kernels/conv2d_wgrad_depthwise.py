@@ -21,6 +21,7 @@ import triton.language as tl
 
 from . import split_k_reduce
 from .conv2d_fprop_depthwise import zero_tile
+from .device.gather_axis import fprop_axis
 from .device.language import narrow, widen
 from .device.pixels import (
     lanes_along_pixels,
@@ -30,12 +31,11 @@ from .device.pixels import (
     source_pixels,
     within,
 )
-from .device.taps import pieces
-from .launch import MOST_REGISTERS, Config, launch, offset_type
+from .launch import MOST_REGISTERS, Config, conv_geometry, launch, offset_type
 
 _GEOMETRY = (
-    "images src_height src_width height width kernel_h kernel_w stride_h stride_w pad_h pad_w "
-    "dilation_h dilation_w step_n step_p step_q steps_per_slice pieces_w pieces_hw"
+    "images source_height source_width height width kernel_h kernel_w stride_h stride_w pad_h "
+    "pad_w dilation_h dilation_w step_n step_p step_q steps_per_slice pieces_w pieces_hw"
 ).split()
 
 
@@ -44,7 +44,7 @@ def conv2d_wgrad_depthwise(
     x, dy, dw,
     x_n, x_c, x_h, x_w, dy_n, dy_c, dy_h, dy_w, dw_k, dw_r, dw_s, split_stride,
     filters, multiplier,
-    images, src_height, src_width, height, width, kernel_h, kernel_w,
+    images, source_height, source_width, height, width, kernel_h, kernel_w,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
     step_n, step_p, step_q, steps_per_slice, pieces_w, pieces_hw,
     TAPS_H: tl.constexpr, TAPS_W: tl.constexpr, OFFSETS: tl.constexpr,
@@ -65,6 +65,8 @@ def conv2d_wgrad_depthwise(
     row = on_axis(m // width, LANES_ALONG_PIXELS)
     p = row % height
     n = row // height
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w)
     sums = ()
     for _ in tl.static_range(TAPS_H * TAPS_W):
         sums += (zero_tile(x, LANES_ALONG_PIXELS, BLOCK_M, BLOCK_N),)
@@ -72,13 +74,14 @@ def conv2d_wgrad_depthwise(
         valid = n < images
         dy_rows = source_pixels(n, p, q, valid, dy_n, dy_h, dy_w, OFFSETS)[1]
         b = widen(tl.load(dy + dy_rows + dy_columns, valid & k_there, 0.0), sums[0].dtype)
-        v = q * stride_w - pad_w
-        h, rows = source_pixels(n, p * stride_h - pad_h, v, valid, x_n, x_h, x_w, OFFSETS)
+        h = p * axis_h.source_step + axis_h.source_first
+        v = q * axis_w.source_step + axis_w.source_first
+        h, rows = source_pixels(n, h, v, valid, x_n, x_h, x_w, OFFSETS)
         added = ()
         for tap in tl.static_range(TAPS_H * TAPS_W):
-            dh = (first_r + tap // TAPS_W) * dilation_h
-            dv = (first_s + tap % TAPS_W) * dilation_w
-            inside = within(h + dh, src_height) & within(v + dv, src_width)
+            dh = (first_r + tap // TAPS_W) * axis_h.tap_offset
+            dv = (first_s + tap % TAPS_W) * axis_w.tap_offset
+            inside = within(h + dh, source_height) & within(v + dv, source_width)
             at = dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
             a = tl.load(x + (at + (rows + columns)), inside & k_there, 0.0)
             added += (sums[tap] + widen(a, sums[tap].dtype) * b,)
@@ -95,8 +98,8 @@ def conv2d_wgrad_depthwise(
             z = tl.sum(sums[tap], 0)
         # A tap beyond the filter has no channels.
         there = k < tl.where((r < kernel_h) & (s < kernel_w), filters, 0)
-        place = k.to(OFFSETS) * dw_k + (r.to(OFFSETS) * dw_r + s.to(OFFSETS) * dw_s)
-        tl.store(dw + place, narrow(z, dw.dtype.element_ty), there)
+        offsets = k.to(OFFSETS) * dw_k + (r.to(OFFSETS) * dw_r + s.to(OFFSETS) * dw_s)
+        tl.store(dw + offsets, narrow(z, dw.dtype.element_ty), there)
 
 
 # Elements of a tile and its channels where lanes lie along channels; its channels where they lie
@@ -110,6 +113,14 @@ CONFIGS = (
 _SUMS = 72  # registers of a thread that hold sums
 _PROGRAMS_PER_SM = 3
 _MIN_STEPS = 16  # of a slice, at whose end the sums of all taps are added up
+
+
+def pieces(kernel_h, kernel_w, most):
+    """(rows, columns) of the equal pieces that a filter is cut into, of at most so many taps: whole
+    rows if one fits."""
+    columns = triton.cdiv(kernel_w, triton.cdiv(kernel_w, most))
+    rows = min(kernel_h, most // columns) if columns == kernel_w else 1
+    return triton.cdiv(kernel_h, triton.cdiv(kernel_h, rows)), columns
 
 
 def most_taps(config):
@@ -136,13 +147,13 @@ def blocks(config, dtype, channels, along_pixels):
 
 def slices(op, problem, dtype, config, sm_count):
     """Of the pixels, so that all multiprocessors have several programs."""
-    o = problem
-    block_m, block_n = blocks(config, dtype, o.K, False)
-    taps_h, taps_w = pieces(o.R, o.S, most_taps(config))
+    block_m, block_n = blocks(config, dtype, problem.K, False)
+    taps_h, taps_w = pieces(problem.R, problem.S, most_taps(config))
+    pieces_h, pieces_w = triton.cdiv(problem.R, taps_h), triton.cdiv(problem.S, taps_w)
     return split_k_reduce.slices(
-        triton.cdiv(o.K, block_n) * triton.cdiv(o.R, taps_h) * triton.cdiv(o.S, taps_w),
-        triton.cdiv(o.gemm_shape(op)[2], block_m * _MIN_STEPS // 4),
-        o.K * o.R * o.S,
+        triton.cdiv(problem.K, block_n) * pieces_h * pieces_w,
+        triton.cdiv(problem.gemm_shape(op)[2], block_m * _MIN_STEPS // 4),
+        problem.K * problem.R * problem.S,
         _PROGRAMS_PER_SM * sm_count,
     )
 
@@ -150,31 +161,30 @@ def slices(op, problem, dtype, config, sm_count):
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs wgrad: x, y -> w. Slices are fewer than `splits` where lanes along pixels make tiles of
     more pixels."""
-    o = problem
     along_pixels = lanes_along_pixels(y)
     height, width = y.shape[2:]
-    block_m, block_n = blocks(config, x.dtype, o.K, along_pixels)
-    steps = triton.cdiv(o.N * height * width, block_m)
+    block_m, block_n = blocks(config, x.dtype, problem.K, along_pixels)
+    steps = triton.cdiv(problem.N * height * width, block_m)
     steps_per_slice = triton.cdiv(steps, splits)
     if splits > 1:
         steps_per_slice = max(steps_per_slice, 4)
         splits = triton.cdiv(steps, steps_per_slice)
-    taps_h, taps_w = pieces(o.R, o.S, most_taps(config))
-    pieces_h, pieces_w = triton.cdiv(o.R, taps_h), triton.cdiv(o.S, taps_w)
+    taps_h, taps_w = pieces(problem.R, problem.S, most_taps(config))
+    pieces_h, pieces_w = triton.cdiv(problem.R, taps_h), triton.cdiv(problem.S, taps_w)
     dw, split_stride = w, 0
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, w)
         dw, split_stride = partial[0], partial.stride(0)
     launch(
         conv2d_wgrad_depthwise,
-        (triton.cdiv(o.K, block_n) * pieces_h * pieces_w, splits),
+        (triton.cdiv(problem.K, block_n) * pieces_h * pieces_w, splits),
         config,
         x,
         x, y, dw,
         *x.stride(), *y.stride(), dw.stride(0), *dw.stride()[2:], split_stride,
-        o.K, o.K // o.C,
-        o.N, o.H, o.W, height, width, o.R, o.S, o.stride_h, o.stride_w, o.pad_h, o.pad_w,
-        o.dilation_h, o.dilation_w, *pixel_step(block_m, height, width), steps_per_slice,
+        problem.K, problem.K // problem.C,
+        problem.N, problem.H, problem.W, height, width, problem.R, problem.S,
+        *conv_geometry(problem), *pixel_step(block_m, height, width), steps_per_slice,
         pieces_w, pieces_h * pieces_w,
         TAPS_H=taps_h,
         TAPS_W=taps_w,

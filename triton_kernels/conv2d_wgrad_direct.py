@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 
 from . import split_k_reduce
+from .device.gather_axis import fprop_axis
 from .device.language import narrow, widen
-from .launch import Config, launch, offset_type, pixels_inner
+from .launch import Config, conv_geometry, launch, offset_type, pixels_inner
 
 _GEOMETRY = (
     "pixels height width x_height x_width kernel_w filters columns stride_h stride_w pad_h pad_w "
@@ -59,11 +60,13 @@ def conv2d_wgrad_direct(
     tap = column // channels
     r = tap // kernel_w
     s = tap % kernel_w
-    # What a column's tap adds to a pixel's place.
-    tap_h = r * dilation_h - pad_h
-    tap_w = s * dilation_w - pad_w
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w)
+    # What a column's tap adds to a pixel's position.
+    dh = r * axis_h.tap_offset + axis_h.source_first
+    dv = s * axis_w.tap_offset + axis_w.source_first
     x += group * channels * x_c
-    x_columns = channel * x_c + tap_h.to(OFFSETS) * x_h + tap_w.to(OFFSETS) * x_w
+    x_columns = channel * x_c + dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
     dy_rows = (group * filters + filter) * dy_k
     filter_valid = filter < filters
     column_valid = column < columns
@@ -87,11 +90,11 @@ def conv2d_wgrad_direct(
             filter_valid[:, None, None] & on_axes(pixel_valid, True, PIXELS_INNER),
             0.0,
         )
-        h = p * stride_h
-        v = q * stride_w
+        h = p * axis_h.source_step
+        v = q * axis_w.source_step
         x_pixels = n * x_n + h.to(OFFSETS) * x_h + v.to(OFFSETS) * x_w
-        there_h = on_axes(h, True, PIXELS_INNER) + on_axes(tap_h, False, PIXELS_INNER)
-        there_v = on_axes(v, True, PIXELS_INNER) + on_axes(tap_w, False, PIXELS_INNER)
+        there_h = on_axes(h, True, PIXELS_INNER) + on_axes(dh, False, PIXELS_INNER)
+        there_v = on_axes(v, True, PIXELS_INNER) + on_axes(dv, False, PIXELS_INNER)
         inside = (there_h >= 0) & (there_h < x_height) & (there_v >= 0) & (there_v < x_width)
         inside = inside & on_axes(pixel_valid, True, PIXELS_INNER)
         inside = inside & on_axes(column_valid, False, PIXELS_INNER)
@@ -100,9 +103,9 @@ def conv2d_wgrad_direct(
         acc += widen(a, dtype) * widen(b, dtype)
     total = tl.sum(acc, 2 if PIXELS_INNER else 1)
     dw += tl.program_id(1).to(OFFSETS) * split_stride
-    place = channel * dw_c + r.to(OFFSETS) * dw_r + s.to(OFFSETS) * dw_s
+    dw_columns = channel * dw_c + r.to(OFFSETS) * dw_r + s.to(OFFSETS) * dw_s
     tl.store(
-        dw + ((group * filters + filter) * dw_k)[:, None] + place[None, :],
+        dw + ((group * filters + filter) * dw_k)[:, None] + dw_columns[None, :],
         narrow(total, dw.dtype.element_ty),
         filter_valid[:, None] & column_valid[None, :],
     )
@@ -147,9 +150,8 @@ def slices(op, problem, dtype, config, sm_count):
 
 def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs wgrad: x and y, which is dy, -> w, which is dw."""
-    o = problem
-    filters, columns, pixels = o.gemm_shape(op)
-    tiles_m, tiles_n = _tiles(o, config)
+    filters, columns, pixels = problem.gemm_shape(op)
+    tiles_m, tiles_n = _tiles(problem, config)
     dw, split_stride = w, 0
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, w)
@@ -160,13 +162,13 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     terms = config.block_k >> wide
     launch(
         conv2d_wgrad_direct,
-        (tiles_m * tiles_n * o.groups, splits),
+        (tiles_m * tiles_n * problem.groups, splits),
         config,
         x,
         x, y, dw,
-        *x.stride(), *y.stride(), *dw.stride(), split_stride, o.C // o.groups,
-        pixels, *y.shape[2:], o.H, o.W, o.S, filters, columns, o.stride_h, o.stride_w,
-        o.pad_h, o.pad_w, o.dilation_h, o.dilation_w,
+        *x.stride(), *y.stride(), *dw.stride(), split_stride, problem.C // problem.groups,
+        pixels, *y.shape[2:], problem.H, problem.W, problem.S, filters, columns,
+        *conv_geometry(problem),
         tiles_m, tiles_n, triton.cdiv(triton.cdiv(pixels, terms), splits),
         PIXELS_INNER=pixels_inner(x),
         OFFSETS=offsets,

@@ -23,13 +23,20 @@ import triton.language as tl
 
 from . import split_k_reduce
 from .device.fast_divmod import divider, quotient
+from .device.gather_axis import fprop_axis
 from .device.language import dot, narrow, terms_apart
 from .device.pixels import within
-from .device.vectors import channel_vector, multiple_of, pixel_vector, rows_join, told_strides
+from .device.vectors import (
+    channel_vector,
+    multiple_of,
+    pixel_vector,
+    rows_join,
+    strides_multiple_of,
+)
 from .epilogue import load_tile
-from .launch import Config, block_k, launch, offset_type, pixels_inner
+from .launch import Config, block_k, conv_geometry, launch, offset_type, pixels_inner
 
-# Strides but those that may be 1, too: VECTORs say what divides them.
+# Strides too, except those that may be 1: the VECTORs already say what divides them.
 _GEOMETRY = (
     "x_n x_h dy_n dy_h dw_n dw_h dw_w split_stride filters channels "
     "images image image_multiplier image_shift out_width row_multiplier row_shift height width "
@@ -53,14 +60,14 @@ def conv2d_wgrad_implicit_gemm(
     DW_VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    # image: P * Q. POINTWISE: a pixel reads x at its own place, and the rows of x join.
-    x_n, x_c, x_h, x_w = told_strides(x_n, x_c, x_h, x_w, X_PIXELS_INNER, X_VECTOR)
+    # image: P * Q. POINTWISE: a pixel reads x at its own position, and the rows of x join.
+    x_n, x_c, x_h, x_w = strides_multiple_of(x_n, x_c, x_h, x_w, X_PIXELS_INNER, X_VECTOR)
     if X_PIXELS_INNER:
         image = multiple_of(image, X_VECTOR)
     else:
         channels = multiple_of(channels, X_VECTOR)
     channels = multiple_of(channels, DW_VECTOR)
-    dy_n, dy_c, dy_h, dy_w = told_strides(dy_n, dy_c, dy_h, dy_w, DY_PIXELS_INNER, DY_VECTOR)
+    dy_n, dy_c, dy_h, dy_w = strides_multiple_of(dy_n, dy_c, dy_h, dy_w, DY_PIXELS_INNER, DY_VECTOR)
     if DY_PIXELS_INNER:
         image = multiple_of(image, DY_VECTOR)
     else:
@@ -83,8 +90,10 @@ def conv2d_wgrad_implicit_gemm(
     channel = (column % channels).to(OFFSETS)
     r = tap // kernel_w
     s = tap % kernel_w
-    dh = r * dilation_h
-    dv = s * dilation_w
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w)
+    dh = r * axis_h.tap_offset
+    dv = s * axis_w.tap_offset
     x_columns = channel * x_c
     if not POINTWISE:
         x_columns += dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
@@ -97,13 +106,13 @@ def conv2d_wgrad_implicit_gemm(
         pixel = step * BLOCK_K + tl.arange(0, BLOCK_K)
         pixel_valid = pixel < gemm_k
         n = quotient(pixel, image_multiplier, image_shift)
-        place = pixel - n * image
-        p = quotient(place, row_multiplier, row_shift)
-        q = place - p * out_width
+        in_plane = pixel - n * image
+        p = quotient(in_plane, row_multiplier, row_shift)
+        q = in_plane - p * out_width
         n = n.to(OFFSETS)
 
         if DY_ROWS_JOIN:
-            dy_pixels = n * dy_n + place.to(OFFSETS) * dy_w
+            dy_pixels = n * dy_n + in_plane.to(OFFSETS) * dy_w
         else:
             dy_pixels = n * dy_n + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
         if DY_PIXELS_INNER:
@@ -117,10 +126,10 @@ def conv2d_wgrad_implicit_gemm(
         else:
             b_valid = pixel_valid[:, None] & column_valid[None, :]
         if POINTWISE:
-            x_pixels = n * x_n + place.to(OFFSETS) * x_w
+            x_pixels = n * x_n + in_plane.to(OFFSETS) * x_w
         else:
-            h = p * stride_h - pad_h
-            v = q * stride_w - pad_w
+            h = p * axis_h.source_step + axis_h.source_first
+            v = q * axis_w.source_step + axis_w.source_first
             x_pixels = n * x_n + h.to(OFFSETS) * x_h + v.to(OFFSETS) * x_w
             if X_PIXELS_INNER:
                 there_h = dh[:, None] + h[None, :]
@@ -201,16 +210,15 @@ def launch_conv2d(op, problem, x, dw, dy, epilogue, config, math, splits):
         math: of language.MATHS.
         splits: slices of gemm_k, each a program of its own.
     """
-    o = problem
-    filters, channels = o.K // o.groups, o.C // o.groups
-    image, out_width, taps = dy.shape[2] * dy.shape[3], dy.shape[3], o.R * o.S
+    filters, channels = problem.K // problem.groups, problem.C // problem.groups
+    image, out_width, taps = dy.shape[2] * dy.shape[3], dy.shape[3], problem.R * problem.S
     tiles_m = triton.cdiv(filters, config.block_m)
     tiles_n = triton.cdiv(taps * channels, config.block_n)
-    place, split_stride = dw, 0
+    target, split_stride = dw, 0
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, dw)
-        place, split_stride = partial[0], partial.stride(0)
-    stays = (taps, o.stride_h, o.stride_w, o.pad_h, o.pad_w) == (1, 1, 1, 0, 0)
+        target, split_stride = partial[0], partial.stride(0)
+    stays = (taps, *conv_geometry(problem)[:4]) == (1, 1, 1, 0, 0)
     pointwise = stays and rows_join(x)
     x_vector = channel_vector(x, channels)
     if pixels_inner(x):
@@ -221,25 +229,25 @@ def launch_conv2d(op, problem, x, dw, dy, epilogue, config, math, splits):
         terms //= 2
     launch(
         conv2d_wgrad_implicit_gemm,
-        (tiles_m * tiles_n * o.groups, splits),
+        (tiles_m * tiles_n * problem.groups, splits),
         config,
         x,
-        x, dy, place,
-        *x.stride(), *dy.stride(), *place.stride(), split_stride,
+        x, dy, target,
+        *x.stride(), *dy.stride(), *target.stride(), split_stride,
         filters, channels,
-        o.N, image, *divider(image), out_width, *divider(out_width),
-        *x.shape[2:], o.S, taps,
-        o.stride_h, o.stride_w, o.pad_h, o.pad_w, o.dilation_h, o.dilation_w,
-        tiles_m, tiles_n, triton.cdiv(triton.cdiv(o.N * image, terms), splits),
+        problem.N, image, *divider(image), out_width, *divider(out_width),
+        *x.shape[2:], problem.S, taps,
+        *conv_geometry(problem),
+        tiles_m, tiles_n, triton.cdiv(triton.cdiv(problem.N * image, terms), splits),
         MATH=math,
-        OFFSETS=offset_type(x, dy, place),
+        OFFSETS=offset_type(x, dy, target),
         POINTWISE=pointwise,
         X_PIXELS_INNER=pixels_inner(x),
         X_VECTOR=x_vector,
         DY_PIXELS_INNER=pixels_inner(dy),
         DY_VECTOR=dy_vector,
         DY_ROWS_JOIN=rows_join(dy),
-        DW_VECTOR=channel_vector(place, channels),
+        DW_VECTOR=channel_vector(target, channels),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         BLOCK_K=terms,

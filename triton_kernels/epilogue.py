@@ -35,7 +35,7 @@ def normal_cdf(z):
 
 @triton.jit
 def activate(z, ACTIVATION: tl.constexpr):
-    """Comparisons are written so that a NaN passes through, as in torch."""
+    """activation(z). Comparisons are written so that a NaN passes through, as in torch."""
     if ACTIVATION == "relu":
         z = tl.where(z < 0, 0.0, z)
     elif ACTIVATION == "relu6":
@@ -86,15 +86,16 @@ def store_pixels(
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     PIXELS_INNER: tl.constexpr,
 ):  # fmt: skip
-    """Stores a (pixels, channels) tile with its epilogue: lanes along pixels or along channels,
-    whichever are adjacent in memory. Rows and columns are offsets in elements."""
+    """Applies the epilogue to a (pixels, channels) tile and stores it, lanes along pixels or along
+    channels, whichever are adjacent in memory. *_rows are the offsets of pixels, *_columns those of
+    channels."""
     if PIXELS_INNER:
         z = tl.trans(z)
         valid = column_valid[:, None] & row_valid[None, :]
-        place = out_columns[:, None] + out_rows[None, :]
+        offsets = out_columns[:, None] + out_rows[None, :]
     else:
         valid = row_valid[:, None] & column_valid[None, :]
-        place = out_rows[:, None] + out_columns[None, :]
+        offsets = out_rows[:, None] + out_columns[None, :]
     if HAS_BIAS:
         b = widen(tl.load(bias + channel, column_valid, 0.0), z.dtype)
         if PIXELS_INNER:
@@ -103,25 +104,25 @@ def store_pixels(
             z += b[None, :]
     if HAS_RESIDUAL:
         if PIXELS_INNER:
-            source = residual_columns[:, None] + residual_rows[None, :]
+            residual_offsets = residual_columns[:, None] + residual_rows[None, :]
         else:
-            source = residual_rows[:, None] + residual_columns[None, :]
-        z += widen(tl.load(residual + source, valid, 0.0), z.dtype)
+            residual_offsets = residual_rows[:, None] + residual_columns[None, :]
+        z += widen(tl.load(residual + residual_offsets, valid, 0.0), z.dtype)
     z = activate(z, ACTIVATION)
-    tl.store(out + place, narrow(z, out.dtype.element_ty), valid)
+    tl.store(out + offsets, narrow(z, out.dtype.element_ty), valid)
 
 
 @triton.jit
-def place_of(n, h, w, channel, stride_n, stride_c, stride_h, stride_w, PIXELS_INNER: tl.constexpr):
-    """Offsets of a tile."""
-    pixels = n * stride_n + h * stride_h + w * stride_w
-    return on_axis(pixels, PIXELS_INNER) + on_axis(channel * stride_c, not PIXELS_INNER)
+def tile_offsets(n, h, w, channel, strides, PIXELS_INNER: tl.constexpr):
+    """The offsets of a (pixels, channels) tile in a tensor with these strides."""
+    pixels = n * strides.n + h * strides.h + w * strides.w
+    return on_axis(pixels, PIXELS_INNER) + on_axis(channel * strides.c, not PIXELS_INNER)
 
 
 @triton.jit(do_not_specialize=["images", "height", "width", "tiles_n"])
 def epilogue_forward(
     z, y, bias, residual, channels, images, height, width, tiles_n,
-    z_n, z_c, z_h, z_w, y_n, y_c, y_h, y_w, residual_n, residual_c, residual_h, residual_w,
+    z_strides, y_strides, residual_strides,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -134,25 +135,23 @@ def epilogue_forward(
     w = pixel % width
     valid = on_axis(n < images, PIXELS_INNER) & on_axis(channel < channels, not PIXELS_INNER)
     dtype: tl.constexpr = tl.float64 if z.dtype.element_ty == tl.float64 else tl.float32
-    place = place_of(n, h, w, channel, z_n, z_c, z_h, z_w, PIXELS_INNER)
-    value = widen(tl.load(z + place, valid, 0.0), dtype)
+    offsets = tile_offsets(n, h, w, channel, z_strides, PIXELS_INNER)
+    value = widen(tl.load(z + offsets, valid, 0.0), dtype)
     if HAS_BIAS:
         b = widen(tl.load(bias + channel, channel < channels, 0.0), dtype)
         value += on_axis(b, not PIXELS_INNER)
     if HAS_RESIDUAL:
-        place = place_of(
-            n, h, w, channel, residual_n, residual_c, residual_h, residual_w, PIXELS_INNER
-        )
-        value += widen(tl.load(residual + place, valid, 0.0), dtype)
+        offsets = tile_offsets(n, h, w, channel, residual_strides, PIXELS_INNER)
+        value += widen(tl.load(residual + offsets, valid, 0.0), dtype)
     value = activate(value, ACTIVATION)
-    place = place_of(n, h, w, channel, y_n, y_c, y_h, y_w, PIXELS_INNER)
-    tl.store(y + place, narrow(value, y.dtype.element_ty), valid)
+    offsets = tile_offsets(n, h, w, channel, y_strides, PIXELS_INNER)
+    tl.store(y + offsets, narrow(value, y.dtype.element_ty), valid)
 
 
 @triton.jit(do_not_specialize=["images", "height", "width", "tiles_n", "steps_per_slice"])
 def epilogue_backward(
     dy, saved, dz, partial, channels, images, height, width, tiles_n, steps_per_slice,
-    dy_n, dy_c, dy_h, dy_w, saved_n, saved_c, saved_h, saved_w, dz_n, dz_c, dz_h, dz_w,
+    dy_strides, saved_strides, dz_strides,
     HAS_SAVED: tl.constexpr, HAS_DZ: tl.constexpr, ACTIVATION: tl.constexpr,
     PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -169,15 +168,15 @@ def epilogue_backward(
         h = pixel // width % height
         w = pixel % width
         valid = on_axis(n < images, PIXELS_INNER) & on_axis(channel < channels, not PIXELS_INNER)
-        place = place_of(n, h, w, channel, dy_n, dy_c, dy_h, dy_w, PIXELS_INNER)
-        value = widen(tl.load(dy + place, valid, 0.0), dtype)
+        offsets = tile_offsets(n, h, w, channel, dy_strides, PIXELS_INNER)
+        value = widen(tl.load(dy + offsets, valid, 0.0), dtype)
         if HAS_SAVED:
-            place = place_of(n, h, w, channel, saved_n, saved_c, saved_h, saved_w, PIXELS_INNER)
-            z = widen(tl.load(saved + place, valid, 0.0), dtype)
+            offsets = tile_offsets(n, h, w, channel, saved_strides, PIXELS_INNER)
+            z = widen(tl.load(saved + offsets, valid, 0.0), dtype)
             value = activation_gradient(value, z, ACTIVATION)
         if HAS_DZ:
-            place = place_of(n, h, w, channel, dz_n, dz_c, dz_h, dz_w, PIXELS_INNER)
-            tl.store(dz + place, narrow(value, dz.dtype.element_ty), valid)
+            offsets = tile_offsets(n, h, w, channel, dz_strides, PIXELS_INNER)
+            tl.store(dz + offsets, narrow(value, dz.dtype.element_ty), valid)
         total += value
     db = tl.sum(total, 1 if PIXELS_INNER else 0)
     tl.store(partial + slice.to(OFFSETS) * channels + channel, db, channel < channels)
@@ -187,20 +186,20 @@ def epilogue_backward(
 def epilogue_bias_reduce(
     partial, db, channels, slices, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):  # fmt: skip
-    # Many slices at once: one after the other, they would wait for memory as often.
+    # A step loads many slices: one by one, each would wait for memory.
     channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     valid = channel < channels
     total = tl.zeros((BLOCK_M, BLOCK_N), partial.dtype.element_ty)
     for first in range(0, slices, BLOCK_M):
         slice = first + tl.arange(0, BLOCK_M)
-        place = slice[:, None] * channels + channel[None, :]
-        total += tl.load(partial + place, (slice < slices)[:, None] & valid[None, :], 0.0)
+        offsets = slice[:, None] * channels + channel[None, :]
+        total += tl.load(partial + offsets, (slice < slices)[:, None] & valid[None, :], 0.0)
     tl.store(db + channel, narrow(tl.sum(total, 0), db.dtype.element_ty), valid)
 
 
-# Elements of a tile; channels of it where lanes lie along channels, and where along pixels.
+# Elements of a tile, its channels where lanes lie along channels, and where along pixels.
 CONFIGS = (Config(2048, 64, 4, 4),)
-_REDUCE = Config(128, 16, 1, 4)  # slices, channels
+_REDUCE = Config(128, 16, 1, 4)  # slices and channels in a step of epilogue_bias_reduce
 _PROGRAMS_PER_SM = 8
 
 
@@ -221,7 +220,7 @@ def _offsets(*tensors):
 
 
 def launch_epilogue(z, bias, residual, activation, y=None):
-    """y = activation(z + bias + residual); in place of z without y."""
+    """y = activation(z + bias + residual); written to z without y."""
     y = z if y is None else y
     n, channels, h, w = z.shape
     config, block_m, block_n, tiles_m, tiles_n = _tiles(z)
@@ -231,7 +230,7 @@ def launch_epilogue(z, bias, residual, activation, y=None):
         config,
         z,
         z, y, bias, residual, channels, n, h, w, tiles_n,
-        *z.stride(), *y.stride(), *strides(residual),
+        strides(z), strides(y), strides(residual),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
         ACTIVATION=activation,
@@ -257,7 +256,7 @@ def launch_backward(dy, saved, activation, dz, db, sm_count):
         config,
         dy,
         dy, saved, dz, partial, channels, n, h, w, tiles_n, steps,
-        *dy.stride(), *strides(saved), *strides(dz),
+        strides(dy), strides(saved), strides(dz),
         HAS_SAVED=saved is not None,
         HAS_DZ=dz is not None,
         ACTIVATION=activation,

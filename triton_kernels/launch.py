@@ -11,13 +11,14 @@ from .device.language import IS_INTERPRETED
 # The interpreter keeps the program's coordinates in a global.
 _one_at_a_time = threading.RLock()
 _MOST_INTERPRETED_TERMS = 512
-# Of a thread, where a kernel says so: without a limit ptxas spills a few for occupancy.
+# Registers of a thread, for kernels that say so. Left alone, ptxas spills a few where one more
+# block then has room on a multiprocessor.
 MOST_REGISTERS = 255
 
 
 class Config(NamedTuple):
-    """A kernel's tile and how the hardware works on it. What m, n and k are is the kernel's word:
-    in a GEMM the output's rows and columns and the terms of one step."""
+    """A kernel's tile and how the hardware works on it. Each kernel says what m, n and k count; in
+    a GEMM they are the output's rows and columns and the terms of one step."""
 
     block_m: int
     block_n: int
@@ -50,8 +51,8 @@ def launch(kernel, programs, config, like, *args, **constants):
 
 
 def offset_type(*tensors):
-    """The constexpr OFFSETS of a call: 32 bits where every element's distance from the first fits,
-    else 64. None among the tensors is passed over."""
+    """The constexpr OFFSETS of a call: int32 where the distance from the first element to every
+    other fits, else int64. None among the tensors is passed over."""
     farthest = max(
         sum((size - 1) * abs(stride) for size, stride in zip(t.shape, t.stride()))
         for t in tensors
@@ -61,18 +62,40 @@ def offset_type(*tensors):
 
 
 def pixels_inner(tensor):
-    """Whether neighbours along w are nearer than neighbours along c: where lanes lie along."""
+    """Whether lanes lie along pixels: neighbours along w are nearer than neighbours along c."""
     return tensor.stride(3) < tensor.stride(1)
 
 
+def conv_geometry(problem):
+    """Stride, padding and dilation, in the order in which every convolution's kernel takes them."""
+    return (
+        problem.stride_h,
+        problem.stride_w,
+        problem.pad_h,
+        problem.pad_w,
+        problem.dilation_h,
+        problem.dilation_w,
+    )
+
+
+class Strides(NamedTuple):
+    """Of a 4-D tensor, in elements."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+
+
 def strides(tensor):
-    """Of a 4-D tensor, zeros for None."""
-    return (0, 0, 0, 0) if tensor is None else tensor.stride()
+    """The Strides of a tensor; zeros for None."""
+    return Strides(0, 0, 0, 0) if tensor is None else Strides(*tensor.stride())
 
 
 def block_k(config, dtype, adjacent=0):
-    """Terms of a GEMM's step, of which configurations count 2 bytes each; `adjacent` of the sum's
-    terms are alike for the kernel, channels of a tap or pixels."""
+    """Terms in one step of a GEMM. A configuration counts them for elements of 2 bytes; a step has
+    as many bytes in every dtype. Of `adjacent` terms, the channels of one tap, the interpreter may
+    take more at once."""
     terms = config.block_k * 2 // dtype.itemsize
     # The interpreter pays for operations, not for elements: fewer steps where there are many.
     while IS_INTERPRETED and 2 * terms <= min(adjacent, _MOST_INTERPRETED_TERMS):

@@ -88,9 +88,9 @@ def unsupported_reason(algorithm, op, problem, dtype):
         return core.unsupported_reason(core.CudaAlgorithm.im2col, call) or None
     if algorithm == "depthwise" and problem.groups != problem.C:
         return "depthwise takes one channel per group"
-    o = problem
-    steps = o.stride_h, o.stride_w, o.dilation_h, o.dilation_w
-    largest = max(*o.gemm_shape(op), o.H + 2 * o.pad_h, o.W + 2 * o.pad_w, *steps)
+    padded = problem.H + 2 * problem.pad_h, problem.W + 2 * problem.pad_w
+    steps = problem.stride_h, problem.stride_w, problem.dilation_h, problem.dilation_w
+    largest = max(*problem.gemm_shape(op), *padded, *steps)
     if largest >= _INDEX_LIMIT:
         return f"indexes a group's GEMM with 32 bits: an extent or step of {largest} is too large"
     return None
@@ -120,14 +120,13 @@ def plan_conv2d(
 
 
 def _choose(op, problem, dtype):
-    o = problem
-    if unsupported_reason("implicit_gemm", op, o, dtype):
+    if unsupported_reason("implicit_gemm", op, problem, dtype):
         return "im2col", "too large for the others' 32-bit indices"
-    if o.groups == o.C and o.groups > 1:
+    if problem.groups == problem.C and problem.groups > 1:
         return "depthwise", "one channel per group"
     if dtype == torch.float64:
         return "direct", "tensor cores are for shorter types"
-    gemm_m, gemm_n, gemm_k = o.gemm_shape(op)
+    gemm_m, gemm_n, gemm_k = problem.gemm_shape(op)
     terms, columns = (gemm_n, gemm_m) if op.name == "wgrad" else (gemm_k, gemm_n)
     if terms < _FEW_TERMS or columns < _FEW_COLUMNS:
         return "direct", f"{terms} terms for each of {columns} channels: too few for tensor cores"

@@ -31,8 +31,8 @@ CONFIGS = (*TILES, Config(64, 64, 1, 4))
 
 def table_config(problem, dx, sm_count):
     """The large tile for whole planes, where a thread has little to do for each element."""
-    o, dx = geometry(problem).with_whole_planes_joined(dx)
-    if o.whole and dx.dtype != torch.float64 and dx.numel() >= sm_count * _ENOUGH_ELEMENTS:
+    windows, dx = geometry(problem).with_whole_planes_joined(dx)
+    if windows.whole and dx.dtype != torch.float64 and dx.numel() >= sm_count * _ENOUGH_ELEMENTS:
         return CONFIGS[3]
     return bwd_config(problem, dx, sm_count)
 
@@ -88,8 +88,8 @@ def pool2d_avg_bwd(
                 inside = row_valid if PIXELS_INNER else lane_valid
             else:
                 inside = (i < count_h) & (j < count_w) & valid
-            source = c * dy_c + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
-            grad = widen(tl.load(dy + source, inside, 0.0), ACC)
+            offsets = c * dy_c + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
+            grad = widen(tl.load(dy + offsets, inside, 0.0), ACC)
             if not UNIFORM:
                 share_w = share(
                     q, width, out_width, kernel_w, stride_w, pad_w,
@@ -184,13 +184,13 @@ def pool2d_avg_bwd_cells(
 
 def launch_bwd(problem, dx, dy, mean, config):
     """dx from dy; mean is (count_include_pad, divisor or 0)."""
-    o = geometry(problem)
+    windows = geometry(problem)
     count_include_pad, divisor = mean
-    divisor = divisor or o.common_extent(count_include_pad)
-    o, dx = o.with_whole_planes_joined(dx)
-    grid, scalars, constants = bwd_call(o, dx, config)
+    divisor = divisor or windows.common_extent(count_include_pad)
+    windows, dx = windows.with_whole_planes_joined(dx)
+    grid, scalars, constants = bwd_call(windows, dx, config)
     launch(
-        pool2d_avg_bwd_cells if o.cells else pool2d_avg_bwd,
+        pool2d_avg_bwd_cells if windows.cells else pool2d_avg_bwd,
         grid,
         config,
         dx,

@@ -81,10 +81,10 @@ def pool2d_max_bwd(
                 inside = row_valid if PIXELS_INNER else lane_valid
             else:
                 inside = (i < count_h) & (j < count_w) & valid
-            source = c * dy_c + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
-            grad = widen(tl.load(dy + source, inside, 0.0), acc.dtype)
-            source = c * places_c + p.to(OFFSETS) * places_h + q.to(OFFSETS) * places_w
-            place = tl.load(places + source, inside, -1)
+            offsets = c * dy_c + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
+            grad = widen(tl.load(dy + offsets, inside, 0.0), acc.dtype)
+            offsets = c * places_c + p.to(OFFSETS) * places_h + q.to(OFFSETS) * places_w
+            place = tl.load(places + offsets, inside, -1)
             if places.dtype.element_ty == tl.int8:
                 r = tap_of(h, p, stride_h, pad_h, dilation_h, KIND)
                 s = tap_of(w, q, stride_w, pad_w, dilation_w, KIND)
@@ -174,11 +174,11 @@ def pool2d_max_bwd_cells(
 
 def launch_bwd(problem, dx, dy, places, config):
     """dx from dy and places (int64 indices or int8 offsets)."""
-    o = geometry(problem)
-    o, dx = o.with_whole_planes_joined(dx, places)
-    grid, scalars, constants = bwd_call(o, dx, config)
+    windows = geometry(problem)
+    windows, dx = windows.with_whole_planes_joined(dx, places)
+    grid, scalars, constants = bwd_call(windows, dx, config)
     launch(
-        pool2d_max_bwd_cells if o.cells else pool2d_max_bwd,
+        pool2d_max_bwd_cells if windows.cells else pool2d_max_bwd,
         grid,
         config,
         dx,

@@ -161,16 +161,16 @@ def pool2d_reduce(
             t = begin + tl.arange(0, BLOCK_K)
             t = t[None, :] if PIXELS_INNER else t[:, None]
             if KIND == "whole":
-                source = first + t * tap_w
+                offsets = first + t * tap_w
                 inside = row_valid & (t < width)
                 tap_distance = t.to(INDEX)
             else:
                 r = t // taps_w
                 s = t % taps_w
-                source = first + (r * tap_h + s * tap_w)
+                offsets = first + (r * tap_h + s * tap_w)
                 inside = (r < count_h) & (s < count_w)
                 tap_distance = r * step_h + s * step_w
-            value = tl.load(x + source, inside, NOTHING)
+            value = tl.load(x + offsets, inside, NOTHING)
             best, distance = take(best, distance, value, tap_distance, MAX, TELLS_PLACE)
         best, distance = join_lanes(best, distance, 1 if PIXELS_INNER else 0, MAX)
     elif TAPS_H > 0:
@@ -226,18 +226,19 @@ _ENOUGH_OUTPUTS, _ENOUGH_VECTORS = 512, 1 << 14  # for each multiprocessor
 
 def table_config(problem, x, sm_count):
     """Lanes along outputs, or along taps."""
-    o = geometry(problem)
+    windows = geometry(problem)
     along_columns = pixels_inner(x)
-    taps = o.h.longest_window * o.w.longest_window
-    step = o.w.size // o.w.out if o.adaptive else o.w.stride
-    outputs = o.N * o.C * o.h.out * o.w.out
+    h, w = windows.h, windows.w
+    taps = h.longest_window * w.longest_window
+    step = w.size // w.out if windows.adaptive else w.stride
+    outputs = windows.N * windows.C * h.out * w.out
     if along_columns:
-        apart = o.w.longest_window >= _FAR_APART and (o.w.out == 1 or step >= _FAR_APART)
+        apart = w.longest_window >= _FAR_APART and (w.out == 1 or step >= _FAR_APART)
         shared = apart or outputs < sm_count * _ENOUGH_OUTPUTS
     else:
         shared = outputs < sm_count * _ENOUGH_VECTORS
     if taps < _SHARED_TAPS or not shared:
-        return tile_for(o.w.out if along_columns else o.C, x)
+        return tile_for(w.out if along_columns else windows.C, x)
     if taps <= 2 * CONFIGS[3].block_k:
         return CONFIGS[3]
     return CONFIGS[4] if along_columns else CONFIGS[5]
@@ -250,36 +251,37 @@ def launch_reduce(problem, x, y, config, places=None, mean=None):
         places: of maxima, int64 indices or int8 offsets; None where not wanted.
         mean: (count_include_pad, divisor or 0) for averages, None for maxima.
     """
-    o = geometry(problem)
+    windows = geometry(problem)
     kind = "none" if places is None else _PLACES[places.dtype]
     count_include_pad, divisor = mean or (False, 1)
-    divisor = divisor or o.common_extent(count_include_pad)
-    o, x = o.with_whole_planes_joined(x, places)
+    divisor = divisor or windows.common_extent(count_include_pad)
+    windows, x = windows.with_whole_planes_joined(x, places)
     along_columns = pixels_inner(x)
-    h, w = o.h.out, o.w.out
+    h, w = windows.h, windows.w
     if config.block_k == 1:
-        tiles_m, tiles_n = tiles(config, o.C, h, w, along_columns)
+        tiles_m, tiles_n = tiles(config, windows.C, h.out, w.out, along_columns)
+    elif along_columns:
+        tiles_m, tiles_n = triton.cdiv(windows.C * h.out * w.out, config.block_m), 1
     else:
-        tiles_m = triton.cdiv(o.C * h * w if along_columns else o.C, config.block_m)
-        tiles_n = 1 if along_columns else h * w
-    taps_h, taps_w = o.h.longest_window, o.w.longest_window
+        tiles_m, tiles_n = triton.cdiv(windows.C, config.block_m), h.out * w.out
+    taps_h, taps_w = h.longest_window, w.longest_window
     unrolled = config.block_k == 1 and taps_h * taps_w <= MOST_UNROLLED
-    steps = (o.w.kernel, 1) if kind == "offset" else (o.h.dilation * o.w.size, o.w.dilation)
+    steps = (w.kernel, 1) if kind == "offset" else (h.dilation * w.size, w.dilation)
     launch(
         pool2d_reduce,
-        (o.N * tiles_m * tiles_n,),
+        (windows.N * tiles_m * tiles_n,),
         config,
         x,
         x, y, places,
         *x.stride(), *y.stride(), *strides(places),
-        o.C, *o.scalars, tiles_m, tiles_n,
+        windows.C, *windows.scalars, tiles_m, tiles_n,
         taps_h, taps_w, *steps, divisor or 1,
         MAX=mean is None,
         PLACES=kind,
         UNIFORM=divisor is not None,
         COUNT_INCLUDE_PAD=count_include_pad,
-        KIND=o.kind,
-        INDEX=o.index_type,
+        KIND=windows.kind,
+        INDEX=windows.index_type,
         OFFSETS=offset_type(x, y, places),
         PIXELS_INNER=along_columns,
         TAPS_H=taps_h if unrolled else 0,

@@ -16,24 +16,30 @@ from .epilogue import activate
 from .launch import Config, launch, offset_type, strides
 
 CONFIG = Config(1024, 1, 1, 4)
-# Slices shorter than this many main-loop steps are all prologue.
+# In slices of fewer steps the main loop's prologue costs more than the steps.
 _MIN_STEPS = 4
 _MAX_SLICES = 256
 _MAX_PARTIAL_BYTES = 256 << 20
 
 
 def slices(programs, steps, elements, sm_count):
-    """How often to cut a sum of `steps` steps, given the programs and elements of one slice."""
+    """How many slices to cut a sum of `steps` steps into. programs and elements are one slice's."""
     wanted = sm_count // max(programs, 1)
     affordable = _MAX_PARTIAL_BYTES // max(4 * elements, 1)
     return max(1, min(wanted, steps // _MIN_STEPS, affordable, _MAX_SLICES))
+
+
+@triton.jit
+def offsets_of(n, channel, h, w, strides):
+    """The offsets of elements in a tensor with these strides."""
+    return n * strides.n + channel * strides.c + h * strides.h + w * strides.w
 
 
 @triton.jit(do_not_specialize=["count", "splits", "height", "width"])
 def split_k_reduce(
     partial, out, bias, residual,
     count, splits, channels, height, width,
-    out_n, out_c, out_h, out_w, residual_n, residual_c, residual_h, residual_w,
+    out_strides, residual_strides,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     OFFSETS: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
@@ -52,11 +58,11 @@ def split_k_reduce(
     if HAS_BIAS:
         z += widen(tl.load(bias + channel, valid, 0.0), z.dtype)
     if HAS_RESIDUAL:
-        source = n * residual_n + channel * residual_c + h * residual_h + w * residual_w
-        z += widen(tl.load(residual + source, valid, 0.0), z.dtype)
+        offsets = offsets_of(n, channel, h, w, residual_strides)
+        z += widen(tl.load(residual + offsets, valid, 0.0), z.dtype)
     z = activate(z, ACTIVATION)
-    place = n * out_n + channel * out_c + h * out_h + w * out_w
-    tl.store(out + place, narrow(z, out.dtype.element_ty), valid)
+    offsets = offsets_of(n, channel, h, w, out_strides)
+    tl.store(out + offsets, narrow(z, out.dtype.element_ty), valid)
 
 
 def accumulator(dtype):
@@ -83,7 +89,7 @@ def launch_reduce(partial, out, epilogue=(None, None, "none")):
         out,
         partial, out, bias, residual,
         out.numel(), len(partial), channels, height, width,
-        *out.stride(), *strides(residual),
+        strides(out), strides(residual),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
         ACTIVATION=activation,

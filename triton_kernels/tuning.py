@@ -5,8 +5,9 @@ Tried where FASTCONV_AUTOTUNE=1, at the first call of a key, into outputs of its
 are kept (tuning_cache.py) and hold with or without the variable. Configurations may cut sums
 differently, so a choice can change a result's last bits; once found, it stays.
 
-@triton.autotune does not do: its cache on disk (json.load in triton/runtime/autotuner.py) fails on
-a damaged file, it asks a driver for its timer, and it knows no slices that depend on the tile.
+@triton.autotune cannot be used instead. A damaged file in its cache on disk makes calls fail
+(json.load in triton/runtime/autotuner.py), it takes its timer from a GPU's driver, which the
+interpreter has not got, and it cannot give each tile its own number of slices and their workspace.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ _one_at_a_time = threading.RLock()
 
 
 def layout(*tensors):
-    """Where lanes lie along in the 4-D tensors of a call, in one word if in all of them alike."""
+    """What lanes lie along in the 4-D tensors of a call; one word where it is the same in all."""
     inner = ["pixels" if pixels_inner(tensor) else "channels" for tensor in tensors]
     return inner[0] if len(set(inner)) == 1 else "/".join(inner)
 
@@ -105,7 +106,7 @@ def choose(key, table, outs, run):
     return found.config if found is not None else table
 
 
-# Of this process: no configuration could be timed.
+# Keys for which this process could not time any configuration.
 _untunable = set()
 
 

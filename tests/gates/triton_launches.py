@@ -75,7 +75,7 @@ class Instance:
     @property
     def dtype(self):
         """Of its first tensor's elements that are no integers."""
-        types = [t[1:] for t in self.signature.values() if t.startswith("*")]
+        types = [t[1:] for t in self.signature.values() if isinstance(t, str) and t.startswith("*")]
         return next((t for t in types if not re.match("[iu]", t)), types[0])
 
 

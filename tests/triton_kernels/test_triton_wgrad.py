@@ -14,7 +14,7 @@ from fastconv.problem import DTYPES, ConvOp
 
 pytestmark = needs_triton
 CONFIGURATIONS = range(6)
-# Vectors of 8, 4 and 1 channels; of 8, 4 and 1 pixels, where a pixel reads x at its own place.
+# Vectors of 8, 4 and 1 channels; of 8, 4 and 1 pixels, where a pixel reads x at its own position.
 PROBLEMS = [
     Conv("vectors", C=16, K=40, H=6, W=8, S=2, pad=(1, 0)),
     Conv("half vectors", N=3, C=12, K=8, H=6, W=6, pad=(1, 1), groups=2, stride=(2, 1)),
@@ -42,19 +42,19 @@ def native(problem):
 
 def wgrad(problem, x, dy, dw, config, splits, tf32=False):
     kernel, plan = kernels("conv2d_wgrad_implicit_gemm"), kernels("plan")
-    x, dy, place = (tensor.to(DEVICE) for tensor in (x, dy, dw))
+    x, dy, dw = (tensor.to(DEVICE) for tensor in (x, dy, dw))
     kernel.launch_conv2d(
         ConvOp.wgrad,
         native(problem),
         x,
-        place,
+        dw,
         dy,
         NO_EPILOGUE,
         config,
         plan.math_of(x.dtype, tf32),
         splits,
     )
-    return place.cpu()
+    return dw.cpu()
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])

@@ -65,8 +65,8 @@ def divide(a, b):
 
 @triton.jit
 def hide(x):
-    """x, but the compiler does not see how it came about. LLVM compares widened numbers in 16 bits,
-    two at once; both of their predicates then overflow the few predicate registers."""
+    """x, hiding from the compiler where it comes from. Numbers that were widened from 16 bits it
+    would compare in 16 bits, two at a time, and run out of predicate registers."""
     if not INTERPRETED and x.dtype == tl.float32:
         x = tl.inline_asm_elementwise(
             "mov.b32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -76,8 +76,8 @@ def hide(x):
 
 @triton.jit
 def terms_apart(x, MATH: tl.constexpr, APART: tl.constexpr):
-    """An operand of dot whose tile lies in memory with terms of the sum APART. The TF32 unit of
-    sm_90 wants them adjacent: loaded for it, such a tile would arrive in 4-byte copies."""
+    """An operand of dot. Where APART, neighbouring terms of the sum are not adjacent in its memory;
+    the TF32 unit of sm_90 wants them adjacent, and loads made for it would be 4 bytes each."""
     if APART and MATH == "tf32":
         x = hide(x)
     return x

@@ -1,6 +1,6 @@
 """Tiles of pixels for the kernels that read neighbours again and again: a tensor's columns are cut
-into strips of equal width, and tiles follow each other down a strip and into the next image. So a
-tile's pixels lie close together, as the L1 cache likes it, and few of them are beyond the tensor.
+into strips of equal width, and tiles follow each other down a strip and into the next image. So
+the pixels of a tile lie close together, which suits the L1 cache, and few are outside the tensor.
 
       strip 0   strip 1
     +---------+---------+
@@ -14,7 +14,7 @@ import triton.language as tl
 
 from ..launch import pixels_inner
 
-# Widest strips. Lanes along pixels want long rows; lanes along channels few pixels in a square.
+# The widest strips. Lanes along pixels want long rows, lanes along channels a square of few pixels.
 _COLUMNS_OF_LANES, _COLUMNS = 128, 8
 _FAR_OUTSIDE = tl.constexpr(-(2**30))
 
@@ -42,23 +42,22 @@ def tile_pixels(tile, strips, strip_width, images, height, width, BLOCK_M: tl.co
 
 
 @triton.jit
-def source_pixels(n, h, w, valid, src_n, src_h, src_w, OFFSETS: tl.constexpr):
-    """(h, offset) of the pixels that a tap at distance 0 reads; pixels that are not valid are
-    outside with every tap."""
-    offset = n.to(OFFSETS) * src_n + h.to(OFFSETS) * src_h + w.to(OFFSETS) * src_w
+def source_pixels(n, h, w, valid, source_n, source_h, source_w, OFFSETS: tl.constexpr):
+    """(h, offset in the source) of pixels. Those that are not valid get an h from which every tap
+    is outside the source."""
+    offset = n.to(OFFSETS) * source_n + h.to(OFFSETS) * source_h + w.to(OFFSETS) * source_w
     return tl.where(valid, h, _FAR_OUTSIDE), offset
 
 
 def pixel_step(count, height, width):
-    """The next_pixels(...) steps of a walk by so many pixels."""
+    """(images, rows, columns) that lead `count` pixels on: the steps that next_pixels() takes."""
     rows, columns = divmod(count, width)
     return *divmod(rows, height), columns
 
 
 @triton.jit
 def next_pixels(n, h, w, step_n, step_h, step_w, height, width):
-    """The pixels so many images, rows and columns on; step_h and step_w are less than height and
-    width."""
+    """The pixels step_n images, step_h < height rows and step_w < width columns on."""
     w += step_w
     carry = w >= width
     w = tl.where(carry, w - width, w)

@@ -290,26 +290,26 @@ def tiles(config, channels, height, width, pixels_inner):
 
 def bwd_config(problem, dx, sm_count):
     """A backward kernel's configuration."""
-    o, dx = geometry(problem).with_whole_planes_joined(dx)
-    columns = triton.cdiv(o.w.size, o.w.stride) if o.cells else o.w.size
-    return tile_for(columns if pixels_inner(dx) else o.C, dx)
+    windows, dx = geometry(problem).with_whole_planes_joined(dx)
+    columns = triton.cdiv(windows.w.size, windows.w.stride) if windows.cells else windows.w.size
+    return tile_for(columns if pixels_inner(dx) else windows.C, dx)
 
 
-def bwd_call(o, dx, config):
-    """(grid, scalars, constants) of a backward kernel, of that for cells where o.cells."""
+def bwd_call(windows, dx, config):
+    """(grid, scalars, constants) of a backward kernel, of that for cells where windows.cells."""
     along_columns = pixels_inner(dx)
-    h, w = o.h, o.w
+    h, w = windows.h, windows.w
     sizes = h.size, w.size, h.out, w.out
     constants = {
-        "INDEX": o.index_type,
+        "INDEX": windows.index_type,
         "PIXELS_INNER": along_columns,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
     }
-    if o.cells:
+    if windows.cells:
         cells = triton.cdiv(h.size, h.stride), triton.cdiv(w.size, w.stride)
-        tiled = tiles(config, o.C, *cells, along_columns)
-        scalars = (o.C, *sizes, *cells, *tiled)
+        tiled = tiles(config, windows.C, *cells, along_columns)
+        scalars = (windows.C, *sizes, *cells, *tiled)
         for letter, axis in (("H", h), ("W", w)):
             constants |= {
                 f"KERNEL_{letter}": axis.kernel,
@@ -319,7 +319,7 @@ def bwd_call(o, dx, config):
                 f"LAST_{letter}": axis.cell_windows[-1],
             }
     else:
-        tiled = tiles(config, o.C, h.size, w.size, along_columns)
-        scalars = (o.C, *o.scalars, *tiled, h.longest_cover, w.longest_cover)
-        constants["KIND"] = o.kind
-    return (o.N * tiled[0] * tiled[1],), scalars, constants
+        tiled = tiles(config, windows.C, h.size, w.size, along_columns)
+        scalars = (windows.C, *windows.scalars, *tiled, h.longest_cover, w.longest_cover)
+        constants["KIND"] = windows.kind
+    return (windows.N * tiled[0] * tiled[1],), scalars, constants

@@ -1,6 +1,7 @@
-"""16-byte accesses. The compiler moves neighbours together where it can prove that they are
-adjacent, aligned and masked alike: the host looks at sizes and strides, and the kernel repeats as
-arithmetic what it found. (Triton itself only tells multiples of 16 from other numbers.)"""
+"""Accesses of up to 16 bytes. The compiler joins the accesses of neighbouring elements only where
+it can prove that they are adjacent, aligned and under one mask. About an argument's value Triton
+tells it no more than whether 16 divides it. So the host finds what divides sizes and strides, and
+passes that as the constexpr VECTOR; multiple_of() then tells the compiler."""
 
 import math
 
@@ -11,7 +12,7 @@ _BYTES = 16
 
 
 def channel_vector(tensor, channels):
-    """The constexpr: how many channels, of a group of `channels`, may move at once."""
+    """The constexpr VECTOR: how many channels, of a group of `channels`, may move in one access."""
     if tensor.stride(1) != 1:
         return 1
     strides = (tensor.stride(axis) for axis in (0, 2, 3) if tensor.shape[axis] > 1)
@@ -19,12 +20,12 @@ def channel_vector(tensor, channels):
 
 
 def rows_join(tensor):
-    """Whether planes are one row."""
+    """Whether a plane lies in memory like one long row."""
     return tensor.shape[2] == 1 or tensor.stride(2) == tensor.shape[3] * tensor.stride(3)
 
 
 def pixel_vector(tensor):
-    """The constexpr: how many pixels of a plane may move at once."""
+    """The constexpr VECTOR: how many pixels of a plane may move in one access."""
     if tensor.stride(3) != 1 or not rows_join(tensor):
         return 1
     strides = (tensor.stride(axis) for axis in (0, 1) if tensor.shape[axis] > 1)
@@ -33,16 +34,17 @@ def pixel_vector(tensor):
 
 @triton.jit
 def multiple_of(number, VECTOR: tl.constexpr):
-    """A number of which the host knows that VECTOR divides it, or that nothing depends on it."""
+    """The number, which VECTOR divides, in a form that shows this to the compiler. The stride of an
+    axis of one position may come out wrong: nothing depends on it."""
     return number // VECTOR * VECTOR
 
 
 @triton.jit
-def told_strides(
+def strides_multiple_of(
     stride_n, stride_c, stride_h, stride_w, PIXELS_INNER: tl.constexpr, VECTOR: tl.constexpr
 ):
-    """Strides of a tensor of which VECTOR neighbours move at once: what is not the neighbours' own
-    stride is a multiple of it."""
+    """multiple_of() for the strides of a tensor that lead from vector to vector. A vector is of
+    pixels where PIXELS_INNER, else of channels."""
     stride_n = multiple_of(stride_n, VECTOR)
     if PIXELS_INNER:
         stride_c = multiple_of(stride_c, VECTOR)
