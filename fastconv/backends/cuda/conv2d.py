@@ -88,7 +88,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
         if operator != "conv2d":
-            return self.explain_pool2d(operator, call)
+            return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
         plans = {
@@ -110,14 +110,14 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
 
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
         bias, residual, activation = epilogue
-        places = [_locate(tensor) for tensor in (x, w, y)]
+        locations = [_locate(tensor) for tensor in (x, w, y)]
         plan = self._plan(
             op,
             problem,
             x.dtype,
             allows_tf32(),
-            *(strides for _, strides in places),
-            all(address % _ALIGNMENT == 0 for address, _ in places),
+            *(strides for _, strides in locations),
+            all(address % _ALIGNMENT == 0 for address, _ in locations),
             x.device.index or 0,
         )
         if plan.algorithm == core.CudaAlgorithm.im2col:
@@ -131,9 +131,9 @@ class CudaBackend(Conv2dBackend, CudaPool2d):
             problem.sizes,
             int(DTYPES[x.dtype]),
             plan.numbers,
-            *places[0],
-            *places[1],
-            *places[2],
+            *locations[0],
+            *locations[1],
+            *locations[2],
             0 if bias is None else bias.data_ptr(),
             *_locate(residual),
             int(ACTIVATIONS[activation]),
