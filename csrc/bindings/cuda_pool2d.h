@@ -50,12 +50,12 @@ inline void bind_passes(py::module_& m) {
   m.def(
       "pool2d_max",
       [](bool bwd, const Sizes& sizes, int dtype, Address x, const StrideTuple& x_strides,
-         Address y, const StrideTuple& y_strides, Address argmax, const StrideTuple& argmax_strides,
+         Address y, const StrideTuple& y_strides, Address places, const StrideTuple& places_strides,
          bool offsets, Address stream) {
         cuda::CudaPoolArgs args =
             cuda_pool_args(bwd ? PoolOp::max_bwd : PoolOp::max_fwd, sizes, dtype,
                            view(x, x_strides), view(y, y_strides), stream);
-        args.call.argmax = view(argmax, argmax_strides);
+        args.call.places = view(places, places_strides);
         args.call.offsets = offsets;
         run(args, "pool2d_max");
       },

@@ -9,21 +9,21 @@ namespace py = pybind11;
 
 namespace fastconv {
 
-// The plan of a pooling pass over tensors at these addresses; argmax is at 0 where not wanted.
+// The plan of a pooling pass over tensors at these addresses; places at 0 are not wanted.
 template <typename Problem>
 inline void bind_pool_plan(py::module_& m) {
   using namespace py::literals;
   m.def(
       "plan_pool2d_cuda",
       [](PoolOp op, const Problem& problem, DType dtype, Address x, const StrideTuple& x_strides,
-         Address y, const StrideTuple& y_strides, Address argmax, const StrideTuple& argmax_strides,
+         Address y, const StrideTuple& y_strides, Address places, const StrideTuple& places_strides,
          bool offsets) {
         return plan_pool2d_cuda({op, problem.N, problem.C, pool_axes(problem), dtype,
                                  view(x, x_strides), view(y, y_strides),
-                                 view(argmax, argmax_strides), offsets});
+                                 view(places, places_strides), offsets});
       },
-      "op"_a, "problem"_a, "dtype"_a, "x"_a, "x_strides"_a, "y"_a, "y_strides"_a, "argmax"_a,
-      "argmax_strides"_a, "offsets"_a);
+      "op"_a, "problem"_a, "dtype"_a, "x"_a, "x_strides"_a, "y"_a, "y_strides"_a, "places"_a,
+      "places_strides"_a, "offsets"_a);
 }
 
 inline void bind_plan(py::module_& m) {

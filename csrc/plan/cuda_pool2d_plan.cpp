@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "plan/cuda_depthwise_tile.h"
 #include "problem/layout.h"
 
 namespace fastconv {
@@ -31,15 +30,15 @@ void check_positions(const PoolAxis& axis) {
 // not worth one.
 bool has_channel_vectors(const CudaPoolCall& call) {
   if (call.dtype == DType::float64) return false;
-  const int64_t element = dtype_bytes(call.dtype), count = kVectorBytes / element;
+  const int64_t element = element_size(call.dtype), count = kVectorBytes / element;
   constexpr auto kAlong = &Strides::c;
   if (!has_vectors(call.x, x_size(call), element, kAlong, count) ||
       !has_vectors(call.y, y_size(call), element, kAlong, count)) {
     return false;
   }
-  const int64_t argmax_bytes = call.offsets ? sizeof(int8_t) : sizeof(int64_t);
-  return call.argmax.data == nullptr ||
-         has_vectors(call.argmax, y_size(call), argmax_bytes, kAlong, count);
+  const int64_t place_bytes = call.offsets ? sizeof(int8_t) : sizeof(int64_t);
+  return call.places.data == nullptr ||
+         has_vectors(call.places, y_size(call), place_bytes, kAlong, count);
 }
 
 // A window over the whole of planes without gaps is a window over rows of H * W elements. An offset
@@ -103,7 +102,7 @@ bool is_global(const CudaPoolCall& call) {
   const int64_t plane = call.axes.h.x_size * call.axes.w.x_size;
   return planes_join(call) && (plane == 1 || x.w == 1) && (call.C == 1 || x.c == plane) &&
          (call.N == 1 || x.n == call.C * plane) && (call.N == 1 || y.n == call.C * y.c) &&
-         reinterpret_cast<uintptr_t>(call.x.data) % kVectorBytes == 0;
+         is_aligned(call.x.data, kVectorBytes);
 }
 
 void plan_reduce(CudaPoolPlan& plan, const CudaPoolCall& call, int64_t channel_vectors) {
@@ -128,7 +127,7 @@ void plan_tile(CudaPoolPlan& plan, const CudaPoolCall& call) {
   plan.algorithm = CudaPoolAlgorithm::tile;
   plan.rows = plan.vectorised ? kPoolTileRows<true> : kPoolTileRows<false>;
   plan.columns = kPoolTileColumns;
-  plan.paired = !plan.vectorised && has_vectors(call.x, x_size(call), dtype_bytes(call.dtype),
+  plan.paired = !plan.vectorised && has_vectors(call.x, x_size(call), element_size(call.dtype),
                                                 &Strides::w, kPoolTileColumns);
 }
 
@@ -149,7 +148,7 @@ CudaPoolPlan plan_pool2d_cuda(const CudaPoolCall& call) {
   plan.vectorised = has_channel_vectors(call);
   plan.channels_inner = plan.vectorised || channels_adjacent(call.x.strides, call.C);
   const int64_t channel_vectors =
-      plan.vectorised ? call.C / (kVectorBytes / dtype_bytes(call.dtype)) : call.C;
+      plan.vectorised ? call.C / (kVectorBytes / element_size(call.dtype)) : call.C;
   switch (call.op) {
     case PoolOp::max_fwd:
       plan.reason = untiled_reason(call);

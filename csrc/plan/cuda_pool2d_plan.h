@@ -27,16 +27,16 @@ template <bool kVectorised>
 inline constexpr int kPoolTileRows = kVectorised ? 2 : 4;  // single elements are small loads
 inline constexpr int kPoolThreads = 256;                   // of a block
 
-// Everything that a plan may depend on. bwd reads y as dy and argmax, and writes x as dx.
+// Everything that a plan may depend on. bwd reads y as dy, and places, and writes x as dx.
 struct CudaPoolCall {
   PoolOp op = PoolOp::max_fwd;
   int64_t N = 1, C = 1;
   PoolAxes axes;
   DType dtype = DType::float32;
   TensorView x, y;
-  // Where the maximum of each window is; null where fwd shall not tell. As int64 indices h * W + w
-  // or, with `offsets`, as int8 r * S + s within the window (plain windows, R * S <= 128).
-  TensorView argmax;
+  // Where each window has its maximum; null where fwd shall not write it. int64 indices h * W + w
+  // or, with `offsets`, int8 offsets r * S + s within the window (plain windows, R * S <= 128).
+  TensorView places;
   bool offsets = false;
 };
 

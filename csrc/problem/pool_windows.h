@@ -2,8 +2,6 @@
 //   plain:    p * stride - pad + r * dilation for the taps r in [0, kernel)
 //   adaptive: [floor(p * x_size / y_size), ceil((p + 1) * x_size / y_size))
 // as far as they lie in the tensor.
-//
-// Hazard: the functions have internal linkage, see problem/activation.h.
 #pragma once
 
 #include <cstdint>
@@ -48,9 +46,8 @@ struct PoolCover {
 #endif
 // divide.by_dilation(n) and divide.by_y_size(n) are floor(n / dilation) and floor(n / y_size).
 template <typename Position, typename Divide>
-static FASTCONV_DEVICE PoolWindow<Position> pool_window(const PoolAxis& axis, int64_t p,
-                                                        bool count_include_pad,
-                                                        const Divide& divide) {
+FASTCONV_LOCAL PoolWindow<Position> pool_window(const PoolAxis& axis, int64_t p,
+                                                bool count_include_pad, const Divide& divide) {
   PoolWindow<Position> result;
   const int64_t x_size = axis.x_size;
   if (axis.adaptive) {
@@ -78,7 +75,7 @@ static FASTCONV_DEVICE PoolWindow<Position> pool_window(const PoolAxis& axis, in
 }
 
 // The most elements that a window can have.
-static inline int64_t longest_window(const PoolAxis& axis) {
+FASTCONV_LOCAL int64_t longest_window(const PoolAxis& axis) {
   const int64_t x_size = axis.x_size, y_size = axis.y_size;
   const int64_t length =
       axis.adaptive ? x_size / y_size + (x_size % y_size != 0 ? 2 : 0) : axis.kernel;
@@ -86,7 +83,7 @@ static inline int64_t longest_window(const PoolAxis& axis) {
 }
 
 // Whether there is one window, and it holds every position.
-static inline bool is_whole(const PoolAxis& axis) {
+FASTCONV_LOCAL bool is_whole(const PoolAxis& axis) {
   return axis.y_size == 1 &&
          (axis.adaptive || (axis.dilation == 1 && axis.kernel - axis.pad >= axis.x_size));
 }

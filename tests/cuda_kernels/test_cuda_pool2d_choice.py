@@ -101,7 +101,7 @@ def plan(op, size, window=None, dtype=core.DType.float16, nhwc=True, offsets=Fal
 
     y = dense(problem.out_size())
     tensors = {"x": ALIGNED, "x_strides": dense(size), "y": ALIGNED, "y_strides": y}
-    tensors |= {"argmax": ALIGNED if op == PoolOp.max_bwd else 0, "argmax_strides": y}
+    tensors |= {"places": ALIGNED if op == PoolOp.max_bwd else 0, "places_strides": y}
     return core.plan_pool2d_cuda(op, problem, dtype, **tensors | changes, offsets=offsets)
 
 
@@ -117,7 +117,7 @@ def test_vectors_of_channels_need_aligned_pixels():
     strides = (16 * 36 + 2, 1, 6 * 16, 16)
     assert not plan(PoolOp.max_fwd, size, (2, 2, 0), x_strides=strides).vectorised
     # Eight offsets take eight bytes, eight indices are moved sixteen bytes at a time.
-    off_by_8 = {"argmax": ALIGNED + 8}
+    off_by_8 = {"places": ALIGNED + 8}
     assert plan(PoolOp.max_bwd, size, (2, 2, 0), offsets=True, **off_by_8).vectorised
     assert not plan(PoolOp.max_bwd, size, (2, 2, 0), **off_by_8).vectorised
 
@@ -141,8 +141,8 @@ def test_threads_share_windows_that_are_long_or_few():
     assert not many.joined and many.lanes_h * many.lanes_w == 1 and many.rows == 4
     # An offset is a row and a column of the window: its rows stay apart.
     whole = (8, 8, 0)
-    assert plan(PoolOp.max_fwd, (1, 8, 8, 8), whole, argmax=ALIGNED).joined
-    assert not plan(PoolOp.max_fwd, (1, 8, 8, 8), whole, argmax=ALIGNED, offsets=True).joined
+    assert plan(PoolOp.max_fwd, (1, 8, 8, 8), whole, places=ALIGNED).joined
+    assert not plan(PoolOp.max_fwd, (1, 8, 8, 8), whole, places=ALIGNED, offsets=True).joined
 
 
 def test_sizes_that_no_kernel_takes():

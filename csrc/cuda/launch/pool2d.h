@@ -1,6 +1,6 @@
-// One call of a CUDA pooling kernel, as planned. fwd reads x and writes y and, where wanted,
-// argmax; bwd reads y as dy, and argmax, and writes x as dx. Everything is enqueued on the stream;
-// the status is that of the launch. No sizes are zero.
+// One call of a CUDA pooling kernel, as planned. fwd reads x and writes y and, where wanted, the
+// places of maxima; bwd reads y as dy, and places, and writes x as dx. Everything is enqueued on
+// the stream; the status is that of the launch. No sizes are zero.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -36,7 +36,7 @@ PoolParams pool_params(const CudaPoolArgs& args, int64_t height, int64_t width) 
   params.w = pool_axis_params(call.axes.w, args.count_include_pad);
   params.x = call.x;
   params.y = call.y;
-  params.argmax = call.argmax;
+  params.places = call.places;
   params.offsets = call.offsets;
   params.divisor = args.divisor;
   params.index_w = call.axes.w.x_size;

@@ -38,7 +38,7 @@ class CudaPool2d(Pool2dBackend):
 
     def explain_pool2d(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call (x size, windows), for dense tensors: fwd as in
-        inference, without the positions of maxima, bwd with them in the form that training saves.
+        inference, without the places of maxima, bwd with them in the form that training saves.
         """
         problem = pool_problem(*call)
         layout = memory_format(channels_last)
@@ -50,9 +50,9 @@ class CudaPool2d(Pool2dBackend):
         for name in ("fwd", "bwd"):
             op = core.PoolOp.__members__[f"{'max' if 'max' in operator else 'avg'}_{name}"]
             offsets = op == core.PoolOp.max_bwd and self.saves_offsets(call[1])
-            argmax = (_ALIGNED, y) if op == core.PoolOp.max_bwd else (0, NO_STRIDES)
+            places = (_ALIGNED, y) if op == core.PoolOp.max_bwd else (0, NO_STRIDES)
             plan = core.plan_pool2d_cuda(
-                op, problem, DTYPES[dtype], _ALIGNED, x, _ALIGNED, y, *argmax, offsets
+                op, problem, DTYPES[dtype], _ALIGNED, x, _ALIGNED, y, *places, offsets
             )
             plans[name] = PassPlan(plan.algorithm.name, _describe(plan), plan.tile_name)
         return problem, plans

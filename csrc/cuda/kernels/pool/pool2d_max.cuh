@@ -1,11 +1,11 @@
 // Max pooling for windows of any kind; pool2d_max_tiles.cuh has the two that networks use most.
 // The rule is torch's: elements pass by row after row, and one replaces the maximum where (v > m)
-// or v is NaN. So argmax is the position of the first maximum, or of the last NaN; in a window of
-// nothing but -inf it is the first position.
-//   fwd: y[p,q] = max over the window of x; argmax[p,q]           pool2d_reduce.cuh, with Maximum
-//   bwd: dx[h,w] = sum of dy[p,q] over the windows (p,q) whose argmax is (h,w)
+// or v is NaN. The place of the maximum is thus that of the first maximum or of the last NaN, and
+// in a window of nothing but -inf it is the first position.
+//   fwd: y[p,q] = max over the window of x, and its place         pool2d_reduce.cuh, with Maximum
+//   bwd: dx[h,w] = sum of dy[p,q] over the windows (p,q) that have their maximum at (h,w)
 //
-// argmax is stored as int64 indices h * W + w where the caller asked for them, and otherwise as
+// Places are stored as int64 indices h * W + w where the caller asked for them, and otherwise as
 // int8 offsets r * S + s within the window, an eighth of the bytes.
 //
 // bwd gathers: one thread sums all that an element of dx receives, so atomics are not needed, and a
@@ -96,7 +96,7 @@ struct Maximum {
 #pragma unroll
     for (int v = 0; v < kVector; ++v) y.v[v] = from_accumulator<T>(maxima[v].value);
     store_global(params.y.at<T>(n, c, p, q), y);
-    if (params.argmax.data == nullptr) return;
+    if (params.places.data == nullptr) return;
 
     if (params.offsets) {
       const bool nothing = rows.count == 0 || columns.count == 0;
@@ -108,7 +108,7 @@ struct Maximum {
         const int r = static_cast<int>(params.by_pitch.div(maxima[v].tap));
         offsets[v] = nothing ? -1 : before + r * S + maxima[v].tap - r * params.pitch;
       }
-      store_offsets(params.argmax.at<int8_t>(n, c, p, q), offsets);
+      store_offsets(params.places.at<int8_t>(n, c, p, q), offsets);
     } else {
       int64_t indices[kVector];
 #pragma unroll
@@ -116,7 +116,7 @@ struct Maximum {
         const int r = static_cast<int>(params.by_pitch.div(maxima[v].tap));
         indices[v] = pool_index(params, rows, columns, r, maxima[v].tap - r * params.pitch);
       }
-      store_indices(params.argmax.at<int64_t>(n, c, p, q), indices);
+      store_indices(params.places.at<int64_t>(n, c, p, q), indices);
     }
   }
 };
@@ -130,18 +130,18 @@ __device__ __forceinline__ int pool_tap(const PoolAxisParams& axis, int64_t posi
 }
 
 // Which of kVector windows have their maximum at this tap (offsets) or at this index.
-template <typename Argmax, int kVector>
-__device__ __forceinline__ void compare_argmax(const void* argmax, int64_t at, int offset,
-                                               int64_t index, bool (&is_max)[kVector]) {
-  if constexpr (std::is_same_v<Argmax, int8_t>) {
-    const auto offsets = load_vector<int8_t, kVector>(static_cast<const int8_t*>(argmax) + at);
+template <typename Place, int kVector>
+__device__ __forceinline__ void compare_places(const void* places, int64_t at, int offset,
+                                               int64_t index, bool (&is_place)[kVector]) {
+  if constexpr (std::is_same_v<Place, int8_t>) {
+    const auto offsets = load_vector<int8_t, kVector>(static_cast<const int8_t*>(places) + at);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) is_max[v] = offsets.v[v] == offset;
+    for (int v = 0; v < kVector; ++v) is_place[v] = offsets.v[v] == offset;
   } else {
     int64_t indices[kVector];
-    load_indices(static_cast<const int64_t*>(argmax) + at, indices);
+    load_indices(static_cast<const int64_t*>(places) + at, indices);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) is_max[v] = indices[v] == index;
+    for (int v = 0; v < kVector; ++v) is_place[v] = indices[v] == index;
   }
 }
 
@@ -155,8 +155,8 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   const int64_t c = at.c * kVector, w = at.w;
   const PoolCover<int> columns = params.w.cover(w);
   const T* const dy = params.y.at<const T>(at.n, c, 0, columns.first);
-  const Strides& steps = params.argmax.strides;
-  const int64_t argmax_column = at.n * steps.n + c * steps.c + columns.first * steps.w;
+  const Strides& steps = params.places.strides;
+  const int64_t first_place = at.n * steps.n + c * steps.c + columns.first * steps.w;
   T* dx = params.x.at<T>(at.n, c, at.h * params.rows, w);
 
   const int64_t first = at.h * params.rows;
@@ -167,25 +167,25 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
     A sums[kVector] = {};
     for (int64_t p = rows.first; p < rows.first + rows.count; ++p) {
       const T* from = dy + p * params.y.strides.h;
-      int64_t argmax_at = argmax_column + p * steps.h;
+      int64_t place_at = first_place + p * steps.h;
       const int r = params.offsets ? pool_tap(params.h, h, p) : 0;
 #pragma unroll 2
       for (int j = 0; j < columns.count; ++j) {
-        bool is_max[kVector];
+        bool is_place[kVector];
         if (params.offsets) {
           const int s = pool_tap(params.w, w, columns.first + j);
           const int offset = r < 0 || s < 0 ? INT8_MIN : r * static_cast<int>(params.w.kernel) + s;
-          compare_argmax<int8_t>(params.argmax.data, argmax_at, offset, wanted, is_max);
+          compare_places<int8_t>(params.places.data, place_at, offset, wanted, is_place);
         } else {
-          compare_argmax<int64_t>(params.argmax.data, argmax_at, 0, wanted, is_max);
+          compare_places<int64_t>(params.places.data, place_at, 0, wanted, is_place);
         }
         const Vector<T, kVector> values = load_vector<T, kVector>(from);
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
-          if (is_max[v]) sums[v] += to_accumulator(values.v[v]);
+          if (is_place[v]) sums[v] += to_accumulator(values.v[v]);
         }
         from += params.y.strides.w;
-        argmax_at += steps.w;
+        place_at += steps.w;
       }
     }
     Vector<T, kVector> result;

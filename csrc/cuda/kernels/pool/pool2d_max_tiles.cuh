@@ -1,5 +1,5 @@
 // Max pooling with the windows that networks use most, known when compiled: 3x3 and 2x2, stride 2.
-// Rule, argmax and bound are those of pool2d_max.cuh.
+// Rule, places and bound are those of pool2d_max.cuh.
 //
 // fwd: a thread owns two elements of y below one another, for kVector adjacent channels
 // (channels_last, 16-byte loads) or one channel (any strides, adjacent threads in adjacent
@@ -202,11 +202,11 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
                    offsets[v] - r * kKernel;
     }
     store_global(params.y.at<T>(at.n, c, p + j, at.w), y);
-    if (params.argmax.data == nullptr) continue;
+    if (params.places.data == nullptr) continue;
     if (params.offsets) {
-      store_offsets(params.argmax.at<int8_t>(at.n, c, p + j, at.w), offsets);
+      store_offsets(params.places.at<int8_t>(at.n, c, p + j, at.w), offsets);
     } else {
-      store_indices(params.argmax.at<int64_t>(at.n, c, p + j, at.w), indices);
+      store_indices(params.places.at<int64_t>(at.n, c, p + j, at.w), indices);
     }
   }
 }
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   const int64_t c = at.c * kVector;
   const int p0 = static_cast<int>(at.h) * kTiles + kFirst, q0 = static_cast<int>(at.w) + kFirst;
   const T* const dy = params.y.at<const T>(at.n, c, p0, q0);
-  const int8_t* const argmax = params.argmax.at<const int8_t>(at.n, c, p0, q0);
+  const int8_t* const places = params.places.at<const int8_t>(at.n, c, p0, q0);
 
   A sums[kRows][kColumns][kVector] = {};
 #pragma unroll
@@ -240,8 +240,8 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
       }
       const auto values =
           load_vector<T, kVector>(dy + i * params.y.strides.h + j * params.y.strides.w);
-      const auto offsets = load_vector<int8_t, kVector>(argmax + i * params.argmax.strides.h +
-                                                        j * params.argmax.strides.w);
+      const auto offsets = load_vector<int8_t, kVector>(places + i * params.places.strides.h +
+                                                        j * params.places.strides.w);
 #pragma unroll
       for (int a = 0; a < kRows; ++a) {
 #pragma unroll

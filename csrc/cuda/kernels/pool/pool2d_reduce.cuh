@@ -7,7 +7,7 @@
 // window and join their results in shared memory, in the order of a tree that never changes:
 //     lanes_w ->  t0 t1 t2 t3 t0 t1 t2 ...     row r of the window; rows go to lanes_h likewise
 //
-// Bound: bytes: (x + y) * sizeof(T), and argmax where wanted. FLOPs: R * S per element of y.
+// Bound: bytes: (x + y) * sizeof(T), and places where wanted. FLOPs: R * S per element of y.
 #pragma once
 
 #include "cuda/device/shared_memory.cuh"

@@ -41,8 +41,8 @@ struct PoolAxisParams : PoolAxis {
 struct PoolParams {
   PoolAxisParams h, w;
   TensorView x, y;       // or dx, dy
-  TensorView argmax;     // see CudaPoolCall; null where not wanted
-  bool offsets = false;  // argmax is int8; -1 stands for a window without elements
+  TensorView places;     // of maxima, see CudaPoolCall; null where not wanted
+  bool offsets = false;  // places are int8; -1 is that of a window without elements
   double divisor = 0;    // of averages; 0: the product of the extents
   int rows = 1;          // of y (fwd) or dx (bwd) that a thread owns
   // A window's taps may be shared by lanes: lanes_h * lanes_w threads, powers of two.
