@@ -15,17 +15,18 @@ enum class CudaPoolAlgorithm {
   reduce,  // fwd, any windows: a thread, or a group of threads, reduces a window
   strip,   // fwd of max, 2x2 or 3x3 windows of stride 2: a thread reduces two of them together
   gather,  // bwd, any windows: a thread sums what the windows around its elements send back
-  tile,    // bwd of max, the windows of strip: the same for a tile of dx, known when compiled
+  tile,    // bwd of max, the windows of strip: the same for a tile of dx, taps known when compiled
   global   // bwd of avg, one window over each plane: a thread writes 16 bytes of dx
 };
 
-// Elements that a thread of strip (of y) and of tile (of dx) owns.
-inline constexpr int kPoolTileStride = 2;
+inline constexpr int kPoolThreads = 256;   // of a block
+inline constexpr int kPoolTileStride = 2;  // of the windows of strip and tile
+// A thread of strip owns kPoolStripRows elements of y below one another, a thread of tile
+// kPoolTileRows x kPoolTileColumns elements of dx: more rows where each is a small load.
 inline constexpr int kPoolStripRows = 2;
 inline constexpr int kPoolTileColumns = 2;
 template <bool kVectorised>
-inline constexpr int kPoolTileRows = kVectorised ? 2 : 4;  // single elements are small loads
-inline constexpr int kPoolThreads = 256;                   // of a block
+inline constexpr int kPoolTileRows = kVectorised ? 2 : 4;
 
 // Everything that a plan may depend on. bwd reads y as dy, and places, and writes x as dx.
 struct CudaPoolCall {

@@ -36,7 +36,7 @@ REGISTER_UNIT = 256  # registers that a warp gets at a time
 
 @dataclass(frozen=True)
 class Family:
-    """What a kernel whose demangled name begins with one of the names has to keep to."""
+    """The limits for kernels whose demangled name begins with a match of `names`."""
 
     names: str  # a regular expression
     min_warps: int  # on an SM, as far as registers go
@@ -83,7 +83,7 @@ class Kernel:
 
     @property
     def warps_per_sm(self):
-        """Warps of whole blocks that registers leave room for."""
+        """How many warps, in whole blocks, have room for their registers on an SM."""
         if self.threads == 0 or self.registers == 0:
             return 0
         per_warp = -(-self.registers * 32 // REGISTER_UNIT) * REGISTER_UNIT

@@ -50,7 +50,7 @@ MOST_SPILLS = 12
 
 @dataclass(frozen=True)
 class Family:
-    """What a kernel whose name matches has to keep to."""
+    """The limits for kernels whose name matches `names`."""
 
     names: str  # a regular expression
     min_warps: int  # on an SM, as far as registers go

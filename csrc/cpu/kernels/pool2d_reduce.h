@@ -6,9 +6,9 @@
 //   lanes along channels: the same with a row of pixels, each of many channels.
 //
 // An Op has identity<A>() and combine(result, element). The order is fixed by the sizes alone.
-// Where a result may still tell in which order its elements came (Op::kTellsOrder),
-// order_shows(elements, n) says whether it does, and settle<T>(...) makes it the result of the
-// window's own order.
+// The maximum of 0 and -0 is the one that comes first. For an Op whose result can depend on the
+// order like that (Op::kTellsOrder), order_shows(elements, n) says whether it can for these
+// elements, and settle<T>(...) then makes it the result of the window's own order.
 #pragma once
 
 #include "cpu/runtime/pool2d_args.h"
@@ -74,7 +74,7 @@ static inline void fill_row(A* out, int64_t step, A value, int64_t n) {
 
 // ---- lanes along rows ------------------------------------------------------------------------
 
-// The passes below are not inlined: what __restrict promises is then kept to the vectoriser.
+// The passes below are not inlined: the vectoriser then still knows what __restrict promises.
 #define FASTCONV_PASS static __attribute__((noinline))
 
 // Op(result, in[0], in[step], ...) for kCount elements; recursion, since a loop inside a loop keeps
@@ -275,8 +275,8 @@ static void pool_rows(const CpuPoolArgs& o, const Finish& finish) {
 
 // ---- lanes along channels --------------------------------------------------------------------
 
-// Channels that a task takes. All, so that memory is read as it lies, unless tasks would be few; no
-// result depends on it.
+// Channels that a task takes: all, so that memory is read in order, unless tasks would be too few.
+// No result depends on it.
 static inline int64_t channels_of_task(int64_t tasks, int64_t channels) {
   constexpr int64_t kEnoughTasks = 8;
   return tasks >= kEnoughTasks ? channels : min64(channels, kChannelBlock);

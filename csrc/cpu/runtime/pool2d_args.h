@@ -14,8 +14,9 @@ struct CpuPoolAxis {
   const PoolWindow<int64_t>* windows = nullptr;  // y_size of them
   // For each of x_size positions the windows that hold it. Only for bwd, and without dilation.
   const PoolCover<int64_t>* covers = nullptr;
-  // Where it pays to run vector lanes along the windows: they are `taps` long and a `stride` apart
-  // in a row that is padded by `pad` in front and to padded_size positions in all. Else taps is 0.
+  // For vector lanes along the windows: the windows are `taps` long and `stride` apart in a row
+  // that has `pad` positions of padding in front and padded_size positions in all. taps is 0 where
+  // such lanes do not pay.
   int64_t taps = 0, stride = 0, pad = 0, padded_size = 0;
 };
 

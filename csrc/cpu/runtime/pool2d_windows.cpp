@@ -6,9 +6,10 @@
 namespace fastconv {
 namespace {
 
-// Lanes along the windows read a padded copy of a row; it may be this many times the row.
+// Lanes along the windows read a padded copy of a row. It may be this many times as long as the
+// row, and longer by this many elements, which matter only where rows are short.
 constexpr int64_t kPaddedRowLimit = 2;
-constexpr int64_t kPaddedRowSlack = 64;  // elements; for rows so short that the factor says little
+constexpr int64_t kPaddedRowSlack = 64;
 
 struct Divide {
   const PoolAxis& axis;

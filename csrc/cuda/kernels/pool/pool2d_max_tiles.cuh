@@ -97,7 +97,7 @@ struct MaxStrip {
       }
     }
   }
-  // One tap of window j, channels apart.
+  // One tap of window j; not where both windows share a register.
   __device__ __forceinline__ void take(int j, const Vector<T, kVector>& values, int tap) {
     static_assert(!kPairsStrip);
     constexpr int kRegisters = kCount / kPoolStripRows;
@@ -217,7 +217,8 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   using A = accumulator_t<T>;
   constexpr int kRows = kPoolTileRows<(kVector > 1)>, kColumns = kPoolTileColumns;
   constexpr int kTiles = kRows / kPoolTileStride;  // below one another
-  // Windows that meet the tile, counted from the one with the tile's own number.
+  // The windows that meet a tile: the first one, relative to the window with the tile's number, and
+  // how many there are.
   constexpr int kFirst = kKernel == 3 && kPad == 0 ? -1 : 0;
   constexpr int kWindowRows = kTiles + (kKernel == 3 ? 1 : 0);
   constexpr int kWindowColumns = 1 + (kKernel == 3 ? 1 : 0);
