@@ -22,12 +22,13 @@ from fastconv_build.toolkit import find_toolkit  # noqa: E402
 
 CXX_FLAGS = [
     *("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden"),
-    # Contraction to fused multiply-adds is what the kernels' inner loops live on.
+    # The kernels' inner loops are fast as fused multiply-adds.
     "-ffp-contract=fast",
-    # No kernel reads errno or floating-point traps; without this rounding loops do not vectorise.
+    # No kernel reads errno or floating-point traps. Loops that round vectorise only if the compiler
+    # knows this.
     "-fno-math-errno",
     "-fno-trapping-math",
-    # Rows are short: a call of memcpy or memset costs more than the loop it would stand for.
+    # Rows are short: a call of memcpy or memset costs more than the loop that it would replace.
     "-fno-tree-loop-distribute-patterns",
     *("-Wall", "-Wextra"),
 ]
@@ -83,7 +84,7 @@ def cuda_module(toolkit, missing):
     if toolkit is None:
         return module
     archs = f'-DFASTCONV_CUDA_ARCHS="{toolkit.describe_archs()}"'
-    # The slow ones first.
+    # Ninja starts them in this order: those that take longest come first.
     files = [*sources("cuda/launch", "*.cu"), CSRC / "bindings" / "cuda_module.cpp"]
     module.compilations = [
         Compilation(
@@ -95,7 +96,7 @@ def cuda_module(toolkit, missing):
     ]
     module.cxx_flags = [*CXX_FLAGS, *(f"-isystem{path}" for path in toolkit.include_folders)]
     module.nvcc, module.nvcc_flags = toolkit.nvcc, [*NVCC_FLAGS, *toolkit.gencode_flags()]
-    # cudart is ours alone: its symbols are not to be mixed with those of torch's.
+    # Static and hidden, so that its symbols are never taken for those of torch's own cudart.
     module.link_flags = [
         *(f"-L{path}" for path in toolkit.library_folders),
         *("-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"),

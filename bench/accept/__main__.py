@@ -1,8 +1,8 @@
-"""What a GPU has to say about fastconv: builds it, tests it, times it, prints a short table.
+"""Accepts fastconv on a GPU: builds it, tests it, times it, and prints a short table.
 
-Needs torch, numpy, pytest and nvcc, no network and no fastconv; to build it there, too, pybind11,
-ninja and setuptools. --prepare builds it beforehand on a machine without a GPU, under a Python of
-the version that the other machine has.
+The machine needs torch, numpy, pytest and nvcc, but neither a network nor an installed fastconv. To
+build it there, pybind11, ninja and setuptools are needed as well. --prepare builds it beforehand on
+a machine without a GPU, under a Python of the version that the machine with the GPU has.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""A wheel of fastconv that was built before, where there is no hurry, for the machine with the GPU.
+"""A wheel of fastconv that was built beforehand, so that the build takes no time of the GPU.
 
-prepare() builds it with the Python it runs under, which must be of the version that the other
-machine has: a compiled module fits one version alone. find() takes it only if it was built from the
-sources that are there.
+prepare() builds it with the Python that it runs under, which must be of the version that the
+machine with the GPU has: a compiled module fits one version alone. find() returns it only if it was
+built from the sources that are there.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# What a wheel is made of.
+# The files that a wheel is made of.
 SOURCES = (
     *("setup.py", "pyproject.toml", "csrc/**/*", "fastconv/**/*.py", "triton_kernels/**/*.py"),
     "bench/*.*",
@@ -32,7 +32,7 @@ spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def fingerprint(root):
-    """Of the sources."""
+    """A hash of the sources."""
     seen = hashlib.sha256()
     for path in sorted({path for pattern in SOURCES for path in root.glob(pattern)}):
         if path.is_file() and path.suffix not in (".sh", ".pyc"):
@@ -75,7 +75,8 @@ def prepare(root, folder):
     begun = fingerprint(root)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    # Objects are kept for the next time. Python files are not, or a deleted one would live on.
+    # Object files are kept for the next time. Copies of Python files are not: one whose source was
+    # deleted would stay in the wheel.
     base = root / "build" / f"accept-{sys.implementation.cache_tag}"
     for old in base.glob("lib*"):
         shutil.rmtree(old)

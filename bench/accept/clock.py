@@ -9,7 +9,7 @@ GRACE = 3.0  # seconds between asking a command to stop and killing it
 
 
 class Stopped(str):
-    """What is wrong with a step where it is the time alone."""
+    """What went wrong with a step that ran out of time, where nothing else did."""
 
 
 class Clock:
@@ -25,8 +25,8 @@ class Clock:
 
 
 def shares(seconds, limits):
-    """What the next step may take of so many seconds, given the limits of it and of those after it,
-    in order: its own limit, and what the others can spare."""
+    """How many of so many seconds the next step may take: its own limit, or more where the limits
+    of the steps after it leave more. `limits`: of the next step and of those after it, in order."""
     own, *later = limits
     return min(max(own, seconds - sum(later)), max(seconds, 0.0))
 

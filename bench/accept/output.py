@@ -15,8 +15,8 @@ FILES = (
     "layers.csv",
     "pools.csv",
 )
-MAX_STEP_LOG = 1 << 20  # bytes of one command's words that are kept: its beginning and its end
-TAIL_LINES = 25  # of a step that failed, on the screen
+MAX_STEP_LOG = 1 << 20  # bytes that are kept of what a command prints: its beginning and its end
+TAIL_LINES = 25  # of what a failed step printed, shown on the screen
 
 
 class Output:

@@ -1,4 +1,4 @@
-"""Where a run reads and writes, and how it runs a command there."""
+"""The folders of a run, and how it runs a command."""
 
 import os
 import subprocess
@@ -30,11 +30,12 @@ class Place:
 
     @property
     def emulated(self):
-        """Of a rehearsal: the CUDA module whose kernels run on the CPU."""
+        """The CUDA module of a rehearsal, whose kernels run on the CPU."""
         return self.root / "build" / "accept" / "emulated.so"
 
     def emulate(self):
-        """Builds it, which takes minutes once and belongs to no step: a GPU needs none."""
+        """Builds the emulated module. That takes minutes once, and counts for no step, since a run
+        with a GPU does not need it."""
         build = self.root / "tests" / "emulator" / "build.py"
         done = subprocess.run(
             [sys.executable, build], stdout=subprocess.PIPE, text=True, check=True
@@ -54,8 +55,8 @@ class Place:
 
 
 def execute(place, output, command, seconds, **environment):
-    """None, or what went wrong with a command, whose words go to the log. It starts outside of the
-    source tree, which would hide the installed package."""
+    """None, or what went wrong with a command; what it prints goes to the log. It starts outside of
+    the source tree, where Python would find the sources instead of the installed package."""
     with tempfile.NamedTemporaryFile("w+b") as raw, tempfile.TemporaryDirectory() as folder:
         environment = place.environment(**environment)
         status = clock.run(list(map(str, command)), raw, seconds, cwd=folder, env=environment)
@@ -66,7 +67,7 @@ def execute(place, output, command, seconds, **environment):
 
 
 def last_line(*command, timeout=10):
-    """Of what a command prints, or why it does not."""
+    """The last line that a command prints, or why it does not run."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except (OSError, subprocess.TimeoutExpired) as error:

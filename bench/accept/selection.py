@@ -1,8 +1,8 @@
-"""Which tests of the suite show something on a GPU. By what their ids say, so that a file may be
-renamed or merged with another; this is the only place that chooses."""
+"""Which tests of the suite show something on a GPU. Only this file chooses, by words in the tests'
+ids, so that a file may be renamed or merged with another."""
 
-# In the name of a file or test: Triton and the wrappers have steps of their own, the others build
-# something or read the package's text.
+# Words in the names of files or tests that are left out: Triton and the wrappers have steps of
+# their own, the others build something or read the package's text.
 LEFT_OUT = (
     *("triton", "device_wrappers", "faults", "test_accept", "test_bench", "test_build"),
     *("test_packaging", "test_processes", "test_readme"),

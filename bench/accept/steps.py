@@ -27,7 +27,7 @@ print(json.dumps({
     "capability": "%d.%d" % torch.cuda.get_device_capability() if ready else None,
 }))
 """
-# The module is there, and holds machine code for this GPU.
+# Fails unless the CUDA module is there and holds machine code for this GPU.
 _USABLE = """
 import sys, torch, fastconv
 from fastconv import _native
@@ -39,7 +39,7 @@ if sys.argv[1:] != ["rehearsal"]:
 
 
 def environment(place, seconds, output):
-    """environment.json, and the first thing that is missing."""
+    """Writes environment.json, and fails where something is missing."""
     nvcc, (wheel, why) = find_tool("nvcc"), carried.find(place.root, place.carried)
     facts = {
         "commit": commit(place.root),
@@ -70,7 +70,7 @@ def environment(place, seconds, output):
 
 
 def _architecture(place):
-    """What to compile for: the GPU that is there."""
+    """The architecture of the GPU that is there."""
     try:
         facts = json.loads((place.out / "environment.json").read_text())
         major, minor = facts["capability"].split(".")
@@ -80,7 +80,7 @@ def _architecture(place):
 
 
 def build(place, seconds, output):
-    """Takes the wheel that was carried along, or builds."""
+    """Installs the wheel that was carried along, or builds one."""
     end = time.monotonic() + seconds
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index"]
     pip += ["--target", place.site]
@@ -111,7 +111,8 @@ def _build(place, output, pip, seconds, reason):
 
 
 def _pytest(place, output, seconds, results, arguments, workers=1):
-    """Tests, whose results go to a file as they end: what stops them leaves those."""
+    """Runs tests. Each result is written to a file when the test ends, so that a run that is
+    stopped leaves those it has."""
     plugins = place.root / "tests" / "accept"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10"]
     command += ["--tb=short", "--continue-on-collection-errors", f"--rootdir={place.root}"]
@@ -132,14 +133,14 @@ def _pytest(place, output, seconds, results, arguments, workers=1):
 
 def wrappers(place, seconds, output):
     file = place.root / "tests" / "gpu" / "test_device_wrappers.py"
-    # A twin has no need of a GPU: where there is one, the same formulas judge the instructions.
+    # With a GPU the instructions themselves are tested, without one their host twins are.
     words = "not gpu" if place.rehearsal else "not twin"
     return _pytest(place, output, seconds, "wrappers.csv", [file, "-k", words])
 
 
 def tests(place, seconds, output):
     arguments = [*selection.test_files(place.root / "tests"), "-k", selection.WORDS]
-    if place.rehearsal:  # it overruns, as emulated kernels are slow, and may as well do it soon
+    if place.rehearsal:  # emulated kernels are too slow to finish in any case
         seconds = min(seconds, 45)
     return _pytest(place, output, seconds, "tests.csv", arguments, WORKERS)
 
@@ -151,7 +152,7 @@ def triton(place, seconds, output):
     results.unlink(missing_ok=True)
     program = place.root / "tests" / "accept" / "triton_problems.py"
     command = [sys.executable, program, "--results", results]
-    # It begins no problem then; the limit is for one that hangs.
+    # After these seconds it begins no further problem; the step's limit is for one that hangs.
     command += ["--seconds", f"{max(seconds - 15, 5):.0f}", "--workers", WORKERS]
     wrong = execute(place, output, command, seconds)
     if wrong == "exit status 3":  # INCOMPLETE of triton_problems.py
@@ -170,8 +171,8 @@ def sanitizer(place, seconds, output):
         if place.rehearsal:  # the tool starts no program where it finds no GPU
             command = []
         command += [sys.executable, place.root / "tests" / "emulator" / "tiny_problems.py", ""]
-        command += [f"--seconds={max(seconds / 2 - 15, 5):.0f}"]  # to begin problems in
-        # Each tensor an allocation of its own, so that an access beside it is seen.
+        command += [f"--seconds={max(seconds / 2 - 15, 5):.0f}"]  # after which no problem begins
+        # Each tensor is an allocation of its own, so that an access beside it is noticed.
         own = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if name == "memcheck" else {}
         if error := execute(place, output, command, seconds / 2, **own):
             wrong.append((name, error))
@@ -183,7 +184,7 @@ def sanitizer(place, seconds, output):
 
 def bench(place, seconds, output):
     command = [sys.executable, "-m", "fastconv.bench.sweep", "--out", place.out]
-    # It stops by itself between two lines; the limit is for a line that hangs.
+    # It stops by itself between two lines of results; the step's limit is for one that hangs.
     command += ["--seconds", f"{max(seconds - 20, 5):.0f}"]
     command += ["--device", "cpu"] if place.rehearsal else []
     return execute(place, output, command, seconds, FASTCONV_COMMIT=commit(place.root))

@@ -11,7 +11,7 @@ MOST_FAILURES = 10  # of a step that are named
 
 
 def read_rows(path):
-    """Of a CSV; none where there is no such file."""
+    """The rows of a CSV; none where there is no such file."""
     try:
         with open(path, newline="") as file:
             return list(csv.DictReader(file))
@@ -36,7 +36,7 @@ def count_tests(path):
 
 
 def _failures(path):
-    """Lines that name tests that failed, the first ones."""
+    """Lines that name the first tests that failed."""
     failed = [(t, why) for t, (outcome, why) in outcomes(path).items() if outcome == "failed"]
     lines = [f"      {test}: {why}"[:160] for test, why in failed[:MOST_FAILURES]]
     return lines + [f"      and {len(failed) - MOST_FAILURES} more"] * (len(failed) > MOST_FAILURES)
@@ -55,7 +55,7 @@ def _number(row, name):
 
 
 def _column(row):
-    """Precision and layout: what a user chooses."""
+    """The column of a row: precision and layout, which are what a user chooses."""
     precision = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
     name = precision.get(row.get("dtype"), "?")
     if (row.get("baseline") or "").endswith("TF32"):
@@ -75,7 +75,7 @@ def _cell(rows):
 
 
 def _peer(row):
-    """Which table a line belongs to: (backend, what it is compared with)."""
+    """The table that a row belongs to: (backend, what it is compared with)."""
     backend, baseline = row.get("backend") or "?", row.get("baseline") or "?"
     ours = baseline.startswith("fastconv")
     return backend, "fastconv's CUDA" if ours else "cuDNN (NHWC: its benchmark mode) or ATen"
@@ -141,8 +141,8 @@ def summarise(folder, results):
 
 
 def rehearsed(folder, results):
-    """The same of a rehearsal: a step may have been cut, but all must have left what they leave,
-    and no other file may lie there."""
+    """The same of a rehearsal: a step may have run out of time, but each must have left the files
+    that it writes, and there must be no others."""
     verdicts, lines = _steps(folder, results)
     # The log is still written to, the summary is this text.
     there = {path.name for path in folder.iterdir()} | {"summary.txt"}

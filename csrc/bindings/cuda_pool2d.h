@@ -2,7 +2,7 @@
 
 #include "bindings/cuda_bindings.h"
 #include "cuda/launch/pool2d.h"
-#include "problem/pool_problem.h"
+#include "problem/pool_windows.h"
 
 namespace py = pybind11;
 
@@ -14,32 +14,33 @@ using PoolSizes = std::array<int64_t, 13>;
 // N C H W P Q
 using AdaptivePoolSizes = std::array<int64_t, 6>;
 
-cuda::PoolArgs pool_args(const PoolSizes& s) {
-  const PoolProblem problem{s[0], s[1], s[2], s[3],  s[4],  s[5],      s[6],
-                            s[7], s[8], s[9], s[10], s[11], s[12] != 0};
+PoolProblem pool_problem(const PoolSizes& s) {
+  return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12] != 0};
+}
+AdaptivePoolProblem pool_problem(const AdaptivePoolSizes& s) {
+  return {s[0], s[1], s[2], s[3], s[4], s[5]};
+}
+
+template <typename Sizes>
+cuda::CudaPoolArgs cuda_pool_args(PoolOp op, const Sizes& sizes, int dtype, const TensorView& x,
+                                  const TensorView& y, Address stream) {
+  const auto problem = pool_problem(sizes);
   problem.validate();
-  cuda::PoolArgs args;
-  args.N = problem.N;
-  args.C = problem.C;
-  args.h = {problem.H,     problem.P(),        problem.R, problem.stride_h,
-            problem.pad_h, problem.dilation_h, false};
-  args.w = {problem.W,     problem.Q(),        problem.S, problem.stride_w,
-            problem.pad_w, problem.dilation_w, false};
+  cuda::CudaPoolArgs args;
+  args.call.op = op;
+  args.call.N = problem.N;
+  args.call.C = problem.C;
+  args.call.axes = pool_axes(problem);
+  args.call.dtype = static_cast<DType>(dtype);
+  args.call.x = x;
+  args.call.y = y;
+  args.stream = stream_of(stream);
   return args;
 }
 
-cuda::PoolArgs pool_args(const AdaptivePoolSizes& s) {
-  const AdaptivePoolProblem problem{s[0], s[1], s[2], s[3], s[4], s[5]};
-  problem.validate();
-  cuda::PoolArgs args;
-  args.N = problem.N;
-  args.C = problem.C;
-  args.h.in = problem.H;
-  args.h.out = problem.P;
-  args.w.in = problem.W;
-  args.w.out = problem.Q;
-  args.h.adaptive = args.w.adaptive = true;
-  return args;
+void run(cuda::CudaPoolArgs& args, const char* what) {
+  args.plan = plan_pool2d_cuda(args.call);
+  check(cuda::pool2d(args), what);
 }
 
 // The same two functions for plain and for adaptive pooling.
@@ -51,14 +52,12 @@ inline void bind_passes(py::module_& m) {
       [](bool bwd, const Sizes& sizes, int dtype, Address x, const StrideTuple& x_strides,
          Address y, const StrideTuple& y_strides, Address places, const StrideTuple& places_strides,
          bool offsets, Address stream) {
-        cuda::PoolArgs args = pool_args(sizes);
-        args.dtype = static_cast<DType>(dtype);
-        args.x = view(x, x_strides);
-        args.y = view(y, y_strides);
-        args.places = view(places, places_strides);
-        args.offsets = offsets;
-        args.stream = stream_of(stream);
-        check(bwd ? cuda::pool2d_max_bwd(args) : cuda::pool2d_max_fwd(args), "pool2d_max");
+        cuda::CudaPoolArgs args =
+            cuda_pool_args(bwd ? PoolOp::max_bwd : PoolOp::max_fwd, sizes, dtype,
+                           view(x, x_strides), view(y, y_strides), stream);
+        args.call.places = view(places, places_strides);
+        args.call.offsets = offsets;
+        run(args, "pool2d_max");
       },
       release_gil());
   m.def(
@@ -66,14 +65,12 @@ inline void bind_passes(py::module_& m) {
       [](bool bwd, const Sizes& sizes, int dtype, Address x, const StrideTuple& x_strides,
          Address y, const StrideTuple& y_strides, bool count_include_pad, double divisor,
          Address stream) {
-        cuda::PoolArgs args = pool_args(sizes);
-        args.dtype = static_cast<DType>(dtype);
-        args.x = view(x, x_strides);
-        args.y = view(y, y_strides);
+        cuda::CudaPoolArgs args =
+            cuda_pool_args(bwd ? PoolOp::avg_bwd : PoolOp::avg_fwd, sizes, dtype,
+                           view(x, x_strides), view(y, y_strides), stream);
         args.count_include_pad = count_include_pad;
         args.divisor = divisor;
-        args.stream = stream_of(stream);
-        check(bwd ? cuda::pool2d_avg_bwd(args) : cuda::pool2d_avg_fwd(args), "pool2d_avg");
+        run(args, "pool2d_avg");
       },
       release_gil());
 }

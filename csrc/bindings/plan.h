@@ -3,10 +3,28 @@
 
 #include "bindings/bindings.h"
 #include "plan/cuda_plan.h"
+#include "plan/cuda_pool2d_plan.h"
 
 namespace py = pybind11;
 
 namespace fastconv {
+
+// The plan of a pooling pass over tensors at these addresses; places at 0 are not wanted.
+template <typename Problem>
+inline void bind_pool_plan(py::module_& m) {
+  using namespace py::literals;
+  m.def(
+      "plan_pool2d_cuda",
+      [](PoolOp op, const Problem& problem, DType dtype, Address x, const StrideTuple& x_strides,
+         Address y, const StrideTuple& y_strides, Address places, const StrideTuple& places_strides,
+         bool offsets) {
+        return plan_pool2d_cuda({op, problem.N, problem.C, pool_axes(problem), dtype,
+                                 view(x, x_strides), view(y, y_strides),
+                                 view(places, places_strides), offsets});
+      },
+      "op"_a, "problem"_a, "dtype"_a, "x"_a, "x_strides"_a, "y"_a, "y_strides"_a, "places"_a,
+      "places_strides"_a, "offsets"_a);
+}
 
 inline void bind_plan(py::module_& m) {
   using namespace py::literals;
@@ -72,6 +90,27 @@ inline void bind_plan(py::module_& m) {
         return unsupported_reason(algorithm, call);
       },
       "algorithm"_a, "call"_a);
+
+  py::enum_<CudaPoolAlgorithm>(m, "CudaPoolAlgorithm")
+      .value("reduce", CudaPoolAlgorithm::reduce)
+      .value("strip", CudaPoolAlgorithm::strip)
+      .value("gather", CudaPoolAlgorithm::gather)
+      .value("tile", CudaPoolAlgorithm::tile)
+      .value("global", CudaPoolAlgorithm::global);
+  py::class_<CudaPoolPlan>(m, "CudaPoolPlan", "The CUDA kernel of a pooling pass, and why.")
+      .def_readonly("algorithm", &CudaPoolPlan::algorithm)
+      .def_readonly("vectorised", &CudaPoolPlan::vectorised)
+      .def_readonly("channels_inner", &CudaPoolPlan::channels_inner)
+      .def_readonly("rows", &CudaPoolPlan::rows)
+      .def_readonly("columns", &CudaPoolPlan::columns)
+      .def_readonly("lanes_h", &CudaPoolPlan::lanes_h)
+      .def_readonly("lanes_w", &CudaPoolPlan::lanes_w)
+      .def_readonly("joined", &CudaPoolPlan::joined)
+      .def_readonly("paired", &CudaPoolPlan::paired)
+      .def_readonly("reason", &CudaPoolPlan::reason)
+      .def_property_readonly("tile_name", &CudaPoolPlan::tile_name);
+  bind_pool_plan<PoolProblem>(m);
+  bind_pool_plan<AdaptivePoolProblem>(m);
 }
 
 }  // namespace fastconv

@@ -14,7 +14,7 @@ namespace {
 
 enum class PoolAlgorithm { reference, vectorised };
 
-void run_vectorised(PoolOp op, const PoolArgs& args) {
+void run_vectorised(PoolOp op, const CpuPoolArgs& args) {
   const CpuKernels& kernels = cpu_kernels();
   switch (op) {
     case PoolOp::max_fwd:
@@ -30,7 +30,7 @@ void run_vectorised(PoolOp op, const PoolArgs& args) {
 }
 
 template <typename Problem>
-void run(PoolAlgorithm algorithm, PoolOp op, const Problem& problem, PoolArgs args,
+void run(PoolAlgorithm algorithm, PoolOp op, const Problem& problem, CpuPoolArgs args,
          bool count_include_pad) {
   args.N = problem.N;
   args.C = problem.C;
@@ -39,7 +39,8 @@ void run(PoolAlgorithm algorithm, PoolOp op, const Problem& problem, PoolArgs ar
       return pool2d_reference(op, problem, args, count_include_pad);
     case PoolAlgorithm::vectorised: {
       const bool bwd = op == PoolOp::max_bwd || op == PoolOp::avg_bwd;
-      const PoolWindows windows(problem, args.x.strides, count_include_pad, bwd);
+      const PoolWindows windows(pool_axes(problem), args.N, args.C, args.x.strides,
+                                count_include_pad, bwd);
       args.h = windows.h();
       args.w = windows.w();
       return run_vectorised(op, args);
@@ -49,8 +50,8 @@ void run(PoolAlgorithm algorithm, PoolOp op, const Problem& problem, PoolArgs ar
                               std::to_string(static_cast<int>(algorithm)));
 }
 
-PoolArgs pool_args(DType dtype, const TensorView& x, const TensorView& y, int num_threads) {
-  PoolArgs args;
+CpuPoolArgs cpu_pool_args(DType dtype, const TensorView& x, const TensorView& y, int num_threads) {
+  CpuPoolArgs args;
   args.dtype = dtype;
   args.x = x;
   args.y = y;
@@ -67,7 +68,8 @@ inline void bind_passes(py::module_& m) {
       [](PoolAlgorithm algorithm, PoolOp op, const Problem& problem, DType dtype, Address x,
          const StrideTuple& x_strides, Address y, const StrideTuple& y_strides, Address indices,
          const StrideTuple& indices_strides, int num_threads) {
-        PoolArgs args = pool_args(dtype, view(x, x_strides), view(y, y_strides), num_threads);
+        CpuPoolArgs args =
+            cpu_pool_args(dtype, view(x, x_strides), view(y, y_strides), num_threads);
         args.indices = view(indices, indices_strides);
         run(algorithm, op, problem, args, false);
       },
@@ -77,7 +79,8 @@ inline void bind_passes(py::module_& m) {
       [](PoolAlgorithm algorithm, PoolOp op, const Problem& problem, DType dtype, Address x,
          const StrideTuple& x_strides, Address y, const StrideTuple& y_strides,
          bool count_include_pad, double divisor, int num_threads) {
-        PoolArgs args = pool_args(dtype, view(x, x_strides), view(y, y_strides), num_threads);
+        CpuPoolArgs args =
+            cpu_pool_args(dtype, view(x, x_strides), view(y, y_strides), num_threads);
         args.divisor = divisor;
         run(algorithm, op, problem, args, count_include_pad);
       },

@@ -25,8 +25,8 @@ class Compilation:
 
 @dataclass
 class NativeModule:
-    """One extension module: what is compiled, and how it is linked. No compilations: it is not
-    built, and `missing` says why."""
+    """One extension module: what is compiled, and how it is linked. A module without compilations
+    is not built, and `missing` says why."""
 
     name: str
     compilations: list = field(default_factory=list)
@@ -91,7 +91,7 @@ class NinjaBuild(build_ext):
             if cuda_wanted() == "1":
                 raise SystemExit(f"fastconv: FASTCONV_CUDA=1, but {extension.module.missing}")
             self.extensions.remove(extension)
-            # One of an earlier build must not be taken for part of this one.
+            # A module that an earlier build left must not be taken for part of this one.
             name = self.get_ext_filename(extension.name)
             for path in (Path(self.build_lib, name), Path(self.get_ext_fullpath(extension.name))):
                 path.unlink(missing_ok=True)
@@ -105,8 +105,8 @@ class NinjaBuild(build_ext):
         build_dir.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        # By a name that stays: the folder of a build environment of pip has another one each time,
-        # and a compiler cache would take its headers for others.
+        # Through a link, whose path stays the same. pip makes a new folder for each build, and a
+        # compiler cache would take the headers in it for different ones.
         headers = build_dir / "pybind11"
         headers.unlink(missing_ok=True)
         headers.symlink_to(pybind11.get_include())

@@ -15,8 +15,8 @@ WHEELS = (
     *("nvidia-cuda-runtime", "nvidia-cuda-cccl"),
 )
 WHEEL_VERSION = "13.0.*"
-# Machine code that a build holds where its nvcc knows the architecture; of the last one PTX too,
-# which the driver compiles for whatever comes after.
+# Architectures that machine code is made for, as far as nvcc knows them. For the last one there is
+# PTX too, which the driver compiles for any later GPU.
 ARCHS = ("80", "90a", "100")
 NOT_FOUND = "no nvcc was found on PATH, in CUDA_HOME or among Python's packages"
 
@@ -32,8 +32,8 @@ def cuda_wanted():
 def wheel_folders():
     """Where NVIDIA's wheels put their toolkits in this Python environment."""
     spec = importlib.util.find_spec("nvidia")
-    places = spec.submodule_search_locations or [] if spec else []
-    return [folder for place in places for folder in sorted(Path(place).glob("cu[0-9]*"))]
+    packages = spec.submodule_search_locations or [] if spec else []
+    return [folder for path in packages for folder in sorted(Path(path).glob("cu[0-9]*"))]
 
 
 def find_tool(name):
@@ -44,7 +44,7 @@ def find_tool(name):
 
 
 def wheel_requirements():
-    """What a build needs from PyPI to have an nvcc; nothing where there is one or none is asked."""
+    """What a build needs from PyPI to have an nvcc: nothing if there is one, or none is wanted."""
     if cuda_wanted() != "1" or find_tool("nvcc"):
         return []
     return [f"{name}=={WHEEL_VERSION}" for name in WHEELS]
@@ -124,8 +124,8 @@ class Toolkit:
 
 
 def find_toolkit():
-    """(Toolkit, None), or (None, why fastconv._cuda is not built). A toolkit that was demanded and
-    is missing is the caller's error: pip asks for build requirements before it can be there."""
+    """(Toolkit, None), or (None, why fastconv._cuda is not built). It does not fail where a toolkit
+    is demanded: pip also runs setup.py before the requirements that provide one are installed."""
     if cuda_wanted() == "0":
         return None, "built with FASTCONV_CUDA=0"
     nvcc = find_tool("nvcc")

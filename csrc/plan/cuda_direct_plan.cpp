@@ -19,19 +19,6 @@ constexpr int64_t kWgradBlocksPerSm = 4;
 constexpr int64_t kMaxSlices = 4096;
 constexpr int64_t kMaxWgradWorkspace = int64_t{64} << 20;
 
-int64_t element_size(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-      return 8;
-    case DType::float32:
-      return 4;
-    case DType::float16:
-    case DType::bfloat16:
-      return 2;
-  }
-  throw std::invalid_argument("no size of DType " + std::to_string(static_cast<int>(dtype)));
-}
-
 // Whether `vector` adjacent channels of a group lie at an aligned address wherever they begin.
 bool channels_in_vectors(const Strides& strides, int64_t channels, int64_t vector) {
   return strides.c == 1 && channels % vector == 0 && strides.n % vector == 0 &&

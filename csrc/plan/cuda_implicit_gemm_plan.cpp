@@ -18,10 +18,6 @@ constexpr int64_t kMaxSplits = 256;
 // Partial sums may take this much memory.
 constexpr int64_t kMaxPartialBytes = int64_t{256} << 20;
 
-int64_t element_size(DType dtype) {
-  return dtype == DType::float32 ? 4 : 2;  // float64 has no implicit GEMM
-}
-
 CudaMath math_of(const CudaConvCall& call) {
   switch (call.dtype) {
     case DType::float16:

@@ -64,8 +64,8 @@ def cache_folder():
 def build(sanitize=None, debug=False, changed=None):
     """The emulated fastconv._cuda.
 
-    changed: {path below csrc: text}, for a module in which these files read otherwise. What does
-    not include them is taken from the usual build."""
+    changed: {path below csrc: text}, for a module in which these files have other texts. Objects
+    that do not depend on them are taken from the usual build."""
     import pybind11
 
     csrc = ROOT / "csrc"
@@ -118,8 +118,8 @@ def _link(name, sources, includes, sanitize, debug, changed=None):
 
 
 def _link_changed(usual, name, flags, instrument, objects, changed, kept):
-    """Compiles what is not kept of the usual build, from a folder with the changed files, which the
-    compiler looks into first."""
+    """Compiles the objects that are not `kept` of the usual build. The changed files are in a
+    folder that the compiler searches first."""
     folder = usual / "changed" / hashlib.sha256(repr(changed).encode()).hexdigest()[:16]
     for path, text in changed.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,8 @@ def compiler():
 
 
 def _run_ninja(folder, name, flags, instrument, objects, others=()):
-    """folder/name, of objects {name: (source, extra flags)} and others, which are compiled."""
+    """Builds and returns folder/name from objects {name: (source, extra flags)}, which it compiles,
+    and from `others`, which are object files."""
     import ninja
     from ninja.ninja_syntax import Writer
 

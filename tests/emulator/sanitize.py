@@ -22,7 +22,7 @@ from emulator import build  # noqa: E402 (by this name, since PyPI has a "build"
 
 RUNTIME = {"address": "libasan.so", "thread": "libtsan.so"}
 OPTIONS = {
-    # Python keeps much until it exits.
+    # Python itself does not free everything before it exits.
     "address": {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
     # Only accesses of kernels are of interest; a CUDA thread needs little history.
     "thread": {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1 history_size=0 exitcode=66"},
@@ -40,7 +40,7 @@ def _library(name):
 
 def sanitizer_environment(sanitize):
     """What a Python process must be started with to load a module that build() instrumented."""
-    # With libstdc++, or the sanitizer would look for exceptions' functions before they are there.
+    # libstdc++ too: the sanitizer looks up the functions of exceptions when it starts.
     libraries = [_library(RUNTIME[sanitize]), _library("libstdc++.so.6")]
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {**os.environ, **OPTIONS[sanitize], **threads, "LD_PRELOAD": " ".join(libraries)}

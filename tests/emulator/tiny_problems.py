@@ -24,7 +24,7 @@ def place(backend):
 
 @dataclass(frozen=True)
 class Conv:
-    """Just over one tile of the smaller kinds in some direction, with every border."""
+    """A convolution of a few tiles, with every kind of border."""
 
     name: str
     x: tuple

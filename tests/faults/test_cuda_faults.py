@@ -1,8 +1,8 @@
-"""Does the net under the CUDA kernels hold? Seeded faults, each of which a named test must catch.
+"""Do the tests of the CUDA kernels catch mistakes? Faults are seeded; a named test must catch each.
 
-What includes the file with the fault is compiled again for the emulator, and the named test runs
-against that module in a process of its own. Asynchronous copies are lazy; a fault that only some
-order of threads or blocks shows has a seed."""
+All sources that include the file with the fault are compiled again for the emulator, and the named
+test runs against that module in a process of its own. Asynchronous copies are lazy. A fault that
+shows only in some order of threads or blocks has the seed of such an order."""
 
 import os
 import subprocess

@@ -246,9 +246,9 @@ FAULTS = [
     ),
     Fault(
         "divisor counts beyond the padding",
-        "cpu/runtime/pool2d_windows.cpp",
-        "std::min(start + kernel, in + pad) - start",
-        "kernel",
+        "problem/pool_windows.h",
+        "count_include_pad ? end - start : count",
+        "count_include_pad ? axis.kernel : count",
         "pool2d/test_pool2d.py -k cpu",
     ),
 ]

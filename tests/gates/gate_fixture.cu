@@ -1,4 +1,4 @@
-// Kernels that tests/gates/test_static_gates.py holds against the gates: each but the first breaks one.
+// Kernels for tests/gates/test_static_gates.py: each but the first breaks one gate.
 #include <cstdint>
 
 #include "cuda/device/mma.cuh"

@@ -36,7 +36,7 @@ REGISTER_UNIT = 256  # registers that a warp gets at a time
 
 @dataclass(frozen=True)
 class Family:
-    """What a kernel whose demangled name begins with one of the names has to keep to."""
+    """The limits for kernels whose demangled name begins with a match of `names`."""
 
     names: str  # a regular expression
     min_warps: int  # on an SM, as far as registers go
@@ -44,7 +44,7 @@ class Family:
     vectorised: str | None = None  # a regular expression: which instances have 16-byte loads
 
 
-# A type and how many of it make 16 bytes.
+# Template arguments of vectorised instances: a type, and how many of it are 16 bytes.
 _VECTORS = r"(__half|__nv_bfloat16|short), 8\b|(float|int), 4\b|(double|long), 2\b"
 # Memory-bound kernels hide latency with warps; those that compute from registers and shared memory
 # need the four schedulers fed: two warps each, or four where operands come from shared memory.
@@ -83,7 +83,7 @@ class Kernel:
 
     @property
     def warps_per_sm(self):
-        """Warps of whole blocks that registers leave room for."""
+        """How many warps, in whole blocks, have room for their registers on an SM."""
         if self.threads == 0 or self.registers == 0:
             return 0
         per_warp = -(-self.registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
@@ -126,7 +126,7 @@ def _run(*command, cwd=None):
 
 
 def _demangle(names):
-    """{mangled: demangled}, themselves where there is no demangler."""
+    """{mangled name: demangled name}; the mangled ones again where there is no demangler."""
     tool = find_tool("cu++filt") or shutil.which("c++filt")
     if tool is None or not names:
         return {name: name for name in names}
@@ -146,7 +146,7 @@ def _resources(cubin):
 
 
 def _opcode_keys(opcode):
-    """Under which names an instruction is counted."""
+    """The names under which an instruction is counted."""
     base, *modifiers = opcode.split(".")
     if base in ("LDG", "LDGSTS", "STG"):
         return [base, *(f"{base}.{width}" for width in ("64", "128") if width in modifiers)]
@@ -154,7 +154,7 @@ def _opcode_keys(opcode):
 
 
 def _disassemble(cubin, kernels):
-    """Enters threads, instruction counts and code sizes into kernels (by mangled name)."""
+    """Sets the threads, instruction counts and code sizes of kernels ({mangled name: Kernel})."""
     kernel, words = None, None
     for line in _run(find_tool("nvdisasm"), cubin).splitlines():
         if match := re.match(r"//-+ \.(nv\.info|text)\.(\S+) +-+", line):
@@ -176,7 +176,8 @@ def _disassemble(cubin, kernels):
             if match[2].startswith(("LDL", "STL")):
                 spills.append(True)
             elif match[2] == "BRA" and (label := re.search(r"\((\.L_x_\d+)\)", match[3])):
-                # Backward if the label is known: what lies since then is in the loop, once.
+                # A label that is known came before, so the branch ends a loop. Spills since the
+                # label are in it; each is counted once, in however many loops it is.
                 since = labels.get(label[1], len(spills))
                 kernel.loop_spills += sum(spills[since:])
                 spills[since:] = [False] * len(spills[since:])
@@ -195,7 +196,7 @@ def read_cubin(cubin, file, arch):
 
 
 def kernels_of_module(module, archs=ARCHS):
-    """{arch: Kernels} of a built fastconv._cuda, for the archs it has machine code of."""
+    """{arch: Kernels} of a built fastconv._cuda, for the archs that it holds machine code for."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         _run(find_tool("cuobjdump"), "-xelf", "all", Path(module).resolve(), cwd=folder)
@@ -207,7 +208,7 @@ def kernels_of_module(module, archs=ARCHS):
 
 
 def compile_kernels(sources, archs, folder):
-    """{arch: Kernels}, compiled by nvcc into a folder; what is there and up to date is kept."""
+    """{arch: Kernels}, compiled by nvcc into a folder; files there that are up to date are kept."""
     import ninja
     from ninja.ninja_syntax import Writer
 
@@ -256,7 +257,7 @@ READERS = ("cuobjdump", "nvdisasm")
 
 
 def missing_tool(tools=("nvcc", *READERS)):
-    """The first tool that is not there, or None."""
+    """The first tool that is missing, or None."""
     return next((name for name in tools if not find_tool(name)), None)
 
 

@@ -5,8 +5,8 @@ Needs triton, cuobjdump and nvdisasm, but no GPU.
 python tests/gates/triton_gates.py [--archs 80,90] [--kernels REGEX] [--exhaustive] [--csv PATH]
 
 prints a summary and exits with 1 where a gate fails:
-- no spills in a loop, and few elsewhere: ptxas puts some values aside around a loop where one more
-  block then has room on an SM, and leaves them in registers if told not to care (maxnreg);
+- no spills in a loop, and few elsewhere: ptxas spills some values around a loop where that makes
+  room for one more block on an SM, and keeps them in registers where maxnreg is given;
 - HGMMA on sm_90, HMMA on sm_80, in every kernel that multiplies on tensor cores; HMMA, too, on
   sm_90 where a tile has fewer rows than HGMMA;
 - few enough registers for the warps that the kernel needs on an SM;
@@ -14,9 +14,9 @@ prints a summary and exits with 1 where a gate fails:
 - 16-byte (or 8-byte) global accesses where tensors are channels_last with 16s of channels;
 - a line in KERNELS for every kernel, and a launch of every kernel of triton_kernels.
 
-Compiled are instances that calls of the package launch (triton_launches.py): all of them with
---exhaustive, else so many that of each kernel every tile, alignment and constant parameter meets
-every dtype that it is launched with.
+The instances that are compiled are those that calls of the package launch (triton_launches.py).
+With --exhaustive they are all, else so many that for each kernel every tile, alignment and constant
+parameter is compiled with every dtype that it is launched with.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 ARCHS = ("80", "90")
-# Of a block, where a GPU of compute capability 8.6, 8.9 or 12.0 has the least.
+# Bytes of a block: compute capabilities 8.6, 8.9 and 12.0 have the least.
 SHARED_LIMIT = 99 << 10
 HGMMA_ROWS = 64
 # LDL and STL outside of loops, per thread.
@@ -50,7 +50,7 @@ MOST_SPILLS = 12
 
 @dataclass(frozen=True)
 class Family:
-    """What a kernel whose name matches has to keep to."""
+    """The limits for kernels whose name matches `names`."""
 
     names: str  # a regular expression
     min_warps: int  # on an SM, as far as registers go

@@ -48,7 +48,8 @@ _MANY_ELEMENTS = (700, 64, 224, 224)  # more than 2**31
 
 @dataclass
 class Instance:
-    """A kernel as Triton compiles it: argument types, what is constant, what 16 divides."""
+    """A kernel as Triton compiles it: the types of its arguments, which are constants, and which
+    are multiples of 16."""
 
     kernel: JITFunction
     signature: dict
@@ -89,7 +90,7 @@ class Scenario:
 
 
 class _Device:
-    """As much of a driver as JITFunction asks for up to compiling."""
+    """The part of a Triton driver that JITFunction calls before it compiles."""
 
     def get_current_target(self):
         return GPUTarget("cuda", 90, 32)
@@ -102,7 +103,7 @@ class _Device:
 
 
 class _Noted:
-    """Stands for the compiled kernel of an instance in JITFunction's cache."""
+    """Takes the place of a compiled kernel in JITFunction's cache."""
 
     function = packed_metadata = None
 
@@ -148,7 +149,7 @@ def recording(scenario):
 
 
 def kernel_modules():
-    """Of fastconv.triton_kernels."""
+    """All modules of fastconv.triton_kernels."""
     found = pkgutil.walk_packages(triton_kernels.__path__, f"{triton_kernels.__name__}.")
     return [importlib.import_module(module.name) for module in found]
 
@@ -167,7 +168,8 @@ def all_kernels():
 
 @contextlib.contextmanager
 def forced_config(turn, dtype):
-    """Every kernel file with configurations takes number `turn` of those for the dtype, modulo."""
+    """Makes every kernel file that has configurations choose number `turn` (modulo their count) of
+    those for the dtype."""
     with contextlib.ExitStack() as stack:
         for kernel in kernel_modules():
             if hasattr(kernel, "table_config"):
@@ -211,7 +213,7 @@ def conv_calls():
 
 
 def pool_calls():
-    """(x size, Pool2dWindows) likewise."""
+    """(x size, Pool2dWindows) of the pools that are timed, and of those that are tested."""
     calls = {}
     with open(ROOT / "bench" / "cases" / "pools.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -305,7 +307,7 @@ def record():
 
 
 def _traits(instance):
-    """What is to be tried with each other: {name: value}."""
+    """What is varied between the instances of a kernel: {name: value}."""
     words = instance.words
     traits = {
         "dtype": instance.dtype,
@@ -316,15 +318,16 @@ def _traits(instance):
     }
     for name, value in words.items():
         if isinstance(value, int) and value > 1 and not name.startswith("BLOCK_"):
-            # A size: what matters is what divides it.
+            # Of a size only the power of two that divides it matters, up to 16.
             value = f"multiple of {value & -value if value % 16 else 16}"
         traits[name] = str(value)
     return traits
 
 
 def representatives(instances):
-    """Few instances, such that what is varied meets every dtype that it meets in some instance: the
-    one with most pairs not seen yet first, the earlier of equals."""
+    """A few instances that together have every pair of a trait and a dtype that some instance has.
+    Chosen one after the other: the one with most pairs that are still missing, the first of equals.
+    """
     chosen = []
     for name in dict.fromkeys(instance.name for instance in instances):
         pairs = {}

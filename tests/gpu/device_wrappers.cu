@@ -1,6 +1,6 @@
-// Each wrapper of csrc/cuda/device on its own, for tests/gpu/test_device_wrappers.py: compiled by nvcc,
-// where the inline PTX runs on a GPU, and by the emulator, where the host twins do. Every function
-// for ctypes takes addresses, waits for its kernel and returns CUDA's status.
+// Each wrapper of csrc/cuda/device on its own, for tests/gpu/test_device_wrappers.py: compiled by
+// nvcc, where the inline PTX runs on a GPU, and by the emulator, where the host twins do. Every
+// function for ctypes takes addresses, waits for its kernel and returns CUDA's status.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(kLanes)
   for (int i = 0; i < 4; ++i) p.registers[4 * lane + i] = r[i];
 }
 
-// Two groups of copies, each thread one chunk a group; the chunk of the next thread is read after
-// the first group's wait, then that of the second group.
+// Each thread copies one chunk in each of two groups. After the wait for a group and a barrier it
+// reads the chunk that the next thread copied.
 template <typename Chunk>
 struct CopyParams {
   const Chunk* source;   // (2, kThreads)
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kThreads) wrapper_vector(const __grid_constant
   const auto x = load_vector<__half, kCount>(p.x + first);
   Vector<__half, kCount> y;
   for (int i = 0; i < kCount; ++i) y.v[i] = x.v[kCount - 1 - i];
-  store_global(p.y + first, y);  // of 16 bytes an instruction of its own, else store_vector
+  store_global(p.y + first, y);  // inline PTX for 16 bytes, else store_vector
 }
 
 // Pairs of 16-bit numbers: masks of a > b and of NaN in a.

@@ -42,8 +42,8 @@ def _here():
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """compiled(what) is a file: of an architecture the cubin, of "gpu" the library for the GPU that
-    is there. nvcc has its time side by side; a test waits for what it needs."""
+    """compiled(what) is a file: for an architecture its cubin, for "gpu" the library for the GPU
+    that is there. All are compiled at the same time, and a test waits for the one it needs."""
     if NVCC is None:
         pytest.skip("needs nvcc")
     folder = tmp_path_factory.mktemp("wrappers")
@@ -95,7 +95,7 @@ def test_the_ptx_assembles(arch, compiled):
 
 
 def test_every_wrapper_with_a_twin_is_here():
-    """A header that has another code for the emulator is one that this file has to try."""
+    """Every header that has other code for the emulator is tested in this file."""
     included = SOURCE.read_text()
     for header in (CSRC / "cuda" / "device").glob("*.cuh"):
         text = header.read_text()

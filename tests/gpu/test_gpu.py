@@ -80,7 +80,7 @@ def test_gradcheck_of_pools(name, channels_last):
 
 @pytest.mark.parametrize("allow_tf32", [False, True])
 def test_float32_follows_torchs_tf32_setting(allow_tf32):
-    """Without TF32 the matrix units still give float32's accuracy, by three products for one."""
+    """Without TF32 the matrix units still give float32's accuracy: three products stand for one."""
     x, w, _ = family("implicit_gemm", torch.float32, True, C=256, K=64)
     exact = F.conv2d(x.double(), w.double(), padding=1)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=allow_tf32):
@@ -263,7 +263,7 @@ def noise(*size):
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("algorithm", ["direct", "implicit_gemm", "depthwise"])
 def test_more_than_two_to_the_31_elements(algorithm, channels_last):
-    """The last image of a batch lies beyond; alone it must give the same."""
+    """The last image of a batch lies beyond 2^31 elements. Alone it must give the same result."""
     needs_memory(30)
     C, groups = 64, 64 if algorithm == "depthwise" else 1
     x = noise(33, C, 1024, 1024)  # 2.2e9 elements

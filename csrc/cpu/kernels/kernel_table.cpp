@@ -14,10 +14,10 @@ void conv2d_depthwise(ConvOp op, const ConvArgs& args);
 void conv2d_planes(ConvOp op, const ConvArgs& args);
 void epilogue_backward(const EpilogueBackwardArgs& args);
 void activation_forward(const ActivationArgs& args);
-void pool2d_max_fwd(const PoolArgs& args);
-void pool2d_max_bwd(const PoolArgs& args);
-void pool2d_avg_fwd(const PoolArgs& args);
-void pool2d_avg_bwd(const PoolArgs& args);
+void pool2d_max_fwd(const CpuPoolArgs& args);
+void pool2d_max_bwd(const CpuPoolArgs& args);
+void pool2d_avg_fwd(const CpuPoolArgs& args);
+void pool2d_avg_bwd(const CpuPoolArgs& args);
 
 extern const CpuKernels kernel_table;
 const CpuKernels kernel_table = {

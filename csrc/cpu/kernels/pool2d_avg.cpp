@@ -2,7 +2,7 @@
 //   fwd: y[p,q]  = sum over the window of x / divisor(p, q)
 //   bwd: dx[h,w] = sum over the windows (p,q) that hold (h,w) of dy[p,q] / divisor(p, q)
 // with divisor(p, q) = extent_h[p] * extent_w[q], or one number for all. Each task of bwd owns rows
-// of dx, nothing is added from two sides. Bound: bytes.
+// of dx, so that no two tasks add to the same element. Bound: bytes.
 #include "cpu/kernels/pool2d_phases.h"
 #include "cpu/kernels/pool2d_reduce.h"
 #include "cpu/runtime/kernels.h"
@@ -29,8 +29,8 @@ struct Sum {
 template <typename A>
 class Divisors {
  public:
-  explicit Divisors(const PoolArgs& o) : h_(o.h.windows), divisor_(static_cast<A>(o.divisor)) {
-    const int64_t Q = o.w.out_size;
+  explicit Divisors(const CpuPoolArgs& o) : h_(o.h.windows), divisor_(static_cast<A>(o.divisor)) {
+    const int64_t Q = o.w.y_size;
     A* const columns =
         static_cast<A*>(scratch(ScratchSlot::kShared, Q * static_cast<int64_t>(sizeof(A))));
     for (int64_t q = 0; q < Q; ++q) {
@@ -42,13 +42,13 @@ class Divisors {
   const A* columns() const { return columns_; }
 
  private:
-  const PoolWindow* h_;
+  const PoolWindow<int64_t>* h_;
   A divisor_;
   const A* columns_;
 };
 
 template <typename T>
-void fwd(const PoolArgs& o) {
+void fwd(const CpuPoolArgs& o) {
   using A = accumulator_t<T>;
   const Divisors<A> divisors(o);
   const A* const columns = divisors.columns();
@@ -60,7 +60,7 @@ void fwd(const PoolArgs& o) {
   } else {
     pool_rows<Sum, T>(o, [&](A* sums, int64_t p) {
       const A divisor = divisors.row(p);
-      for (int64_t q = 0; q < o.w.out_size; ++q) sums[q] /= divisor * columns[q];
+      for (int64_t q = 0; q < o.w.y_size; ++q) sums[q] /= divisor * columns[q];
     });
   }
 }
@@ -81,25 +81,23 @@ FASTCONV_PASS void divide_row(accumulator_t<T>* __restrict quotients, const T* _
   }
 }
 
-// The windows of a row spread over the positions of x: returns where position 0 is and how many
-// there are; those behind are zero.
+// A row of quotients added to the positions of a row of x that their windows hold. spread() returns
+// the sums from position 0 on, positions() of them; the positions behind those get nothing.
 template <typename A>
 class SpreadRow {
  public:
-  SpreadRow(const PoolAxis& w, int64_t quotients)
+  SpreadRow(const CpuPoolAxis& w, int64_t quotients)
       : w_(w),
         phases_(w),
-        size_(w.taps == 0 ? w.in_size : max64(phases_.size(), w.taps * quotients)) {}
+        size_(w.taps == 0 ? w.x_size : max64(phases_.size(), w.taps * quotients)) {}
 
   int64_t bytes() const { return 2 * ScratchArrays::bytes_of<A>(size_); }
-  int64_t positions() const {
-    return w_.taps == 0 ? w_.in_size : min64(w_.in_size, end() - w_.pad);
-  }
+  int64_t positions() const { return w_.taps == 0 ? w_.x_size : min64(w_.x_size, end() - w_.pad); }
 
   const A* spread(const A* __restrict quotients, A* __restrict row, A* memory) {
-    const int64_t Q = w_.out_size;
+    const int64_t Q = w_.y_size;
     if (w_.taps == 0) {
-      fill_row(row, 1, A{0}, w_.in_size);
+      fill_row(row, 1, A{0}, w_.x_size);
       for (int64_t q = 0; q < Q; ++q) {
         A* const window = row + w_.windows[q].begin;
         for (int64_t s = 0; s < w_.windows[q].count; ++s) window[s] += quotients[q];
@@ -123,9 +121,9 @@ class SpreadRow {
 
  private:
   bool side_by_side() const { return w_.taps == w_.stride; }
-  int64_t end() const { return side_by_side() ? w_.out_size * w_.stride : phases_.size(); }
+  int64_t end() const { return side_by_side() ? w_.y_size * w_.stride : phases_.size(); }
 
-  const PoolAxis& w_;
+  const CpuPoolAxis& w_;
   Phases<A> phases_;
   int64_t size_;
 };
@@ -133,11 +131,11 @@ class SpreadRow {
 // A plane, or some rows of one where planes are few; a row of dy is spread once for all the rows of
 // dx that it reaches.
 template <typename T>
-void bwd_rows(const PoolArgs& o) {
+void bwd_rows(const CpuPoolArgs& o) {
   using A = accumulator_t<T>;
   const Divisors<A> divisors(o);
-  const PoolAxis &h = o.h, &w = o.w;
-  const int64_t H = h.in_size, W = w.in_size, Q = w.out_size, planes = o.N * o.C;
+  const CpuPoolAxis &h = o.h, &w = o.w;
+  const int64_t H = h.x_size, W = w.x_size, Q = w.y_size, planes = o.N * o.C;
   const int64_t rows =
       planes >= kEnoughPlanes ? H : div_up(H, div_up(kEnoughPlanes, max64(1, planes)));
   const int64_t strips = div_up(H, max64(1, rows));
@@ -159,17 +157,17 @@ void bwd_rows(const PoolArgs& o) {
     for (int64_t i = begin; i < end; ++i) {
       if (h.covers[i].count == 0) fill_row(dx_row(i), 1, A{0}, W);
     }
-    const PoolWindow& last = h.covers[end - 1];
-    for (int64_t p = h.covers[begin].begin; p < last.begin + last.count; ++p) {
+    const PoolCover<int64_t>& last = h.covers[end - 1];
+    for (int64_t p = h.covers[begin].first; p < last.first + last.count; ++p) {
       divide_row<T>(quotients, o.y.at<T>(n, c, p, 0), o.y.strides.w, divisors.row(p),
                     divisors.columns(), Q);
       const A* const spread = spreading.spread(quotients, row, memory);
-      const PoolWindow& window = h.windows[p];
+      const PoolWindow<int64_t>& window = h.windows[p];
       const int64_t stored = spreading.positions();
       for (int64_t i = max64(begin, window.begin); i < min64(end, window.begin + window.count);
            ++i) {
         A* __restrict const dx = dx_row(i);
-        if (h.covers[i].begin == p) {  // the first window here
+        if (h.covers[i].first == p) {  // the first window here
           for (int64_t j = 0; j < stored; ++j) dx[j] = spread[j];
           fill_row(dx + stored, 1, A{0}, W - stored);
         } else {
@@ -197,22 +195,22 @@ FASTCONV_PASS void add_quotients(accumulator_t<T>* __restrict sums, const T* __r
 }
 
 template <typename T>
-void bwd_channels(const PoolArgs& o) {
+void bwd_channels(const CpuPoolArgs& o) {
   using A = accumulator_t<T>;
   const Divisors<A> divisors(o);
-  const int64_t W = o.w.in_size;
-  for_channel_rows(o, o.h.in_size, 4 * W, [&](int64_t n, int64_t c0, int64_t lanes, int64_t h) {
+  const int64_t W = o.w.x_size;
+  for_channel_rows(o, o.h.x_size, 4 * W, [&](int64_t n, int64_t c0, int64_t lanes, int64_t h) {
     A* const buffer =
         static_cast<A*>(scratch(ScratchSlot::kTask, lanes * static_cast<int64_t>(sizeof(A))));
-    const PoolWindow& rows = o.h.covers[h];
+    const PoolCover<int64_t>& rows = o.h.covers[h];
     for (int64_t w = 0; w < W; ++w) {
-      const PoolWindow& columns = o.w.covers[w];
+      const PoolCover<int64_t>& columns = o.w.covers[w];
       T* const dx = o.x.at<T>(n, c0, h, w);
       A* sums = buffer;
       if constexpr (std::is_same_v<T, A>) sums = dx;
       fill_row(sums, 1, A{0}, lanes);
-      for (int64_t p = rows.begin; p < rows.begin + rows.count; ++p) {
-        for (int64_t q = columns.begin; q < columns.begin + columns.count; ++q) {
+      for (int64_t p = rows.first; p < rows.first + rows.count; ++p) {
+        for (int64_t q = columns.first; q < columns.first + columns.count; ++q) {
           add_quotients<T>(sums, o.y.at<T>(n, c0, p, q), o.y.strides.c,
                            divisors.row(p) * divisors.columns()[q], lanes);
         }
@@ -224,11 +222,11 @@ void bwd_channels(const PoolArgs& o) {
 
 }  // namespace
 
-void pool2d_avg_fwd(const PoolArgs& args) {
+void pool2d_avg_fwd(const CpuPoolArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) { fwd<decltype(tag)>(args); });
 }
 
-void pool2d_avg_bwd(const PoolArgs& args) {
+void pool2d_avg_bwd(const CpuPoolArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     channels_adjacent(args.x.strides, args.C) ? bwd_channels<T>(args) : bwd_rows<T>(args);

@@ -73,13 +73,13 @@ struct Maximum {
   }
   // A maximum that is a zero becomes the window's first zero.
   template <typename T, typename A>
-  static void settle(const PoolArgs& o, int64_t n, int64_t c, int64_t p, int64_t q, A& max) {
+  static void settle(const CpuPoolArgs& o, int64_t n, int64_t c, int64_t p, int64_t q, A& max) {
     if (max != 0) return;
-    const PoolWindow &rows = o.h.windows[p], &columns = o.w.windows[q];
+    const PoolWindow<int64_t>&rows = o.h.windows[p], &columns = o.w.windows[q];
     for (int64_t r = 0; r < rows.count; ++r) {
       for (int64_t s = 0; s < columns.count; ++s) {
         const A value = to_accumulator(
-            *o.x.at<T>(n, c, rows.begin + r * o.h.step, columns.begin + s * o.w.step));
+            *o.x.at<T>(n, c, rows.begin + r * o.h.dilation, columns.begin + s * o.w.dilation));
         if (value != 0) continue;
         max = value;
         return;
@@ -89,8 +89,8 @@ struct Maximum {
 };
 
 // Whether 32 bits hold the index of every position that lanes count, those of padding included.
-static inline bool lane_indices_fit(const PoolArgs& o) {
-  return o.h.in_size < INT32_MAX / 2 / max64(1, max64(o.w.in_size, o.w.padded_size));
+static inline bool lane_indices_fit(const CpuPoolArgs& o) {
+  return o.h.x_size < INT32_MAX / 2 / max64(1, max64(o.w.x_size, o.w.padded_size));
 }
 
 template <typename I>
@@ -133,15 +133,15 @@ FASTCONV_PASS void max_taps(A* __restrict max, I* __restrict index, const A* __r
 }
 
 template <typename A, typename I>
-static inline void max_padded_row(A* max, I* index, const A* row, I first, const PoolAxis& w) {
-  const int64_t n = w.out_size;
-  if (w.taps == 3 && w.stride == 2 && w.step == 1) {
+static inline void max_padded_row(A* max, I* index, const A* row, I first, const CpuPoolAxis& w) {
+  const int64_t n = w.y_size;
+  if (w.taps == 3 && w.stride == 2 && w.dilation == 1) {
     return max_taps<3, 2>(max, index, row, first, 2, n);
   }
-  if (w.taps == 2 && w.stride == 2 && w.step == 1) {
+  if (w.taps == 2 && w.stride == 2 && w.dilation == 1) {
     return max_taps<2, 2>(max, index, row, first, 2, n);
   }
-  for (int64_t s = 0; s < w.taps; ++s, row += w.step, first += static_cast<I>(w.step)) {
+  for (int64_t s = 0; s < w.taps; ++s, row += w.dilation, first += static_cast<I>(w.dilation)) {
     if (w.stride == 1) {
       max_taps<1, 1>(max, index, row, first, 1, n);
     } else {
@@ -153,29 +153,29 @@ static inline void max_padded_row(A* max, I* index, const A* row, I first, const
 // The same for windows of any kind, one after the other. The maximum of a run is found in vector
 // lanes, its place by looking for it.
 template <typename A, typename I>
-void max_windows(A* max, I* index, const A* row, I first, const PoolAxis& w) {
-  for (int64_t q = 0; q < w.out_size; ++q) {
-    const PoolWindow& window = w.windows[q];
+void max_windows(A* max, I* index, const A* row, I first, const CpuPoolAxis& w) {
+  for (int64_t q = 0; q < w.y_size; ++q) {
+    const PoolWindow<int64_t>& window = w.windows[q];
     const A* const run = row + window.begin;
-    const A value = reduce_run<Maximum>(run, w.step, window.count);
+    const A value = reduce_run<Maximum>(run, w.dilation, window.count);
     if (!Maximum::takes(max[q], value)) continue;
     int64_t s = 0;
     if (value == value) {
-      while (run[s * w.step] != value) ++s;
+      while (run[s * w.dilation] != value) ++s;
     } else {
       s = window.count - 1;
-      while (run[s * w.step] == run[s * w.step]) --s;
+      while (run[s * w.dilation] == run[s * w.dilation]) --s;
     }
-    max[q] = run[s * w.step];
-    index[q] = static_cast<I>(first + static_cast<I>(window.begin + s * w.step));
+    max[q] = run[s * w.dilation];
+    index[q] = static_cast<I>(first + static_cast<I>(window.begin + s * w.dilation));
   }
 }
 
 template <typename T, typename I>
-void fwd_rows(const PoolArgs& o) {
+void fwd_rows(const CpuPoolArgs& o) {
   using A = accumulator_t<T>;
-  const PoolAxis &h = o.h, &w = o.w;
-  const int64_t P = h.out_size, Q = w.out_size, W = w.in_size;
+  const CpuPoolAxis &h = o.h, &w = o.w;
+  const int64_t P = h.y_size, Q = w.y_size, W = w.x_size;
   const int64_t padded = max64(W, w.padded_size);
   const bool reads_in_place =
       std::is_same_v<T, A> && o.x.strides.w == 1 && w.pad == 0 && padded == W;
@@ -186,7 +186,7 @@ void fwd_rows(const PoolArgs& o) {
     ScratchArrays arrays(ScratchSlot::kTask, bytes);
     A *const buffer = arrays.take<A>(padded), *const max = arrays.take<A>(Q);
     I* const index = arrays.take<I>(Q);
-    const PoolWindow& rows = h.windows[p];
+    const PoolWindow<int64_t>& rows = h.windows[p];
     fill_row(max, 1, Maximum::identity<A>(), Q);
     for (int64_t q = 0; q < Q; ++q) {
       index[q] = static_cast<I>(rows.begin * W + w.windows[q].begin);
@@ -194,7 +194,7 @@ void fwd_rows(const PoolArgs& o) {
     fill_row(buffer, 1, Maximum::identity<A>(), w.pad);
     fill_row(buffer + w.pad + W, 1, Maximum::identity<A>(), padded - w.pad - W);
     for (int64_t r = 0; r < rows.count; ++r) {
-      const int64_t i = rows.begin + r * h.step;
+      const int64_t i = rows.begin + r * h.dilation;
       const T* const x = o.x.at<T>(n, c, i, 0);
       const A* row = buffer;
       if (reads_in_place) {
@@ -229,29 +229,28 @@ FASTCONV_PASS void max_lanes(accumulator_t<T>* __restrict max, I* __restrict ind
 // A row of x passes by all windows that it belongs to before the next: memory is read in the order
 // in which it lies.
 template <typename T, typename I>
-void fwd_channels(const PoolArgs& o) {
+void fwd_channels(const CpuPoolArgs& o) {
   using A = accumulator_t<T>;
-  const PoolAxis &h = o.h, &w = o.w;
-  const int64_t W = w.in_size, Q = w.out_size;
-  const int64_t taps =
-      h.out_size > 0 ? h.windows[h.out_size / 2].count * w.windows[Q / 2].count : 0;
+  const CpuPoolAxis &h = o.h, &w = o.w;
+  const int64_t W = w.x_size, Q = w.y_size;
+  const int64_t taps = h.y_size > 0 ? h.windows[h.y_size / 2].count * w.windows[Q / 2].count : 0;
   for_channel_rows(
-      o, h.out_size, Q * (taps + 1), [&](int64_t n, int64_t c0, int64_t lanes, int64_t p) {
+      o, h.y_size, Q * (taps + 1), [&](int64_t n, int64_t c0, int64_t lanes, int64_t p) {
         ScratchArrays arrays(ScratchSlot::kTask, ScratchArrays::bytes_of<A>(Q * lanes) +
                                                      ScratchArrays::bytes_of<I>(Q * lanes));
         A* const max = arrays.take<A>(Q * lanes);
         I* const index = arrays.take<I>(Q * lanes);
-        const PoolWindow& rows = h.windows[p];
+        const PoolWindow<int64_t>& rows = h.windows[p];
         fill_row(max, 1, Maximum::identity<A>(), Q * lanes);
         for (int64_t q = 0; q < Q; ++q) {
           fill_row(index + q * lanes, 1, static_cast<I>(rows.begin * W + w.windows[q].begin),
                    lanes);
         }
         for (int64_t r = 0; r < rows.count; ++r) {
-          const int64_t i = rows.begin + r * h.step;
+          const int64_t i = rows.begin + r * h.dilation;
           for (int64_t q = 0; q < Q; ++q) {
             for (int64_t s = 0; s < w.windows[q].count; ++s) {
-              const int64_t j = w.windows[q].begin + s * w.step;
+              const int64_t j = w.windows[q].begin + s * w.dilation;
               max_lanes(max + q * lanes, index + q * lanes,
                         static_cast<const T*>(o.x.at<T>(n, c0, i, j)), static_cast<I>(i * W + j),
                         lanes);
@@ -267,13 +266,13 @@ void fwd_channels(const PoolArgs& o) {
 }
 
 template <typename T, typename I>
-void fwd_with_indices(const PoolArgs& o) {
+void fwd_with_indices(const CpuPoolArgs& o) {
   if (channels_adjacent(o.x.strides, o.C)) return fwd_channels<T, I>(o);
   return fwd_rows<T, I>(o);
 }
 
 template <typename T>
-void fwd(const PoolArgs& o) {
+void fwd(const CpuPoolArgs& o) {
   using A = accumulator_t<T>;
   if (o.indices.data != nullptr) {
     if (lane_indices_fit(o)) return fwd_with_indices<T, typename LaneIndexOf<A>::type>(o);
@@ -287,7 +286,7 @@ void fwd(const PoolArgs& o) {
 
 }  // namespace
 
-void pool2d_max_fwd(const PoolArgs& args) {
+void pool2d_max_fwd(const CpuPoolArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) { fwd<decltype(tag)>(args); });
 }
 

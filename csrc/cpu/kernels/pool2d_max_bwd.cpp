@@ -28,30 +28,28 @@ FASTCONV_PASS bool scatter_add(S* plane, int64_t step, int64_t size, const T* __
   return valid;
 }
 
-// Whether no two windows of an axis have a position in common; one without elements has that where
-// its index lies.
-static inline bool windows_are_apart(const PoolAxis& axis) {
-  for (int64_t i = 0; i + 1 < axis.out_size; ++i) {
-    const PoolWindow& window = axis.windows[i];
-    if (window.begin + max64(0, window.count - 1) * axis.step >= axis.windows[i + 1].begin)
+// Whether no two windows of an axis have a position in common. One without elements counts as the
+// position that its index names.
+static inline bool windows_are_apart(const CpuPoolAxis& axis) {
+  for (int64_t i = 0; i + 1 < axis.y_size; ++i) {
+    const PoolWindow<int64_t>& window = axis.windows[i];
+    if (window.begin + max64(0, window.count - 1) * axis.dilation >= axis.windows[i + 1].begin)
       return false;
   }
   return true;
 }
 
 // Whether index * dx.w leads to an element of dx.
-static inline bool is_flat(const PoolArgs& o) {
-  return o.x.strides.h == o.w.in_size * o.x.strides.w || o.h.in_size == 1;
-}
+static inline bool is_flat(const CpuPoolArgs& o) { return rows_join(o.x, o.h.x_size, o.w.x_size); }
 
 // The gradient of `lanes` channels of a sample is summed where it belongs, if dx is flat and S, the
 // type of sums, is its type; else in a plane of scratch memory, channels adjacent, and S is the
 // accumulator type.
 template <typename S, typename T>
-void bwd_summing(const PoolArgs& o) {
-  const PoolAxis &h = o.h, &w = o.w;
+void bwd_summing(const CpuPoolArgs& o) {
+  const CpuPoolAxis &h = o.h, &w = o.w;
   const Strides &dx = o.x.strides, &dy = o.y.strides, &index = o.indices.strides;
-  const int64_t H = h.in_size, W = w.in_size, P = h.out_size, Q = w.out_size;
+  const int64_t H = h.x_size, W = w.x_size, P = h.y_size, Q = w.y_size;
   const int64_t block = channels_adjacent(dx, o.C) ? channels_of_task(o.N, o.C) : 1;
   const int64_t blocks = div_up(o.C, block);
   const bool in_place = std::is_same_v<S, T> && is_flat(o);
@@ -99,7 +97,7 @@ void bwd_summing(const PoolArgs& o) {
 }
 
 template <typename T>
-void bwd(const PoolArgs& o) {
+void bwd(const CpuPoolArgs& o) {
   using A = accumulator_t<T>;
   if constexpr (!std::is_same_v<T, A>) {
     // An element gets one gradient at most, which needs no rounding.
@@ -112,7 +110,7 @@ void bwd(const PoolArgs& o) {
 
 }  // namespace
 
-void pool2d_max_bwd(const PoolArgs& args) {
+void pool2d_max_bwd(const CpuPoolArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) { bwd<decltype(tag)>(args); });
 }
 

@@ -5,16 +5,17 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// Spreading windows back over a row of x: position q * stride + s of the padded row gets what tap s
-// of window q holds. Positions that are alike modulo the stride form a phase; a tap adds to one
-// phase with unit steps, and the phases are interleaved at the end.
+// Adds windows back to a row of x: position q * stride + s of the padded row gets what tap s of
+// window q holds. Positions that are equal modulo the stride form a phase, and all positions of a
+// phase have the same taps: tap s of all windows is added to one phase with unit steps. The phases
+// are interleaved at the end.
 template <typename A>
 class Phases {
  public:
   // Windows that are not regular (w.taps = 0) have none.
-  explicit Phases(const PoolAxis& w)
+  explicit Phases(const CpuPoolAxis& w)
       : stride_(max64(1, w.stride)),
-        length_(w.taps == 0 ? 0 : w.out_size + div_up(w.taps, stride_)) {}
+        length_(w.taps == 0 ? 0 : w.y_size + div_up(w.taps, stride_)) {}
 
   int64_t size() const { return stride_ * length_; }
   void clear(A* memory) {

@@ -6,9 +6,9 @@
 //   lanes along channels: the same with a row of pixels, each of many channels.
 //
 // An Op has identity<A>() and combine(result, element). The order is fixed by the sizes alone.
-// Where a result may still tell in which order its elements came (Op::kTellsOrder),
-// order_shows(elements, n) says whether it does, and settle<T>(...) makes it the result of the
-// window's own order.
+// The maximum of 0 and -0 is the one that comes first. For an Op whose result can depend on the
+// order like that (Op::kTellsOrder), order_shows(elements, n) says whether it can for these
+// elements, and settle<T>(...) then makes it the result of the window's own order.
 #pragma once
 
 #include "cpu/runtime/pool2d_args.h"
@@ -31,7 +31,7 @@ static void parallel_items(int64_t items, int64_t work, int num_threads, const B
 
 // body(n, c, row) for the rows of all planes.
 template <typename Body>
-static void for_rows(const PoolArgs& o, int64_t rows, int64_t work, const Body& body) {
+static void for_rows(const CpuPoolArgs& o, int64_t rows, int64_t work, const Body& body) {
   const int64_t items = o.N * o.C * rows, chunk = max64(1, kTaskWork / max64(1, work));
   parallel_for(div_up(items, chunk), o.num_threads, [&](int64_t task) {
     const int64_t first = task * chunk, end = min64(items, first + chunk);
@@ -74,7 +74,7 @@ static inline void fill_row(A* out, int64_t step, A value, int64_t n) {
 
 // ---- lanes along rows ------------------------------------------------------------------------
 
-// The passes below are not inlined: what __restrict promises is then kept to the vectoriser.
+// The passes below are not inlined: the vectoriser then still knows what __restrict promises.
 #define FASTCONV_PASS static __attribute__((noinline))
 
 // Op(result, in[0], in[step], ...) for kCount elements; recursion, since a loop inside a loop keeps
@@ -149,11 +149,12 @@ FASTCONV_PASS void reduce_taps(A* __restrict out, const A* __restrict row, int64
 
 // The same for any number of taps and any stride, a pass for each tap.
 template <typename Op, typename A>
-FASTCONV_PASS void reduce_each_tap(A* __restrict out, const A* __restrict row, const PoolAxis& w) {
-  const int64_t n = w.out_size, stride = w.stride;
+FASTCONV_PASS void reduce_each_tap(A* __restrict out, const A* __restrict row,
+                                   const CpuPoolAxis& w) {
+  const int64_t n = w.y_size, stride = w.stride;
   for (int64_t q = 0; q < n; ++q) out[q] = row[q * stride];
   for (int64_t s = 1; s < w.taps; ++s) {
-    const A* __restrict const tap = row + s * w.step;
+    const A* __restrict const tap = row + s * w.dilation;
     if (stride == 1) {
       for (int64_t q = 0; q < n; ++q) out[q] = Op::combine(out[q], tap[q]);
     } else {
@@ -163,9 +164,9 @@ FASTCONV_PASS void reduce_each_tap(A* __restrict out, const A* __restrict row, c
 }
 
 template <typename Op, typename A>
-static inline void reduce_padded_row(A* out, const A* row, const PoolAxis& w) {
-  const int64_t n = w.out_size;
-  if (w.step == 1) {
+static inline void reduce_padded_row(A* out, const A* row, const CpuPoolAxis& w) {
+  const int64_t n = w.y_size;
+  if (w.dilation == 1) {
     if (w.taps == 2 && w.stride == 2) return reduce_taps<Op, 2, 2>(out, row, n);
     if (w.taps == 3 && w.stride == 2) return reduce_taps<Op, 3, 2>(out, row, n);
     if (w.taps == 3 && w.stride == 1) return reduce_taps<Op, 3, 1>(out, row, n);
@@ -213,20 +214,20 @@ static inline A reduce_run(const A* in, int64_t step, int64_t n) {
 
 // finish(results, p) may change the Q results of an output row before they are stored.
 template <typename Op, typename T, typename Finish>
-static void pool_rows(const PoolArgs& o, const Finish& finish) {
+static void pool_rows(const CpuPoolArgs& o, const Finish& finish) {
   using A = accumulator_t<T>;
-  const PoolAxis &h = o.h, &w = o.w;
-  const int64_t P = h.out_size, Q = w.out_size, W = w.in_size;
+  const CpuPoolAxis &h = o.h, &w = o.w;
+  const int64_t P = h.y_size, Q = w.y_size, W = w.x_size;
   const int64_t padded = max64(W, w.padded_size);
   const bool reads_in_place =
       std::is_same_v<T, A> && o.x.strides.w == 1 && w.pad == 0 && padded == W;
   if constexpr (std::is_same_v<T, A>) {
     // A window that is a whole plane: so little work for each that preparing rows would dominate.
     if (P == 1 && Q == 1 && reads_in_place && h.windows[0].count == 1) {
-      const PoolWindow run = w.windows[0];
+      const PoolWindow<int64_t> run = w.windows[0];
       return for_rows(o, 1, run.count, [&](int64_t n, int64_t c, int64_t) {
         A result = reduce_run<Op>(
-            static_cast<const A*>(o.x.at<T>(n, c, h.windows[0].begin, 0)) + run.begin, w.step,
+            static_cast<const A*>(o.x.at<T>(n, c, h.windows[0].begin, 0)) + run.begin, w.dilation,
             run.count);
         if constexpr (Op::kTellsOrder) Op::template settle<T>(o, n, c, 0, 0, result);
         finish(&result, 0);
@@ -239,7 +240,7 @@ static void pool_rows(const PoolArgs& o, const Finish& finish) {
     ScratchArrays arrays(ScratchSlot::kTask,
                          ScratchArrays::bytes_of<A>(padded) + ScratchArrays::bytes_of<A>(Q));
     A* const buffer = arrays.take<A>(padded);
-    const PoolWindow& rows = h.windows[p];
+    const PoolWindow<int64_t>& rows = h.windows[p];
     const T* const x = o.x.at<T>(n, c, rows.begin, 0);
     const A* row = buffer;
     if (reads_in_place && rows.count == 1) {
@@ -247,7 +248,8 @@ static void pool_rows(const PoolArgs& o, const Finish& finish) {
     } else {
       fill_row(buffer, 1, Op::template identity<A>(), w.pad);
       fill_row(buffer + w.pad + W, 1, Op::template identity<A>(), padded - w.pad - W);
-      reduce_columns<Op>(buffer + w.pad, x, h.step * o.x.strides.h, o.x.strides.w, rows.count, W);
+      reduce_columns<Op>(buffer + w.pad, x, h.dilation * o.x.strides.h, o.x.strides.w, rows.count,
+                         W);
     }
     T* const y = o.y.at<T>(n, c, p, 0);
     A* results = arrays.take<A>(Q);
@@ -258,7 +260,7 @@ static void pool_rows(const PoolArgs& o, const Finish& finish) {
       reduce_padded_row<Op>(results, row, w);
     } else {
       for (int64_t q = 0; q < Q; ++q) {
-        results[q] = reduce_run<Op>(row + w.windows[q].begin, w.step, w.windows[q].count);
+        results[q] = reduce_run<Op>(row + w.windows[q].begin, w.dilation, w.windows[q].count);
       }
     }
     if constexpr (Op::kTellsOrder) {
@@ -273,8 +275,8 @@ static void pool_rows(const PoolArgs& o, const Finish& finish) {
 
 // ---- lanes along channels --------------------------------------------------------------------
 
-// Channels that a task takes. All, so that memory is read as it lies, unless tasks would be few; no
-// result depends on it.
+// Channels that a task takes: all, so that memory is read in order, unless tasks would be too few.
+// No result depends on it.
 static inline int64_t channels_of_task(int64_t tasks, int64_t channels) {
   constexpr int64_t kEnoughTasks = 8;
   return tasks >= kEnoughTasks ? channels : min64(channels, kChannelBlock);
@@ -282,7 +284,7 @@ static inline int64_t channels_of_task(int64_t tasks, int64_t channels) {
 
 // body(n, c0, lanes, row) for the rows of all images, `lanes` channels at a time.
 template <typename Body>
-static void for_channel_rows(const PoolArgs& o, int64_t rows, int64_t work, const Body& body) {
+static void for_channel_rows(const CpuPoolArgs& o, int64_t rows, int64_t work, const Body& body) {
   const int64_t channels = channels_of_task(o.N * rows, o.C), spans = div_up(o.C, channels);
   parallel_items(o.N * rows * spans, work * channels, o.num_threads, [&](int64_t item) {
     const int64_t c0 = item % spans * channels;
@@ -294,18 +296,18 @@ static void for_channel_rows(const PoolArgs& o, int64_t rows, int64_t work, cons
 // pixels reduced for each window: memory is read in the order in which it lies.
 // finish(results, lanes, p, q) may change the results of a pixel before they are stored.
 template <typename Op, typename T, typename Finish>
-static void pool_channels(const PoolArgs& o, const Finish& finish) {
+static void pool_channels(const CpuPoolArgs& o, const Finish& finish) {
   using A = accumulator_t<T>;
-  const PoolAxis &h = o.h, &w = o.w;
-  const int64_t W = w.in_size, Q = w.out_size;
-  const int64_t work = W * (h.out_size > 0 ? h.windows[h.out_size / 2].count : 1) + Q;
-  for_channel_rows(o, h.out_size, work, [&](int64_t n, int64_t c0, int64_t lanes, int64_t p) {
+  const CpuPoolAxis &h = o.h, &w = o.w;
+  const int64_t W = w.x_size, Q = w.y_size;
+  const int64_t work = W * (h.y_size > 0 ? h.windows[h.y_size / 2].count : 1) + Q;
+  for_channel_rows(o, h.y_size, work, [&](int64_t n, int64_t c0, int64_t lanes, int64_t p) {
     ScratchArrays arrays(ScratchSlot::kTask,
                          ScratchArrays::bytes_of<A>(W * lanes) + ScratchArrays::bytes_of<A>(lanes));
     A *const row = arrays.take<A>(W * lanes), *const buffer = arrays.take<A>(lanes);
-    const PoolWindow& rows = h.windows[p];
+    const PoolWindow<int64_t>& rows = h.windows[p];
     const T* const x = o.x.at<T>(n, c0, rows.begin, 0);
-    const int64_t row_step = h.step * o.x.strides.h, dense = o.x.strides.w == lanes;
+    const int64_t row_step = h.dilation * o.x.strides.h, dense = o.x.strides.w == lanes;
     const int64_t run = dense ? W * lanes : lanes;  // adjacent elements of a row
     for (int64_t i = 0; i < W * lanes; i += run) {
       reduce_columns<Op>(row + i, x + i / lanes * o.x.strides.w, row_step, 1, rows.count, run);
@@ -319,7 +321,7 @@ static void pool_channels(const PoolArgs& o, const Finish& finish) {
         if (o.y.strides.c == 1) results = y;
       }
       reduce_columns<Op>(results, static_cast<const A*>(row + w.windows[q].begin * lanes),
-                         w.step * lanes, 1, w.windows[q].count, lanes);
+                         w.dilation * lanes, 1, w.windows[q].count, lanes);
       if constexpr (Op::kTellsOrder) {
         for (int64_t l = 0; order_shows && l < lanes; ++l) {
           Op::template settle<T>(o, n, c0 + l, p, q, results[l]);

@@ -64,7 +64,7 @@ void for_window(const Taps& rows, const Taps& columns, const Body& body) {
 }
 
 template <typename T>
-void max_fwd_window(const PoolArgs& args, const Taps& rows, const Taps& columns, int64_t n,
+void max_fwd_window(const CpuPoolArgs& args, const Taps& rows, const Taps& columns, int64_t n,
                     int64_t c, int64_t p, int64_t q) {
   bool found = false;
   double max = -static_cast<double>(__builtin_inf());
@@ -82,7 +82,7 @@ void max_fwd_window(const PoolArgs& args, const Taps& rows, const Taps& columns,
 }
 
 template <typename T, typename Problem>
-void plane(PoolOp op, const Problem& o, const PoolArgs& args, bool count_include_pad, int64_t n,
+void plane(PoolOp op, const Problem& o, const CpuPoolArgs& args, bool count_include_pad, int64_t n,
            int64_t c) {
   const bool bwd = op == PoolOp::max_bwd || op == PoolOp::avg_bwd;
   double* const dx = static_cast<double*>(
@@ -122,7 +122,7 @@ void plane(PoolOp op, const Problem& o, const PoolArgs& args, bool count_include
 }
 
 template <typename Problem>
-void run(PoolOp op, const Problem& o, const PoolArgs& args, bool count_include_pad) {
+void run(PoolOp op, const Problem& o, const CpuPoolArgs& args, bool count_include_pad) {
   dispatch_dtype(args.dtype, [&](auto tag) {
     parallel_for(o.N * o.C, args.num_threads, [&](int64_t task) {
       plane<decltype(tag)>(op, o, args, count_include_pad, task / o.C, task % o.C);
@@ -132,12 +132,12 @@ void run(PoolOp op, const Problem& o, const PoolArgs& args, bool count_include_p
 
 }  // namespace
 
-void pool2d_reference(PoolOp op, const PoolProblem& problem, const PoolArgs& args,
+void pool2d_reference(PoolOp op, const PoolProblem& problem, const CpuPoolArgs& args,
                       bool count_include_pad) {
   run(op, problem, args, count_include_pad);
 }
 
-void pool2d_reference(PoolOp op, const AdaptivePoolProblem& problem, const PoolArgs& args,
+void pool2d_reference(PoolOp op, const AdaptivePoolProblem& problem, const CpuPoolArgs& args,
                       bool count_include_pad) {
   run(op, problem, args, count_include_pad);
 }

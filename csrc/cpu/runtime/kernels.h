@@ -37,10 +37,10 @@ struct CpuKernels {
   void (*conv2d_planes)(ConvOp, const ConvArgs&);
   void (*epilogue_backward)(const EpilogueBackwardArgs&);
   void (*activation_forward)(const ActivationArgs&);
-  void (*pool2d_max_fwd)(const PoolArgs&);
-  void (*pool2d_max_bwd)(const PoolArgs&);
-  void (*pool2d_avg_fwd)(const PoolArgs&);
-  void (*pool2d_avg_bwd)(const PoolArgs&);
+  void (*pool2d_max_fwd)(const CpuPoolArgs&);
+  void (*pool2d_max_bwd)(const CpuPoolArgs&);
+  void (*pool2d_avg_fwd)(const CpuPoolArgs&);
+  void (*pool2d_avg_bwd)(const CpuPoolArgs&);
 };
 
 // The kernels of the best instruction set that this processor and FASTCONV_ISA allow.
@@ -48,9 +48,9 @@ const CpuKernels& cpu_kernels();
 
 // The oracle: plain loops, sums in double. One version, for every processor.
 void conv2d_reference(ConvOp op, const ConvArgs& args);
-void pool2d_reference(PoolOp op, const PoolProblem& problem, const PoolArgs& args,
+void pool2d_reference(PoolOp op, const PoolProblem& problem, const CpuPoolArgs& args,
                       bool count_include_pad);
-void pool2d_reference(PoolOp op, const AdaptivePoolProblem& problem, const PoolArgs& args,
+void pool2d_reference(PoolOp op, const AdaptivePoolProblem& problem, const CpuPoolArgs& args,
                       bool count_include_pad);
 
 }  // namespace fastconv

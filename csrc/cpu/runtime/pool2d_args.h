@@ -2,33 +2,27 @@
 // (and the indices of max pooling); bwd reads y as dy and writes x as dx.
 #pragma once
 
+#include "problem/layout.h"
+#include "problem/pool_windows.h"
 #include "problem/tensor.h"
 
 namespace fastconv {
 
-enum class PoolOp { max_fwd, max_bwd, avg_fwd, avg_bwd };
-
-// The positions of one window along one axis: begin, begin + step, ..., `count` of them, all inside
-// the tensor. A window that lies wholly in the padding has none; its begin is a position nearby.
-struct PoolWindow {
-  int64_t begin = 0, count = 0;
-  int64_t extent = 0;  // the axis' factor of an average's divisor
-};
-
-struct PoolAxis {
-  int64_t in_size = 0, out_size = 0;
-  int64_t step = 1;                     // between the positions of a window: the dilation
-  const PoolWindow* windows = nullptr;  // out_size of them
-  // For each of in_size positions the windows that hold it. Only for bwd, and without dilation.
-  const PoolWindow* covers = nullptr;
-  // Where it pays to run vector lanes along the windows: they are `taps` long and a `stride` apart
-  // in a row that is padded by `pad` in front and to padded_size positions in all. Else taps is 0.
+struct CpuPoolAxis {
+  int64_t x_size = 0, y_size = 0;
+  int64_t dilation = 1;
+  const PoolWindow<int64_t>* windows = nullptr;  // y_size of them
+  // For each of x_size positions the windows that hold it. Only for bwd, and without dilation.
+  const PoolCover<int64_t>* covers = nullptr;
+  // For vector lanes along the windows: the windows are `taps` long and `stride` apart in a row
+  // that has `pad` positions of padding in front and padded_size positions in all. taps is 0 where
+  // such lanes do not pay.
   int64_t taps = 0, stride = 0, pad = 0, padded_size = 0;
 };
 
-struct PoolArgs {
+struct CpuPoolArgs {
   int64_t N = 0, C = 0;
-  PoolAxis h, w;
+  CpuPoolAxis h, w;
   DType dtype = DType::float32;
   TensorView x, y;
   TensorView indices;  // int64: h * W + w of each maximum; null where fwd shall not write them
@@ -38,10 +32,5 @@ struct PoolArgs {
 
 // Whoever calls bwd brings the indices, so they may be wrong.
 [[noreturn]] void throw_bad_pool_index();  // pool2d_windows.cpp
-
-// Whether vector lanes run along channels (channels_last) or along rows.
-inline bool channels_adjacent(const Strides& strides, int64_t channels) {
-  return strides.c == 1 && channels > 1;
-}
 
 }  // namespace fastconv

@@ -1,36 +1,33 @@
-// Makes the tables of windows that the pooling kernels walk along. Plain pooling and adaptive
-// pooling differ only here.
+// Makes the tables of windows that the pooling kernels walk along.
 #pragma once
 
 #include <vector>
 
 #include "cpu/runtime/pool2d_args.h"
-#include "problem/pool_problem.h"
 
 namespace fastconv {
 
 class PoolWindows {
  public:
-  // The tables are for x (or dx) of these strides. `covers` asks for PoolAxis::covers. Adaptive
-  // windows have no padding that they could count.
-  PoolWindows(const PoolProblem& problem, const Strides& x, bool count_include_pad, bool covers);
-  PoolWindows(const AdaptivePoolProblem& problem, const Strides& x, bool, bool covers);
+  // The tables are for x (or dx) of these strides, and empty where N or C is 0. `bwd` asks for
+  // CpuPoolAxis::covers.
+  PoolWindows(const PoolAxes& axes, int64_t N, int64_t C, const Strides& x, bool count_include_pad,
+              bool bwd);
   PoolWindows(const PoolWindows&) = delete;  // the axes point into the vectors
   PoolWindows& operator=(const PoolWindows&) = delete;
 
-  const PoolAxis& h() const { return h_.axis; }
-  const PoolAxis& w() const { return w_.axis; }
+  const CpuPoolAxis& h() const { return h_.axis; }
+  const CpuPoolAxis& w() const { return w_.axis; }
 
  private:
   struct Axis {
-    PoolAxis axis;
-    std::vector<PoolWindow> windows, covers;
+    CpuPoolAxis axis;
+    std::vector<PoolWindow<int64_t>> windows;
+    std::vector<PoolCover<int64_t>> covers;
   };
-  static void fill(Axis& axis, int64_t in, int64_t kernel, int64_t stride, int64_t pad,
-                   int64_t dilation, int64_t out, bool count_include_pad);
-  static void fill_adaptive(Axis& axis, int64_t in, int64_t out);
+  static void fill(Axis& axis, const PoolAxis& geometry, bool count_include_pad);
   static void fill_covers(Axis& axis);
-  void finish(const Strides& x, int64_t channels, bool covers);
+  void join_planes();
 
   Axis h_, w_;
 };

@@ -1,6 +1,7 @@
-// cp.async: copies from global to shared memory that pass no register and run while the thread goes
-// on. A thread's copies join groups; waiting is for all but the newest groups, and covers only the
-// thread's own copies: a barrier must follow before other threads read them.
+// cp.async: copies from global to shared memory that go through no register and run while the
+// thread goes on. A thread commits its copies in groups. A wait says how many of the newest groups
+// may still be under way, and covers only the thread's own copies: a barrier must follow before
+// other threads read them.
 #pragma once
 
 #include <cstdint>

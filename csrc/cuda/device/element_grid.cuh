@@ -8,8 +8,8 @@
 
 namespace fastconv::cuda {
 
-// FastDivmod for 0 <= n < 2^63, where n may be large; no division, which would be a call on the
-// device.
+// FastDivmod for dividends up to 2^63. Like it, it needs no division of the device, which for 64
+// bits would be a function call; where all dividends fit 31 bits it is FastDivmod.
 class Divider {
  public:
   Divider() = default;
@@ -43,7 +43,8 @@ class Divider {
   bool narrow_ = true;
 };
 
-// What a thread owns; units of the sizes that the grid was made with (vectors, strips of rows).
+// What a thread owns, counted in the units of the grid's sizes (vectors of channels, strips of
+// rows).
 struct GridPosition {
   int64_t n, c, h, w;
 };

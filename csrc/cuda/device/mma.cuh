@@ -16,7 +16,8 @@
 
 namespace fastconv::cuda {
 
-// A float32 kept in TF32's 10 bits of mantissa; mma ignores the rest, so round before.
+// The bits of a float32 that was rounded to TF32, which has 10 bits of mantissa. mma ignores the
+// other 13 bits, so without the rounding it would truncate.
 struct tf32_t {
   uint32_t bits;
 };

@@ -9,7 +9,7 @@
 
 namespace fastconv::cuda {
 
-// What a storage type is added up in.
+// The type in which values of a storage type are summed.
 template <typename T>
 struct Accumulator {
   using type = float;

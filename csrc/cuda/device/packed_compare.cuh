@@ -1,5 +1,5 @@
-// Two 16-bit numbers in one register, compared and chosen at once. Masks have 0xffff in the half of
-// each number for which the comparison holds.
+// Two 16-bit numbers in one register, compared and selected at once. In a mask the half of a number
+// is 0xffff where the comparison holds for it, else 0.
 #pragma once
 
 #include <cstdint>

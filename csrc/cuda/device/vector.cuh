@@ -5,10 +5,9 @@
 #include <cstring>
 
 #include "cuda/device/numeric.cuh"
+#include "problem/layout.h"
 
 namespace fastconv::cuda {
-
-constexpr int kVectorBytes = 16;
 
 template <typename T>
 constexpr int kVectorSize = kVectorBytes / static_cast<int>(sizeof(T));

@@ -74,9 +74,9 @@ struct EpilogueBackwardParams {
   Activation activation = Activation::none;
   void* partials = nullptr;  // [slice][k], in accumulator type; null where db is not wanted
   int64_t K = 0;
-  int64_t channels = 0;   // vectors of them, or K
-  int64_t positions = 0;  // of one channel: vectors of columns, or elements
-  int64_t slice = 0;      // positions of one block
+  int64_t channels = 0;   // K / channel_step
+  int64_t positions = 0;  // of one channel, column_step elements each
+  int64_t slice = 0;      // positions that a block sums
   Divider by_plane, by_row;
   FastDivmod by_channel_blocks;
   int lanes = 1;  // vectors of channels of one block, a power of two
@@ -88,7 +88,8 @@ struct EpilogueSharedSums {
   A sums[kVector][kEpilogueThreads];
 };
 
-// sums of the threads with position lane 0 <- sums over all position lanes.
+// Adds up the sums of the threads whose numbers are equal modulo `lanes`, in the order of a tree.
+// The first `lanes` threads get the results. Every thread of the block must call it.
 template <typename A, int kVector>
 __device__ __forceinline__ void join_positions(A (&sums)[kVector], int lanes) {
   auto& shared = shared_storage<EpilogueSharedSums<A, kVector>>();
@@ -167,7 +168,8 @@ struct EpilogueReduceParams {
   int64_t K = 0, slices = 0;
 };
 
-constexpr int kReduceChannels = 8;  // of a block: 32 bytes of float32, what one access fetches
+// Channels of a block: 32 bytes of float32, the least that is fetched from memory.
+constexpr int kReduceChannels = 8;
 
 template <typename T>
 __global__ void __launch_bounds__(kEpilogueThreads, 4)

@@ -43,8 +43,6 @@ cudaError_t dispatch_math(CudaMath math, const Visitor& visit) {
   return cudaErrorInvalidValue;
 }
 
-int64_t element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
-
 dim3 helper_grid(int64_t count, int threads, unsigned y = 1) {
   const int64_t blocks = div_up(count, static_cast<int64_t>(threads));
   return dim3(static_cast<unsigned>(std::min(blocks, kMaxHelperBlocks)), y);

@@ -1,30 +1,30 @@
 #include "cuda/kernels/epilogue.cuh"
 #include "cuda/launch/epilogue.h"
 #include "cuda/launch/launch.h"
-#include "cuda/launch/layout.h"
+#include "problem/layout.h"
 
 namespace fastconv::cuda {
 namespace {
 
-// Enough blocks to fill any GPU at hand; more would only make more partial sums.
+// Enough blocks to fill any GPU; more would only make more partial sums.
 constexpr int64_t kBackwardBlocks = 1024;
 constexpr int64_t kMostSlices = 512;
 constexpr int64_t kMostPartials = 1 << 18;
 constexpr int64_t kMostLanes = 32;
 
-// Limited so that partial sums stay few beside what they are sums of.
+// The most slices that the sums of db are computed in: each has K partial sums.
 int64_t most_slices(int64_t K) {
   return max_of<int64_t>(1, min_of(kMostSlices, kMostPartials / K));
 }
 
-// Which way vectors lie: along channels, along columns, or nowhere (nullptr).
+// The axis along which all tensors can be moved in vectors: channels, columns, or none (nullptr).
 template <typename T, typename... Views>
 int64_t Strides::* vector_axis(const TensorSize& size, const Views&... views) {
   if constexpr (sizeof(T) < sizeof(double)) {
     constexpr int kVector = kVectorSize<T>;
     for (const auto axis : {&Strides::c, &Strides::w}) {
       const auto fits = [&](const TensorView& view) {
-        return view.data == nullptr || has_vectors<T, kVector>(view, size, axis);
+        return view.data == nullptr || has_vectors(view, size, sizeof(T), axis, kVector);
       };
       if ((fits(views) && ...)) return axis;
     }
@@ -50,7 +50,8 @@ cudaError_t forward(const EpilogueForwardArgs& args, const TensorSize& size,
   params.epilogue = args.epilogue;
   if (axis == &Strides::c) params.channel_step = kVector;
   if (axis == &Strides::w) params.column_step = kVector;
-  const bool across = axis != nullptr ? axis == &Strides::c : channels_adjacent(args.y, size.c);
+  const bool across =
+      axis != nullptr ? axis == &Strides::c : channels_adjacent(args.y.strides, size.c);
   params.grid = ElementGrid(size.n, size.c / params.channel_step, size.h,
                             size.w / params.column_step, across);
   const int64_t blocks = div_up<int64_t>(params.grid.size(), kEpilogueThreads);
@@ -59,7 +60,8 @@ cudaError_t forward(const EpilogueForwardArgs& args, const TensorSize& size,
                 kEpilogueThreads, 0, args.stream, params);
 }
 
-// Channels that threads next to each other take: many, unless that leaves threads without work.
+// How many adjacent threads take adjacent channels: many, but more than 4 only where the threads
+// left without a channel are at most an eighth of the channels.
 int channel_lanes(int64_t channels) {
   int64_t lanes = kMostLanes;
   while (lanes > 1 &&
@@ -87,7 +89,8 @@ cudaError_t backward(const EpilogueBackwardArgs& args, const TensorSize& size,
   params.positions = size.n * size.h * row;
   params.by_plane = Divider(size.h * row, params.positions);
   params.by_row = Divider(row, size.h * row);
-  const bool across = axis != nullptr ? axis == &Strides::c : channels_adjacent(args.dy, size.c);
+  const bool across =
+      axis != nullptr ? axis == &Strides::c : channels_adjacent(args.dy.strides, size.c);
   params.lanes = across ? channel_lanes(params.channels) : 1;
 
   const int64_t channel_blocks = div_up<int64_t>(params.channels, params.lanes);

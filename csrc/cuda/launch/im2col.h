@@ -11,7 +11,7 @@ namespace fastconv::cuda {
 struct Im2colArgs {
   ConvProblem problem;
   DType dtype = DType::float32;
-  TensorView x;             // or dx; whole tensors
+  TensorView x;             // or dx of col2im: the whole tensor, not the images and rows alone
   void* columns = nullptr;  // im2col: of dtype; col2im: of dtype's accumulators
   int64_t first_image = 0, images = 1;
   int64_t first_row = 0, rows = 1;  // rows of y that the columns hold

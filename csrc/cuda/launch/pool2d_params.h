@@ -1,71 +1,58 @@
-// From a pooling call to kernel parameters: shared by the launchers of pool2d_*.cu.
+// From a planned pooling call to kernel parameters: shared by the launchers of pool2d_*.cu.
 #pragma once
 
-#include <stdexcept>
+#include <type_traits>
 
 #include "cuda/kernels/pool/pool2d_windows.cuh"
 #include "cuda/launch/launch.h"
-#include "cuda/launch/layout.h"
 #include "cuda/launch/pool2d.h"
 
 namespace fastconv::cuda {
 
-// Threads beyond this number no longer help to hide latency.
-constexpr int64_t kEnoughPoolThreads = 1 << 18;
-
-inline PoolAxis pool_axis(const PoolAxisSizes& sizes, bool count_include_pad) {
-  if (sizes.in > INT32_MAX || sizes.out > INT32_MAX) {
-    throw std::invalid_argument("pooling on CUDA: an axis has 2^31 positions or more");
-  }
-  PoolAxis axis;
-  axis.in = sizes.in;
-  axis.out = sizes.out;
-  axis.kernel = sizes.kernel;
-  axis.stride = sizes.stride;
-  axis.pad = sizes.pad;
-  axis.dilation = sizes.dilation;
-  axis.adaptive = sizes.adaptive;
-  axis.count_include_pad = count_include_pad;
-  if (sizes.adaptive) {
-    axis.by_in = Divider(sizes.in, sizes.in * sizes.out);
-    axis.by_out = Divider(sizes.out, (sizes.out + 1) * sizes.in + sizes.out);
+inline PoolAxisParams pool_axis_params(const PoolAxis& axis, bool count_include_pad) {
+  PoolAxisParams params;
+  static_cast<PoolAxis&>(params) = axis;
+  params.count_include_pad = count_include_pad;
+  if (axis.adaptive) {
+    const int64_t x_size = axis.x_size, y_size = axis.y_size;
+    params.over_x_size = Divider(x_size, x_size * y_size);
+    params.over_y_size = Divider(y_size, (y_size + 1) * x_size + y_size);
   } else {
-    const int64_t largest = sizes.in + sizes.pad;
-    axis.by_stride = Divider(sizes.stride, largest + sizes.stride);
-    axis.by_dilation = Divider(sizes.dilation, largest + sizes.dilation);
+    const int64_t largest = axis.x_size + axis.pad;
+    params.over_stride = Divider(axis.stride, largest + axis.stride);
+    params.over_dilation = Divider(axis.dilation, largest + axis.dilation);
   }
-  return axis;
-}
-
-inline TensorSize x_size(const PoolArgs& args) { return {args.N, args.C, args.h.in, args.w.in}; }
-inline TensorSize y_size(const PoolArgs& args) { return {args.N, args.C, args.h.out, args.w.out}; }
-
-// Whether kVectorSize<T> channels can be moved at once.
-template <typename T>
-bool pool_has_vectors(const PoolArgs& args) {
-  constexpr int kVector = kVectorSize<T>;
-  constexpr auto kAlong = &Strides::c;
-  if (!has_vectors<T, kVector>(args.x, x_size(args), kAlong) ||
-      !has_vectors<T, kVector>(args.y, y_size(args), kAlong)) {
-    return false;
-  }
-  if (args.places.data == nullptr) return true;
-  return args.offsets ? has_vectors<int8_t, kVector>(args.places, y_size(args), kAlong)
-                      : has_vectors<int64_t, kVector>(args.places, y_size(args), kAlong);
-}
-
-// All but the grid.
-inline PoolParams pool_params(const PoolArgs& args) {
-  PoolParams params;
-  params.h = pool_axis(args.h, args.count_include_pad);
-  params.w = pool_axis(args.w, args.count_include_pad);
-  params.x = args.x;
-  params.y = args.y;
-  params.places = args.places;
-  params.offsets = args.offsets;
-  params.divisor = args.divisor;
-  params.index_w = args.w.in;
   return params;
+}
+
+// The parameters of a kernel that divides tensors of this height and width among threads, each of
+// which owns plan.rows x plan.columns elements of kVector channels.
+template <int kVector>
+PoolParams pool_params(const CudaPoolArgs& args, int64_t height, int64_t width) {
+  const CudaPoolCall& call = args.call;
+  const CudaPoolPlan& plan = args.plan;
+  PoolParams params;
+  params.h = pool_axis_params(call.axes.h, args.count_include_pad);
+  params.w = pool_axis_params(call.axes.w, args.count_include_pad);
+  params.x = call.x;
+  params.y = call.y;
+  params.places = call.places;
+  params.offsets = call.offsets;
+  params.divisor = args.divisor;
+  params.index_w = call.axes.w.x_size;
+  params.rows = plan.rows;
+  params.lanes_h = plan.lanes_h;
+  params.lanes_w = plan.lanes_w;
+  params.paired = plan.paired;
+  params.grid = ElementGrid(call.N, call.C / kVector, div_up<int64_t>(height, plan.rows),
+                            div_up<int64_t>(width, plan.columns), plan.channels_inner);
+  return params;
+}
+
+// The parameters of a backward kernel, which divides dx.
+template <int kVector>
+PoolParams pool_bwd_params(const CudaPoolArgs& args) {
+  return pool_params<kVector>(args, args.call.axes.h.x_size, args.call.axes.w.x_size);
 }
 
 inline cudaError_t launch_pool(void (*kernel)(PoolParams), const PoolParams& params,
@@ -77,29 +64,35 @@ inline cudaError_t launch_pool(void (*kernel)(PoolParams), const PoolParams& par
                 params);
 }
 
-// Rows for each thread: more share the cost of finding a position, fewer leave nobody idle.
-inline int pool_rows(int64_t elements, int64_t height) {
-  int rows = 1;
-  while (rows < 4 && rows < height && elements / (2 * rows) >= kEnoughPoolThreads) rows *= 2;
-  return rows;
+// The call with each plane as one row, where the plan joins them. The divisor of an average is what
+// it was for H x W elements.
+inline CudaPoolArgs join_planes(CudaPoolArgs args) {
+  if (!args.plan.joined) return args;
+  const PoolAxes& axes = args.call.axes;
+  if (args.divisor == 0) {
+    const auto extent = [&](const PoolAxis& axis) {
+      if (axis.adaptive || !args.count_include_pad) return axis.x_size;
+      return min_of(axis.kernel, axis.x_size + 2 * axis.pad);
+    };
+    args.divisor = static_cast<double>(extent(axes.h)) * static_cast<double>(extent(axes.w));
+  }
+  args.call.axes = joined_axes(axes);
+  return args;
 }
 
-// fwd by pool2d_reduce: how many threads share a window.
-inline void share_windows(const PoolArgs& args, PoolParams& params, int64_t threads) {
-  constexpr int64_t kTapsOfLane = 8, kMostTapsOfLane = 64, kFarApart = 8;
-  const int64_t taps_h = args.h.longest_window(), taps_w = args.w.longest_window();
-  const int64_t step_w = args.w.adaptive ? args.w.in / args.w.out : args.w.stride;
-  // Neighbours that read far from each other would each fetch sectors for themselves.
-  const bool apart = !params.grid.channels_fastest() && (args.w.out == 1 || step_w >= kFarApart) &&
-                     taps_w >= kFarApart;
-  int lanes = 1;
-  while (2 * lanes <= kPoolThreads && taps_h * taps_w >= 2 * lanes * kTapsOfLane &&
-         (apart || threads * lanes < kEnoughPoolThreads ||
-          taps_h * taps_w > lanes * kMostTapsOfLane)) {
-    const bool along_w = 2 * params.lanes_w <= taps_w;
-    (along_w ? params.lanes_w : params.lanes_h) *= 2;
-    lanes *= 2;
-  }
+// Calls visit(TypeTag<T>{}, the number of channels that a thread moves at once, as a constant). The
+// plan has no vectors of float64.
+template <typename Visitor>
+cudaError_t dispatch_pool(const CudaPoolArgs& args, Visitor&& visit) {
+  return dispatch_dtype(args.call.dtype, [&](auto tag) -> cudaError_t {
+    using T = typename decltype(tag)::type;
+    if constexpr (sizeof(T) < sizeof(double)) {
+      if (args.plan.vectorised) {
+        return visit(tag, std::integral_constant<int, kVectorSize<T>>{});
+      }
+    }
+    return visit(tag, std::integral_constant<int, 1>{});
+  });
 }
 
 }  // namespace fastconv::cuda

@@ -73,7 +73,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
         if operator != "conv2d":
-            return self.explain_pool2d(operator, call)
+            return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
         plans = {

@@ -5,14 +5,15 @@ import functools
 import torch
 
 from ..._native import core, cuda
-from ...problem import DTYPES
+from ...problem import DTYPES, memory_format
 from ..base import PassPlan
-from ..memory import location
+from ..memory import NO_STRIDES, location
 from ..pool2d import Pool2dBackend, pool_problem
 from .launch import DEVICE, launch
 
 _locate = functools.partial(location, device=DEVICE)
 _LONGEST_AXIS = 2**31 - 1
+_ALIGNED = 1 << 8  # an address as allocators give it
 
 
 class CudaPool2d(Pool2dBackend):
@@ -31,14 +32,26 @@ class CudaPool2d(Pool2dBackend):
                 return f"windows of more than {_LONGEST_AXIS} elements"
         return None
 
-    def explain_pool2d(self, operator, call):
-        """(problem, {pass: PassPlan}) of a call (x size, windows)."""
-        forward = "each thread, or group of threads, reduces its windows"
-        backward = "each thread sums what the windows around its elements send back"
-        return pool_problem(*call), {
-            "fwd": PassPlan("window", forward),
-            "bwd": PassPlan("gather", backward),
-        }
+    def explain_pool2d(self, operator, call, dtype, channels_last):
+        """(problem, {pass: PassPlan}) of a call (x size, windows), for dense tensors: fwd as in
+        inference, without the places of maxima, bwd with them in the form that training saves.
+        """
+        problem = pool_problem(*call)
+        layout = memory_format(channels_last)
+        x, y = (
+            torch.empty(size, device="meta", memory_format=layout).stride()
+            for size in (call[0], problem.out_size())
+        )
+        plans = {}
+        for name in ("fwd", "bwd"):
+            op = core.PoolOp.__members__[f"{'max' if 'max' in operator else 'avg'}_{name}"]
+            offsets = op == core.PoolOp.max_bwd and self.saves_offsets(call[1])
+            places = (_ALIGNED, y) if op == core.PoolOp.max_bwd else (0, NO_STRIDES)
+            plan = core.plan_pool2d_cuda(
+                op, problem, DTYPES[dtype], _ALIGNED, x, _ALIGNED, y, *places, offsets
+            )
+            plans[name] = PassPlan(plan.algorithm.name, _describe(plan), plan.tile_name)
+        return problem, plans
 
     def _max(self, op, problem, x, y, places):
         launch(
@@ -65,3 +78,13 @@ class CudaPool2d(Pool2dBackend):
             count_include_pad,
             divisor,
         )
+
+
+def _describe(plan):
+    """The plan's reason and configuration in words."""
+    parts = [plan.reason, plan.tile_name]
+    if plan.vectorised:
+        parts.append("16-byte accesses")
+    if plan.joined:
+        parts.append("planes as rows")
+    return ", ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-// __syncthreads and its voting relatives. Threads that have exited count no more.
+// __syncthreads and its variants that vote. Threads that have exited are not waited for.
 #include "fault.h"
 #include "multiprocessor.h"
 

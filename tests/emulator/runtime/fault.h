@@ -1,4 +1,4 @@
-// A kernel broke a rule that the hardware would punish with a hang or with wrong results.
+// For a kernel that breaks a rule: on the hardware it would hang or give wrong results.
 #pragma once
 
 namespace emulator {

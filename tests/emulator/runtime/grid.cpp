@@ -111,7 +111,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const Call& call) {
   const cudaError_t status = check(config, call.kernel);
   if (status != cudaSuccess) return remember(status);
   note_launch(call.kernel);
-  // One grid after another for ThreadSanitizer, which cannot have more fibers than one needs.
+  // ThreadSanitizer has too few fibers for two grids at once.
   static std::mutex one_grid;
   std::unique_lock lock(one_grid, std::defer_lock);
   if (sanitizers::kThread) lock.lock();

@@ -1,4 +1,4 @@
-// The imitated device.
+// The limits of the device that is emulated.
 #pragma once
 
 #include <cstddef>

@@ -19,8 +19,8 @@ constinit thread_local Multiprocessor* running_multiprocessor = nullptr;
 
 namespace {
 
-// For ThreadSanitizer. The host releases one and acquires the other only when the grid has ended:
-// no block is before another.
+// For ThreadSanitizer, which orders the host's work before a grid and after it by these two
+// addresses. Nothing orders the blocks of a grid among each other.
 char launch_sync, end_sync;
 
 }  // namespace

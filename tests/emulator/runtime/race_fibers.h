@@ -1,9 +1,9 @@
-// ThreadSanitizer's view of the CUDA threads: a fiber each.
+// The CUDA threads as ThreadSanitizer sees them: a fiber each.
 //
-// No two threads of a grid may share one, or their accesses would be taken for those of one thread;
-// destroying is no way out, since ThreadSanitizer gives the identity to the next fiber that is
-// created. From grid to grid, which are ordered anyway, fibers are used again: creating one takes
-// half a millisecond.
+// No two threads of a grid may share a fiber, or their accesses would be taken for those of one
+// thread. Destroying fibers does not help: ThreadSanitizer gives the identity of a destroyed fiber
+// to the next one. Grids run one after the other, so a later grid uses the fibers of an earlier one
+// again: creating one takes half a millisecond.
 #pragma once
 
 #include <cstddef>

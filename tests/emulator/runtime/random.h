@@ -1,4 +1,4 @@
-// A schedule's randomness: small, fast, the same everywhere.
+// The random numbers of a schedule: small, fast, and the same on every machine.
 #pragma once
 
 #include <cstdint>

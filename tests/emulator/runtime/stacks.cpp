@@ -36,7 +36,7 @@ constexpr int kMaxRanges = 256;
 char* ranges[kMaxRanges];  // bases of all Stacks, for the signal handler
 struct sigaction previous_action;
 
-// Stack overflows are told; everything else is for the handler that was there before.
+// Reports stack overflows; any other fault is left to the handler that was installed before.
 void on_segmentation_fault(int, siginfo_t* info, void*) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   for (char* range : ranges) {

@@ -1,9 +1,9 @@
 // Where the lanes of a warp meet: every warp collective is one Meeting.
 //
-// A lane deposits what it brings and waits; the last one to arrive may compute; each lane then
-// reads its result. Two alternating meetings are enough for the whole warp, since no lane can be
-// two meetings ahead of another. Parts of a diverged warp take others, in use until the last lane
-// of the mask has read.
+// A lane deposits its operands and waits; the last lane to arrive may compute; then each lane reads
+// its result. Two meetings that alternate are enough for the whole warp, since no lane can be two
+// meetings ahead of another. Parts of a diverged warp use other meetings, each of them until the
+// last lane of its mask has read.
 #pragma once
 
 #include <bit>

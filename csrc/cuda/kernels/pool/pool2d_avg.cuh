@@ -3,9 +3,10 @@
 //   Mean bwd: dx[h,w] = sum over the windows (p,q) that hold (h,w) of dy[p,q] / divisor(p, q)
 // with divisor(p, q) = extent_h(p) * extent_w(q), or one number for all windows.
 //
-// bwd gathers, so nothing is added from two sides: a thread owns kVector adjacent channels
-// (16-byte accesses) or one element, and params.rows rows of dx below one another; adjacent threads
-// take adjacent channels or columns. dy is small or comes from L1.
+// bwd gathers: one thread sums all that an element of dx receives, so atomics are not needed. A
+// thread owns kVector adjacent channels (16-byte accesses) or one element, and params.rows rows of
+// dx below one another; adjacent threads take adjacent channels or columns. What they read of dy
+// more than once comes from L1.
 //
 // The backward of one window over whole planes of a contiguous dx has a kernel of its own: every
 // thread stores 16 bytes, whatever the planes' size.
@@ -35,8 +36,8 @@ struct Mean {
   }
   template <typename T, typename A, int kVector>
   __device__ static void store(const PoolParams& params, const A (&sums)[kVector], int64_t n,
-                               int64_t c, int64_t p, int64_t q, const PoolWindow& rows,
-                               const PoolWindow& columns) {
+                               int64_t c, int64_t p, int64_t q, const PoolWindow<int>& rows,
+                               const PoolWindow<int>& columns) {
     const A divisor = params.divisor != 0
                           ? static_cast<A>(params.divisor)
                           : static_cast<A>(rows.extent) * static_cast<A>(columns.extent);
@@ -55,14 +56,14 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   if (index >= params.grid.size()) return;
   const GridPosition at = params.grid.at(index);
   const int64_t c = at.c * kVector;
-  const PoolCover columns = params.w.cover(at.w);
+  const PoolCover<int> columns = params.w.cover(at.w);
   const T* const dy = params.y.at<const T>(at.n, c, 0, columns.first);
   T* dx = params.x.at<T>(at.n, c, at.h * params.rows, at.w);
 
   const int64_t first = at.h * params.rows;
-  const int64_t end = min_of(first + params.rows, params.h.in);
+  const int64_t end = min_of(first + params.rows, params.h.x_size);
   for (int64_t h = first; h < end; ++h, dx += params.x.strides.h) {
-    const PoolCover rows = params.h.cover(h);
+    const PoolCover<int> rows = params.h.cover(h);
     A sums[kVector] = {};
     for (int i = 0; i < rows.count; ++i) {
       const int64_t p = rows.first + i;

@@ -1,16 +1,17 @@
 // Max pooling for windows of any kind; pool2d_max_tiles.cuh has the two that networks use most.
 // The rule is torch's: elements pass by row after row, and one replaces the maximum where (v > m)
-// or v is NaN. So the place is that of the first maximum, or of the last NaN; a window of -inf has
-// the place of its first element.
+// or v is NaN. The place of the maximum is thus that of the first maximum or of the last NaN, and
+// in a window of nothing but -inf it is the first position.
 //   fwd: y[p,q] = max over the window of x, and its place         pool2d_reduce.cuh, with Maximum
-//   bwd: dx[h,w] = sum of dy[p,q] over the windows (p,q) that hold (h,w) and whose place it is
+//   bwd: dx[h,w] = sum of dy[p,q] over the windows (p,q) that have their maximum at (h,w)
 //
-// Places are int64 indices h * W + w where the caller asked for them, and otherwise int8 offsets
-// r * S + s within the window, an eighth of the bytes.
+// Places are stored as int64 indices h * W + w where the caller asked for them, and otherwise as
+// int8 offsets r * S + s within the window, an eighth of the bytes.
 //
-// bwd gathers, so nothing is added from two sides, and a wrong index touches no memory. A thread
-// owns kVector adjacent channels (16-byte accesses) or one element, and params.rows rows of dx
-// below one another; adjacent threads take adjacent channels or columns.
+// bwd gathers: one thread sums all that an element of dx receives, so atomics are not needed, and a
+// wrong index writes nowhere. A thread owns kVector adjacent channels (16-byte accesses) or one
+// element, and params.rows rows of dx below one another; adjacent threads take adjacent channels or
+// columns.
 //
 // Bound: bytes, (x + y) * sizeof(T) + y * (1 or 8) either way. Comparisons: R * S per element of y.
 #pragma once
@@ -22,8 +23,8 @@
 namespace fastconv::cuda {
 
 // h * W + w of tap (r, s), counted from the first tap in the tensor.
-__device__ __forceinline__ int64_t pool_index(const PoolParams& params, const PoolWindow& rows,
-                                              const PoolWindow& columns, int r, int s) {
+__device__ __forceinline__ int64_t pool_index(const PoolParams& params, const PoolWindow<int>& rows,
+                                              const PoolWindow<int>& columns, int r, int s) {
   return (rows.begin + r * params.h.dilation) * params.index_w + columns.begin +
          s * params.w.dilation;
 }
@@ -36,7 +37,7 @@ __device__ __forceinline__ void store_offsets(int8_t* address, const int (&offse
   store_global(address, packed);
 }
 
-// int64 vectors move in pieces of 16 bytes, to which alone their address is aligned.
+// Vectors of int64 are longer than 16 bytes, the widest access, and move in pieces of that.
 template <int kVector>
 __device__ __forceinline__ void store_indices(int64_t* address, const int64_t (&indices)[kVector]) {
   constexpr int kPiece = kVector % 2 == 0 ? 2 : 1;
@@ -89,8 +90,8 @@ struct Maximum {
   }
   template <typename T, typename A, int kVector>
   __device__ static void store(const PoolParams& params, const State<A> (&maxima)[kVector],
-                               int64_t n, int64_t c, int64_t p, int64_t q, const PoolWindow& rows,
-                               const PoolWindow& columns) {
+                               int64_t n, int64_t c, int64_t p, int64_t q,
+                               const PoolWindow<int>& rows, const PoolWindow<int>& columns) {
     Vector<T, kVector> y;
 #pragma unroll
     for (int v = 0; v < kVector; ++v) y.v[v] = from_accumulator<T>(maxima[v].value);
@@ -121,13 +122,14 @@ struct Maximum {
 };
 
 // The tap of a window that holds a position, or -1: with dilation some windows of a cover do not.
-__device__ __forceinline__ int pool_tap(const PoolAxis& axis, int64_t position, int64_t window) {
+__device__ __forceinline__ int pool_tap(const PoolAxisParams& axis, int64_t position,
+                                        int64_t window) {
   const int64_t distance = position + axis.pad - window * axis.stride;
-  const int64_t tap = axis.by_dilation.div(distance);
+  const int64_t tap = axis.by_dilation(distance);
   return tap * axis.dilation == distance ? static_cast<int>(tap) : -1;
 }
 
-// Which of kVector windows' places are this tap (offsets) or this index.
+// Which of kVector windows have their maximum at this tap (offsets) or at this index.
 template <typename Place, int kVector>
 __device__ __forceinline__ void compare_places(const void* places, int64_t at, int offset,
                                                int64_t index, bool (&is_place)[kVector]) {
@@ -151,21 +153,21 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   if (index >= params.grid.size()) return;
   const GridPosition at = params.grid.at(index);
   const int64_t c = at.c * kVector, w = at.w;
-  const PoolCover columns = params.w.cover(w);
+  const PoolCover<int> columns = params.w.cover(w);
   const T* const dy = params.y.at<const T>(at.n, c, 0, columns.first);
   const Strides& steps = params.places.strides;
-  const int64_t place = at.n * steps.n + c * steps.c + columns.first * steps.w;
+  const int64_t first_place = at.n * steps.n + c * steps.c + columns.first * steps.w;
   T* dx = params.x.at<T>(at.n, c, at.h * params.rows, w);
 
   const int64_t first = at.h * params.rows;
-  const int64_t end = min_of(first + params.rows, params.h.in);
+  const int64_t end = min_of(first + params.rows, params.h.x_size);
   for (int64_t h = first; h < end; ++h, dx += params.x.strides.h) {
-    const PoolCover rows = params.h.cover(h);
+    const PoolCover<int> rows = params.h.cover(h);
     const int64_t wanted = h * params.index_w + w;
     A sums[kVector] = {};
     for (int64_t p = rows.first; p < rows.first + rows.count; ++p) {
       const T* from = dy + p * params.y.strides.h;
-      int64_t place_at = place + p * steps.h;
+      int64_t place_at = first_place + p * steps.h;
       const int r = params.offsets ? pool_tap(params.h, h, p) : 0;
 #pragma unroll 2
       for (int j = 0; j < columns.count; ++j) {

@@ -24,10 +24,7 @@
 
 namespace fastconv::cuda {
 
-constexpr int kPoolStrip = 2;  // elements of y that a thread owns, one below the other
-constexpr int kPoolTileStride = 2;
-
-// One running maximum with its tap.
+// A running maximum and its tap.
 template <typename T>
 struct MaxOfOne {
   static constexpr int kNumbers = 1;
@@ -49,7 +46,7 @@ struct MaxOfOne {
   __device__ __forceinline__ int tap_of(int) const { return tap; }
 };
 
-// Two of them, of 16 bits, in one register each.
+// Two running maxima of 16 bits in one register, and their taps in another.
 template <typename T>
 struct MaxOfTwo {
   static constexpr int kNumbers = 2;
@@ -84,11 +81,11 @@ struct MaxStrip {
   // Whether the two elements of y, rather than adjacent channels, share a register.
   static constexpr bool kPairsStrip = kPairs && kVector == 1;
   using Max = std::conditional_t<kPairs, MaxOfTwo<T>, MaxOfOne<T>>;
-  static constexpr int kCount = kPoolStrip * kVector / Max::kNumbers;
+  static constexpr int kCount = kPoolStripRows * kVector / Max::kNumbers;
   Max max[kCount];
 
   // The first taps of the two windows.
-  __device__ __forceinline__ void init(const int (&first)[kPoolStrip]) {
+  __device__ __forceinline__ void init(const int (&first)[kPoolStripRows]) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       if constexpr (kPairsStrip) {
@@ -100,10 +97,10 @@ struct MaxStrip {
       }
     }
   }
-  // One tap of window j, channels apart.
+  // One tap of window j; not where both windows share a register.
   __device__ __forceinline__ void take(int j, const Vector<T, kVector>& values, int tap) {
     static_assert(!kPairsStrip);
-    constexpr int kRegisters = kCount / kPoolStrip;
+    constexpr int kRegisters = kCount / kPoolStripRows;
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
       if constexpr (kPairs) {
@@ -136,13 +133,13 @@ struct MaxStrip {
 template <typename T, int kVector, int kKernel>
 __global__ void __launch_bounds__(kPoolThreads, 4)
     pool2d_max_fwd_strip(const __grid_constant__ PoolParams params) {
-  constexpr int kRows = (kPoolStrip - 1) * kPoolTileStride + kKernel;
+  constexpr int kRows = (kPoolStripRows - 1) * kPoolTileStride + kKernel;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPoolThreads + threadIdx.x;
   if (index >= params.grid.size()) return;
   const GridPosition at = params.grid.at(index);
   const int64_t c = at.c * kVector;
-  const int P = static_cast<int>(params.h.out), p = static_cast<int>(at.h) * kPoolStrip;
-  const int H = static_cast<int>(params.h.in), W = static_cast<int>(params.w.in);
+  const int P = static_cast<int>(params.h.y_size), p = static_cast<int>(at.h) * kPoolStripRows;
+  const int H = static_cast<int>(params.h.x_size), W = static_cast<int>(params.w.x_size);
   const int h0 = p * kPoolTileStride - static_cast<int>(params.h.pad);
   const int w0 = static_cast<int>(at.w) * kPoolTileStride - static_cast<int>(params.w.pad);
   const T* const x = params.x.at<const T>(at.n, c, h0, w0);
@@ -160,7 +157,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   };
 
   const int s0 = w0 < 0 ? -w0 : 0;
-  const int first[kPoolStrip] = {(h0 < 0 ? -h0 : 0) * kKernel + s0, s0};
+  const int first[kPoolStripRows] = {(h0 < 0 ? -h0 : 0) * kKernel + s0, s0};
   MaxStrip<T, kVector> strip;
   strip.init(first);
   if constexpr (kVector == 1) {  // all loads first: they need few registers
@@ -175,7 +172,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
       const int r = tap / kKernel, s = tap % kKernel;
       strip.take(taps[r][s], taps[r + kPoolTileStride][s], tap);
     }
-  } else {  // row by row, so that vectors take no more registers than 32 warps leave each other
+  } else {  // row by row: vectors of all rows would need more registers than 32 warps on an SM have
 #pragma unroll 1
     for (int r = 0; r < kRows; ++r) {
       Vector<T, kVector> taps[kKernel];
@@ -191,7 +188,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   }
 
 #pragma unroll
-  for (int j = 0; j < kPoolStrip; ++j) {
+  for (int j = 0; j < kPoolStripRows; ++j) {
     if (p + j >= P) break;
     Vector<T, kVector> y;
     int offsets[kVector];
@@ -214,17 +211,14 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   }
 }
 
-// Rows of tiles of dx that a thread owns: one channel's loads are small, so it takes two.
-template <int kVector>
-constexpr int kPoolTiles = kVector == 1 ? 2 : 1;
-
 template <typename T, int kVector, int kKernel, int kPad>
 __global__ void __launch_bounds__(kPoolThreads, 4)
     pool2d_max_bwd_tile(const __grid_constant__ PoolParams params) {
   using A = accumulator_t<T>;
-  constexpr int kTiles = kPoolTiles<kVector>;
-  constexpr int kRows = 2 * kTiles, kColumns = 2;
-  // Windows that meet the tile, counted from the one with the tile's own number.
+  constexpr int kRows = kPoolTileRows<(kVector > 1)>, kColumns = kPoolTileColumns;
+  constexpr int kTiles = kRows / kPoolTileStride;  // below one another
+  // The windows that meet a tile: the first one, relative to the window with the tile's number, and
+  // how many there are.
   constexpr int kFirst = kKernel == 3 && kPad == 0 ? -1 : 0;
   constexpr int kWindowRows = kTiles + (kKernel == 3 ? 1 : 0);
   constexpr int kWindowColumns = 1 + (kKernel == 3 ? 1 : 0);
@@ -241,8 +235,8 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   for (int i = 0; i < kWindowRows; ++i) {
 #pragma unroll
     for (int j = 0; j < kWindowColumns; ++j) {
-      if (static_cast<uint64_t>(p0 + i) >= static_cast<uint64_t>(params.h.out) ||
-          static_cast<uint64_t>(q0 + j) >= static_cast<uint64_t>(params.w.out)) {
+      if (static_cast<uint64_t>(p0 + i) >= static_cast<uint64_t>(params.h.y_size) ||
+          static_cast<uint64_t>(q0 + j) >= static_cast<uint64_t>(params.w.y_size)) {
         continue;
       }
       const auto values =
@@ -267,7 +261,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   const int h0 = static_cast<int>(at.h) * kRows, w0 = static_cast<int>(at.w) * kColumns;
 #pragma unroll
   for (int a = 0; a < kRows; ++a) {
-    if (h0 + a >= params.h.in) break;
+    if (h0 + a >= params.h.x_size) break;
     T* const dx = params.x.at<T>(at.n, c, h0 + a, w0);
     Vector<T, kVector> results[kColumns];
 #pragma unroll
@@ -279,7 +273,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
       store_global(dx, Vector<T, kColumns>{results[0].v[0], results[1].v[0]});
     } else {
       store_global(dx, results[0]);
-      if (w0 + 1 < params.w.in) store_global(dx + params.x.strides.w, results[1]);
+      if (w0 + 1 < params.w.x_size) store_global(dx + params.x.strides.w, results[1]);
     }
   }
 }

@@ -20,8 +20,8 @@ struct PoolSharedStates {
   State states[kVector][kPoolThreads];
 };
 
-// states of the first lane of each group <- merged states of the group's `lanes` lanes, which are
-// `step` threads apart. Every thread of the block must come here.
+// Merges the states of the `lanes` lanes of each window, which are `step` threads apart, into that
+// of its first lane. Every thread of the block must call it.
 template <typename Reduction, typename State, int kVector>
 __device__ __forceinline__ void merge_lanes(State (&states)[kVector], int lanes, int step,
                                             int lane) {
@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   using State = typename Reduction::template State<accumulator_t<T>>;
   const int thread = static_cast<int>(threadIdx.x);
   const int lanes = params.lanes_h * params.lanes_w, owners = kPoolThreads / lanes;
-  // Lanes stand where addresses are adjacent: along the window, or across from the channels.
+  // Adjacent threads are to read adjacent addresses. They are the lanes of one window where columns
+  // are adjacent, and the same lane of several windows where channels are.
   const bool across = params.grid.channels_fastest();
   const int lane = across ? thread / owners : thread & (lanes - 1);
   const int owner = across ? thread & (owners - 1) : thread / lanes;
@@ -61,14 +62,14 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
 
   const GridPosition at = params.grid.at(owns ? index : 0);
   const int64_t c = at.c * kVector;
-  const PoolWindow columns = params.w.window(at.w);
+  const PoolWindow<int> columns = params.w.window(at.w);
   const int64_t step = params.x.strides.w * params.w.dilation * params.lanes_w;
   const T* const x = params.x.at<const T>(at.n, c, 0, columns.begin) +
                      params.x.strides.w * params.w.dilation * lane_w;
   const int64_t first = at.h * params.rows;
-  const int64_t end = min_of(first + params.rows, params.h.out);
+  const int64_t end = min_of(first + params.rows, params.h.y_size);
   for (int64_t p = first; p < end; ++p) {
-    const PoolWindow rows = params.h.window(p);
+    const PoolWindow<int> rows = params.h.window(p);
     State states[kVector];
 #pragma unroll
     for (int v = 0; v < kVector; ++v) Reduction::init(states[v]);
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
     }
     if (lanes > 1) {
       merge_lanes<Reduction>(states, lanes, across ? owners : 1, lane);
-      if (!owns || lane != 0) return;  // rows is 1: nobody waits
+      if (!owns || lane != 0) return;  // rows is 1, so no barrier follows
     }
     Reduction::template store<T>(params, states, at.n, c, p, at.w, rows, columns);
   }

@@ -1,79 +1,48 @@
-// What every pooling kernel is told, and where windows lie.
-//   plain:    window p holds p * stride - pad + r * dilation for r in [0, kernel)
-//   adaptive: window p holds [floor(p * in / out), ceil((p + 1) * in / out))
-// Positions and counts fit 32 bits (the launcher sees to it); what lies between may not.
+// What every pooling kernel is told. Positions and counts fit 32 bits (the plan sees to it); what
+// lies between, such as the product of a position and a size, may not.
 #pragma once
 
 #include "cuda/device/element_grid.cuh"
 #include "cuda/device/vector.cuh"
+#include "plan/cuda_pool2d_plan.h"
+#include "problem/pool_windows.h"
 #include "problem/tensor.h"
 
 namespace fastconv::cuda {
 
-constexpr int kPoolThreads = 256;
-
-// The part of a window that lies in the tensor: positions begin, begin + dilation, ...
-struct PoolWindow {
-  int begin = 0;  // in the tensor even where count is 0
-  int count = 0;
-  int skipped = 0;     // taps in the padding in front
-  int64_t extent = 0;  // the axis' factor of an average's divisor
-};
-
-// Windows first, first + 1, ..., `count` of them.
-struct PoolCover {
-  int first = 0, count = 0;
-};
-
-struct PoolAxis {
-  int64_t in = 1, out = 1;
-  int64_t kernel = 1, stride = 1, pad = 0, dilation = 1;
-  bool adaptive = false;
+// An axis, with divisions by its sizes that need no division instruction.
+struct PoolAxisParams : PoolAxis {
   bool count_include_pad = true;
-  Divider by_stride, by_dilation;  // plain
-  Divider by_in, by_out;           // adaptive
+  Divider over_stride, over_dilation;  // plain windows
+  Divider over_x_size, over_y_size;    // adaptive windows
 
-  __device__ __forceinline__ PoolWindow window(int64_t p) const {
-    PoolWindow result;
-    if (adaptive) {
-      const int64_t begin = by_out.div(p * in), end = by_out.div((p + 1) * in + out - 1);
-      result.begin = static_cast<int>(begin);
-      result.count = static_cast<int>(end - begin);
-      result.extent = end - begin;
-      return result;
-    }
-    const int64_t start = p * stride - pad;
-    const int64_t skipped = start < 0 ? by_dilation.div(dilation - 1 - start) : 0;
-    const int64_t begin = start + skipped * dilation;
-    const int64_t inside = begin < in ? by_dilation.div(in - 1 - begin) + 1 : 0;
-    const int64_t count = max_of<int64_t>(0, min_of(kernel - skipped, inside));
-    result.begin = static_cast<int>(min_of(begin, in - 1));
-    result.count = static_cast<int>(count);
-    result.skipped = static_cast<int>(skipped);
-    result.extent = count_include_pad ? min_of(start + kernel, in + pad) - start : count;
-    return result;
+  __device__ __forceinline__ int64_t by_dilation(int64_t n) const { return over_dilation.div(n); }
+  __device__ __forceinline__ int64_t by_y_size(int64_t n) const { return over_y_size.div(n); }
+
+  __device__ __forceinline__ PoolWindow<int> window(int64_t p) const {
+    return pool_window<int>(*this, p, count_include_pad, *this);
   }
 
-  // The windows that hold a position; with dilation some between the first and the last do not.
-  __device__ __forceinline__ PoolCover cover(int64_t position) const {
+  // The windows that hold a position.
+  __device__ __forceinline__ PoolCover<int> cover(int64_t position) const {
     int64_t first, last;
     if (adaptive) {
-      first = by_in.div(position * out);
-      last = by_in.div((position + 1) * out - 1);
+      first = over_x_size.div(position * y_size);
+      last = over_x_size.div((position + 1) * y_size - 1);
     } else {
       const int64_t padded = position + pad, beyond = padded - (kernel - 1) * dilation;
-      first = beyond > 0 ? by_stride.div(beyond + stride - 1) : 0;
-      last = min_of(by_stride.div(padded), out - 1);
+      first = beyond > 0 ? over_stride.div(beyond + stride - 1) : 0;
+      last = min_of(over_stride.div(padded), y_size - 1);
     }
     return {static_cast<int>(first), static_cast<int>(last - first + 1)};
   }
 };
 
 struct PoolParams {
-  PoolAxis h, w;
+  PoolAxisParams h, w;
   TensorView x, y;       // or dx, dy
-  TensorView places;     // of maxima: int8 offsets or int64 indices; null where not wanted
-  bool offsets = false;  // places are int8: r * S + s within the window, -1 for a window of nothing
+  TensorView places;     // of maxima, see CudaPoolCall; null where not wanted
+  bool offsets = false;  // places are int8; -1 is that of a window without elements
   double divisor = 0;    // of averages; 0: the product of the extents
   int rows = 1;          // of y (fwd) or dx (bwd) that a thread owns
   // A window's taps may be shared by lanes: lanes_h * lanes_w threads, powers of two.

@@ -57,7 +57,7 @@ template <class T>
 constexpr T max(T a, T b) {
   return a < b ? b : a;
 }
-// As in CUDA, NaN loses against a number.
+// As in CUDA, of a NaN and a number the number is returned.
 inline float min(float a, float b) { return fminf(a, b); }
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }

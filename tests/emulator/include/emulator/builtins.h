@@ -1,4 +1,4 @@
-// What a kernel knows and meets: threadIdx and its like, barriers, votes, shuffles.
+// What CUDA provides to a kernel: threadIdx and its like, barriers, votes, shuffles.
 //
 // Nothing here touches the emulator's own memory from inlined code: a kernel's translation unit may
 // be instrumented by ThreadSanitizer, the emulator never is.

@@ -1,0 +1,22 @@
+#include "cuda/launch/pool2d.h"
+
+namespace fastconv::cuda {
+
+cudaError_t pool2d(const CudaPoolArgs& args) {
+  const PoolOp op = args.call.op;
+  switch (args.plan.algorithm) {
+    case CudaPoolAlgorithm::reduce:
+      return op == PoolOp::max_fwd ? pool2d_max_fwd(args) : pool2d_avg_fwd(args);
+    case CudaPoolAlgorithm::gather:
+      return op == PoolOp::max_bwd ? pool2d_max_bwd(args) : pool2d_avg_bwd(args);
+    case CudaPoolAlgorithm::strip:
+      return pool2d_max_fwd_strip(args);
+    case CudaPoolAlgorithm::tile:
+      return pool2d_max_bwd_tile(args);
+    case CudaPoolAlgorithm::global:
+      return pool2d_avg_bwd_global(args);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace fastconv::cuda
