@@ -94,8 +94,8 @@ def add_taps(
 
 
 _GEOMETRY = (
-    "images source_height source_width height width stride_h stride_w pad_h pad_w dilation_h "
-    "dilation_w kernel_h strips strip_width tiles_n"
+    "images source_height source_width out_height out_width stride_h stride_w pad_h pad_w "
+    "dilation_h dilation_w kernel_h strips strip_width tiles_n"
 ).split()
 
 
@@ -105,7 +105,7 @@ def conv2d_fprop_depthwise(
     x_n, x_c, x_h, x_w, w_k, w_r, w_s, y_n, y_c, y_h, y_w,
     residual_n, residual_c, residual_h, residual_w,
     filters, multiplier,
-    images, source_height, source_width, height, width, stride_h, stride_w, pad_h, pad_w,
+    images, source_height, source_width, out_height, out_width, stride_h, stride_w, pad_h, pad_w,
     dilation_h, dilation_w, kernel_h, strips, strip_width, tiles_n,
     KERNEL_W: tl.constexpr, OFFSETS: tl.constexpr,
     LANES_ALONG_PIXELS: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
@@ -116,10 +116,10 @@ def conv2d_fprop_depthwise(
     k = index % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
     filter = k.to(OFFSETS)
     n, p, q, valid = tile_pixels(
-        index // tiles_n, strips, strip_width, images, height, width, BLOCK_M
+        index // tiles_n, strips, strip_width, images, out_height, out_width, BLOCK_M
     )
-    axis_h = fprop_axis(stride_h, pad_h, dilation_h, height, kernel_h)
-    axis_w = fprop_axis(stride_w, pad_w, dilation_w, width, KERNEL_W)
+    axis_h = fprop_axis(stride_h, pad_h, dilation_h, out_height, kernel_h)
+    axis_w = fprop_axis(stride_w, pad_w, dilation_w, out_width, KERNEL_W)
     h = p * axis_h.source_step + axis_h.source_first
     v = q * axis_w.source_step + axis_w.source_first
     h, rows = source_pixels(n, h, v, valid, x_n, x_h, x_w, OFFSETS)
@@ -193,9 +193,11 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     along_pixels = lanes_along_pixels(x)
     if not along_pixels:
         w = with_channels_adjacent(w)
-    height, width = y.shape[2:]
+    out_height, out_width = y.shape[2:]
     block_m, block_n = blocks(config, x.dtype, problem.K, along_pixels)
-    tiles_m, strip_count, strip_width = pixel_tiles(problem.N, height, width, block_m, along_pixels)
+    tiles_m, strip_count, strip_width = pixel_tiles(
+        problem.N, out_height, out_width, block_m, along_pixels
+    )
     tiles_n = triton.cdiv(problem.K, block_n)
     launch(
         conv2d_fprop_depthwise,
@@ -205,7 +207,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         x, w, y, bias, residual,
         *x.stride(), w.stride(0), *w.stride()[2:], *y.stride(), *strides(residual),
         problem.K, problem.K // problem.C,
-        problem.N, problem.H, problem.W, height, width, *conv_geometry(problem),
+        problem.N, problem.H, problem.W, out_height, out_width, *conv_geometry(problem),
         problem.R, strip_count, strip_width, tiles_n,
         KERNEL_W=problem.S,
         OFFSETS=offset_type(x, w, y, residual),

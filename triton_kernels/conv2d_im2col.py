@@ -98,6 +98,7 @@ def conv2d_col2im(
     )
     for r in range(kernel_h):
         for s in range(kernel_w):
+            # The p and q of which this tap reads (h, w): h = p * stride - pad + r * dilation.
             distance_h = h + (pad_h - r * dilation_h)
             distance_w = w + (pad_w - s * dilation_w)
             p = distance_h // stride_h - first_row
@@ -120,7 +121,8 @@ def conv2d_col2im(
     tl.store(dx + offsets, narrow(acc, dx.dtype.element_ty), valid)
 
 
-# Pixels and terms, or channels, of a tile, with channels innermost; the other way round, exchanged.
+# Pixels of a tile, and its terms (or channels), with channels innermost; with pixels innermost the
+# two are exchanged.
 CONFIGS = (Config(32, 64, 1, 4),)
 
 

@@ -34,8 +34,8 @@ from .device.pixels import (
 from .launch import MOST_REGISTERS, Config, conv_geometry, launch, offset_type
 
 _GEOMETRY = (
-    "images source_height source_width height width kernel_h kernel_w stride_h stride_w pad_h "
-    "pad_w dilation_h dilation_w step_n step_p step_q steps_per_slice pieces_w pieces_hw"
+    "images source_height source_width dy_height dy_width kernel_h kernel_w stride_h stride_w "
+    "pad_h pad_w dilation_h dilation_w step_n step_p step_q steps_per_slice pieces_w pieces_hw"
 ).split()
 
 
@@ -44,7 +44,7 @@ def conv2d_wgrad_depthwise(
     x, dy, dw,
     x_n, x_c, x_h, x_w, dy_n, dy_c, dy_h, dy_w, dw_k, dw_r, dw_s, split_stride,
     filters, multiplier,
-    images, source_height, source_width, height, width, kernel_h, kernel_w,
+    images, source_height, source_width, dy_height, dy_width, kernel_h, kernel_w,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
     step_n, step_p, step_q, steps_per_slice, pieces_w, pieces_hw,
     TAPS_H: tl.constexpr, TAPS_W: tl.constexpr, OFFSETS: tl.constexpr,
@@ -59,12 +59,14 @@ def conv2d_wgrad_depthwise(
     dy_columns = on_axis(k.to(OFFSETS) * dy_c, not LANES_ALONG_PIXELS)
 
     first_step = tl.program_id(1) * steps_per_slice
-    last_step = tl.minimum(first_step + steps_per_slice, tl.cdiv(images * height * width, BLOCK_M))
+    last_step = tl.minimum(
+        first_step + steps_per_slice, tl.cdiv(images * dy_height * dy_width, BLOCK_M)
+    )
     m = first_step * BLOCK_M + tl.arange(0, BLOCK_M)
-    q = on_axis(m % width, LANES_ALONG_PIXELS)
-    row = on_axis(m // width, LANES_ALONG_PIXELS)
-    p = row % height
-    n = row // height
+    q = on_axis(m % dy_width, LANES_ALONG_PIXELS)
+    row = on_axis(m // dy_width, LANES_ALONG_PIXELS)
+    p = row % dy_height
+    n = row // dy_height
     axis_h = fprop_axis(stride_h, pad_h, dilation_h)
     axis_w = fprop_axis(stride_w, pad_w, dilation_w)
     sums = ()
@@ -86,7 +88,7 @@ def conv2d_wgrad_depthwise(
             a = tl.load(x + (at + (rows + columns)), inside & k_there, 0.0)
             added += (sums[tap] + widen(a, sums[tap].dtype) * b,)
         sums = added
-        n, p, q = next_pixels(n, p, q, step_n, step_p, step_q, height, width)
+        n, p, q = next_pixels(n, p, q, step_n, step_p, step_q, dy_height, dy_width)
 
     dw += tl.program_id(1).to(OFFSETS) * split_stride
     for tap in tl.static_range(TAPS_H * TAPS_W):
@@ -162,9 +164,9 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     """Runs wgrad: x, y -> w. Slices are fewer than `splits` where lanes along pixels make tiles of
     more pixels."""
     along_pixels = lanes_along_pixels(y)
-    height, width = y.shape[2:]
+    dy_height, dy_width = y.shape[2:]
     block_m, block_n = blocks(config, x.dtype, problem.K, along_pixels)
-    steps = triton.cdiv(problem.N * height * width, block_m)
+    steps = triton.cdiv(problem.N * dy_height * dy_width, block_m)
     steps_per_slice = triton.cdiv(steps, splits)
     if splits > 1:
         steps_per_slice = max(steps_per_slice, 4)
@@ -183,8 +185,8 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         x, y, dw,
         *x.stride(), *y.stride(), dw.stride(0), *dw.stride()[2:], split_stride,
         problem.K, problem.K // problem.C,
-        problem.N, problem.H, problem.W, height, width, problem.R, problem.S,
-        *conv_geometry(problem), *pixel_step(block_m, height, width), steps_per_slice,
+        problem.N, problem.H, problem.W, dy_height, dy_width, problem.R, problem.S,
+        *conv_geometry(problem), *pixel_step(block_m, dy_height, dy_width), steps_per_slice,
         pieces_w, pieces_h * pieces_w,
         TAPS_H=taps_h,
         TAPS_W=taps_w,

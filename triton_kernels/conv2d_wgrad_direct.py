@@ -24,8 +24,8 @@ from .device.language import narrow, widen
 from .launch import Config, conv_geometry, launch, offset_type, pixels_inner
 
 _GEOMETRY = (
-    "pixels height width x_height x_width kernel_w filters columns stride_h stride_w pad_h pad_w "
-    "dilation_h dilation_w tiles_m tiles_n steps_per_split"
+    "pixels dy_height dy_width source_height source_width kernel_w filters columns "
+    "stride_h stride_w pad_h pad_w dilation_h dilation_w tiles_m tiles_n steps_per_split"
 ).split()
 
 
@@ -44,8 +44,8 @@ def on_axes(v, PIXELS: tl.constexpr, PIXELS_INNER: tl.constexpr):
 def conv2d_wgrad_direct(
     x, dy, dw,
     x_n, x_c, x_h, x_w, dy_n, dy_k, dy_h, dy_w, dw_k, dw_c, dw_r, dw_s, split_stride, channels,
-    pixels, height, width, x_height, x_width, kernel_w, filters, columns, stride_h, stride_w,
-    pad_h, pad_w, dilation_h, dilation_w, tiles_m, tiles_n, steps_per_split,
+    pixels, dy_height, dy_width, source_height, source_width, kernel_w, filters, columns,
+    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, tiles_m, tiles_n, steps_per_split,
     PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -81,9 +81,9 @@ def conv2d_wgrad_direct(
     for step in range(first, last):
         pixel = step * BLOCK_K + tl.arange(0, BLOCK_K)
         pixel_valid = pixel < pixels
-        n = (pixel // (height * width)).to(OFFSETS)
-        p = pixel % (height * width) // width
-        q = pixel % width
+        n = (pixel // (dy_height * dy_width)).to(OFFSETS)
+        p = pixel % (dy_height * dy_width) // dy_width
+        q = pixel % dy_width
         dy_pixels = n * dy_n + p.to(OFFSETS) * dy_h + q.to(OFFSETS) * dy_w
         a = tl.load(
             dy + (dy_rows[:, None, None] + on_axes(dy_pixels, True, PIXELS_INNER)),
@@ -95,7 +95,8 @@ def conv2d_wgrad_direct(
         x_pixels = n * x_n + h.to(OFFSETS) * x_h + v.to(OFFSETS) * x_w
         there_h = on_axes(h, True, PIXELS_INNER) + on_axes(dh, False, PIXELS_INNER)
         there_v = on_axes(v, True, PIXELS_INNER) + on_axes(dv, False, PIXELS_INNER)
-        inside = (there_h >= 0) & (there_h < x_height) & (there_v >= 0) & (there_v < x_width)
+        inside = (there_h >= 0) & (there_h < source_height)
+        inside = inside & (there_v >= 0) & (there_v < source_width)
         inside = inside & on_axes(pixel_valid, True, PIXELS_INNER)
         inside = inside & on_axes(column_valid, False, PIXELS_INNER)
         x_tile = on_axes(x_pixels, True, PIXELS_INNER) + on_axes(x_columns, False, PIXELS_INNER)

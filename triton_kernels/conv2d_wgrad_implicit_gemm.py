@@ -39,8 +39,8 @@ from .launch import Config, block_k, conv_geometry, launch, offset_type, pixels_
 # Strides too, except those that may be 1: the VECTORs already say what divides them.
 _GEOMETRY = (
     "x_n x_h dy_n dy_h dw_n dw_h dw_w split_stride filters channels "
-    "images image image_multiplier image_shift out_width row_multiplier row_shift height width "
-    "kernel_w taps stride_h stride_w pad_h pad_w dilation_h dilation_w "
+    "images image image_multiplier image_shift dy_width row_multiplier row_shift "
+    "source_height source_width kernel_w taps stride_h stride_w pad_h pad_w dilation_h dilation_w "
     "tiles_m tiles_n steps_per_split"
 ).split()
 
@@ -50,8 +50,8 @@ def conv2d_wgrad_implicit_gemm(
     x, dy, dw,
     x_n, x_c, x_h, x_w, dy_n, dy_c, dy_h, dy_w, dw_n, dw_c, dw_h, dw_w, split_stride,
     filters, channels,
-    images, image, image_multiplier, image_shift, out_width, row_multiplier, row_shift,
-    height, width, kernel_w, taps,
+    images, image, image_multiplier, image_shift, dy_width, row_multiplier, row_shift,
+    source_height, source_width, kernel_w, taps,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
     tiles_m, tiles_n, steps_per_split,
     MATH: tl.constexpr, OFFSETS: tl.constexpr, POINTWISE: tl.constexpr,
@@ -108,7 +108,7 @@ def conv2d_wgrad_implicit_gemm(
         n = quotient(pixel, image_multiplier, image_shift)
         in_plane = pixel - n * image
         p = quotient(in_plane, row_multiplier, row_shift)
-        q = in_plane - p * out_width
+        q = in_plane - p * dy_width
         n = n.to(OFFSETS)
 
         if DY_ROWS_JOIN:
@@ -137,7 +137,7 @@ def conv2d_wgrad_implicit_gemm(
             else:
                 there_h = h[:, None] + dh[None, :]
                 there_v = v[:, None] + dv[None, :]
-            b_valid &= within(there_h, height) & within(there_v, width)
+            b_valid &= within(there_h, source_height) & within(there_v, source_width)
         if X_PIXELS_INNER:
             x_pixels = tl.max_contiguous(tl.multiple_of(x_pixels, X_VECTOR), X_VECTOR)
         b = load_tile(x, x_pixels, x_columns, b_valid, 0.0, X_PIXELS_INNER)
@@ -211,7 +211,7 @@ def launch_conv2d(op, problem, x, dw, dy, epilogue, config, math, splits):
         splits: slices of gemm_k, each a program of its own.
     """
     filters, channels = problem.K // problem.groups, problem.C // problem.groups
-    image, out_width, taps = dy.shape[2] * dy.shape[3], dy.shape[3], problem.R * problem.S
+    image, dy_width, taps = dy.shape[2] * dy.shape[3], dy.shape[3], problem.R * problem.S
     tiles_m = triton.cdiv(filters, config.block_m)
     tiles_n = triton.cdiv(taps * channels, config.block_n)
     target, split_stride = dw, 0
@@ -235,7 +235,7 @@ def launch_conv2d(op, problem, x, dw, dy, epilogue, config, math, splits):
         x, dy, target,
         *x.stride(), *dy.stride(), *target.stride(), split_stride,
         filters, channels,
-        problem.N, image, *divider(image), out_width, *divider(out_width),
+        problem.N, image, *divider(image), dy_width, *divider(dy_width),
         *x.shape[2:], problem.S, taps,
         *conv_geometry(problem),
         tiles_m, tiles_n, triton.cdiv(triton.cdiv(problem.N * image, terms), splits),
