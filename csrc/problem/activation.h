@@ -1,15 +1,10 @@
 // The activations and their gradients, shared by the CPU and the CUDA kernels.
-//
-// Hazard: every function here has internal linkage, since the CPU kernels are compiled for several
-// instruction sets and the linker must not hand one set's copy to another.
 #pragma once
 
 #include <math.h>
 
 #include "problem/device.h"
 #include "problem/epilogue.h"
-
-#define FASTCONV_LOCAL static FASTCONV_DEVICE
 
 namespace fastconv {
 
@@ -65,5 +60,3 @@ FASTCONV_LOCAL A activation_gradient(A dy, A z, Activation activation) {
 }
 
 }  // namespace fastconv
-
-#undef FASTCONV_LOCAL

@@ -6,3 +6,8 @@
 #else
 #define FASTCONV_DEVICE inline
 #endif
+
+// The same with internal linkage. Hazard: the CPU kernels are compiled for several instruction
+// sets, and of functions with external linkage the linker keeps one set's copy for all. A free
+// function that CPU kernels call outside of their namespace must therefore be one of these.
+#define FASTCONV_LOCAL static FASTCONV_DEVICE

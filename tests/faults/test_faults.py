@@ -44,8 +44,8 @@ FAULTS = [
     Fault(
         "range off by one",
         "cpu/vectors/rows.h",
-        "ceil_div_signed(in_size - offset, stride)",
-        "floor_div(in_size - offset, stride)",
+        "div_up(source_size - offset, stride)",
+        "div_down(source_size - offset, stride)",
         f"{KERNELS} -k 'cpu and direct'",
     ),
     Fault(
@@ -65,7 +65,7 @@ FAULTS = [
     Fault(
         "stride forgotten",
         "cpu/staging/planes.h",
-        "apart_ ? i : i * axis.offset_step % axis.source_step",
+        "apart_ ? i : i * axis.tap_offset % axis.source_step",
         "apart_ ? i : 0",
         f"{KERNELS} -k 'cpu and planes'",
     ),
@@ -91,10 +91,10 @@ FAULTS = [
         f"{KERNELS} -k 'cpu and depthwise'",
     ),
     Fault(
-        "a class reads another's taps",
+        "a phase reads another's taps",
         "cpu/kernels/plane_product.h",
-        "h.first + i * h.step",
-        "i * h.step",
+        "h.first_tap + i * h.tap_step",
+        "i * h.tap_step",
         f"{KERNELS} -k 'cpu and planes'",
     ),
     Fault(
@@ -169,9 +169,9 @@ FAULTS = [
     ),
     Fault(
         "taps in the wrong order",
-        "cpu/staging/gather.h",
-        "axis.offset_step = -(axis.weight_step",
-        "axis.offset_step = (axis.weight_step",
+        "problem/gather_axis.h",
+        "axis.source_first += (axis.taps - 1) * axis.tap_offset;",
+        "",
         f"{KERNELS} -k 'cpu and implicit_gemm'",
     ),
     Fault(

@@ -24,7 +24,7 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-void conv2d_direct(ConvOp op, const ConvArgs& args);
+void conv2d_direct(ConvOp op, const CpuConvArgs& args);
 
 namespace {
 
@@ -46,15 +46,16 @@ constexpr int64_t kWgradTasks = 16;
 struct PanelTaps {
   int64_t rows, columns, first, row_step, column_step;
 };
-PanelTaps panel_taps(const Stage& s, const ClassAxis& h, const ClassAxis& w) {
+PanelTaps panel_taps(const Stage& s, const PhaseAxis& h, const PhaseAxis& w) {
   if (h.axis.taps == 0 || w.axis.taps == 0) return {0, 0, 0, 0, 0};
-  return {h.axis.taps, w.axis.taps, s.tap(h.first, w.first), s.tap(h.step, 0), s.tap(0, w.step)};
+  return {h.axis.taps, w.axis.taps, s.tap(h.first_tap, w.first_tap), s.tap(h.tap_step, 0),
+          s.tap(0, w.tap_step)};
 }
 
 // The tap rows that lie inside of the source, of those of row u of positions.
 Range tap_rows(const GatherAxis& h, int64_t u) {
-  const int64_t first = u * h.source_step + h.offset;
-  if (h.offset_step != 1) return valid_range(first, h.offset_step, h.source_size, 0, h.taps);
+  const int64_t first = u * h.source_step + h.source_first;
+  if (h.tap_offset != 1) return valid_range(first, h.tap_offset, h.source_size, 0, h.taps);
   const int64_t begin = min64(h.taps, max64(0, -first));  // without a division
   return {begin, max64(begin, min64(h.taps, h.source_size - first))};
 }
@@ -154,10 +155,10 @@ void depthwise_tile(const DepthwiseProduct& o, const PixelTile& tile, int64_t k,
         fill_panel<T>(s, source, k + lane, min64(kLanes<A>, lanes - lane), tile.n, memory, panel);
       }
       const A* filter = weights + d * all_taps * weight_step + k + lane;
-      for (int64_t i = 0; i < o.classes(); ++i) {
+      for (int64_t i = 0; i < o.phases(); ++i) {
         const int64_t a = i / o.w.count, b = i % o.w.count;
         PanelTaps taps = panel_taps(s, o.h[a], o.w[b]);
-        // Of the tile's rows and columns, those of this class.
+        // Of the tile's rows and columns, those of this phase.
         const int64_t U = div_up(rows - a, o.h.count), V = div_up(columns - b, o.w.count);
         for_each_panel_run<A>(
             s, U, V, panel + taps.first,
@@ -223,10 +224,10 @@ PixelTiles panel_tiles(const GatherAxis& h, const GatherAxis& w, int64_t images,
 
 // Tiles of a product, smaller ones where there would be too few tasks: the sums do not change.
 template <typename A>
-PixelTiles product_tiles(const GatherAxis& h, const GatherAxis& w, int64_t channels,
-                         int64_t classes, const ConvArgs& args) {
+PixelTiles product_tiles(const GatherAxis& h, const GatherAxis& w, int64_t channels, int64_t phases,
+                         const CpuConvArgs& args) {
   const int64_t blocks = div_up(channels, kPanels * kLanes<A>);
-  for (int64_t pixels = kTilePixels / classes;; pixels /= 2) {
+  for (int64_t pixels = kTilePixels / phases;; pixels /= 2) {
     const PixelTiles tiles = panel_tiles<A>(h, w, args.problem.N, pixels);
     if (pixels < 2 * kMinTilePixels || tiles.count() * blocks >= kTasksWanted * args.num_threads) {
       return tiles;
@@ -235,11 +236,11 @@ PixelTiles product_tiles(const GatherAxis& h, const GatherAxis& w, int64_t chann
 }
 
 template <typename T>
-bool fprop(const ConvArgs& args) {
+bool fprop(const CpuConvArgs& args) {
   const ConvProblem& o = args.problem;
-  const GatherAxis h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
-  const GatherAxis w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  return depthwise_product<T>({{one_class(h), one_class(w)},
+  const GatherAxis h = fprop_axis(h_axis(o));
+  const GatherAxis w = fprop_axis(w_axis(o));
+  return depthwise_product<T>({{one_phase(h), one_phase(w)},
                                product_tiles<accumulator_t<T>>(h, w, o.K, 1, args),
                                {args.x, o.filters_per_group()},
                                0,
@@ -254,7 +255,7 @@ bool fprop(const ConvArgs& args) {
 
 // Each input channel sums the dy of its filters.
 template <typename T>
-bool dgrad(const ConvArgs& args) {
+bool dgrad(const CpuConvArgs& args) {
   const ConvProblem& o = args.problem;
   const int64_t filters = o.filters_per_group();
   Strides strides = args.y.strides;
@@ -263,11 +264,11 @@ bool dgrad(const ConvArgs& args) {
   const Strides& w_strides = args.w.strides;
   const Epilogue store_only;
   bool done = true;
-  for_each_dgrad(o, [&](const Classes& classes) {
-    const AxisClasses &h = classes.h, &w = classes.w;
+  for_each_dgrad(o, [&](const GatherPhases& phases) {
+    const AxisPhases &h = phases.h, &w = phases.w;
     done &= depthwise_product<T>(
-        {classes,
-         product_tiles<accumulator_t<T>>(h.gathered, w.gathered, o.C, classes.classes(), args),
+        {phases,
+         product_tiles<accumulator_t<T>>(h.gathered, w.gathered, o.C, phases.phases(), args),
          dy,
          args.y.strides.c,
          args.w,
@@ -304,13 +305,13 @@ static inline void depthwise_wgrad_micro(const int32_t* offsets, const A* panel,
 }
 
 template <typename T>
-void wgrad(const ConvArgs& args) {
+void wgrad(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
-  const GatherAxis x_h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
-  const GatherAxis x_w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  const GatherAxis y_h = fprop_axis(o.P(), o.P(), 1, 1, 0, 1);
-  const GatherAxis y_w = fprop_axis(o.Q(), o.Q(), 1, 1, 0, 1);
+  const GatherAxis x_h = fprop_axis(h_axis(o));
+  const GatherAxis x_w = fprop_axis(w_axis(o));
+  const GatherAxis y_h = identity_axis(o.P());
+  const GatherAxis y_w = identity_axis(o.Q());
   const Lanes x = {args.x, o.filters_per_group()}, dy = {args.y, 1};
   const int64_t block = kPanels * kLanes<A>, blocks = div_up(o.K, block);
   const PixelTiles tiles = panel_tiles<A>(x_h, x_w, o.N, kWgradTilePixels);
@@ -372,7 +373,7 @@ void wgrad(const ConvArgs& args) {
 
 }  // namespace
 
-void conv2d_depthwise(ConvOp op, const ConvArgs& args) {
+void conv2d_depthwise(ConvOp op, const CpuConvArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     if (op == ConvOp::wgrad) return wgrad<T>(args);

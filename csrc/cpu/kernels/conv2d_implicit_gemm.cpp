@@ -67,7 +67,7 @@ int64_t channel_block(int64_t channels, int64_t taps) {
 template <typename A>
 bool merges_rows(const GatherAxis& w, int64_t channels) {
   const bool adjacent =
-      w.taps == 1 || (w.offset_step == 1 && (w.positions == 1 || w.source_step <= w.taps));
+      w.taps == 1 || (w.tap_offset == 1 && (w.positions == 1 || w.source_step <= w.taps));
   return adjacent && w.taps > 0 && channels < kLanes<A>;
 }
 Terms fill_terms(const Stage& s, bool rows, int32_t* taps) {
@@ -82,7 +82,7 @@ Terms fill_terms(const Stage& s, bool rows, int32_t* taps) {
 
 // ---- fprop and dgrad -------------------------------------------------------------------------
 
-// The products of all groups, for one class of output positions. The groups lie `channels` of the
+// The products of all groups, for one phase of output positions. The groups lie `channels` of the
 // source, filters_per_group of w and `rows` of the output apart.
 struct GroupedProduct {
   PixelTiles tiles;
@@ -209,12 +209,12 @@ void gather_gemm(const GroupedProduct& o, int num_threads) {
 }
 
 template <typename T>
-void fprop(const ConvArgs& args) {
+void fprop(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const int64_t Cg = o.channels_per_group(), Kg = o.filters_per_group();
-  const GatherAxis h = fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
-  const GatherAxis w = fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
+  const GatherAxis h = fprop_axis(h_axis(o));
+  const GatherAxis w = fprop_axis(w_axis(o));
   const int64_t block = channel_block<A>(Cg, o.R * o.S);
   gather_gemm<T>({choose_tiles<A>(h, w, o.N, block, kTilePixels, kStageBytes),
                   args.x,
@@ -229,12 +229,12 @@ void fprop(const ConvArgs& args) {
 }
 
 template <typename T>
-void dgrad(const ConvArgs& args) {
+void dgrad(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const int64_t Cg = o.channels_per_group(), Kg = o.filters_per_group();
   const Epilogue store_only;
-  for_each_residue(o, [&](const GatherAxis& h, const GatherAxis& w) {
+  for_each_phase(o, [&](const GatherAxis& h, const GatherAxis& w) {
     const int64_t block = channel_block<A>(Kg, h.taps * w.taps);
     gather_gemm<T>({choose_tiles<A>(h, w, o.N, block, kTilePixels, kStageBytes),
                     args.y,
@@ -335,19 +335,17 @@ void add_wgrad_tile(const Terms& terms, int64_t runs, const WgradSums<A>& layout
 template <typename T>
 struct Wgrad {
   using A = accumulator_t<T>;
-  const ConvArgs& args;
+  const CpuConvArgs& args;
   GatherAxis x_h, x_w, y_h, y_w;
   PixelTiles tiles;
   WgradGrid grid;
 
-  explicit Wgrad(const ConvArgs& a)
+  explicit Wgrad(const CpuConvArgs& a)
       : args(a),
-        x_h(fprop_axis(a.problem.H, a.problem.P(), a.problem.R, a.problem.stride_h, a.problem.pad_h,
-                       a.problem.dilation_h)),
-        x_w(fprop_axis(a.problem.W, a.problem.Q(), a.problem.S, a.problem.stride_w, a.problem.pad_w,
-                       a.problem.dilation_w)),
-        y_h(fprop_axis(a.problem.P(), a.problem.P(), 1, 1, 0, 1)),
-        y_w(fprop_axis(a.problem.Q(), a.problem.Q(), 1, 1, 0, 1)),
+        x_h(fprop_axis(h_axis(a.problem))),
+        x_w(fprop_axis(w_axis(a.problem))),
+        y_h(identity_axis(a.problem.P())),
+        y_w(identity_axis(a.problem.Q())),
         tiles(choose_tiles<A>(x_h, x_w, a.problem.N, wgrad_tile_channels(a.problem), kWgradPixels,
                               kStageBytes)),
         grid(a.problem, tiles.count()) {}
@@ -355,7 +353,7 @@ struct Wgrad {
   Stage x_stage(const PixelTile& pixels, const WgradTile& t) const {
     GatherAxis h = x_h;
     h.taps = t.r_end - t.r;
-    if (t.r > 0) h.offset += t.r * h.offset_step;
+    if (t.r > 0) h.source_first += t.r * h.tap_offset;
     return pixels.stage<A>(h, x_w, t.c_end - t.c);
   }
   WgradSums<A> sums(const WgradTile& t) const { return {x_stage(PixelTile(tiles, 0), t), x_w}; }
@@ -432,7 +430,7 @@ struct Wgrad {
 
 }  // namespace
 
-void conv2d_implicit_gemm(ConvOp op, const ConvArgs& args) {
+void conv2d_implicit_gemm(ConvOp op, const CpuConvArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     if (op == ConvOp::fprop) return fprop<T>(args);

@@ -62,19 +62,19 @@ static inline void for_each_plane_row(int64_t rows, const Body& body) {
 }
 constexpr int half(int count) { return count > 1 ? count / 2 : 1; }
 
-// For each class and each run of rows of a group's output channels, weights[term][row].
+// For each phase and each run of rows of a group's output channels, weights[term][row].
 template <typename T>
 void pack_plane_weights(const PlaneProduct& o, int64_t group, accumulator_t<T>* out) {
   const Strides& strides = o.filters.strides;
   const T* const filters = static_cast<const T*>(o.filters.data) + group * o.group_stride;
-  for (int64_t i = 0; i < o.classes(); ++i) {
+  for (int64_t i = 0; i < o.phases(); ++i) {
     const GatherAxis &h = o.h[i / o.w.count].axis, &w = o.w[i % o.w.count].axis;
     for_each_plane_row(o.rows, [&](int64_t row, auto count) {
       for (int64_t d = 0; d < o.depth; ++d) {
         for (int64_t tap = 0; tap < h.taps * w.taps; ++tap) {
           const T* const from = filters + d * o.depth_stride +
-                                (h.weight + tap / w.taps * h.weight_step) * strides.h +
-                                (w.weight + tap % w.taps * w.weight_step) * strides.w;
+                                (h.tap_first + tap / w.taps * h.tap_step) * strides.h +
+                                (w.tap_first + tap % w.taps * w.tap_step) * strides.w;
           for (int m = 0; m < decltype(count)::value; ++m) {
             *out++ = to_accumulator(from[(row + m) * o.row_stride]);
           }
@@ -84,7 +84,7 @@ void pack_plane_weights(const PlaneProduct& o, int64_t group, accumulator_t<T>* 
   }
 }
 
-// Stores output channels [first, first + channels) of the tile's positions of a class from
+// Stores output channels [first, first + channels) of the tile's positions of a phase from
 // c[channel][column].
 template <typename T>
 void store_planes_tile(const PlaneProduct& o, const Planes<accumulator_t<T>>& planes,
@@ -162,7 +162,7 @@ void planes_tile(const PlaneProduct& o, const PlaneTiles& tiles, int64_t n, int6
     planes.template fill<T>(view, n, groups * o.depth, source);
   }
   int64_t first_term = 0;
-  for (int64_t i = 0; i < o.classes(); ++i) {
+  for (int64_t i = 0; i < o.phases(); ++i) {
     const int64_t h = i / o.w.count, w = i % o.w.count, terms = o.terms(h, w);
     fill_offsets(o, planes, h, w, offsets);
     for (int64_t g = 0; g < groups; ++g) {
@@ -175,7 +175,7 @@ void planes_tile(const PlaneProduct& o, const PlaneTiles& tiles, int64_t n, int6
         for_each_run<kMost, half(kMost), half(half(kMost)), 1>(
             vectors, [&](int64_t vector, auto run) {
               const int64_t column = vector * kLanes<A>;
-              // A class without taps is zero: the first run of terms stores in any case.
+              // A phase without taps is zero: the first run of terms stores in any case.
               for (int64_t t = 0; t == 0 || t < terms; t += kSumLength) {
                 planes_micro<kRows, decltype(run)::value>(
                     offsets + t, min64(kSumLength, terms - t), t > 0, from + column,
@@ -206,12 +206,11 @@ void planes_product(const PlaneProduct& o, int num_threads) {
   });
 }
 
-PlaneProduct fprop_product(const ConvArgs& args) {
+PlaneProduct fprop_product(const CpuConvArgs& args) {
   const ConvProblem& o = args.problem;
   const Strides& strides = args.w.strides;
   const int64_t Kg = o.filters_per_group();
-  return {{one_class(fprop_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h)),
-           one_class(fprop_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w))},
+  return {{one_phase(fprop_axis(h_axis(o))), one_phase(fprop_axis(w_axis(o)))},
           o.N,
           o.groups,
           Kg,
@@ -226,13 +225,13 @@ PlaneProduct fprop_product(const ConvArgs& args) {
 }
 
 template <typename T>
-void dgrad(const ConvArgs& args) {
+void dgrad(const CpuConvArgs& args) {
   const ConvProblem& o = args.problem;
   const Strides& strides = args.w.strides;
   const int64_t Kg = o.filters_per_group();
   const Epilogue store_only;
-  for_each_dgrad(o, [&](const Classes& classes) {
-    planes_product<T>({classes, o.N, o.groups, o.channels_per_group(), Kg, args.y, args.w,
+  for_each_dgrad(o, [&](const GatherPhases& phases) {
+    planes_product<T>({phases, o.N, o.groups, o.channels_per_group(), Kg, args.y, args.w,
                        Kg * strides.n, strides.c, strides.n, args.x, &store_only},
                       args.num_threads);
   });
@@ -296,12 +295,12 @@ template <typename T>
 struct PlanesWgrad {
   using A = accumulator_t<T>;
   using Mask = typename LaneIndex<A>::type;
-  const ConvArgs& args;
+  const CpuConvArgs& args;
   PlaneProduct x;  // groups, their channels and taps
   PlaneTiles tiles;
   int64_t at_once, blocks, slices;
 
-  explicit PlanesWgrad(const ConvArgs& a)
+  explicit PlanesWgrad(const CpuConvArgs& a)
       : args(a),
         x(fprop_product(a)),
         tiles(PlaneTiles::of<A>(x)),
@@ -358,8 +357,8 @@ struct PlanesWgrad {
   // dy in rows of x's pitch, zeros between.
   Planes<A> dy_planes(const Planes<A>& planes, int64_t u, int64_t v) const {
     const int64_t u_end = u + planes.h.positions, v_end = v + planes.w.positions;
-    return {PlaneAxis(fprop_axis(u_end, u_end, 1, 1, 0, 1), u, u_end),
-            PlaneAxis(fprop_axis(v_end, v_end, 1, 1, 0, 1), v, v_end), planes.pitch()};
+    return {PlaneAxis(identity_axis(u_end), u, u_end), PlaneAxis(identity_axis(v_end), v, v_end),
+            planes.pitch()};
   }
 
   void fill_masks(const Planes<A>& planes, int64_t vectors, Mask* masks) const {
@@ -403,7 +402,7 @@ struct PlanesWgrad {
 
 }  // namespace
 
-void conv2d_planes(ConvOp op, const ConvArgs& args) {
+void conv2d_planes(ConvOp op, const CpuConvArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     if (op == ConvOp::fprop) return planes_product<T>(fprop_product(args), args.num_threads);

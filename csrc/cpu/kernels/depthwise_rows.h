@@ -25,7 +25,7 @@ namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr int kRowPixels = 7;
 constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
-// Taps of a class for each source pixel, in single rows and in pairs; with more, panels.h's
+// Taps of a phase for each source pixel, in single rows and in pairs; with more, panels.h's
 // constant steps are faster.
 constexpr int64_t kMaxRowTaps = 9, kMaxPairTaps = 25;
 constexpr int64_t kTasksOfThread = 4;
@@ -36,7 +36,7 @@ static inline bool rows_pair(const DepthwiseProduct& o) {
   bool result = true;
   for (int64_t a = 0; a < o.h.count; ++a) {
     const GatherAxis& h = o.h[a].axis;
-    result = result && h.source_step == 1 && (h.taps < 2 || h.offset_step == 1);
+    result = result && h.source_step == 1 && (h.taps < 2 || h.tap_offset == 1);
   }
   return result;
 }
@@ -45,7 +45,7 @@ template <typename T>
 static bool has_rows_of_channels(const DepthwiseProduct& o) {
   const Epilogue& e = *o.out.epilogue;
   const int64_t most = rows_pair(o) ? kMaxPairTaps : kMaxRowTaps;
-  for (int64_t i = 0; i < o.classes(); ++i) {
+  for (int64_t i = 0; i < o.phases(); ++i) {
     const GatherAxis &h = o.h[i / o.w.count].axis, &w = o.w[i % o.w.count].axis;
     if (h.taps * w.taps > most * min64(h.source_step, h.taps) * min64(w.source_step, w.taps)) {
       return false;
@@ -159,37 +159,38 @@ static void depthwise_run(const RowTaps& taps, const T* source, const T* weights
   }
 }
 
-// Rows u, ..., u + kRows - 1 of positions of class (a, b) in image n.
+// Rows u, ..., u + kRows - 1 of positions of phase (a, b) in image n.
 template <int kRows, typename T>
 static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64_t a, int64_t b,
                           const T* weights, int64_t weight_step, Range* inside, Clip* clips) {
   GatherAxis h = o.h[a].axis, w = o.w[b].axis;
-  if (h.taps < 2) h.offset_step = 1;  // may be anything, as no second tap is there
-  if (w.taps < 2) w.offset_step = 1;
+  if (h.taps < 2) h.tap_offset = 1;  // may be anything, as no second tap is there
+  if (w.taps < 2) w.tap_offset = 1;
   Strides x = o.source.tensor.strides;
   if (h.source_size < 2) x.h = 0;  // may be anything as well
   if (w.source_size < 2) x.w = 0;
   const Epilogue& e = *o.out.epilogue;
-  const int64_t first_h = u * h.source_step + h.offset;
+  const int64_t first_h = u * h.source_step + h.source_first;
   const int64_t source_rows = h.taps == 0 ? 0 : h.taps + kRows - 1;
-  const int64_t next_h = first_h + max64(0, h.taps - 1) * h.offset_step + 1 + (kRows - 1);
-  const bool asks = a == 0 && b == 0;  // for what all classes read
+  const int64_t next_h = first_h + max64(0, h.taps - 1) * h.tap_offset + 1 + (kRows - 1);
+  const bool asks = a == 0 && b == 0;  // for what all phases read
   const int64_t next_rows =
       asks ? min64(min64(h.source_step * kRows, kMaxAhead), h.source_size - next_h) : 0;
   const int64_t next_columns = min64(w.source_step, kMaxAhead);
-  const RowTaps taps = {valid_range(first_h, h.offset_step, h.source_size, 0, source_rows),
+  const RowTaps taps = {valid_range(first_h, h.tap_offset, h.source_size, 0, source_rows),
                         h.taps,
                         w.taps,
-                        h.offset_step * x.h,
-                        w.offset_step * x.w,
+                        h.tap_offset * x.h,
+                        w.tap_offset * x.w,
                         w.positions > 1 ? w.source_step * x.w : 0,
                         clips,
                         weight_step};
-  const T* const image = static_cast<const T*>(o.source.tensor.data) + n * x.n + w.offset * x.w;
+  const T* const image =
+      static_cast<const T*>(o.source.tensor.data) + n * x.n + w.source_first * x.w;
   const T *const source = image + first_h * x.h, *const next = image + next_h * x.h;
   for (int64_t j = 0; j < w.taps; ++j) {
-    inside[j] =
-        valid_range(w.offset + j * w.offset_step, w.source_step, w.source_size, 0, w.positions);
+    inside[j] = valid_range(w.source_first + j * w.tap_offset, w.source_step, w.source_size, 0,
+                            w.positions);
   }
   const bool is_clamp = Clamp<T>::is(e.activation);
   RunOutput<T> out[kRows];
@@ -229,7 +230,7 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
   });
 }
 
-// weights[class][tap][channel], rows weight_step apart.
+// weights[phase][tap][channel], rows weight_step apart.
 template <typename T>
 static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t weight_step,
                            int num_threads) {
@@ -238,7 +239,7 @@ static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t 
   const int64_t tasks = div_up(kTasksOfThread * num_threads, max64(1, images));  // of an image
   const int64_t task_rows = at_once * max64(1, U / (tasks * at_once));
   const int64_t blocks = div_up(U, task_rows);
-  int64_t columns = 0;  // of any class
+  int64_t columns = 0;  // of any phase
   for (int64_t b = 0; b < o.w.count; ++b) columns = max64(columns, o.w[b].axis.taps);
   parallel_for(images * blocks, num_threads, [&](int64_t task) {
     Range* const inside = static_cast<Range*>(

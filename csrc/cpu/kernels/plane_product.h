@@ -10,8 +10,8 @@ namespace fastconv::cpu::FASTCONV_ISA {
 constexpr int64_t kAdjacentVectors = 4;
 constexpr int64_t kPlaneBytes = 512 << 10;  // of a task's planes, or one row of them
 
-// The planes of a tile serve all classes of its output positions.
-struct PlaneProduct : Classes {
+// The planes of a tile serve all phases of its output positions.
+struct PlaneProduct : GatherPhases {
   int64_t images, groups, rows, depth;  // a group has `rows` output and `depth` source channels
   TensorView source, filters;
   int64_t group_stride, row_stride, depth_stride;  // of the filters, by output and source channel
@@ -57,16 +57,17 @@ struct PlaneTiles {
   int64_t count() const { return row_tiles * column_tiles; }
 };
 
-// Of the terms of class (a, b).
+// Of the terms of phase (a, b).
 template <typename A>
 static void fill_offsets(const PlaneProduct& o, const Planes<A>& planes, int64_t a, int64_t b,
                          int32_t* out) {
-  const ClassAxis &h = o.h[a], &w = o.w[b];
+  const PhaseAxis &h = o.h[a], &w = o.w[b];
   for (int64_t d = 0; d < o.depth; ++d) {
     for (int64_t i = 0; i < h.axis.taps; ++i) {
       for (int64_t j = 0; j < w.axis.taps; ++j) {
-        *out++ = static_cast<int32_t>(d * planes.channel_elements() +
-                                      planes.offset(h.first + i * h.step, w.first + j * w.step));
+        *out++ = static_cast<int32_t>(
+            d * planes.channel_elements() +
+            planes.offset(h.first_tap + i * h.tap_step, w.first_tap + j * w.tap_step));
       }
     }
   }

@@ -22,7 +22,7 @@ void PoolWindows::fill(Axis& axis, int64_t in, int64_t kernel, int64_t stride, i
   for (int64_t position = 0; position < out; ++position) {
     const int64_t start = position * stride - pad;
     // Taps before the tensor are skipped, and taps past its end dropped.
-    const int64_t skipped = start < 0 ? ceil_div(-start, dilation) : 0;
+    const int64_t skipped = start < 0 ? div_up(-start, dilation) : 0;
     const int64_t begin = start + skipped * dilation;
     const int64_t inside = begin < in ? (in - 1 - begin) / dilation + 1 : 0;
     const int64_t count = std::clamp<int64_t>(kernel - skipped, 0, inside);

@@ -26,10 +26,10 @@ struct PlaneAxis {
 
   PlaneAxis(const GatherAxis& gathered, int64_t begin, int64_t end)
       : axis(gathered), positions(end - begin) {
-    if (axis.taps < 2) axis.offset_step = 1;  // may be anything, as no second tap is there
+    if (axis.taps < 2) axis.tap_offset = 1;  // may be anything, as no second tap is there
     if (positions < 2) axis.source_step = 1;
-    first_ = axis.offset + (begin == 0 ? 0 : begin * gathered.source_step);
-    const int64_t span = (axis.taps - 1) * axis.offset_step;
+    first_ = axis.source_first + (begin == 0 ? 0 : begin * gathered.source_step);
+    const int64_t span = (axis.taps - 1) * axis.tap_offset;
     planes = min64(axis.source_step, span + 1);
     size = positions + span / axis.source_step;
     apart_ = axis.taps == 0 || planes > positions * axis.taps / size;  // planes * size may overflow
@@ -38,9 +38,9 @@ struct PlaneAxis {
       size = positions;
     }
   }
-  int64_t plane(int64_t i) const { return apart_ ? i : i * axis.offset_step % axis.source_step; }
-  int64_t shift(int64_t i) const { return apart_ ? 0 : i * axis.offset_step / axis.source_step; }
-  int64_t first(int64_t plane) const { return first_ + plane * (apart_ ? axis.offset_step : 1); }
+  int64_t plane(int64_t i) const { return apart_ ? i : i * axis.tap_offset % axis.source_step; }
+  int64_t shift(int64_t i) const { return apart_ ? 0 : i * axis.tap_offset / axis.source_step; }
+  int64_t first(int64_t plane) const { return first_ + plane * (apart_ ? axis.tap_offset : 1); }
 
  private:
   int64_t first_;

@@ -8,21 +8,15 @@
 
 namespace fastconv::cuda {
 
-struct TensorSize {
-  int64_t n = 1, c = 1, h = 1, w = 1;
-};
+inline bool is_aligned(const void* address, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(bytes) == 0;
+}
 
-// Whether an address is a multiple of `bytes`, and each stride that leads anywhere, but that of
-// `along`, a multiple of as many bytes.
+// Whether a tensor's rows along an axis all begin at an address that is a multiple of `bytes`.
 inline bool is_aligned(const TensorView& tensor, const TensorSize& size, int64_t element_size,
                        int64_t Strides::* along, int64_t bytes) {
-  if (reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(bytes) != 0) return false;
-  const Strides& strides = tensor.strides;
-  const auto fits = [&](int64_t Strides::* axis, int64_t extent) {
-    return axis == along || extent == 1 || strides.*axis * element_size % bytes == 0;
-  };
-  return fits(&Strides::n, size.n) && fits(&Strides::c, size.c) && fits(&Strides::h, size.h) &&
-         fits(&Strides::w, size.w);
+  return is_aligned(tensor.data, bytes) &&
+         rows_are_aligned(tensor.strides, size, element_size, along, bytes);
 }
 
 // Whether kCount elements along an axis can be accessed at once, everywhere in a tensor of T.
