@@ -7,9 +7,9 @@ namespace {
 
 // One panel of packed filters (kMicroColumns rows of double) must stay small against the workspace.
 constexpr int64_t kMaxProductGemmK = int64_t{1} << 18;
-// dgrad runs one product for each residue class modulo the stride.
+// dgrad runs one product for each phase, of which there are stride_h * stride_w.
 constexpr int64_t kMaxProductDgradStride = 4;
-// Groups of up to so many channels leave lanes along channels empty.
+// Groups of up to so many channels would leave most lanes along channels without work.
 constexpr int64_t kMaxPlanes = 8;
 constexpr int64_t kMaxWgradPlanes = 4;
 constexpr int64_t kFewOutputs = 4;
@@ -72,7 +72,7 @@ CpuConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem) {
   const int64_t outputs = product_rows(op, problem), sources = group_depth(op, problem);
   if (op == ConvOp::dgrad &&
       (problem.stride_h > kMaxProductDgradStride || problem.stride_w > kMaxProductDgradStride)) {
-    return {CpuAlgorithm::direct, "one product for each of stride_h*stride_w classes is too many"};
+    return {CpuAlgorithm::direct, "one product for each of stride_h*stride_w phases is too many"};
   }
   if (problem.groups > 1 && outputs == 1 && sources == 1) {
     return {CpuAlgorithm::depthwise, "one channel per group: lanes along channels"};

@@ -8,11 +8,11 @@
 namespace fastconv {
 namespace {
 
-// Coordinates and GEMM indices are 32-bit in the kernel; half of the range is left for sums.
+// Positions and GEMM indices have 32 bits in the kernel; half of their range is left for sums.
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
 // Offsets within an image of the source, taps in the padding included, have 32 bits.
 constexpr double kMaxSpan = 1 << 30;
-// Slices shorter than this many main-loop steps are all prologue.
+// A slice of fewer steps of the main loop than this spends its time on filling the pipeline.
 constexpr int64_t kMinStepsPerSlice = 8;
 constexpr int64_t kMaxSplits = 256;
 // Partial sums may take this much memory.

@@ -33,14 +33,16 @@ struct CudaConvCall {
   CudaDevice device;
 };
 
-// The kernels of each algorithm, by the tile that a block computes or by what they are compiled
-// for. A column of a tile is a filter of the GEMM's output. im2col has no choice.
+// The kernels that an algorithm chooses from, named after the tile that a block computes or after
+// the filter and the stride that they are compiled for. im2col has one.
 enum class DirectKernel {
   wide,             // 128 pixels x 64 filters; wgrad: 128 (tap, channel) x 64 filters
   narrow,           // 128 x 16; wgrad: 64 x 16
   stem,             // fprop of 1 to 4 channels a group: 8 filters a thread
   stem_few_filters  // the same, 4 filters a thread
 };
+// Pixels x filters; wgrad: filters x (tap, channel). Small warps are twice as many, each with half
+// of the sums.
 enum class GemmKernel { tile128x128, tile128x64, tile64x64, tile128x32, tile128x64_small_warps };
 enum class DepthwiseKernel {
   any_geometry,
@@ -54,7 +56,8 @@ enum class DepthwiseKernel {
 
 struct CudaConvPlan {
   CudaAlgorithm algorithm = CudaAlgorithm::direct;
-  DirectKernel direct = DirectKernel::wide;  // of these the algorithm's counts
+  // Of the next three only the algorithm's own means anything.
+  DirectKernel direct = DirectKernel::wide;
   GemmKernel gemm = GemmKernel::tile128x128;
   DepthwiseKernel depthwise = DepthwiseKernel::any_geometry;
   bool vectorised = false;  // 16-byte accesses along channels (or along rows)
@@ -66,7 +69,7 @@ struct CudaConvPlan {
   std::string reason;
 };
 
-// What a launch needs of a plan, as integers: it passes from one native module to the other.
+// What a launch needs of a plan, as integers, since it passes from one native module to the other:
 //   algorithm, kernel of the algorithm, vectorised, packed_w, math, splits
 using CudaPlanNumbers = std::array<int, 6>;
 CudaPlanNumbers numbers_of(const CudaConvPlan& plan);

@@ -35,16 +35,16 @@ struct GatherAxis {
 struct ConvAxis {
   int64_t x_size = 1, y_size = 1, kernel = 1;
   int64_t stride = 1, pad = 0, dilation = 1;
-  // Taps that meet the same position of x in dgrad: they are phase_tap_step apart and meet
-  // positions of dy that are phase_dy_step apart. That is stride and dilation over their common
-  // divisor.
-  int64_t phase_tap_step = 1, phase_dy_step = 1;
+  // tap_step and tap_offset of all phases of dgrad: taps meet the same position of x where they are
+  // stride / d apart, d being the greatest common divisor of stride and dilation, and the positions
+  // of dy are then dilation / d apart.
+  int64_t dgrad_tap_step = 1, dgrad_tap_offset = -1;
 };
 
 FASTCONV_LOCAL ConvAxis conv_axis(int64_t x_size, int64_t y_size, int64_t kernel, int64_t stride,
                                   int64_t pad, int64_t dilation) {
   const int64_t common = greatest_common_divisor(stride, dilation);
-  return {x_size, y_size, kernel, stride, pad, dilation, stride / common, dilation / common};
+  return {x_size, y_size, kernel, stride, pad, dilation, stride / common, -(dilation / common)};
 }
 static inline ConvAxis h_axis(const ConvProblem& problem) {
   return conv_axis(problem.H, problem.P(), problem.R, problem.stride_h, problem.pad_h,
@@ -70,16 +70,16 @@ FASTCONV_LOCAL GatherAxis dgrad_axis(const ConvAxis& axis, int64_t phase) {
                        1,
                        0,
                        0,
-                       axis.phase_tap_step,
-                       -axis.phase_dy_step};
-  // Of phase_tap_step taps one at most belongs to the phase.
-  const int64_t end = axis.phase_tap_step < axis.kernel ? axis.phase_tap_step : axis.kernel;
+                       axis.dgrad_tap_step,
+                       axis.dgrad_tap_offset};
+  // Of the first dgrad_tap_step taps one at most belongs to the phase.
+  const int64_t end = axis.dgrad_tap_step < axis.kernel ? axis.dgrad_tap_step : axis.kernel;
   for (int64_t r = 0; r < end; ++r) {
     const int64_t scaled = phase + axis.pad - r * axis.dilation;  // stride * the position of dy
     if (scaled % axis.stride == 0) {
       gather.source_first = scaled / axis.stride;
       gather.tap_first = r;
-      gather.taps = div_up(axis.kernel - r, axis.phase_tap_step);
+      gather.taps = div_up(axis.kernel - r, axis.dgrad_tap_step);
       break;
     }
   }

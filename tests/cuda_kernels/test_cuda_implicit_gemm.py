@@ -143,7 +143,7 @@ def test_the_plan_reaches_every_kernel_and_no_other():
     assert reached == set(KERNELS)
 
 
-def test_dgrad_of_too_many_classes_is_direct():
+def test_dgrad_of_too_many_phases_is_direct():
     problem = ConvProblem(N=1, C=8, H=40, W=40, K=8, R=3, S=3, stride_h=5, stride_w=4)
     backend = BACKENDS["cuda:implicit_gemm"]
     assert "phases, more than" in backend._unsupported_reason(problem, torch.float32)

@@ -71,7 +71,7 @@ FAULTS = [
     ),
     Fault(
         "columns between rows are not masked",
-        "cpu/kernels/conv2d_planes.cpp",
+        "cpu/kernels/conv2d_wgrad_planes.cpp",
         "row < planes.h.positions && column < planes.w.positions",
         "true",
         "conv2d/test_conv2d_kernels.py -k 'an_infinity_reaches_only and cpu and planes'",
@@ -162,7 +162,7 @@ FAULTS = [
     ),
     Fault(
         "dropped slice",
-        "cpu/kernels/conv2d_implicit_gemm.cpp",
+        "cpu/kernels/conv2d_wgrad_implicit_gemm.cpp",
         "slice < grid.slices; ++slice)",
         "slice < max64(1, grid.slices - 1); ++slice)",
         f"{KERNELS} -k 'cpu and implicit_gemm'",
@@ -176,7 +176,7 @@ FAULTS = [
     ),
     Fault(
         "sums shared by tasks",
-        "cpu/kernels/conv2d_implicit_gemm.cpp",
+        "cpu/kernels/conv2d_wgrad_implicit_gemm.cpp",
         "task % grid.slices, c + task * elements);",
         "task % grid.slices, c + task / 2 * elements);",
         f"{KERNELS} -k 'cpu and implicit_gemm'",
@@ -205,7 +205,7 @@ FAULTS = [
     Fault(
         "a residual that steps like the result",
         "cpu/staging/store_tile.h",
-        "finish.residual_step = pixel_step(o, tile, residual.strides);",
+        "finish.residual_step = pixel_step(output, tile, residual.strides);",
         "finish.residual_step = step;",
         "conv2d/test_conv2d_autograd.py::test_a_residual_of_any_strides",
     ),

@@ -28,7 +28,7 @@ struct StageAxis {
 
   StageAxis(const GatherAxis& gathered, int64_t begin, int64_t end)
       : axis(gathered), begin(begin), positions(end - begin) {
-    if (axis.taps < 2) axis.tap_offset = 1;  // may be anything, as no second tap is there
+    if (axis.taps < 2) axis.tap_offset = 1;  // unused without a second tap; it could overflow
     if (positions < 2) axis.source_step = 1;
     first_ = axis.source_first + (begin == 0 ? 0 : begin * gathered.source_step);
     const int64_t covered =

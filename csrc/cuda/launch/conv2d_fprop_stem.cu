@@ -45,9 +45,12 @@ StemParams stem_params(const CudaConvArgs& args, const StemTile& tile, int64_t v
   params.chunks = div_up(params.pixel_tiles, params.chunk_tiles);
   params.blocks = params.chunks * params.filter_tiles * problem.groups;
   params.channels_inner = args.x.strides.c < args.x.strides.w;
-  const Strides& y = args.y.strides;
-  params.vector_y = y.c == 1 && params.filters % vector == 0 && y.n % vector == 0 &&
-                    y.h % vector == 0 && y.w % vector == 0 && is_aligned(args.y.data, kVectorBytes);
+  const TensorSize y_size = {problem.N, problem.K, params.P, params.Q};
+  const int64_t element = element_size(args.dtype);
+  params.vector_y =
+      args.y.strides.c == 1 && params.filters % vector == 0 &&
+      is_aligned(args.y.data, kVectorBytes) &&
+      rows_are_aligned(args.y.strides, y_size, element, &Strides::c, vector * element);
   return params;
 }
 

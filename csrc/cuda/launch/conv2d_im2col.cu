@@ -33,12 +33,13 @@ template <typename T>
 cudaError_t copy(const Im2colArgs& args) {
   constexpr int kVector = kVectorSize<T>;
   Im2colParams params = im2col_params(args);
-  const Strides& x = args.x.strides;
-  const bool vectorised = params.channels_inner && x.c == 1 && params.channels % kVector == 0 &&
-                          x.n % kVector == 0 && x.h % kVector == 0 && x.w % kVector == 0 &&
-                          is_aligned(args.x.data, kVectorBytes) &&
+  const ConvProblem& problem = args.problem;
+  const TensorSize x_size = {problem.N, problem.C, problem.H, problem.W};
+  const bool vectorised = params.channels_inner && args.x.strides.c == 1 &&
+                          params.channels % kVector == 0 &&
+                          is_aligned(args.x, x_size, sizeof(T), &Strides::c, kVectorBytes) &&
                           is_aligned(args.columns, kVectorBytes);
-  params.count = params.images * params.rows * params.columns_w * args.problem.C;
+  params.count = params.images * params.rows * params.columns_w * problem.C;
   if (!vectorised) return start(conv2d_im2col<T, 1>, params, args.stream);
   params.count /= kVector;
   return start(conv2d_im2col<T, kVector>, params, args.stream);

@@ -5,8 +5,8 @@
 // [channel][row][column] where they run along columns (NCHW). It is filled by copies of 16 bytes
 // where strides and address allow, else of 4 bytes or of one element: any strides are right.
 //
-// Padding is zeros that are multiplied, as in the implicit GEMM: an infinite factor makes them NaN.
-// Rows of them are left out where all factors are finite.
+// Padding is zeros that are multiplied like any element, as in the implicit GEMM: with an infinite
+// filter the product is NaN. Whole rows of padding are skipped where no filter is infinite or NaN.
 #pragma once
 
 #include "cuda/device/cp_async.cuh"
@@ -92,9 +92,9 @@ struct DepthwiseParams {
   Epilogue epilogue;               // of fprop
   int C = 0, source_h = 0, source_w = 0, out_h = 0, out_w = 0;
   FastDivmod channel_blocks, row_tiles, col_tiles;
-  // Where the window of the first tile begins, and how far that of the next one is.
+  // Where the source of the first tile begins, and from there to that of the next tile.
   int source_first_h = 0, source_first_w = 0, tile_source_step_h = 0, tile_source_step_w = 0;
-  int first_h = 0, first_w = 0;  // 0 or, for dgrad of stride 2, -1
+  int first_h = 0, first_w = 0;  // of the output: 0 or, for dgrad of stride 2, -1
   int channels = 0, strips = 0, rows = 0, tile_cols = 0;
   FastDivmod threads_inner;  // channels where lanes run along them, else strips
   SharedTile source_tile, out_tile;

@@ -1,8 +1,9 @@
 // Depthwise dgrad of stride 2 with a square filter known at compile time. (Stride 1 is fprop.)
 //
-// dx[o - pad] = sum over dy[m] * w[o - 2m]: an even o meets the even taps alone, an odd one the odd
-// taps. Tiles begin at an even o, so that the parity of each of their rows and columns is known at
-// compile time and no tap is wasted: each tap is multiplied once for 2x2 pixels of dx.
+// With m = h + pad, dx(m - pad) = sum over dy(p) * w(m - 2p): the phase of even m has the even
+// taps, that of odd m the odd ones. Tiles begin at an even m, so that the phase of each of their
+// rows and columns is known at compile time and no tap is wasted: each tap is multiplied once for
+// 2x2 pixels of dx.
 //
 //   block   = one sample, `channels` channels, a tile of dx; the dy that it needs in shared memory
 //   thread  = one channel, kStrip adjacent columns of dx (pairs even, odd), all rows of the tile

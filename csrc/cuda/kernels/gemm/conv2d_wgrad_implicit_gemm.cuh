@@ -1,6 +1,6 @@
 // wgrad on the tensor cores, as an implicit GEMM with a split gemm_k (sm_80 and later).
 //
-//   dw (gemm_m x gemm_n) = dy^T (gemm_m x gemm_k) * gathered x (gemm_k x gemm_n)
+//   dw (gemm_m x gemm_n) = dy^T (gemm_m x gemm_k) * x (gemm_k x gemm_n), x gathered
 //   gemm_m: filters of a group, gemm_n: (tap, channel), gemm_k: output pixels (n, p, q)
 //
 //            gemm_n              Both operands have gemm_k along their rows, so a slab is kTileK

@@ -8,13 +8,14 @@
 
 namespace fastconv::cuda {
 
-// One phase of the output positions; fprop has a single one.
+// One phase of the output positions; fprop has a single one. first_h, source_step_h and so on are
+// what problem/gather_axis.h says of both axes.
 struct GemmPhase {
   FastDivmod image, width;  // output positions of this phase, per image and per row
   FastDivmod taps_w;
-  int first_h = 0, first_w = 0;                // first output position
-  int source_first_h = 0, source_first_w = 0;  // what the first tap reads there
-  int tap_offset_h = 0, tap_offset_w = 0;      // from tap to tap
+  int first_h = 0, first_w = 0;
+  int source_first_h = 0, source_first_w = 0;
+  int tap_offset_h = 0, tap_offset_w = 0;
   int gemm_m = 0, gemm_k = 0;
   int first_tile = 0;   // tiles along gemm_m of the phases before
   int filter_row = 0;   // elements of a packed row
@@ -29,7 +30,7 @@ struct ImplicitGemmParams {
   float* partial = nullptr;       // (split, output pixel, group, gemm_n), or null
   Epilogue epilogue;
   GemmStore store = GemmStore::channels;
-  int source_h = 0, source_w = 0, source_step_h = 1, source_step_w = 1;  // step: per position
+  int source_h = 0, source_w = 0, source_step_h = 1, source_step_w = 1;
   int out_h = 0, out_w = 0, step_h = 1, step_w = 1;
   int64_t out_pixels = 0;  // N * out_h * out_w
   int gemm_n = 0;          // of a group
