@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 
 #include "plan/cuda_plan.h"
 #include "problem/conv_problem.h"
@@ -19,7 +20,7 @@ struct DepthwiseConfig {
 };
 inline constexpr DepthwiseConfig kDepthwiseConfigs[] = {{0, 0}, {3, 1}, {3, 2}, {5, 1},
                                                         {5, 2}, {7, 1}, {7, 2}};
-inline constexpr int kDepthwiseKernelCount = 7;
+inline constexpr int kDepthwiseKernelCount = static_cast<int>(std::size(kDepthwiseConfigs));
 constexpr DepthwiseConfig config_of(DepthwiseKernel kernel) {
   return kDepthwiseConfigs[static_cast<int>(kernel)];
 }

@@ -226,12 +226,15 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   params.dy = args.y;
   params.partial = static_cast<float*>(args.workspace);
   params.slice = problem.w_elements();
-  params.source_h = static_cast<int>(problem.H), params.source_w = static_cast<int>(problem.W);
-  params.stride_h = static_cast<int>(problem.stride_h),
-  params.stride_w = static_cast<int>(problem.stride_w);
-  params.pad_h = static_cast<int>(problem.pad_h), params.pad_w = static_cast<int>(problem.pad_w);
-  params.dilation_h = static_cast<int>(problem.dilation_h);
-  params.dilation_w = static_cast<int>(problem.dilation_w);
+  const GatherAxis h = fprop_axis(h_axis(problem)), w = fprop_axis(w_axis(problem));
+  params.source_h = static_cast<int>(h.source_size);
+  params.source_w = static_cast<int>(w.source_size);
+  params.source_first_h = static_cast<int>(h.source_first);
+  params.source_first_w = static_cast<int>(w.source_first);
+  params.source_step_h = static_cast<int>(h.source_step);
+  params.source_step_w = static_cast<int>(w.source_step);
+  params.tap_offset_h = static_cast<int>(h.tap_offset);
+  params.tap_offset_w = static_cast<int>(w.tap_offset);
   params.gemm_m = static_cast<int>(shape.gemm_m), params.gemm_n = static_cast<int>(shape.gemm_n);
   params.gemm_k = static_cast<int>(shape.gemm_k);
   params.splits = args.plan.splits;

@@ -29,8 +29,9 @@ struct WgradGemmParams {
   TensorView x, dy;
   float* partial = nullptr;  // (split, group, gemm_m, gemm_n)
   int64_t slice = 0;         // elements of a split
-  int source_h = 0, source_w = 0, stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0;
-  int dilation_h = 1, dilation_w = 1;
+  // Of fprop's axes: problem/gather_axis.h.
+  int source_h = 0, source_w = 0, source_first_h = 0, source_first_w = 0;
+  int source_step_h = 1, source_step_w = 1, tap_offset_h = 1, tap_offset_w = 1;
   int gemm_m = 0, gemm_n = 0, gemm_k = 0;
   int splits = 1;
   FastDivmod channels, taps_w;  // of gemm_n
@@ -82,8 +83,8 @@ __device__ __forceinline__ WgradPixel wgrad_pixel(const WgradGemmParams& params,
   uint32_t rest, q;
   const int64_t n = params.image.divmod(pixel, rest);
   const int64_t p = params.width.divmod(rest, q);
-  const int h = static_cast<int>(p) * params.stride_h - params.pad_h;
-  const int w = static_cast<int>(q) * params.stride_w - params.pad_w;
+  const int h = static_cast<int>(p) * params.source_step_h + params.source_first_h;
+  const int w = static_cast<int>(q) * params.source_step_w + params.source_first_w;
   return {n * params.dy.strides.n + p * params.dy.strides.h + q * params.dy.strides.w,
           n * params.x.strides.n + h * params.x.strides.h + w * params.x.strides.w, h, w};
 }
@@ -92,7 +93,7 @@ __device__ __forceinline__ WgradTap wgrad_tap(const WgradGemmParams& params, int
   if (column >= params.gemm_n) return {0, kNowhere, 0};
   uint32_t channel, tap_w;
   const int tap_h = params.taps_w.divmod(params.channels.divmod(column, channel), tap_w);
-  const int h = tap_h * params.dilation_h, w = static_cast<int>(tap_w) * params.dilation_w;
+  const int h = tap_h * params.tap_offset_h, w = static_cast<int>(tap_w) * params.tap_offset_w;
   return {h * static_cast<int>(params.x.strides.h) + w * static_cast<int>(params.x.strides.w) +
               static_cast<int>(channel) * static_cast<int>(params.x.strides.c),
           h, w};
