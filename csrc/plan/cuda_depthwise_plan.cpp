@@ -21,7 +21,7 @@ int slices(int64_t items, int64_t blocks_of_one, int64_t bytes_of_one, int64_t t
       std::max(traffic / bytes_of_one, div_up(multiprocessors, blocks_of_one));
   const int64_t most =
       std::clamp<int64_t>(std::min(wanted, affordable), 1, std::min(items, kMaxSlices));
-  return static_cast<int>(div_up(items, div_up(items, most)));  // none is empty
+  return static_cast<int>(div_up(items, div_up(items, most)));  // no slice is empty
 }
 
 }  // namespace

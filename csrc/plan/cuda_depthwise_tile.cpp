@@ -9,9 +9,10 @@ namespace {
 
 constexpr int64_t kVectorBytes = 16;
 constexpr int64_t kWarpSize = 32;
-// Without opting in, and four such blocks share a multiprocessor.
+// A kernel need not opt in for so much, and four such blocks share a multiprocessor.
 constexpr int64_t kSharedBudget = 48 << 10;
-// Fewer bytes of a pixel than this use its sectors of memory badly.
+// Memory is read in sectors of 32 bytes: fewer adjacent bytes of a pixel than this waste much of
+// them.
 constexpr int64_t kMinSegmentBytes = 64;
 constexpr int64_t kMinThreads = 128;
 // Blocks that keep a large GPU busy for two waves; tiles shrink to get there.
@@ -21,7 +22,8 @@ constexpr int64_t kMaxRows = 64;
 constexpr int kMaxStripsAlongChannels = 8;
 constexpr int kMaxStripsAlongColumns = 16;
 
-// Output sizes as the kernel sees them. dgrad of stride 2 counts from an even padded position.
+// Output sizes as the kernel sees them. dgrad of stride 2 begins where h + pad is even, which is at
+// h = -1 with an odd padding.
 struct Extent {
   int64_t rows = 0, cols = 0;
 };

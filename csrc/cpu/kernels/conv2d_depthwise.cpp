@@ -11,9 +11,9 @@
 //                  Up to kWgradTaps taps at a time; kWgradSumLength pixels in accumulator type,
 //                  their sums in double.
 //
-// Panels hold zeros where a tap lies in the padding, and rows of taps there are left out. So that a
-// filter that is not finite makes no NaN of the one and nothing of the other, conv2d_direct runs
-// such filters: its padding adds nothing.
+// Panels hold zeros where a tap lies in the padding, while whole rows of taps there are left out.
+// With an infinite or NaN filter the zeros would give NaN and the rows left out nothing, so that
+// conv2d_direct runs such filters: in it padding never adds anything.
 //
 // A task is a tile of pixels (wgrad: a slice of the tiles) and kPanels panels of channels.
 // Bound: bytes for 3x3, multiply-adds beyond.
@@ -31,13 +31,15 @@ namespace {
 constexpr int64_t kPanels = 4;         // of a task, one after the other
 constexpr int64_t kTilePixels = 3136;  // of a tile, at most
 constexpr int64_t kMinTilePixels = 112;
-constexpr int64_t kPanelBytes = 128 << 10;  // of a panel, which is to stay in L2
+constexpr int64_t kPanelBytes = 128 << 10;  // of a panel, so that it stays in L2
 constexpr int64_t kTasksWanted = 2;         // for each thread
 constexpr int kWgradTaps = 10;
-constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
+constexpr int64_t kSumsBytes =
+    64 << 20;  // of all of wgrad's slices, unless a single one takes more
 constexpr int64_t kWgradTilePixels = 224;
 constexpr int64_t kWgradSumLength = 56;  // pixels summed in accumulator type, before double
-// Enough tasks to split the pixels for; fixed, as it sets the sums.
+// Pixels are cut into slices until there are so many tasks. The number of threads has no say, since
+// the slices decide in which order a sum is added up.
 constexpr int64_t kWgradTasks = 16;
 
 // ---- fprop and dgrad -------------------------------------------------------------------------

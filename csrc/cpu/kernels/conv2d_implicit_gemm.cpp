@@ -27,10 +27,12 @@ void conv2d_wgrad_implicit_gemm(const CpuConvArgs& args);
 
 namespace {
 
-constexpr int64_t kTilePixels = 224;     // at most, of a tile; ImageNet's rows divide it
-constexpr int64_t kFilterTile = 256;     // filters of c, a multiple of kMicroColumns
-constexpr int64_t kEvenTasks = 8;        // a thread; then all filters of a stage are one task
-constexpr int64_t kFewestTasks = 2;      // a thread; fewer are split below kFilterTile
+constexpr int64_t kTilePixels = 224;  // of a tile, at most; divisible by rows of 112, 56, 28 ...
+constexpr int64_t kFilterTile = 256;  // filters of c, a multiple of kMicroColumns
+// Tasks wanted for each thread: the filters of a tile are split among tasks until there are
+// kEvenTasks, into parts smaller than kFilterTile only until there are kFewestTasks.
+constexpr int64_t kEvenTasks = 8;
+constexpr int64_t kFewestTasks = 2;
 constexpr int64_t kMinFilterTile = 32;   // smaller tiles spend more on staging than threads gain
 constexpr int64_t kChannelBlock = 2048;  // channels staged at a time, at most
 constexpr int64_t kMaxStageBytes = 8 << 20;  // of the smallest tile

@@ -18,7 +18,8 @@ constexpr int64_t kWgradChannels = 32;     // at least, where there are many tap
 constexpr int64_t kWgradTaps = 16;         // of a tile, or one row of them
 constexpr int64_t kWgradPixels = 112;      // of a tile
 constexpr int64_t kWgradRowSums = 8192;    // filters x taps of a row, at most
-// Enough tasks to split the pixels for; fixed, as it sets the sums.
+// Pixels are cut into slices until there are so many tasks. The number of threads has no say, since
+// the slices decide in which order a sum is added up.
 constexpr int64_t kWgradTasks = 16;
 
 int64_t wgrad_tap_rows(const ConvProblem& problem) {

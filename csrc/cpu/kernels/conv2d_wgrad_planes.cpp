@@ -11,10 +11,12 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kSumsBytes = 64 << 20;  // of wgrad's slices, where one needs no more
-constexpr int kWgradRows = 4;             // filters of a micro tile
+constexpr int64_t kSumsBytes =
+    64 << 20;                  // of all of wgrad's slices, unless a single one takes more
+constexpr int kWgradRows = 4;  // filters of a micro tile
 constexpr int kWgradTerms = kVectorBytes == 64 ? 6 : 2;
-// Enough tasks to split the pixels for; fixed, as it sets the sums.
+// Pixels are cut into slices until there are so many tasks. The number of threads has no say, since
+// the slices decide in which order a sum is added up.
 constexpr int64_t kWgradTasks = 16;
 
 // sums[filter][term] += dy[filter][column] * planes[term + column], a vector of partial sums each,

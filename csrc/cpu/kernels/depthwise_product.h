@@ -6,7 +6,9 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-constexpr int kRun = kVectorBytes >= 32 ? 14 : 7;  // pixels of a row at a time; ImageNet's rows
+constexpr int kRun = kVectorBytes >= 32
+                         ? 14
+                         : 7;  // pixels of a row at a time; divides rows of 224, 112, 56, 28 and 14
 
 // Lanes [k, k + count) of a tensor: lane l is its channel (k + l) / repeat.
 struct Lanes {

@@ -29,7 +29,7 @@ constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
 // constant steps are faster.
 constexpr int64_t kMaxRowTaps = 9, kMaxPairTaps = 25;
 constexpr int64_t kTasksOfThread = 4;
-constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are asked for ahead
+constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are prefetched
 
 // Whether a row's taps lie a tap row further on than those of the row before.
 static inline bool rows_pair(const DepthwiseProduct& product) {
@@ -71,8 +71,8 @@ struct RowTaps {
   int64_t weight_step;
 };
 
-// Asks for all channels of `pixels` pixels to come to L2, in the order of their addresses: memory
-// is then a third faster than in pieces of some channels.
+// Prefetches all channels of `pixels` pixels to L2, in the order of their addresses: memory is then
+// a third faster than in pieces of some channels.
 template <bool kWrite, typename T>
 static inline void prefetch_pixels(const T* first, int64_t pixels, int64_t step, int64_t channels) {
   constexpr int64_t kLine = 64 / sizeof(T);
@@ -175,9 +175,9 @@ static void depthwise_row(const DepthwiseProduct& product, int64_t n, int64_t u,
   const int64_t first_h = u * h.source_step + h.source_first;
   const int64_t source_rows = h.taps == 0 ? 0 : h.taps + kRows - 1;
   const int64_t next_h = first_h + max64(0, h.taps - 1) * h.tap_offset + 1 + (kRows - 1);
-  const bool asks = a == 0 && b == 0;  // for what all phases read
+  const bool prefetches = a == 0 && b == 0;  // the first phase, for all of them
   const int64_t next_rows =
-      asks ? min64(min64(h.source_step * kRows, kMaxAhead), h.source_size - next_h) : 0;
+      prefetches ? min64(min64(h.source_step * kRows, kMaxAhead), h.source_size - next_h) : 0;
   const int64_t next_columns = min64(w.source_step, kMaxAhead);
   const RowTaps taps = {valid_range(first_h, h.tap_offset, h.source_size, 0, source_rows),
                         h.taps,

@@ -129,7 +129,7 @@ static __attribute__((noinline)) void store_tile(const TileOutput& output, const
   const Epilogue& epilogue = *output.epilogue;
   const TensorView& residual = epilogue.residual;
   const T* const bias = static_cast<const T*>(epilogue.bias);
-  // Rows that lie one after the other are one.
+  // Contiguous rows are stored as one.
   const auto adjacent = [&](const Strides& strides) {
     return h_axis.step == 1 && w_axis.step == 1 && strides.h == w_axis.positions * strides.w;
   };

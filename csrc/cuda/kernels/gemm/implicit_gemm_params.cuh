@@ -40,7 +40,7 @@ struct ImplicitGemmParams {
   GemmPhase phases[kMaxGemmPhases];
 };
 
-// What the block has to do: blockIdx.x = (group, tile along m, tile along n), blockIdx.y = split.
+// What a block has to do: blockIdx.x = (group, tile along m, tile along n), blockIdx.y = split.
 struct GemmBlock {
   int phase, group, row0, column0, slab_begin, slab_end;
 
