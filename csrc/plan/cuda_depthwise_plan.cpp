@@ -9,18 +9,18 @@ namespace {
 // Slices of wgrad's sums: enough blocks to fill the device several times over, few enough that
 // adding them up costs little.
 constexpr int64_t kWaves = 4;
-constexpr int64_t kMaxSlices = 256;
+constexpr int64_t kMaxSplits = 256;
 constexpr int64_t kTensorsToSlices = 8;  // bytes of x and dy for each byte of the workspace
 
 // `traffic`: bytes that slices may cost in all, unless the device would be left half empty.
-int slices(int64_t items, int64_t blocks_of_one, int64_t bytes_of_one, int64_t traffic,
-           int sm_count) {
+int choose_splits(int64_t items, int64_t blocks_of_one, int64_t bytes_of_one, int64_t traffic,
+                  int sm_count) {
   const int64_t multiprocessors = std::max(sm_count, 1);
   const int64_t wanted = div_up(kWaves * multiprocessors, blocks_of_one);
   const int64_t affordable =
       std::max(traffic / bytes_of_one, div_up(multiprocessors, blocks_of_one));
   const int64_t most =
-      std::clamp<int64_t>(std::min(wanted, affordable), 1, std::min(items, kMaxSlices));
+      std::clamp<int64_t>(std::min(wanted, affordable), 1, std::min(items, kMaxSplits));
   return static_cast<int>(div_up(items, div_up(items, most)));  // no slice is empty
 }
 
@@ -56,8 +56,8 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
   if (plan.depthwise == DepthwiseKernel::any_geometry) {
     plan.tile_name = std::string("any geometry") + lanes;
     if (call.op == ConvOp::wgrad) {
-      plan.splits = slices(problem.N * problem.P(), depthwise_generic_wgrad_blocks(problem),
-                           sums_bytes, traffic, call.device.sm_count);
+      plan.splits = choose_splits(problem.N * problem.P(), depthwise_generic_wgrad_blocks(problem),
+                                  sums_bytes, traffic, call.device.sm_count);
       plan.workspace_bytes = plan.splits * sums_bytes;
     }
     return plan;
@@ -74,8 +74,8 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
                    std::to_string(tile.rows) + " rows x " + std::to_string(tile.tile_cols()) +
                    " columns";
   if (call.op == ConvOp::wgrad) {
-    plan.splits = slices(problem.N * tile.row_tiles, tile.channel_blocks * tile.col_tiles,
-                         tile.col_tiles * sums_bytes, traffic, call.device.sm_count);
+    plan.splits = choose_splits(problem.N * tile.row_tiles, tile.channel_blocks * tile.col_tiles,
+                                tile.col_tiles * sums_bytes, traffic, call.device.sm_count);
     plan.workspace_bytes = plan.splits * tile.col_tiles * sums_bytes;
   }
   return plan;

@@ -16,7 +16,7 @@ constexpr int64_t kMinStemColumns = 12;           // Q: the stem's tile is 32 wi
 
 constexpr int64_t kMinSlicePixels = 256;
 constexpr int64_t kWgradBlocksPerSm = 4;
-constexpr int64_t kMaxSlices = 4096;
+constexpr int64_t kMaxSplits = 4096;
 constexpr int64_t kMaxWgradWorkspace = int64_t{64} << 20;
 
 // Whether `vector` adjacent channels of a group lie at an aligned address wherever they begin.
@@ -43,7 +43,7 @@ void plan_wgrad(const CudaConvCall& call, CudaConvPlan& plan) {
       div_up(shape.gemm_n, wide ? 128 : 64) * div_up(shape.gemm_m, wide ? 64 : 16) * problem.groups;
   const int64_t wanted = div_up(kWgradBlocksPerSm * std::max(call.device.sm_count, 1), tiles);
   const int64_t slice_bytes = problem.w_elements() * accumulator_size(call.dtype);
-  const int64_t most = std::min({kMaxSlices, div_up(shape.gemm_k, kMinSlicePixels),
+  const int64_t most = std::min({kMaxSplits, div_up(shape.gemm_k, kMinSlicePixels),
                                  kMaxWgradWorkspace / std::max<int64_t>(slice_bytes, 1)});
   plan.splits = static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
   plan.workspace_bytes = plan.splits > 1 ? plan.splits * slice_bytes : 0;

@@ -16,8 +16,8 @@ cudaError_t conv2d_dgrad_depthwise(const CudaConvArgs& args);  // of stride 2
 cudaError_t conv2d_wgrad_depthwise(const CudaConvArgs& args);
 cudaError_t conv2d_depthwise_generic(const CudaConvArgs& args);
 
-// Adds up `slices` copies of dw in the workspace, in order.
-cudaError_t depthwise_reduce(const CudaConvArgs& args, int slices);
+// Adds up `splits` slices of dw in the workspace, in order.
+cudaError_t depthwise_reduce(const CudaConvArgs& args, int splits);
 
 // Parameters of a template's launch; source and result are x and y, or dy and dx.
 DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& tile,

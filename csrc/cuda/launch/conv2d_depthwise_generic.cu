@@ -119,7 +119,6 @@ cudaError_t wgrad(const CudaConvArgs& args) {
   params.pieces_per_row = FastDivmod(static_cast<uint32_t>(pieces / problem.R));
   params.piece_blocks = FastDivmod(static_cast<uint32_t>(div_up(pieces, kDepthwiseWgradRows)));
   params.blocks = FastDivmod(static_cast<uint32_t>(channel_blocks));
-  params.slices = args.plan.splits;
   params.slice_rows = div_up(problem.N * problem.P(), args.plan.splits);
   dim3 grid;
   if (!grid_of(depthwise_generic_wgrad_blocks(problem) * args.plan.splits, grid)) {
@@ -134,13 +133,13 @@ cudaError_t wgrad(const CudaConvArgs& args) {
 
 }  // namespace
 
-cudaError_t depthwise_reduce(const CudaConvArgs& args, int slices) {
+cudaError_t depthwise_reduce(const CudaConvArgs& args, int splits) {
   const ConvProblem& problem = args.problem;
   DepthwiseReduceParams params;
   params.sums = args.workspace;
   params.out = args.w;
   params.elements = problem.K * problem.R * problem.S;
-  params.slices = slices;
+  params.splits = splits;
   params.taps = FastDivmod(static_cast<uint32_t>(problem.R * problem.S));
   params.filter_width = FastDivmod(static_cast<uint32_t>(problem.S));
   dim3 grid;

@@ -14,7 +14,7 @@ WgradParams wgrad_params(const CudaConvArgs& args) {
   params.rows = problem.R * problem.S * params.channels;
   params.x = args.x, params.dy = args.y, params.dw = args.w;
   params.taps_inner = !args.plan.vectorised && args.x.strides.w < args.x.strides.c;
-  params.slices = args.plan.splits;
+  params.splits = args.plan.splits;
   params.workspace = args.workspace;
   return params;
 }
@@ -24,14 +24,14 @@ cudaError_t run(const CudaConvArgs& args) {
   WgradParams params = wgrad_params(args);
   params.row_tiles = div_up(params.rows, Tile::kTileM);
   params.filter_tiles = div_up(params.filters, Tile::kTileN);
-  params.tiles = params.row_tiles * params.filter_tiles * params.slices * params.groups;
+  params.tiles = params.row_tiles * params.filter_tiles * params.splits * params.groups;
   params.slice_slabs = div_up(
-      div_up(params.N * params.h.positions * params.w.positions, Tile::kSlab), params.slices);
+      div_up(params.N * params.h.positions * params.w.positions, Tile::kSlab), params.splits);
   const auto kernel =
       args.plan.vectorised ? conv2d_wgrad_direct<Tile, true> : conv2d_wgrad_direct<Tile, false>;
   const cudaError_t status = launch(kernel, tile_grid(params.tiles), Tile::kThreads,
                                     sizeof(WgradStorage<Tile>), args.stream, params);
-  if (status != cudaSuccess || params.slices == 1) return status;
+  if (status != cudaSuccess || params.splits == 1) return status;
   using T = typename Tile::T;
   const int64_t elements = params.groups * params.filters * params.rows;
   return launch(conv2d_wgrad_reduce<T>, tile_grid(div_up(elements, kReduceElements)),

@@ -37,7 +37,7 @@ struct DepthwiseGenericParams {
   bool channels_inner = false;
 
   FastDivmod pieces_per_row, piece_blocks;  // of wgrad: a filter row's pieces of kTaps taps
-  int pieces = 0, slices = 1;
+  int pieces = 0;
   int64_t slice_rows = 0, N = 0;
 };
 

@@ -23,10 +23,10 @@ struct WgradParams {
   int64_t N = 1, groups = 1, channels = 1, filters = 1;  // channels and filters of a group
   int64_t rows = 1;                                      // R * S * channels
   TensorView x, dy, dw;
-  int64_t row_tiles = 0, filter_tiles = 0, slices = 1, tiles = 0;
+  int64_t row_tiles = 0, filter_tiles = 0, splits = 1, tiles = 0;
   int64_t slice_slabs = 0;    // slabs of pixels in a slice
   bool taps_inner = false;    // order of the rows
-  void* workspace = nullptr;  // [slice][group][filter][row] of accumulators, if slices > 1
+  void* workspace = nullptr;  // [slice][group][filter][row] of accumulators, if splits > 1
 };
 
 struct alignas(16) WgradPixel {
@@ -195,7 +195,7 @@ __device__ __forceinline__ void store_wgrad_tile(const WgradParams& params, cons
       const int64_t filter = block.first_filter + thread_column<Tile>() + j;
       if (filter >= params.filters) continue;
       const int64_t k = block.group * params.filters + filter;
-      if (params.slices > 1) {
+      if (params.splits > 1) {
         const int64_t filters = params.groups * params.filters;
         static_cast<A*>(params.workspace)[(block.slice * filters + k) * params.rows + row] =
             sums.total[i][j];
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
   WgradBlock block;
   block.first_row = take_digit(tile, params.row_tiles) * Tile::kTileM;
   block.first_filter = take_digit(tile, params.filter_tiles) * Tile::kTileN;
-  block.slice = take_digit(tile, params.slices), block.group = tile;
+  block.slice = take_digit(tile, params.splits), block.group = tile;
   if (threadIdx.x == 0) shared.block = block;
 
   for (int row = threadIdx.x; row < Tile::kTileM; row += Tile::kThreads) {
@@ -283,7 +283,7 @@ __global__ void __launch_bounds__(kReduceElements* kReduceLanes)
   if (element < elements) {
     const A* const slices = static_cast<const A*>(params.workspace) + element;
 #pragma unroll 4
-    for (int64_t slice = lane; slice < params.slices; slice += kReduceLanes) {
+    for (int64_t slice = lane; slice < params.splits; slice += kReduceLanes) {
       sum += slices[slice * elements];
     }
   }
