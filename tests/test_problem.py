@@ -32,6 +32,49 @@ def test_conv_out_size_is_torchs_and_its_twins():
         assert core.conv_out_size(*args) == problem.conv_out_size(*args) == y.shape[2]
 
 
+def meetings(axes):
+    """The (output position, tap, source position) of a list of GatherAxis, by its formula."""
+    return [
+        (
+            axis.first + u * axis.step,
+            axis.tap_first + i * axis.tap_step,
+            axis.source_first + u * axis.source_step + i * axis.tap_offset,
+        )
+        for axis in axes
+        for u in range(axis.positions)
+        for i in range(axis.taps)
+    ]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gather_axes_are_the_definition(reverse):
+    """Each output position once, and each of its taps once, with the source position that meets it;
+    those of the padding of x are in fprop's, and those beyond dy in dgrad's."""
+    op = problem.ConvOp
+    for size, kernel, stride, pad, dilation in [*AXES, (7, 5, 6, 1, 4), (3, 2, 5, 9, 1)]:
+        geometry = {"stride_w": stride, "pad_w": pad, "dilation_w": dilation}
+        sizes = ConvProblem(N=1, C=1, H=1, W=size, K=1, R=1, S=kernel, **geometry)
+        out_size = sizes.out_size()[3]
+        axes = {one: core.gather_axes(one, sizes)[1] for one in (op.fprop, op.dgrad, op.wgrad)}
+        if reverse:
+            axes = {one: [core.with_taps_reversed(a) for a in axes[one]] for one in axes}
+        for one, positions, source_size in (
+            (op.fprop, out_size, size),
+            (op.wgrad, out_size, size),
+            (op.dgrad, size, out_size),
+        ):
+            covered = [a.first + u * a.step for a in axes[one] for u in range(a.positions)]
+            assert sorted(covered) == list(range(positions))
+            assert all(a.source_size == source_size for a in axes[one])
+        every_tap = [
+            (p, r, p * stride - pad + r * dilation) for p in range(out_size) for r in range(kernel)
+        ]
+        assert sorted(meetings(axes[op.fprop])) == every_tap
+        assert sorted(meetings(axes[op.wgrad])) == every_tap
+        met = [(h, r, p) for h, r, p in meetings(axes[op.dgrad]) if 0 <= p < out_size]
+        assert sorted(met) == sorted((h, r, p) for p, r, h in every_tap if 0 <= h < size)
+
+
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_pool_out_size_is_torchs_and_its_twins(ceil_mode):
     for size, kernel, stride, pad, dilation in AXES:

@@ -11,29 +11,29 @@ namespace py = pybind11;
 namespace fastconv {
 namespace {
 
-void run(ConvAlgorithm algorithm, ConvOp op, const ConvArgs& args) {
+void run(CpuAlgorithm algorithm, ConvOp op, const CpuConvArgs& args) {
   if (const std::string reason = unsupported_reason(algorithm, op, args.problem); !reason.empty()) {
     throw std::invalid_argument(reason);
   }
   // The others cut results into tiles and have none for an empty one.
-  const ConvProblem& o = args.problem;
-  if (algorithm != ConvAlgorithm::reference &&
-      (o.x_elements() == 0 || o.w_elements() == 0 || o.y_elements() == 0)) {
-    algorithm = ConvAlgorithm::direct;
+  const ConvProblem& problem = args.problem;
+  if (algorithm != CpuAlgorithm::reference &&
+      (problem.x_elements() == 0 || problem.w_elements() == 0 || problem.y_elements() == 0)) {
+    algorithm = CpuAlgorithm::direct;
   }
   switch (algorithm) {
-    case ConvAlgorithm::reference:
+    case CpuAlgorithm::reference:
       return conv2d_reference(op, args);
-    case ConvAlgorithm::direct:
+    case CpuAlgorithm::direct:
       return cpu_kernels().conv2d_direct(op, args);
-    case ConvAlgorithm::implicit_gemm:
+    case CpuAlgorithm::implicit_gemm:
       return cpu_kernels().conv2d_implicit_gemm(op, args);
-    case ConvAlgorithm::depthwise:
+    case CpuAlgorithm::depthwise:
       return cpu_kernels().conv2d_depthwise(op, args);
-    case ConvAlgorithm::planes:
+    case CpuAlgorithm::planes:
       return cpu_kernels().conv2d_planes(op, args);
   }
-  throw std::invalid_argument("unknown ConvAlgorithm " +
+  throw std::invalid_argument("unknown CpuAlgorithm " +
                               std::to_string(static_cast<int>(algorithm)));
 }
 
@@ -43,12 +43,12 @@ inline void bind_conv2d(py::module_& m) {
   using namespace py::literals;
   using release_gil = py::call_guard<py::gil_scoped_release>;
 
-  py::enum_<ConvAlgorithm>(m, "ConvAlgorithm")
-      .value("reference", ConvAlgorithm::reference)
-      .value("direct", ConvAlgorithm::direct)
-      .value("implicit_gemm", ConvAlgorithm::implicit_gemm)
-      .value("depthwise", ConvAlgorithm::depthwise)
-      .value("planes", ConvAlgorithm::planes);
+  py::enum_<CpuAlgorithm>(m, "CpuAlgorithm")
+      .value("reference", CpuAlgorithm::reference)
+      .value("direct", CpuAlgorithm::direct)
+      .value("implicit_gemm", CpuAlgorithm::implicit_gemm)
+      .value("depthwise", CpuAlgorithm::depthwise)
+      .value("planes", CpuAlgorithm::planes);
   py::enum_<Activation>(m, "Activation")
       .value("none", Activation::none)
       .value("relu", Activation::relu)
@@ -57,14 +57,14 @@ inline void bind_conv2d(py::module_& m) {
       .value("gelu", Activation::gelu)
       .value("hardswish", Activation::hardswish);
 
-  py::class_<ConvPlan>(m, "ConvPlan", "The algorithm chosen for a problem, and why.")
-      .def(py::init<ConvAlgorithm, std::string>(), "algorithm"_a, "reason"_a)
-      .def_readonly("algorithm", &ConvPlan::algorithm)
-      .def_readonly("reason", &ConvPlan::reason);
+  py::class_<CpuConvPlan>(m, "CpuConvPlan", "The algorithm chosen for a problem, and why.")
+      .def(py::init<CpuAlgorithm, std::string>(), "algorithm"_a, "reason"_a)
+      .def_readonly("algorithm", &CpuConvPlan::algorithm)
+      .def_readonly("reason", &CpuConvPlan::reason);
   m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a);
   m.def(
       "unsupported_reason",
-      [](ConvAlgorithm algorithm, ConvOp op, const ConvProblem& problem) {
+      [](CpuAlgorithm algorithm, ConvOp op, const ConvProblem& problem) {
         return unsupported_reason(algorithm, op, problem);
       },
       "algorithm"_a, "op"_a, "problem"_a);
@@ -72,7 +72,7 @@ inline void bind_conv2d(py::module_& m) {
   // fprop writes y; dgrad reads y as dy and writes x as dx; wgrad reads y as dy and writes w as dw.
   m.def(
       "conv2d",
-      [](ConvOp op, ConvAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address x,
+      [](ConvOp op, CpuAlgorithm algorithm, const ConvProblem& problem, DType dtype, Address x,
          const StrideTuple& x_strides, Address w, const StrideTuple& w_strides, Address y,
          const StrideTuple& y_strides, Address bias, Address residual,
          const StrideTuple& residual_strides, Activation activation, int num_threads) {

@@ -18,9 +18,8 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "register_tile",
       [](DType dtype) {
-        const int element_size = dtype == DType::float64 ? sizeof(double) : sizeof(float);
         return pybind11::make_tuple(cpu_kernels().micro_rows,
-                                    cpu_kernels().micro_bytes / element_size);
+                                    cpu_kernels().micro_bytes / accumulator_size(dtype));
       },
       pybind11::arg("dtype"), "(rows, columns) of sums that implicit GEMM keeps in registers.");
   bind_problem(m);

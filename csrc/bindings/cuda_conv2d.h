@@ -10,10 +10,7 @@ namespace py = pybind11;
 namespace fastconv {
 namespace {
 
-// algorithm, tile, vectorised, packed_w, math, splits
-using PlanNumbers = std::array<int, 6>;
-
-cudaError_t run(const cuda::ConvArgs& args) {
+cudaError_t run(const cuda::CudaConvArgs& args) {
   switch (args.plan.algorithm) {
     case CudaAlgorithm::direct:
       return cuda::conv2d_direct(args);
@@ -33,11 +30,11 @@ cudaError_t run(const cuda::ConvArgs& args) {
 inline void bind_cuda_conv2d(py::module_& m) {
   m.def(
       "conv2d",
-      [](int op, const ConvSizes& sizes, int dtype, const PlanNumbers& plan, Address x,
+      [](int op, const ConvSizes& sizes, int dtype, const CudaPlanNumbers& plan, Address x,
          const StrideTuple& x_strides, Address w, const StrideTuple& w_strides, Address y,
          const StrideTuple& y_strides, Address bias, Address residual,
          const StrideTuple& residual_strides, int activation, Address workspace, Address stream) {
-        cuda::ConvArgs args;
+        cuda::CudaConvArgs args;
         args.op = static_cast<ConvOp>(op);
         args.problem = conv_problem(sizes);
         args.dtype = static_cast<DType>(dtype);
@@ -46,12 +43,7 @@ inline void bind_cuda_conv2d(py::module_& m) {
         args.y = view(y, y_strides);
         args.epilogue = {reinterpret_cast<void*>(bias), view(residual, residual_strides),
                          static_cast<Activation>(activation)};
-        args.plan.algorithm = static_cast<CudaAlgorithm>(plan[0]);
-        args.plan.tile = plan[1];
-        args.plan.vectorised = plan[2] != 0;
-        args.plan.packed_w = plan[3] != 0;
-        args.plan.math = static_cast<CudaMath>(plan[4]);
-        args.plan.splits = plan[5];
+        args.plan = plan_of(plan);
         args.workspace = reinterpret_cast<void*>(workspace);
         args.stream = stream_of(stream);
         check(run(args), "conv2d");

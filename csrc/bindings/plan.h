@@ -4,6 +4,7 @@
 #include "bindings/bindings.h"
 #include "plan/cuda_plan.h"
 #include "plan/cuda_pool2d_plan.h"
+#include "plan/implicit_gemm_geometry.h"
 
 namespace py = pybind11;
 
@@ -64,16 +65,34 @@ inline void bind_plan(py::module_& m) {
       .def_readonly("vectorised", &CudaConvPlan::vectorised)
       .def_readonly("packed_w", &CudaConvPlan::packed_w)
       .def_readonly("splits", &CudaConvPlan::splits)
-      .def_readonly("tile", &CudaConvPlan::tile)
       .def_readonly("tile_name", &CudaConvPlan::tile_name)
       .def_readonly("reason", &CudaConvPlan::reason)
       .def_property_readonly(
-          "numbers",
-          [](const CudaConvPlan& o) {
-            return py::make_tuple(static_cast<int>(o.algorithm), o.tile, int{o.vectorised},
-                                  int{o.packed_w}, static_cast<int>(o.math), o.splits);
-          },
+          "kernel", [](const CudaConvPlan& plan) { return numbers_of(plan)[1]; },
+          "Which of the algorithm's kernels, as a number: DirectKernel and so on.")
+      .def_property_readonly(
+          "numbers", [](const CudaConvPlan& plan) { return py::tuple(py::cast(numbers_of(plan))); },
           "What fastconv._cuda.conv2d takes of it.");
+
+  py::class_<GatherAxis>(m, "GatherAxis", "How an axis of the output meets the source.")
+      .def_readonly("positions", &GatherAxis::positions)
+      .def_readonly("first", &GatherAxis::first)
+      .def_readonly("step", &GatherAxis::step)
+      .def_readonly("source_size", &GatherAxis::source_size)
+      .def_readonly("source_first", &GatherAxis::source_first)
+      .def_readonly("source_step", &GatherAxis::source_step)
+      .def_readonly("taps", &GatherAxis::taps)
+      .def_readonly("tap_first", &GatherAxis::tap_first)
+      .def_readonly("tap_step", &GatherAxis::tap_step)
+      .def_readonly("tap_offset", &GatherAxis::tap_offset);
+  m.def("with_taps_reversed", [](const GatherAxis& axis) { return with_taps_reversed(axis); });
+  m.def(
+      "gather_axes",
+      [](ConvOp op, const ConvProblem& problem) {
+        const GemmAxes axes(op, problem);
+        return std::pair(axes.h, axes.w);
+      },
+      "op"_a, "problem"_a, "The phases of the output along h and along w.");
 
   m.def(
       "plan_conv2d_cuda", [](const CudaConvCall& call) { return plan_conv2d_cuda(call); },

@@ -11,28 +11,29 @@ namespace py = pybind11;
 namespace fastconv {
 namespace {
 
-std::string repr(const ConvProblem& o) {
+std::string repr(const ConvProblem& problem) {
   std::ostringstream out;
-  out << "ConvProblem(n" << o.N << "c" << o.C << "h" << o.H << "w" << o.W << "k" << o.K << "r"
-      << o.R << "s" << o.S << " stride " << o.stride_h << "x" << o.stride_w << " pad " << o.pad_h
-      << "x" << o.pad_w << " dilation " << o.dilation_h << "x" << o.dilation_w << " groups "
-      << o.groups << ")";
+  out << "ConvProblem(n" << problem.N << "c" << problem.C << "h" << problem.H << "w" << problem.W
+      << "k" << problem.K << "r" << problem.R << "s" << problem.S << " stride " << problem.stride_h
+      << "x" << problem.stride_w << " pad " << problem.pad_h << "x" << problem.pad_w << " dilation "
+      << problem.dilation_h << "x" << problem.dilation_w << " groups " << problem.groups << ")";
   return out.str();
 }
 
-std::string repr(const PoolProblem& o) {
+std::string repr(const PoolProblem& problem) {
   std::ostringstream out;
-  out << "PoolProblem(n" << o.N << "c" << o.C << "h" << o.H << "w" << o.W << "r" << o.R << "s"
-      << o.S << " stride " << o.stride_h << "x" << o.stride_w << " pad " << o.pad_h << "x"
-      << o.pad_w << " dilation " << o.dilation_h << "x" << o.dilation_w
-      << (o.ceil_mode ? " ceil_mode" : "") << ")";
+  out << "PoolProblem(n" << problem.N << "c" << problem.C << "h" << problem.H << "w" << problem.W
+      << "r" << problem.R << "s" << problem.S << " stride " << problem.stride_h << "x"
+      << problem.stride_w << " pad " << problem.pad_h << "x" << problem.pad_w << " dilation "
+      << problem.dilation_h << "x" << problem.dilation_w << (problem.ceil_mode ? " ceil_mode" : "")
+      << ")";
   return out.str();
 }
 
-std::string repr(const AdaptivePoolProblem& o) {
+std::string repr(const AdaptivePoolProblem& problem) {
   std::ostringstream out;
-  out << "AdaptivePoolProblem(n" << o.N << "c" << o.C << "h" << o.H << "w" << o.W << "p" << o.P
-      << "q" << o.Q << ")";
+  out << "AdaptivePoolProblem(n" << problem.N << "c" << problem.C << "h" << problem.H << "w"
+      << problem.W << "p" << problem.P << "q" << problem.Q << ")";
   return out.str();
 }
 
@@ -117,18 +118,23 @@ inline void bind_problem(py::module_& m) {
       .def_property_readonly("Q", &ConvProblem::Q)
       .def_property_readonly(
           "sizes",
-          [](const ConvProblem& o) {
-            return py::make_tuple(o.N, o.C, o.H, o.W, o.K, o.R, o.S, o.stride_h, o.stride_w,
-                                  o.pad_h, o.pad_w, o.dilation_h, o.dilation_w, o.groups);
+          [](const ConvProblem& problem) {
+            return py::make_tuple(problem.N, problem.C, problem.H, problem.W, problem.K, problem.R,
+                                  problem.S, problem.stride_h, problem.stride_w, problem.pad_h,
+                                  problem.pad_w, problem.dilation_h, problem.dilation_w,
+                                  problem.groups);
           },
           "The constructor's arguments in their order.")
       .def(
-          "out_size", [](const ConvProblem& o) { return py::make_tuple(o.N, o.K, o.P(), o.Q()); },
+          "out_size",
+          [](const ConvProblem& problem) {
+            return py::make_tuple(problem.N, problem.K, problem.P(), problem.Q());
+          },
           "The shape (N, K, P, Q) of y.")
       .def(
           "gemm_shape",
-          [](const ConvProblem& o, ConvOp op) {
-            const GemmShape shape = o.gemm_shape(op);
+          [](const ConvProblem& problem, ConvOp op) {
+            const GemmShape shape = problem.gemm_shape(op);
             return py::make_tuple(shape.gemm_m, shape.gemm_n, shape.gemm_k);
           },
           "op"_a, "(gemm_m, gemm_n, gemm_k) of the implicit GEMM of one group.")
@@ -136,7 +142,7 @@ inline void bind_problem(py::module_& m) {
            "Two per multiply-add of the definition, padding included.")
       .def("bytes", &ConvProblem::bytes, "op"_a, "element_size"_a,
            "Bytes of x, w and y together: the least memory traffic of a pass.")
-      .def("__repr__", [](const ConvProblem& o) { return repr(o); });
+      .def("__repr__", [](const ConvProblem& problem) { return repr(problem); });
 
   py::class_<PoolProblem>(m, "PoolProblem", kPoolProblemDoc)
       .def(py::init([](int64_t N, int64_t C, int64_t H, int64_t W, int64_t R, int64_t S,
@@ -168,17 +174,21 @@ inline void bind_problem(py::module_& m) {
       .def_property_readonly("Q", &PoolProblem::Q)
       .def_property_readonly(
           "sizes",
-          [](const PoolProblem& o) {
-            return py::make_tuple(o.N, o.C, o.H, o.W, o.R, o.S, o.stride_h, o.stride_w, o.pad_h,
-                                  o.pad_w, o.dilation_h, o.dilation_w, int{o.ceil_mode});
+          [](const PoolProblem& problem) {
+            return py::make_tuple(problem.N, problem.C, problem.H, problem.W, problem.R, problem.S,
+                                  problem.stride_h, problem.stride_w, problem.pad_h, problem.pad_w,
+                                  problem.dilation_h, problem.dilation_w, int{problem.ceil_mode});
           },
           "The constructor's arguments in their order.")
       .def(
-          "out_size", [](const PoolProblem& o) { return py::make_tuple(o.N, o.C, o.P(), o.Q()); },
+          "out_size",
+          [](const PoolProblem& problem) {
+            return py::make_tuple(problem.N, problem.C, problem.P(), problem.Q());
+          },
           "The shape (N, C, P, Q) of y.")
       .def("flops", &PoolProblem::flops, "One per window element.")
       .def("bytes", &PoolProblem::bytes, "element_size"_a, "Bytes of x and y together.")
-      .def("__repr__", [](const PoolProblem& o) { return repr(o); });
+      .def("__repr__", [](const PoolProblem& problem) { return repr(problem); });
 
   py::class_<AdaptivePoolProblem>(m, "AdaptivePoolProblem",
                                   "Sizes of an adaptive 2-D pooling: x (N,C,H,W), y (N,C,P,Q).")
@@ -196,13 +206,17 @@ inline void bind_problem(py::module_& m) {
       .def_readonly("Q", &AdaptivePoolProblem::Q)
       .def_property_readonly(
           "sizes",
-          [](const AdaptivePoolProblem& o) { return py::make_tuple(o.N, o.C, o.H, o.W, o.P, o.Q); },
+          [](const AdaptivePoolProblem& problem) {
+            return py::make_tuple(problem.N, problem.C, problem.H, problem.W, problem.P, problem.Q);
+          },
           "The constructor's arguments in their order.")
       .def(
           "out_size",
-          [](const AdaptivePoolProblem& o) { return py::make_tuple(o.N, o.C, o.P, o.Q); },
+          [](const AdaptivePoolProblem& problem) {
+            return py::make_tuple(problem.N, problem.C, problem.P, problem.Q);
+          },
           "The shape (N, C, P, Q) of y.")
-      .def("__repr__", [](const AdaptivePoolProblem& o) { return repr(o); });
+      .def("__repr__", [](const AdaptivePoolProblem& problem) { return repr(problem); });
 }
 
 }  // namespace fastconv

@@ -7,9 +7,9 @@ namespace {
 
 // One panel of packed filters (kMicroColumns rows of double) must stay small against the workspace.
 constexpr int64_t kMaxProductGemmK = int64_t{1} << 18;
-// dgrad runs one product for each residue class modulo the stride.
+// dgrad runs one product for each phase, of which there are stride_h * stride_w.
 constexpr int64_t kMaxProductDgradStride = 4;
-// Groups of up to so many channels leave lanes along channels empty.
+// Groups of up to so many channels would leave most lanes along channels without work.
 constexpr int64_t kMaxPlanes = 8;
 constexpr int64_t kMaxWgradPlanes = 4;
 constexpr int64_t kFewOutputs = 4;
@@ -43,12 +43,12 @@ std::string bounded_gemm_k(ConvOp op, const ConvProblem& problem) {
 
 }  // namespace
 
-std::string unsupported_reason(ConvAlgorithm algorithm, ConvOp op, const ConvProblem& problem) {
+std::string unsupported_reason(CpuAlgorithm algorithm, ConvOp op, const ConvProblem& problem) {
   switch (algorithm) {
-    case ConvAlgorithm::reference:
-    case ConvAlgorithm::direct:
+    case CpuAlgorithm::reference:
+    case CpuAlgorithm::direct:
       return "";
-    case ConvAlgorithm::planes: {
+    case CpuAlgorithm::planes: {
       const GemmShape shape = problem.gemm_shape(op);
       if (op == ConvOp::wgrad && shape.gemm_m * shape.gemm_n > kMaxPlanesSums) {
         return "planes keeps a vector for each element of a group's filters, at most " +
@@ -57,44 +57,44 @@ std::string unsupported_reason(ConvAlgorithm algorithm, ConvOp op, const ConvPro
       }
       return bounded_gemm_k(op, problem);
     }
-    case ConvAlgorithm::depthwise:
+    case CpuAlgorithm::depthwise:
       return problem.channels_per_group() == 1 ? ""
                                                : "depthwise needs one channel per group, got " +
                                                      std::to_string(problem.channels_per_group());
-    case ConvAlgorithm::implicit_gemm:
+    case CpuAlgorithm::implicit_gemm:
       return bounded_gemm_k(op, problem);
   }
-  throw std::invalid_argument("unknown ConvAlgorithm " +
+  throw std::invalid_argument("unknown CpuAlgorithm " +
                               std::to_string(static_cast<int>(algorithm)));
 }
 
-ConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem) {
+CpuConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem) {
   const int64_t outputs = product_rows(op, problem), sources = group_depth(op, problem);
   if (op == ConvOp::dgrad &&
       (problem.stride_h > kMaxProductDgradStride || problem.stride_w > kMaxProductDgradStride)) {
-    return {ConvAlgorithm::direct, "one product for each of stride_h*stride_w classes is too many"};
+    return {CpuAlgorithm::direct, "one product for each of stride_h*stride_w phases is too many"};
   }
   if (problem.groups > 1 && outputs == 1 && sources == 1) {
-    return {ConvAlgorithm::depthwise, "one channel per group: lanes along channels"};
+    return {CpuAlgorithm::depthwise, "one channel per group: lanes along channels"};
   }
   const int64_t most = op == ConvOp::wgrad ? kMaxWgradPlanes : kMaxPlanes;
   const bool small_groups = problem.groups > 1 && sources <= most && outputs <= most;
   const bool few_outputs = op != ConvOp::wgrad && outputs <= kFewOutputs && sources > outputs;
   if ((small_groups || few_outputs) &&
-      unsupported_reason(ConvAlgorithm::planes, op, problem).empty()) {
-    return {ConvAlgorithm::planes, std::to_string(sources) + " -> " + std::to_string(outputs) +
-                                       " channels a group: lanes along pixels"};
+      unsupported_reason(CpuAlgorithm::planes, op, problem).empty()) {
+    return {CpuAlgorithm::planes, std::to_string(sources) + " -> " + std::to_string(outputs) +
+                                      " channels a group: lanes along pixels"};
   }
   const int64_t depth = product_depth(op, problem);
-  if (const std::string reason = unsupported_reason(ConvAlgorithm::implicit_gemm, op, problem);
+  if (const std::string reason = unsupported_reason(CpuAlgorithm::implicit_gemm, op, problem);
       !reason.empty()) {
-    return {ConvAlgorithm::direct, reason};
+    return {CpuAlgorithm::direct, reason};
   }
   if (outputs < kMinProductRows || depth < kMinProductGemmK) {
-    return {ConvAlgorithm::direct, "product too thin for packing: " + std::to_string(outputs) +
-                                       " rows, depth " + std::to_string(depth)};
+    return {CpuAlgorithm::direct, "product too thin for packing: " + std::to_string(outputs) +
+                                      " rows, depth " + std::to_string(depth)};
   }
-  return {ConvAlgorithm::implicit_gemm,
+  return {CpuAlgorithm::implicit_gemm,
           "dense product: " + std::to_string(outputs) + " rows, depth " + std::to_string(depth)};
 }
 

@@ -7,17 +7,17 @@
 
 namespace fastconv {
 
-enum class ConvAlgorithm { reference, direct, implicit_gemm, depthwise, planes };
+enum class CpuAlgorithm { reference, direct, implicit_gemm, depthwise, planes };
 
-struct ConvPlan {
-  ConvAlgorithm algorithm = ConvAlgorithm::reference;
+struct CpuConvPlan {
+  CpuAlgorithm algorithm = CpuAlgorithm::reference;
   std::string reason;
 };
 
 // Why an algorithm cannot run a problem, or an empty string.
-std::string unsupported_reason(ConvAlgorithm algorithm, ConvOp op, const ConvProblem& problem);
+std::string unsupported_reason(CpuAlgorithm algorithm, ConvOp op, const ConvProblem& problem);
 
 // The algorithm for the CPU.
-ConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem);
+CpuConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem);
 
 }  // namespace fastconv

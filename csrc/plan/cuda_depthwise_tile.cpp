@@ -4,14 +4,16 @@
 #include <stdexcept>
 #include <string>
 
+#include "problem/layout.h"
+
 namespace fastconv {
 namespace {
 
-constexpr int64_t kVectorBytes = 16;
 constexpr int64_t kWarpSize = 32;
-// Without opting in, and four such blocks share a multiprocessor.
+// A kernel need not opt in for so much, and four such blocks share a multiprocessor.
 constexpr int64_t kSharedBudget = 48 << 10;
-// Fewer bytes of a pixel than this use its sectors of memory badly.
+// Memory is read in sectors of 32 bytes: fewer adjacent bytes of a pixel than this waste much of
+// them.
 constexpr int64_t kMinSegmentBytes = 64;
 constexpr int64_t kMinThreads = 128;
 // Blocks that keep a large GPU busy for two waves; tiles shrink to get there.
@@ -21,17 +23,16 @@ constexpr int64_t kMaxRows = 64;
 constexpr int kMaxStripsAlongChannels = 8;
 constexpr int kMaxStripsAlongColumns = 16;
 
-int64_t round_up(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
-
-// Output sizes as the kernel sees them. dgrad of stride 2 counts from an even padded position.
+// Output sizes as the kernel sees them. dgrad of stride 2 begins where h + pad is even, which is at
+// h = -1 with an odd padding.
 struct Extent {
   int64_t rows = 0, cols = 0;
 };
 
-Extent output_extent(ConvOp op, const ConvProblem& o, int stride) {
-  if (op != ConvOp::dgrad) return {o.P(), o.Q()};
-  if (stride == 1) return {o.H, o.W};
-  return {o.H + o.pad_h % 2, o.W + o.pad_w % 2};
+Extent output_extent(ConvOp op, const ConvProblem& problem, int stride) {
+  if (op != ConvOp::dgrad) return {problem.P(), problem.Q()};
+  if (stride == 1) return {problem.H, problem.W};
+  return {problem.H + problem.pad_h % 2, problem.W + problem.pad_w % 2};
 }
 
 int64_t window(int64_t outputs, ConvOp op, DepthwiseConfig config) {
@@ -50,7 +51,7 @@ int64_t shared_bytes(const DepthwiseTile& tile, ConvOp op, int filter, int64_t e
     return tile.channels_inner ? round_up(tile.channels, unit) * rows * cols
                                : tile.channels * (rows * round_up(cols + unit - 1, unit) + unit);
   };
-  const int64_t input = plane(tile.in_rows, tile.in_cols) * element;
+  const int64_t input = plane(tile.source_rows, tile.source_cols) * element;
   const int64_t output = plane(tile.rows, tile.tile_cols()) * element;
   if (op == ConvOp::wgrad) {
     const int64_t sums = filter * threads_of(tile) * 4;
@@ -72,84 +73,89 @@ int best_channels(int64_t C, int64_t low, int64_t high, int64_t unit) {
 
 }  // namespace
 
-bool depthwise_channels_inner(const ConvProblem& problem, const Strides& gathered) {
-  return problem.C > 1 && gathered.c == 1 && gathered.w != 1;
+bool depthwise_channels_inner(const ConvProblem& problem, const Strides& source) {
+  return problem.C > 1 && source.c == 1 && source.w != 1;
 }
 
 int depthwise_copy_bytes(const Strides& strides, bool channels_inner, int64_t N, int64_t C,
                          int64_t H, int64_t W, DType dtype, bool aligned_16, bool aligned_4) {
-  const int64_t element = dtype_bytes(dtype);
-  const int64_t adjacent = channels_inner ? strides.c : strides.w;
+  const int64_t element = element_size(dtype);
+  const auto along = channels_inner ? &Strides::c : &Strides::w;
+  const int64_t adjacent = strides.*along;
   const int64_t length = channels_inner ? C : W;
   for (const int64_t bytes : {int64_t{16}, int64_t{4}}) {
     const int64_t unit = bytes / element;
     if (unit == 0 || !(bytes == 16 ? aligned_16 : aligned_4)) continue;
-    const auto whole = [&](int64_t size, int64_t stride) {
-      return size == 1 || stride % unit == 0;
-    };
     if ((unit > 1 && adjacent != 1) || length % unit != 0) continue;
-    if (!whole(N, strides.n) || !whole(H, strides.h)) continue;
-    if (!(channels_inner ? whole(W, strides.w) : whole(C, strides.c))) continue;
-    return static_cast<int>(bytes);
+    if (rows_are_aligned(strides, {N, C, H, W}, element, along, bytes)) {
+      return static_cast<int>(bytes);
+    }
   }
   return static_cast<int>(element);
 }
 
-int depthwise_config(const ConvProblem& o, DType dtype) {
-  if (dtype == DType::float64 || o.K != o.C || o.R != o.S) return 0;
-  if (o.stride_h != o.stride_w || o.dilation_h != 1 || o.dilation_w != 1) return 0;
-  for (int i = 1; i < kDepthwiseConfigCount; ++i) {
-    if (kDepthwiseConfigs[i].filter == o.R && kDepthwiseConfigs[i].stride == o.stride_h) return i;
+DepthwiseKernel depthwise_kernel(const ConvProblem& problem, DType dtype) {
+  const bool square = problem.R == problem.S && problem.stride_h == problem.stride_w;
+  const bool dilated = problem.dilation_h != 1 || problem.dilation_w != 1;
+  if (dtype == DType::float64 || problem.K != problem.C || !square || dilated) {
+    return DepthwiseKernel::any_geometry;
   }
-  return 0;
+  for (int i = 1; i < kDepthwiseKernelCount; ++i) {
+    if (kDepthwiseConfigs[i].filter == problem.R &&
+        kDepthwiseConfigs[i].stride == problem.stride_h) {
+      return static_cast<DepthwiseKernel>(i);
+    }
+  }
+  return DepthwiseKernel::any_geometry;
 }
 
-DepthwiseTile depthwise_tile(ConvOp op, const ConvProblem& o, DType dtype, const Strides& gathered,
-                             int config_index) {
-  const DepthwiseConfig config = kDepthwiseConfigs[config_index];
-  const int64_t element = dtype_bytes(dtype), unit = kVectorBytes / element;
+DepthwiseTile depthwise_tile(ConvOp op, const ConvProblem& problem, DType dtype,
+                             const Strides& source, DepthwiseKernel kernel) {
+  const DepthwiseConfig config = config_of(kernel);
+  const int64_t element = element_size(dtype), unit = kAccessBytes / element;
   const bool pairs = op == ConvOp::dgrad && config.stride == 2;
-  const Extent extent = output_extent(op, o, config.stride);
+  const Extent extent = output_extent(op, problem, config.stride);
 
   DepthwiseTile tile;
-  tile.channels_inner = depthwise_channels_inner(o, gathered);
+  tile.channels_inner = depthwise_channels_inner(problem, source);
   tile.strip = pairs ? kDepthwiseStripStride2Dgrad : kDepthwiseStrip;
-  const int64_t strips = ceil_div(extent.cols, tile.strip);
+  const int64_t strips = div_up(extent.cols, tile.strip);
 
   const bool dgrad = op == ConvOp::dgrad;
-  const int64_t copied =
-      depthwise_copy_bytes(gathered, tile.channels_inner, o.N, o.C, dgrad ? o.P() : o.H,
-                           dgrad ? o.Q() : o.W, dtype, true) /
-      element;
+  const int64_t copied = depthwise_copy_bytes(source, tile.channels_inner, problem.N, problem.C,
+                                              dgrad ? problem.P() : problem.H,
+                                              dgrad ? problem.Q() : problem.W, dtype, true) /
+                         element;
   const int64_t min_rows = std::min<int64_t>(extent.rows, std::max(kMinRows, config.filter));
 
   // Fills in the tile; whether it fits into the budget of shared memory.
   const auto attempt = [&](int64_t max_strips, int64_t min_channels, int64_t min_threads) {
-    tile.col_tiles = ceil_div(strips, max_strips);
+    tile.col_tiles = div_up(strips, max_strips);
     // Along columns every tile but the last begins at a whole vector.
     const bool whole = !tile.channels_inner && tile.col_tiles > 1;
-    tile.strips = static_cast<int>(whole ? max_strips : ceil_div(strips, tile.col_tiles));
-    const int64_t wanted = ceil_div(min_threads, tile.strips);
+    tile.strips = static_cast<int>(whole ? max_strips : div_up(strips, tile.col_tiles));
+    const int64_t wanted = div_up(min_threads, tile.strips);
     if (tile.channels_inner) {
       const int64_t low = round_up(std::max(min_channels, wanted), unit);
       const int64_t high =
           std::min(2 * low, depthwise_max_threads(config.filter) / tile.strips / unit * unit);
-      tile.channels = best_channels(o.C, low, high, unit);
+      tile.channels = best_channels(problem.C, low, high, unit);
     } else {
-      tile.channels = static_cast<int>(ceil_div(o.C, ceil_div(o.C, wanted)));
+      tile.channels = static_cast<int>(div_up(problem.C, div_up(problem.C, wanted)));
     }
-    tile.channel_blocks = ceil_div(o.C, tile.channels);
+    tile.channel_blocks = div_up(problem.C, tile.channels);
     const bool threads_fit = threads_of(tile) <= depthwise_max_threads(config.filter);
-    for (tile.row_tiles = ceil_div(extent.rows, kMaxRows);; ++tile.row_tiles) {
-      tile.rows = static_cast<int>(ceil_div(extent.rows, tile.row_tiles));
+    for (tile.row_tiles = div_up(extent.rows, kMaxRows);; ++tile.row_tiles) {
+      tile.rows = static_cast<int>(div_up(extent.rows, tile.row_tiles));
       if (pairs) tile.rows += tile.rows % 2;
-      tile.in_rows = static_cast<int>(window(tile.rows, op, config));
-      tile.in_cols = static_cast<int>(window(tile.tile_cols(), op, config));
+      tile.source_rows = static_cast<int>(window(tile.rows, op, config));
+      tile.source_cols = static_cast<int>(window(tile.tile_cols(), op, config));
       tile.shared_bytes = shared_bytes(tile, op, config.filter, element, copied);
       const bool fits = threads_fit && tile.shared_bytes <= kSharedBudget;
-      const bool enough = op == ConvOp::wgrad || o.N * tile.blocks_per_sample() >= kEnoughBlocks;
+      const bool enough =
+          op == ConvOp::wgrad || problem.N * tile.blocks_per_sample() >= kEnoughBlocks;
       if ((fits && enough) || tile.rows <= min_rows) {
-        tile.row_tiles = ceil_div(extent.rows, tile.rows);
+        tile.row_tiles = div_up(extent.rows, tile.rows);
         return fits;
       }
     }

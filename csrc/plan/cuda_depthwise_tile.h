@@ -3,21 +3,27 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 
+#include "plan/cuda_plan.h"
 #include "problem/conv_problem.h"
+#include "problem/math.h"
 #include "problem/tensor.h"
 
 namespace fastconv {
 
-// CudaConvPlan::tile of the depthwise algorithm: 0 is the path for any geometry, the others name a
-// square filter and a stride. dgrad of stride 1 runs the kernels of fprop.
+// The square filter and the stride that a kernel is compiled for, by DepthwiseKernel. dgrad of
+// stride 1 runs the kernels of fprop.
 struct DepthwiseConfig {
   int filter = 0;
   int stride = 0;
 };
 inline constexpr DepthwiseConfig kDepthwiseConfigs[] = {{0, 0}, {3, 1}, {3, 2}, {5, 1},
                                                         {5, 2}, {7, 1}, {7, 2}};
-inline constexpr int kDepthwiseConfigCount = 7;
+inline constexpr int kDepthwiseKernelCount = static_cast<int>(std::size(kDepthwiseConfigs));
+constexpr DepthwiseConfig config_of(DepthwiseKernel kernel) {
+  return kDepthwiseConfigs[static_cast<int>(kernel)];
+}
 
 // Adjacent output columns that one thread computes. dgrad of stride 2 wants pairs.
 inline constexpr int kDepthwiseStrip = 7;
@@ -29,8 +35,8 @@ inline constexpr int depthwise_max_threads(int filter) { return filter == 7 ? 12
 struct DepthwiseTile {
   bool channels_inner = false;  // lanes along channels (channels_last), else along columns
   int channels = 0, strips = 0, rows = 0;
-  int strip = 0;                 // columns
-  int in_rows = 0, in_cols = 0;  // of x (of dy for dgrad) that the tile reads
+  int strip = 0;                         // columns
+  int source_rows = 0, source_cols = 0;  // of x (of dy for dgrad) that the tile reads
   int64_t channel_blocks = 0, row_tiles = 0, col_tiles = 0;
   int64_t shared_bytes = 0;
 
@@ -38,15 +44,15 @@ struct DepthwiseTile {
   int64_t blocks_per_sample() const { return channel_blocks * row_tiles * col_tiles; }
 };
 
-// Which configuration runs a call: an index into kDepthwiseConfigs.
-int depthwise_config(const ConvProblem& problem, DType dtype);
+// Which kernel runs a call.
+DepthwiseKernel depthwise_kernel(const ConvProblem& problem, DType dtype);
 
-// The tile of a configuration other than 0. `gathered` are the strides of x (of dy for dgrad).
+// The tile of a kernel other than any_geometry. `source` are the strides of x (of dy for dgrad).
 DepthwiseTile depthwise_tile(ConvOp op, const ConvProblem& problem, DType dtype,
-                             const Strides& gathered, int config);
+                             const Strides& source, DepthwiseKernel kernel);
 
 // Whether lanes should run along channels: then those are adjacent in memory.
-bool depthwise_channels_inner(const ConvProblem& problem, const Strides& gathered);
+bool depthwise_channels_inner(const ConvProblem& problem, const Strides& source);
 
 // Bytes of the copies that fill shared memory from a tensor: 16, 4 or one element.
 int depthwise_copy_bytes(const Strides& strides, bool channels_inner, int64_t N, int64_t C,
@@ -56,16 +62,12 @@ int depthwise_copy_bytes(const Strides& strides, bool channels_inner, int64_t N,
 inline constexpr int kDepthwiseTapsPerThread = 8;
 inline constexpr int kDepthwiseWgradLanes = 32;
 inline constexpr int kDepthwiseWgradRows = 4;  // filter rows' pieces in a block
-inline int64_t depthwise_generic_wgrad_pieces(const ConvProblem& o) {
-  return o.R * ceil_div(o.S, kDepthwiseTapsPerThread);
+inline int64_t depthwise_generic_wgrad_pieces(const ConvProblem& problem) {
+  return problem.R * div_up(problem.S, kDepthwiseTapsPerThread);
 }
-inline int64_t depthwise_generic_wgrad_blocks(const ConvProblem& o) {
-  return ceil_div(o.K, kDepthwiseWgradLanes) *
-         ceil_div(depthwise_generic_wgrad_pieces(o), kDepthwiseWgradRows);
-}
-
-inline int64_t dtype_bytes(DType dtype) {
-  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
+inline int64_t depthwise_generic_wgrad_blocks(const ConvProblem& problem) {
+  return div_up(problem.K, kDepthwiseWgradLanes) *
+         div_up(depthwise_generic_wgrad_pieces(problem), kDepthwiseWgradRows);
 }
 
 }  // namespace fastconv

@@ -5,18 +5,18 @@
 
 #include "plan/cuda_direct_tile.h"
 #include "plan/cuda_plan.h"
+#include "problem/layout.h"
 
 namespace fastconv {
 namespace {
 
-constexpr int64_t kVectorBytes = 16;
 constexpr int64_t kMaxNarrowFilters = 32;         // more go to the wide tile
 constexpr int64_t kStemSharedMemory = 112 << 10;  // two blocks fit an SM of 228 KiB
 constexpr int64_t kMinStemColumns = 12;           // Q: the stem's tile is 32 wide
 
 constexpr int64_t kMinSlicePixels = 256;
 constexpr int64_t kWgradBlocksPerSm = 4;
-constexpr int64_t kMaxSlices = 4096;
+constexpr int64_t kMaxSplits = 4096;
 constexpr int64_t kMaxWgradWorkspace = int64_t{64} << 20;
 
 // Whether `vector` adjacent channels of a group lie at an aligned address wherever they begin.
@@ -26,25 +26,24 @@ bool channels_in_vectors(const Strides& strides, int64_t channels, int64_t vecto
 }
 
 bool has_stem(const CudaConvCall& call, bool few_filters) {
-  const ConvProblem& o = call.problem;
-  if (call.op != ConvOp::fprop || o.channels_per_group() > kMaxStemChannels ||
-      o.Q() < kMinStemColumns || !stem_reach_is_small(o)) {
+  const ConvProblem& problem = call.problem;
+  if (call.op != ConvOp::fprop || problem.channels_per_group() > kMaxStemChannels ||
+      problem.Q() < kMinStemColumns || !stem_reach_is_small(problem)) {
     return false;
   }
-  const int64_t accumulator = call.dtype == DType::float64 ? 8 : 4;
-  return stem_tile(o, few_filters, accumulator).shared_bytes <=
+  return stem_tile(problem, few_filters, accumulator_size(call.dtype)).shared_bytes <=
          std::min(kStemSharedMemory, call.device.shared_memory);
 }
 
 void plan_wgrad(const CudaConvCall& call, CudaConvPlan& plan) {
-  const ConvProblem& o = call.problem;
-  const bool wide = plan.tile == static_cast<int>(DirectTileKind::wide);
+  const ConvProblem& problem = call.problem;
+  const bool wide = plan.direct == DirectKernel::wide;
   const GemmShape shape = call.problem.gemm_shape(ConvOp::wgrad);
   const int64_t tiles =
-      ceil_div(shape.gemm_n, wide ? 128 : 64) * ceil_div(shape.gemm_m, wide ? 64 : 16) * o.groups;
-  const int64_t wanted = ceil_div(kWgradBlocksPerSm * std::max(call.device.sm_count, 1), tiles);
-  const int64_t slice_bytes = o.w_elements() * (call.dtype == DType::float64 ? 8 : 4);
-  const int64_t most = std::min({kMaxSlices, ceil_div(shape.gemm_k, kMinSlicePixels),
+      div_up(shape.gemm_n, wide ? 128 : 64) * div_up(shape.gemm_m, wide ? 64 : 16) * problem.groups;
+  const int64_t wanted = div_up(kWgradBlocksPerSm * std::max(call.device.sm_count, 1), tiles);
+  const int64_t slice_bytes = problem.w_elements() * accumulator_size(call.dtype);
+  const int64_t most = std::min({kMaxSplits, div_up(shape.gemm_k, kMinSlicePixels),
                                  kMaxWgradWorkspace / std::max<int64_t>(slice_bytes, 1)});
   plan.splits = static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
   plan.workspace_bytes = plan.splits > 1 ? plan.splits * slice_bytes : 0;
@@ -53,33 +52,34 @@ void plan_wgrad(const CudaConvCall& call, CudaConvPlan& plan) {
 }  // namespace
 
 std::string direct_unsupported_reason(const CudaConvCall& call) {
-  const ConvProblem& o = call.problem;
-  return std::max(o.R, o.S) > INT_MAX ? "R and S must be less than 2^31" : "";
+  const ConvProblem& problem = call.problem;
+  return std::max(problem.R, problem.S) > INT_MAX ? "R and S must be less than 2^31" : "";
 }
 
 CudaConvPlan plan_direct(const CudaConvCall& call) {
-  const ConvProblem& o = call.problem;
+  const ConvProblem& problem = call.problem;
   const bool dgrad = call.op == ConvOp::dgrad;
-  const int64_t filters = dgrad ? o.channels_per_group() : o.filters_per_group();
-  const int64_t vector = kVectorBytes / element_size(call.dtype);
+  const int64_t filters = dgrad ? problem.channels_per_group() : problem.filters_per_group();
+  const int64_t vector = kAccessBytes / element_size(call.dtype);
   CudaConvPlan plan;
   if (const bool few = filters <= 4; has_stem(call, few)) {
-    plan.tile = static_cast<int>(few ? DirectTileKind::stem_few_filters : DirectTileKind::stem);
+    plan.direct = few ? DirectKernel::stem_few_filters : DirectKernel::stem;
     plan.tile_name = few ? "stem, 8 rows x 4 filters" : "stem, 4 rows x 8 filters";
     return plan;
   }
   const bool wide = filters > kMaxNarrowFilters;
-  plan.tile = static_cast<int>(wide ? DirectTileKind::wide : DirectTileKind::narrow);
+  plan.direct = wide ? DirectKernel::wide : DirectKernel::narrow;
   if (call.op == ConvOp::wgrad) {
-    plan.vectorised = call.aligned && channels_in_vectors(call.x, o.channels_per_group(), vector) &&
-                      channels_in_vectors(call.y, o.filters_per_group(), vector);
+    plan.vectorised = call.aligned &&
+                      channels_in_vectors(call.x, problem.channels_per_group(), vector) &&
+                      channels_in_vectors(call.y, problem.filters_per_group(), vector);
     plan.tile_name = wide ? "128x64" : "64x16";
     plan_wgrad(call, plan);
     return plan;
   }
   plan.vectorised =
-      call.aligned && (dgrad ? channels_in_vectors(call.y, o.filters_per_group(), vector)
-                             : channels_in_vectors(call.x, o.channels_per_group(), vector));
+      call.aligned && (dgrad ? channels_in_vectors(call.y, problem.filters_per_group(), vector)
+                             : channels_in_vectors(call.x, problem.channels_per_group(), vector));
   plan.tile_name = wide ? "128x64" : "128x16";
   return plan;
 }

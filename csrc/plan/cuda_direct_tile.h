@@ -1,19 +1,14 @@
-// The configurations of the direct convolution, for its plan and its launch alike.
+// The tile of the direct convolution for a network's first layer (the stem), for its plan and its
+// launch alike.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "problem/conv_problem.h"
+#include "problem/math.h"
 
 namespace fastconv {
-
-enum class DirectTileKind {
-  wide,             // 128 pixels x 64 filters; wgrad: 128 (tap, channel) x 64 filters
-  narrow,           // 128 x 16; wgrad: 64 x 16
-  stem,             // fprop of 1 to 4 channels a group: 8 filters a thread
-  stem_few_filters  // the same, 4 filters a thread
-};
 
 // What a block of conv2d_fprop_stem holds in shared memory.
 struct StemTile {
@@ -33,32 +28,35 @@ struct StemTile {
 inline constexpr int64_t kMaxStemChannels = 4;
 inline constexpr int64_t kMaxStemReach = 64;  // stride, dilation, R and S: the halo's size
 
-inline bool stem_reach_is_small(const ConvProblem& o) {
-  return std::max({o.stride_h, o.stride_w, o.dilation_h, o.dilation_w, o.R, o.S}) <= kMaxStemReach;
+inline bool stem_reach_is_small(const ConvProblem& problem) {
+  return std::max({problem.stride_h, problem.stride_w, problem.dilation_h, problem.dilation_w,
+                   problem.R, problem.S}) <= kMaxStemReach;
 }
 
 // Only where stem_reach_is_small.
-inline StemTile stem_tile(const ConvProblem& o, bool few_filters, int64_t accumulator_bytes) {
+inline StemTile stem_tile(const ConvProblem& problem, bool few_filters, int64_t accumulator_bytes) {
   StemTile tile;
-  const int64_t channels = o.channels_per_group();
+  const int64_t channels = problem.channels_per_group();
   tile.channels = channels == 1 ? 1 : (channels == 3 && !few_filters ? 3 : 4);
   tile.rows = few_filters ? 8 : 4;
   tile.filters = few_filters ? 4 : 8;
-  while (tile.filter_groups < StemTile::kWarps && tile.tile_filters() < o.filters_per_group()) {
+  while (tile.filter_groups < StemTile::kWarps &&
+         tile.tile_filters() < problem.filters_per_group()) {
     tile.filter_groups *= 2;
   }
   const auto halo = [](int64_t outputs, int64_t stride, int64_t taps, int64_t dilation) {
     return (outputs - 1) * stride + (taps - 1) * dilation + 1;
   };
-  tile.halo_rows = halo(tile.tile_rows(), o.stride_h, o.R, o.dilation_h);
-  tile.halo_columns = halo(StemTile::kColumns, o.stride_w, o.S, o.dilation_w);
-  tile.phase_columns = ceil_div(tile.halo_columns, o.stride_w);
-  tile.pitch = tile.phase_columns * o.stride_w;
+  tile.halo_rows = halo(tile.tile_rows(), problem.stride_h, problem.R, problem.dilation_h);
+  tile.halo_columns = halo(StemTile::kColumns, problem.stride_w, problem.S, problem.dilation_w);
+  tile.phase_columns = div_up(tile.halo_columns, problem.stride_w);
+  tile.pitch = tile.phase_columns * problem.stride_w;
   tile.filter_pitch = tile.tile_filters() + 16 / accumulator_bytes;
   // Filters are read 16 bytes at a time.
-  tile.filters_offset = ceil_div(tile.channels * tile.halo_rows * tile.pitch, 4) * 4;
-  tile.columns_offset = tile.filters_offset + o.R * o.S * tile.channels * tile.filter_pitch;
-  tile.shared_bytes = tile.columns_offset * accumulator_bytes + o.S * 4;
+  tile.filters_offset = div_up(tile.channels * tile.halo_rows * tile.pitch, 4) * 4;
+  tile.columns_offset =
+      tile.filters_offset + problem.R * problem.S * tile.channels * tile.filter_pitch;
+  tile.shared_bytes = tile.columns_offset * accumulator_bytes + problem.S * 4;
   return tile;
 }
 

@@ -11,17 +11,17 @@ constexpr int64_t kColumnBytes = int64_t{64} << 20;
 
 // Of one row of y: its columns and its K products, both as accumulators.
 int64_t row_bytes(const CudaConvCall& call) {
-  const ConvProblem& o = call.problem;
-  const int64_t terms = checked_product("R*S*C", o.R, o.S, o.C);
-  return checked_product("bytes of a row", checked_add(terms, o.K, "terms"), o.Q(),
-                         call.dtype == DType::float64 ? 8 : 4);
+  const ConvProblem& problem = call.problem;
+  const int64_t terms = checked_product("R*S*C", problem.R, problem.S, problem.C);
+  return checked_product("bytes of a row", checked_add(terms, problem.K, "terms"), problem.Q(),
+                         accumulator_size(call.dtype));
 }
 
 // Rows of y that must be there at once: dgrad sums all the taps of a row of dx.
 int64_t rows_at_once(const CudaConvCall& call) {
-  const ConvProblem& o = call.problem;
+  const ConvProblem& problem = call.problem;
   if (call.op != ConvOp::dgrad) return 1;
-  return std::min(o.P(), (o.R - 1) * o.dilation_h / o.stride_h + 1);
+  return std::min(problem.P(), (problem.R - 1) * problem.dilation_h / problem.stride_h + 1);
 }
 
 }  // namespace

@@ -8,11 +8,11 @@
 namespace fastconv {
 namespace {
 
-// Coordinates and GEMM indices are 32-bit in the kernel; half of the range is left for sums.
+// Positions and GEMM indices have 32 bits in the kernel; half of their range is left for sums.
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
-// Offsets within an image of the gathered tensor, taps in the padding included, have 32 bits.
+// Offsets within an image of the source, taps in the padding included, have 32 bits.
 constexpr double kMaxSpan = 1 << 30;
-// Slices shorter than this many main-loop steps are all prologue.
+// A slice of fewer steps of the main loop than this spends its time on filling the pipeline.
 constexpr int64_t kMinStepsPerSlice = 8;
 constexpr int64_t kMaxSplits = 256;
 // Partial sums may take this much memory.
@@ -32,34 +32,34 @@ CudaMath math_of(const CudaConvCall& call) {
   throw std::invalid_argument("the implicit GEMM knows no float64");
 }
 
-// Whether channels lie side by side, and every position of the tensor begins a 16-byte vector. The
-// stride of an axis of one position says nothing.
-bool vectorisable(const Strides& strides, int64_t N, int64_t channels_per_group, int64_t height,
-                  int64_t width, int64_t vector) {
-  const auto whole = [&](int64_t size, int64_t stride) {
-    return size == 1 || stride % vector == 0;
-  };
-  return strides.c == 1 && channels_per_group % vector == 0 && whole(N, strides.n) &&
-         whole(height, strides.h) && whole(width, strides.w);
+// Whether channels lie side by side, and every pixel of every group begins a 16-byte vector.
+bool vectorisable(const Strides& strides, const TensorSize& size, int64_t channels_per_group,
+                  DType dtype) {
+  const int64_t element = element_size(dtype);
+  return strides.c == 1 && channels_per_group % (kAccessBytes / element) == 0 &&
+         rows_are_aligned(strides, size, element, &Strides::c, kAccessBytes);
 }
 
-bool x_vectorisable(const CudaConvCall& call, int64_t vector) {
-  const ConvProblem& o = call.problem;
-  return vectorisable(call.x, o.N, o.channels_per_group(), o.H, o.W, vector);
+bool x_vectorisable(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  return vectorisable(call.x, {problem.N, problem.C, problem.H, problem.W},
+                      problem.channels_per_group(), call.dtype);
 }
 
-bool y_vectorisable(const CudaConvCall& call, int64_t vector) {
-  const ConvProblem& o = call.problem;
-  return vectorisable(call.y, o.N, o.filters_per_group(), o.P(), o.Q(), vector);
+bool y_vectorisable(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  return vectorisable(call.y, {problem.N, problem.K, problem.P(), problem.Q()},
+                      problem.filters_per_group(), call.dtype);
 }
 
 // Whether w can be read as rows of gemm_k adjacent elements in the order (r, s, c).
 bool is_krsc(const CudaConvCall& call, int64_t vector) {
-  const ConvProblem& o = call.problem;
-  const int64_t channels = o.channels_per_group();
-  return call.aligned && (channels == 1 || call.w.c == 1) && (o.S == 1 || call.w.w == channels) &&
-         (o.R == 1 || call.w.h == o.S * channels) && call.w.n == o.R * o.S * channels &&
-         call.w.n % vector == 0;
+  const ConvProblem& problem = call.problem;
+  const int64_t channels = problem.channels_per_group();
+  return call.aligned && (channels == 1 || call.w.c == 1) &&
+         (problem.S == 1 || call.w.w == channels) &&
+         (problem.R == 1 || call.w.h == problem.S * channels) &&
+         call.w.n == problem.R * problem.S * channels && call.w.n % vector == 0;
 }
 
 // Slices of gemm_k so that all multiprocessors have a block, if there is enough to slice.
@@ -81,12 +81,13 @@ double image_span(const Strides& strides, int64_t channels, int64_t height, int6
   return along(channels, strides.c) + along(height, strides.h) + along(width, strides.w);
 }
 
-double gathered_span(const CudaConvCall& call) {
-  const ConvProblem& o = call.problem;
-  const int64_t reach_h = o.dilation_h * (o.R - 1), reach_w = o.dilation_w * (o.S - 1);
-  const double x = image_span(call.x, o.C, o.H + reach_h, o.W + reach_w);
-  const double y =
-      image_span(call.y, o.K, o.P() + reach_h / o.stride_h + 1, o.Q() + reach_w / o.stride_w + 1);
+double source_span(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  const int64_t reach_h = problem.dilation_h * (problem.R - 1),
+                reach_w = problem.dilation_w * (problem.S - 1);
+  const double x = image_span(call.x, problem.C, problem.H + reach_h, problem.W + reach_w);
+  const double y = image_span(call.y, problem.K, problem.P() + reach_h / problem.stride_h + 1,
+                              problem.Q() + reach_w / problem.stride_w + 1);
   switch (call.op) {
     case ConvOp::fprop:
       return x;
@@ -95,14 +96,15 @@ double gathered_span(const CudaConvCall& call) {
     case ConvOp::wgrad:
       return std::max(x, y);
   }
-  throw std::logic_error("gathered_span: unknown ConvOp");
+  throw std::logic_error("source_span: unknown ConvOp");
 }
 
-std::string name_of(int tile) {
-  return "tile " + std::to_string(kGemmTiles[tile].m) + "x" + std::to_string(kGemmTiles[tile].n);
+std::string name_of(GemmKernel kernel) {
+  const GemmTile tile = tile_of(kernel);
+  return "tile " + std::to_string(tile.m) + "x" + std::to_string(tile.n);
 }
 
-int64_t tiles(int64_t size, int tile_size) { return ceil_div(size, tile_size); }
+int64_t tiles(int64_t size, int tile_size) { return div_up(size, tile_size); }
 
 // Whether a warp has registers for 64 x 32 sums.
 bool has_wide_warps(const CudaConvPlan& plan) {
@@ -110,60 +112,62 @@ bool has_wide_warps(const CudaConvPlan& plan) {
 }
 
 CudaConvPlan plan_wgrad(const CudaConvCall& call) {
-  const ConvProblem& o = call.problem;
-  const int64_t size = element_size(call.dtype), vector = kGemmVectorBytes / size;
-  const GemmShape shape = o.gemm_shape(ConvOp::wgrad);
+  const ConvProblem& problem = call.problem;
+  const int64_t size = element_size(call.dtype);
+  const GemmShape shape = problem.gemm_shape(ConvOp::wgrad);
   CudaConvPlan plan;
   plan.math = math_of(call);
-  plan.vectorised = call.aligned && x_vectorisable(call, vector) && y_vectorisable(call, vector);
-  const bool large = shape.gemm_m > kGemmTiles[kTile64x64].m;
-  plan.tile = !large ? kTile64x64 : has_wide_warps(plan) ? kTile128x128 : kTile128x64Small;
-  plan.tile_name = name_of(plan.tile);
-  const GemmTile tile = kGemmTiles[plan.tile];
-  const int64_t blocks = tiles(shape.gemm_m, tile.m) * tiles(shape.gemm_n, tile.n) * o.groups;
-  const int64_t steps = ceil_div(shape.gemm_k, kGemmSlabBytes / size);
-  const int64_t partial_bytes = o.w_elements() * static_cast<int64_t>(sizeof(float));
+  plan.vectorised = call.aligned && x_vectorisable(call) && y_vectorisable(call);
+  const bool large = shape.gemm_m > tile_of(GemmKernel::tile64x64).m;
+  plan.gemm = !large                 ? GemmKernel::tile64x64
+              : has_wide_warps(plan) ? GemmKernel::tile128x128
+                                     : GemmKernel::tile128x64_small_warps;
+  plan.tile_name = name_of(plan.gemm);
+  const GemmTile tile = tile_of(plan.gemm);
+  const int64_t blocks = tiles(shape.gemm_m, tile.m) * tiles(shape.gemm_n, tile.n) * problem.groups;
+  const int64_t steps = div_up(shape.gemm_k, kGemmSlabBytes / size);
+  const int64_t partial_bytes = problem.w_elements() * static_cast<int64_t>(sizeof(float));
   // Two blocks run on a multiprocessor at a time, and gemm_k is long: fill both.
-  plan.splits = choose_splits(ceil_div(blocks, 2), steps, partial_bytes, call.device);
+  plan.splits = choose_splits(div_up(blocks, 2), steps, partial_bytes, call.device);
   plan.workspace_bytes = workspace_part(plan.splits * partial_bytes);
   return plan;
 }
 
 CudaConvPlan plan_fprop_or_dgrad(const CudaConvCall& call) {
-  const ConvProblem& o = call.problem;
+  const ConvProblem& problem = call.problem;
   const bool dgrad = call.op == ConvOp::dgrad;
-  const int64_t size = element_size(call.dtype), vector = kGemmVectorBytes / size;
-  const GemmShape shape = o.gemm_shape(call.op);
+  const int64_t size = element_size(call.dtype), vector = kAccessBytes / size;
+  const GemmShape shape = problem.gemm_shape(call.op);
   CudaConvPlan plan;
   plan.math = math_of(call);
-  plan.vectorised =
-      call.aligned && (dgrad ? y_vectorisable(call, vector) : x_vectorisable(call, vector));
+  plan.vectorised = call.aligned && (dgrad ? y_vectorisable(call) : x_vectorisable(call));
   plan.packed_w = dgrad || !is_krsc(call, vector);
 
-  const auto blocks_of = [&](int tile) {
-    return tiles(shape.gemm_m, kGemmTiles[tile].m) * tiles(shape.gemm_n, kGemmTiles[tile].n) *
-           o.groups;
+  const auto blocks_of = [&](GemmKernel kernel) {
+    const GemmTile tile = tile_of(kernel);
+    return tiles(shape.gemm_m, tile.m) * tiles(shape.gemm_n, tile.n) * problem.groups;
   };
-  const int wide = has_wide_warps(plan) ? kTile128x64 : kTile128x64Small;
-  if (shape.gemm_n <= kGemmTiles[kTile128x32].n) {
-    plan.tile = kTile128x32;
-  } else if (has_wide_warps(plan) && shape.gemm_n > kGemmTiles[kTile128x64].n &&
-             blocks_of(kTile128x128) >= call.device.sm_count) {
-    plan.tile = kTile128x128;
+  const GemmKernel wide =
+      has_wide_warps(plan) ? GemmKernel::tile128x64 : GemmKernel::tile128x64_small_warps;
+  if (shape.gemm_n <= tile_of(GemmKernel::tile128x32).n) {
+    plan.gemm = GemmKernel::tile128x32;
+  } else if (has_wide_warps(plan) && shape.gemm_n > tile_of(GemmKernel::tile128x64).n &&
+             blocks_of(GemmKernel::tile128x128) >= call.device.sm_count) {
+    plan.gemm = GemmKernel::tile128x128;
   } else if (blocks_of(wide) >= call.device.sm_count) {
-    plan.tile = wide;
+    plan.gemm = wide;
   } else {
-    plan.tile = kTile64x64;
+    plan.gemm = GemmKernel::tile64x64;
   }
-  plan.tile_name = name_of(plan.tile);
+  plan.tile_name = name_of(plan.gemm);
 
   const int64_t pixels = shape.gemm_m;
-  const int64_t steps = ceil_div(shape.gemm_k, kGemmSlabBytes / size);
+  const int64_t steps = div_up(shape.gemm_k, kGemmSlabBytes / size);
   const int64_t partial_bytes =
-      checked_product("partial sums", pixels, shape.gemm_n, o.groups, int64_t{sizeof(float)});
-  plan.splits = choose_splits(blocks_of(plan.tile), steps, partial_bytes, call.device);
+      checked_product("partial sums", pixels, shape.gemm_n, problem.groups, int64_t{sizeof(float)});
+  plan.splits = choose_splits(blocks_of(plan.gemm), steps, partial_bytes, call.device);
   if (plan.packed_w) {
-    plan.workspace_bytes += workspace_part(packed_elements(call.op, o, size) * size);
+    plan.workspace_bytes += workspace_part(packed_elements(call.op, problem, size) * size);
   }
   if (plan.splits > 1) plan.workspace_bytes += workspace_part(plan.splits * partial_bytes);
   return plan;
@@ -172,30 +176,33 @@ CudaConvPlan plan_fprop_or_dgrad(const CudaConvCall& call) {
 }  // namespace
 
 std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
-  const ConvProblem& o = call.problem;
+  const ConvProblem& problem = call.problem;
   if (call.dtype == DType::float64) return "the tensor cores' implicit GEMM has no float64";
-  const GemmShape shape = o.gemm_shape(call.op);
+  const GemmShape shape = problem.gemm_shape(call.op);
   for (const int64_t extent :
-       {shape.gemm_m, shape.gemm_n, shape.gemm_k, o.C, o.K, o.H + 2 * o.pad_h, o.W + 2 * o.pad_w,
-        o.dilation_h * o.R, o.dilation_w * o.S, o.stride_h, o.stride_w, o.K * o.R * o.S}) {
+       {shape.gemm_m, shape.gemm_n, shape.gemm_k, problem.C, problem.K,
+        problem.H + 2 * problem.pad_h, problem.W + 2 * problem.pad_w,
+        problem.dilation_h * problem.R, problem.dilation_w * problem.S, problem.stride_h,
+        problem.stride_w, problem.K * problem.R * problem.S}) {
     if (extent >= kMaxExtent) {
       return "the implicit GEMM indexes with 32 bits: an extent of " + std::to_string(extent) +
              " is too large";
     }
   }
-  if (const double span = gathered_span(call); span >= kMaxSpan) {
+  if (const double span = source_span(call); span >= kMaxSpan) {
     return "the implicit GEMM's offsets within an image have 32 bits, this one spans " +
            std::to_string(static_cast<int64_t>(span)) + " elements";
   }
   if (call.op == ConvOp::dgrad &&
-      std::min(o.stride_h, o.H) * std::min(o.stride_w, o.W) > kMaxGemmClasses) {
+      std::min(problem.stride_h, problem.H) * std::min(problem.stride_w, problem.W) >
+          kMaxGemmPhases) {
     return "dgrad has one sub-problem for each of stride_h * stride_w = " +
-           std::to_string(o.stride_h * o.stride_w) + " residue classes, more than " +
-           std::to_string(kMaxGemmClasses);
+           std::to_string(problem.stride_h * problem.stride_w) + " phases, more than " +
+           std::to_string(kMaxGemmPhases);
   }
-  const int64_t blocks =
-      checked_product("blocks", tiles(shape.gemm_m, kGemmTiles[kTile64x64].m) + kMaxGemmClasses,
-                      tiles(shape.gemm_n, kGemmTiles[kTile128x32].n), o.groups);
+  const int64_t blocks = checked_product(
+      "blocks", tiles(shape.gemm_m, tile_of(GemmKernel::tile64x64).m) + kMaxGemmPhases,
+      tiles(shape.gemm_n, tile_of(GemmKernel::tile128x32).n), problem.groups);
   if (blocks >= kMaxExtent) return "too many blocks for one launch: " + std::to_string(blocks);
   return "";
 }

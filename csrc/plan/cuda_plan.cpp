@@ -31,6 +31,48 @@ std::string unsupported_reason(CudaAlgorithm algorithm, const CudaConvCall& call
   throw unknown(algorithm);
 }
 
+CudaPlanNumbers numbers_of(const CudaConvPlan& plan) {
+  const auto kernel = [&]() -> int {
+    switch (plan.algorithm) {
+      case CudaAlgorithm::direct:
+        return static_cast<int>(plan.direct);
+      case CudaAlgorithm::im2col:
+        return 0;
+      case CudaAlgorithm::implicit_gemm:
+        return static_cast<int>(plan.gemm);
+      case CudaAlgorithm::depthwise:
+        return static_cast<int>(plan.depthwise);
+    }
+    throw unknown(plan.algorithm);
+  };
+  return {static_cast<int>(plan.algorithm), kernel(),   int{plan.vectorised}, int{plan.packed_w},
+          static_cast<int>(plan.math),      plan.splits};
+}
+
+CudaConvPlan plan_of(const CudaPlanNumbers& numbers) {
+  const auto [algorithm, kernel, vectorised, packed_w, math, splits] = numbers;
+  CudaConvPlan plan;
+  plan.algorithm = static_cast<CudaAlgorithm>(algorithm);
+  switch (plan.algorithm) {
+    case CudaAlgorithm::direct:
+      plan.direct = static_cast<DirectKernel>(kernel);
+      break;
+    case CudaAlgorithm::im2col:
+      break;
+    case CudaAlgorithm::implicit_gemm:
+      plan.gemm = static_cast<GemmKernel>(kernel);
+      break;
+    case CudaAlgorithm::depthwise:
+      plan.depthwise = static_cast<DepthwiseKernel>(kernel);
+      break;
+  }
+  plan.vectorised = vectorised != 0;
+  plan.packed_w = packed_w != 0;
+  plan.math = static_cast<CudaMath>(math);
+  plan.splits = splits;
+  return plan;
+}
+
 CudaConvPlan plan_conv2d_cuda(CudaAlgorithm algorithm, const CudaConvCall& call,
                               std::string reason) {
   if (const std::string refusal = unsupported_reason(algorithm, call); !refusal.empty()) {

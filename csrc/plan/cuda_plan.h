@@ -2,6 +2,7 @@
 // and testable without CUDA, and compiled into both native modules.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -32,9 +33,33 @@ struct CudaConvCall {
   CudaDevice device;
 };
 
+// The kernels that an algorithm chooses from, named after the tile that a block computes or after
+// the filter and the stride that they are compiled for. im2col has one.
+enum class DirectKernel {
+  wide,             // 128 pixels x 64 filters; wgrad: 128 (tap, channel) x 64 filters
+  narrow,           // 128 x 16; wgrad: 64 x 16
+  stem,             // fprop of 1 to 4 channels a group: 8 filters a thread
+  stem_few_filters  // the same, 4 filters a thread
+};
+// Pixels x filters; wgrad: filters x (tap, channel). Small warps are twice as many, each with half
+// of the sums.
+enum class GemmKernel { tile128x128, tile128x64, tile64x64, tile128x32, tile128x64_small_warps };
+enum class DepthwiseKernel {
+  any_geometry,
+  filter3_stride1,
+  filter3_stride2,
+  filter5_stride1,
+  filter5_stride2,
+  filter7_stride1,
+  filter7_stride2
+};
+
 struct CudaConvPlan {
   CudaAlgorithm algorithm = CudaAlgorithm::direct;
-  int tile = 0;             // which of the algorithm's configurations
+  // Of the next three only the algorithm's own means anything.
+  DirectKernel direct = DirectKernel::wide;
+  GemmKernel gemm = GemmKernel::tile128x128;
+  DepthwiseKernel depthwise = DepthwiseKernel::any_geometry;
   bool vectorised = false;  // 16-byte accesses along channels (or along rows)
   bool packed_w = false;    // w is copied into the workspace in the order the kernel reads it
   CudaMath math = CudaMath::fma;
@@ -43,6 +68,12 @@ struct CudaConvPlan {
   std::string tile_name;
   std::string reason;
 };
+
+// What a launch needs of a plan, as integers, since it passes from one native module to the other:
+//   algorithm, kernel of the algorithm, vectorised, packed_w, math, splits
+using CudaPlanNumbers = std::array<int, 6>;
+CudaPlanNumbers numbers_of(const CudaConvPlan& plan);
+CudaConvPlan plan_of(const CudaPlanNumbers& numbers);
 
 // Why an algorithm cannot run a call, or an empty string.
 std::string unsupported_reason(CudaAlgorithm algorithm, const CudaConvCall& call);

@@ -30,7 +30,7 @@ void check_positions(const PoolAxis& axis) {
 // not worth one.
 bool has_channel_vectors(const CudaPoolCall& call) {
   if (call.dtype == DType::float64) return false;
-  const int64_t element = element_size(call.dtype), count = kVectorBytes / element;
+  const int64_t element = element_size(call.dtype), count = kAccessBytes / element;
   constexpr auto kAlong = &Strides::c;
   if (!has_vectors(call.x, x_size(call), element, kAlong, count) ||
       !has_vectors(call.y, y_size(call), element, kAlong, count)) {
@@ -102,7 +102,7 @@ bool is_global(const CudaPoolCall& call) {
   const int64_t plane = call.axes.h.x_size * call.axes.w.x_size;
   return planes_join(call) && (plane == 1 || x.w == 1) && (call.C == 1 || x.c == plane) &&
          (call.N == 1 || x.n == call.C * plane) && (call.N == 1 || y.n == call.C * y.c) &&
-         is_aligned(call.x.data, kVectorBytes);
+         is_aligned(call.x.data, kAccessBytes);
 }
 
 void plan_reduce(CudaPoolPlan& plan, const CudaPoolCall& call, int64_t channel_vectors) {
@@ -148,7 +148,7 @@ CudaPoolPlan plan_pool2d_cuda(const CudaPoolCall& call) {
   plan.vectorised = has_channel_vectors(call);
   plan.channels_inner = plan.vectorised || channels_adjacent(call.x.strides, call.C);
   const int64_t channel_vectors =
-      plan.vectorised ? call.C / (kVectorBytes / element_size(call.dtype)) : call.C;
+      plan.vectorised ? call.C / (kAccessBytes / element_size(call.dtype)) : call.C;
   switch (call.op) {
     case PoolOp::max_fwd:
       plan.reason = untiled_reason(call);

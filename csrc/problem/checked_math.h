@@ -31,6 +31,4 @@ int64_t checked_product(const char* what, int64_t first, Rest... rest) {
   return first;
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-
 }  // namespace fastconv

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "problem/checked_math.h"
+#include "problem/math.h"
 
 namespace fastconv {
 
@@ -77,7 +78,7 @@ struct AdaptivePoolProblem {
     return position * in / out;
   }
   static int64_t window_end(int64_t in, int64_t out, int64_t position) {
-    return ceil_div((position + 1) * in, out);
+    return div_up((position + 1) * in, out);
   }
 
   int64_t x_elements() const { return checked_product("x elements", N, C, H, W); }

@@ -269,9 +269,9 @@ def test_every_template_is_planned_and_its_block_fits():
                     for op in ConvOp.__members__.values():
                         for channels_last in (False, True):
                             p = plan(op, problem, dtype, channels_last)
-                            seen.add((p.tile, R, stride))
+                            seen.add((p.kernel, R, stride))
                             assert p.vectorised == (
-                                p.tile > 0
+                                p.kernel > 0
                                 and (C if channels_last else gathered_width(op, size, stride))
                                 % (16 // element_size(dtype))
                                 == 0

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(cuda is None, reason=f"no CUDA kernels: {cuda_mi
 
 NO_EPILOGUE = (None, None, "none")
 H100 = (132, 227 << 10, 50 << 20)
-WIDE, NARROW, STEM, STEM_FEW_FILTERS = range(4)  # csrc/plan/cuda_direct_tile.h
+WIDE, NARROW, STEM, STEM_FEW_FILTERS = range(4)  # DirectKernel of csrc/plan/cuda_plan.h
 
 
 def native_problem(problem):

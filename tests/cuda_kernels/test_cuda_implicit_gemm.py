@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(cuda is None, reason=f"no CUDA kernels: {cuda_mi
 IMPLICIT_GEMM = int(core.CudaAlgorithm.implicit_gemm)
 DTYPE_OF = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 DTYPE_OF["tf32x3"] = torch.float32
-LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS = range(5)  # csrc/plan/implicit_gemm_geometry.h
+LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS = range(5)  # GemmKernel of csrc/plan/cuda_plan.h
 
 
 def tiles(math, vectorised, wgrad):
@@ -139,19 +139,19 @@ def test_the_plan_reaches_every_kernel_and_no_other():
                 for channels_last in (False, True):
                     plan = plan_of(shape, op, dtype, math == "tf32", channels_last)
                     assert plan.math.name == math
-                    reached.add((math, plan.vectorised, op == ConvOp.wgrad, plan.tile))
+                    reached.add((math, plan.vectorised, op == ConvOp.wgrad, plan.kernel))
     assert reached == set(KERNELS)
 
 
-def test_dgrad_of_too_many_classes_is_direct():
+def test_dgrad_of_too_many_phases_is_direct():
     problem = ConvProblem(N=1, C=8, H=40, W=40, K=8, R=3, S=3, stride_h=5, stride_w=4)
     backend = BACKENDS["cuda:implicit_gemm"]
-    assert "residue classes" in backend._unsupported_reason(problem, torch.float32)
+    assert "phases, more than" in backend._unsupported_reason(problem, torch.float32)
     strides = backend._dense(problem, False)
     plan = BACKENDS["cuda"]._make_plan(
         ConvOp.dgrad, problem, torch.float32, False, *strides, True, None
     )
-    assert plan.algorithm == core.CudaAlgorithm.direct and "residue classes" in plan.reason
+    assert plan.algorithm == core.CudaAlgorithm.direct and "phases, more than" in plan.reason
 
 
 def test_offsets_of_taps_in_the_padding_fit_32_bits_too():

@@ -40,28 +40,30 @@ INTEGERS = "conv2d/test_conv2d_kernels.py::test_integers_exactly -k "
 RANDOM = "conv2d/test_conv2d_kernels.py::test_random_no_worse_than_torch -k "
 WRITTEN = "conv2d/test_conv2d_kernels.py::test_outputs_are_written_whole_and_nothing_else -k "
 GEMM = "kernels/gemm/conv2d_implicit_gemm.cuh"
+GEMM_PARAMS = "kernels/gemm/implicit_gemm_params.cuh"
+GEMM_STORE = "kernels/gemm/implicit_gemm_store.cuh"
 WGRAD_GEMM = "kernels/gemm/conv2d_wgrad_implicit_gemm.cuh"
 FAULTS = [
     Fault(
         "dropped slice of a split gemm_k",
         "kernels/gemm/split_k_reduce.cuh",
-        "split < o.splits; ++split",
-        "split < max_of(1, o.splits - 1); ++split",
+        "split < params.splits; ++split",
+        "split < max_of(1, params.splits - 1); ++split",
         EVERY_GEMM + "fp16-v1",
     ),
     Fault(
-        "a class without taps packs filters",
+        "a phase without taps packs filters",
         "kernels/gemm/implicit_gemm_pack_filters.cuh",
-        "if (cls.gemm_k == 0) return;",
+        "if (phase.gemm_k == 0) return;",
         "",
         INTEGERS + "'cuda and implicit_gemm and stride_beyond_kernel'",
         seed=7,
     ),
     Fault(
-        "taps of a class in the wrong order",
+        "taps of a phase in the wrong order",
         "kernels/gemm/implicit_gemm_pack_filters.cuh",
-        "cls.tap_h_first + tap_h * cls.tap_h_step",
-        "cls.tap_h_first + tap_h",
+        "phase.tap_first_h + tap_h * phase.tap_step_h",
+        "phase.tap_first_h + tap_h",
         EVERY_GEMM + "fp16-v1",
     ),
     Fault(
@@ -81,15 +83,15 @@ FAULTS = [
     ),
     Fault(
         "halo off by one",
-        GEMM,
-        "static_cast<unsigned>(row.h + tap.h) < static_cast<unsigned>(o.in_h)",
-        "static_cast<unsigned>(row.h + tap.h) <= static_cast<unsigned>(o.in_h)",
+        GEMM_PARAMS,
+        "static_cast<unsigned>(row.h + tap.h) < static_cast<unsigned>(params.source_h)",
+        "static_cast<unsigned>(row.h + tap.h) <= static_cast<unsigned>(params.source_h)",
         EVERY_GEMM + "fp16",
     ),
     Fault(
         "rows past the end are stored",
-        GEMM,
-        "if (block.row0 + row >= cls.gemm_m || block.column0",
+        GEMM_STORE,
+        "if (block.row0 + row >= phase.gemm_m || block.column0",
         "if (block.column0",
         WRITTEN + "'cuda and implicit_gemm'",
     ),
@@ -117,7 +119,7 @@ FAULTS = [
     Fault(
         "stale pixels in wgrad",
         WGRAD_GEMM,
-        "tabulate<Config, kGemmStages>(o, next + 1, storage);",
+        "tabulate<Config, kGemmStages>(params, next + 1, storage);",
         "",
         EVERY_GEMM + "fp16-v1-w1",
     ),

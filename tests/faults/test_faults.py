@@ -44,8 +44,8 @@ FAULTS = [
     Fault(
         "range off by one",
         "cpu/vectors/rows.h",
-        "ceil_div_signed(in_size - offset, stride)",
-        "floor_div(in_size - offset, stride)",
+        "div_up(source_size - offset, stride)",
+        "div_down(source_size - offset, stride)",
         f"{KERNELS} -k 'cpu and direct'",
     ),
     Fault(
@@ -65,13 +65,13 @@ FAULTS = [
     Fault(
         "stride forgotten",
         "cpu/staging/planes.h",
-        "apart_ ? i : i * axis.offset_step % axis.source_step",
+        "apart_ ? i : i * axis.tap_offset % axis.source_step",
         "apart_ ? i : 0",
         f"{KERNELS} -k 'cpu and planes'",
     ),
     Fault(
         "columns between rows are not masked",
-        "cpu/kernels/conv2d_planes.cpp",
+        "cpu/kernels/conv2d_wgrad_planes.cpp",
         "row < planes.h.positions && column < planes.w.positions",
         "true",
         "conv2d/test_conv2d_kernels.py -k 'an_infinity_reaches_only and cpu and planes'",
@@ -91,10 +91,10 @@ FAULTS = [
         f"{KERNELS} -k 'cpu and depthwise'",
     ),
     Fault(
-        "a class reads another's taps",
+        "a phase reads another's taps",
         "cpu/kernels/plane_product.h",
-        "h.first + i * h.step",
-        "i * h.step",
+        "h.first_tap + i * h.tap_step",
+        "i * h.tap_step",
         f"{KERNELS} -k 'cpu and planes'",
     ),
     Fault(
@@ -162,21 +162,21 @@ FAULTS = [
     ),
     Fault(
         "dropped slice",
-        "cpu/kernels/conv2d_implicit_gemm.cpp",
+        "cpu/kernels/conv2d_wgrad_implicit_gemm.cpp",
         "slice < grid.slices; ++slice)",
         "slice < max64(1, grid.slices - 1); ++slice)",
         f"{KERNELS} -k 'cpu and implicit_gemm'",
     ),
     Fault(
         "taps in the wrong order",
-        "cpu/staging/gather.h",
-        "axis.offset_step = -(axis.weight_step",
-        "axis.offset_step = (axis.weight_step",
+        "problem/gather_axis.h",
+        "axis.source_first += (axis.taps - 1) * axis.tap_offset;",
+        "",
         f"{KERNELS} -k 'cpu and implicit_gemm'",
     ),
     Fault(
         "sums shared by tasks",
-        "cpu/kernels/conv2d_implicit_gemm.cpp",
+        "cpu/kernels/conv2d_wgrad_implicit_gemm.cpp",
         "task % grid.slices, c + task * elements);",
         "task % grid.slices, c + task / 2 * elements);",
         f"{KERNELS} -k 'cpu and implicit_gemm'",
@@ -205,7 +205,7 @@ FAULTS = [
     Fault(
         "a residual that steps like the result",
         "cpu/staging/store_tile.h",
-        "finish.residual_step = pixel_step(o, tile, residual.strides);",
+        "finish.residual_step = pixel_step(output, tile, residual.strides);",
         "finish.residual_step = step;",
         "conv2d/test_conv2d_autograd.py::test_a_residual_of_any_strides",
     ),

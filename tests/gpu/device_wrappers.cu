@@ -211,14 +211,14 @@ FOR_CTYPES run_cp_async_4(const uint32_t* source, const int32_t* valid, uint32_t
 FOR_CTYPES run_convert(int64_t count, const float* x, uint32_t* tf32, __half* half,
                        __nv_bfloat16* bfloat16, float* from_half, float* from_bfloat16) {
   const fc::ConvertParams params{x, tf32, half, bfloat16, from_half, from_bfloat16, count};
-  const dim3 grid(static_cast<unsigned>(fc::div_up<int64_t>(count, fc::kThreads)));
+  const dim3 grid(static_cast<unsigned>(fastconv::div_up<int64_t>(count, fc::kThreads)));
   return fc::run(fc::wrapper_convert, grid, fc::kThreads, 0, params);
 }
 
 FOR_CTYPES run_divmod(uint32_t divisor, int64_t count, const uint32_t* n, uint32_t* quotient,
                       uint32_t* remainder) {
   const fc::DivmodParams params{fc::FastDivmod(divisor), n, quotient, remainder, count};
-  const dim3 grid(static_cast<unsigned>(fc::div_up<int64_t>(count, fc::kThreads)));
+  const dim3 grid(static_cast<unsigned>(fastconv::div_up<int64_t>(count, fc::kThreads)));
   return fc::run(fc::wrapper_divmod, grid, fc::kThreads, 0, params);
 }
 
@@ -233,7 +233,7 @@ FOR_CTYPES run_vector(int size, const __half* x, __half* y) {
 FOR_CTYPES run_packed(int dtype, int64_t count, const uint32_t* a, const uint32_t* b,
                       uint32_t* greater, uint32_t* is_nan) {
   const fc::PackedParams params{a, b, greater, is_nan, count};
-  const dim3 grid(static_cast<unsigned>(fc::div_up<int64_t>(count, fc::kThreads)));
+  const dim3 grid(static_cast<unsigned>(fastconv::div_up<int64_t>(count, fc::kThreads)));
   const auto kernel = dtype == 0 ? fc::wrapper_packed<__half> : fc::wrapper_packed<__nv_bfloat16>;
   return fc::run(kernel, grid, fc::kThreads, 0, params);
 }

@@ -18,7 +18,7 @@ constexpr int64_t kFilterBlock = 4;
 constexpr int64_t kRowTile = 256;  // output positions whose sums stay in L1
 
 template <typename T>
-void fprop(const ConvArgs& args) {
+void fprop(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
@@ -72,7 +72,7 @@ void fprop(const ConvArgs& args) {
 }
 
 template <typename T>
-void dgrad(const ConvArgs& args) {
+void dgrad(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
@@ -89,9 +89,8 @@ void dgrad(const ConvArgs& args) {
       const int64_t w1 = min64(w0 + kRowTile, o.W);
       A sums[kFilterBlock][kRowTile] = {};
       // The columns of dy that reach this tile.
-      const Range reach = {
-          max64(0, ceil_div_signed(w0 + o.pad_w - (o.S - 1) * o.dilation_w, o.stride_w)),
-          min64(Q, floor_div(w1 - 1 + o.pad_w, o.stride_w) + 1)};
+      const Range reach = {max64(0, div_up(w0 + o.pad_w - (o.S - 1) * o.dilation_w, o.stride_w)),
+                           min64(Q, div_down(w1 - 1 + o.pad_w, o.stride_w) + 1)};
       for (int64_t r = 0; r < o.R && reach.begin < reach.end; ++r) {
         const int64_t p_scaled = h + o.pad_h - r * o.dilation_h;
         if (p_scaled < 0 || p_scaled % o.stride_h != 0 || p_scaled / o.stride_h >= P) continue;
@@ -120,7 +119,7 @@ void dgrad(const ConvArgs& args) {
 }
 
 template <typename T>
-void wgrad(const ConvArgs& args) {
+void wgrad(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
@@ -164,7 +163,7 @@ void wgrad(const ConvArgs& args) {
 
 }  // namespace
 
-void conv2d_direct(ConvOp op, const ConvArgs& args) {
+void conv2d_direct(ConvOp op, const CpuConvArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     if (op == ConvOp::fprop) return fprop<T>(args);

@@ -6,7 +6,9 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-constexpr int kRun = kVectorBytes >= 32 ? 14 : 7;  // pixels of a row at a time; ImageNet's rows
+constexpr int kRun = kVectorBytes >= 32
+                         ? 14
+                         : 7;  // pixels of a row at a time; divides rows of 224, 112, 56, 28 and 14
 
 // Lanes [k, k + count) of a tensor: lane l is its channel (k + l) / repeat.
 struct Lanes {
@@ -14,9 +16,9 @@ struct Lanes {
   int64_t repeat;
 };
 
-// Output channel k sums `depth` source lanes: the k-th of each. Output position u * classes + class
-// of an axis is position u of that class; the stage holds what the taps of all classes read.
-struct DepthwiseProduct : Classes {
+// Output channel k sums `depth` source lanes: the k-th of each. Output position u * phases + phase
+// of an axis is position u of that phase; the stage holds what the taps of all phases read.
+struct DepthwiseProduct : GatherPhases {
   PixelTiles tiles;  // of positions u, v
   Lanes source;
   int64_t source_step;  // elements from source d's channel 0 to the next one's
@@ -68,35 +70,37 @@ static int64_t transpose_filters(const T* filters, int64_t filter_stride, int64_
   return k;
 }
 
-// weights[d][class][tap][output channel], rows `step` apart.
+// weights[d][phase][tap][output channel], rows `step` apart.
 template <typename T>
-static void pack_depthwise_weights(const DepthwiseProduct& o, int64_t step, accumulator_t<T>* out) {
-  const Strides& strides = o.filters.strides;
-  for (int64_t d = 0; d < o.depth; ++d) {
-    for (int64_t i = 0; i < o.classes(); ++i) {
-      const GatherAxis& h = o.h[i / o.w.count].axis;
-      const GatherAxis& w = o.w[i % o.w.count].axis;
+static void pack_depthwise_weights(const DepthwiseProduct& product, int64_t step,
+                                   accumulator_t<T>* out) {
+  const Strides& strides = product.filters.strides;
+  for (int64_t d = 0; d < product.depth; ++d) {
+    for (int64_t i = 0; i < product.phases(); ++i) {
+      const GatherAxis& h = product.h[i / product.w.count].axis;
+      const GatherAxis& w = product.w[i % product.w.count].axis;
       const int64_t taps = h.taps * w.taps;
       const auto filter = [&](int64_t tap) {
-        return o.filters.at<T>(0, 0, h.weight + tap / w.taps * h.weight_step,
-                               w.weight + tap % w.taps * w.weight_step) +
-               d * o.depth_stride;
+        return product.filters.at<T>(0, 0, h.tap_first + tap / w.taps * h.tap_step,
+                                     w.tap_first + tap % w.taps * w.tap_step) +
+               d * product.depth_stride;
       };
       // fprop's taps rise, dgrad's fall.
-      const int64_t apart = w.weight_step * strides.w;
+      const int64_t apart = w.tap_step * strides.w;
       const bool adjacent = taps > 1 && (apart == 1 || apart == -1) &&
-                            (h.taps == 1 || h.weight_step * strides.h == w.taps * apart);
+                            (h.taps == 1 || h.tap_step * strides.h == w.taps * apart);
       int64_t packed = 0;
       if (adjacent && apart == 1) {
-        packed = transpose_filters(filter(0), o.filter_stride, o.channels, taps, out, step);
+        packed =
+            transpose_filters(filter(0), product.filter_stride, product.channels, taps, out, step);
       } else if (adjacent) {
-        packed = transpose_filters(filter(taps - 1), o.filter_stride, o.channels, taps,
+        packed = transpose_filters(filter(taps - 1), product.filter_stride, product.channels, taps,
                                    out + (taps - 1) * step, -step);
       }
       for (int64_t tap = 0; tap < taps; ++tap, out += step) {
-        load_row(out + packed, filter(tap) + packed * o.filter_stride, o.filter_stride,
-                 o.channels - packed);
-        zero_row(out + o.channels, step - o.channels);
+        load_row(out + packed, filter(tap) + packed * product.filter_stride, product.filter_stride,
+                 product.channels - packed);
+        zero_row(out + product.channels, step - product.channels);
       }
     }
   }

@@ -25,35 +25,36 @@ namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr int kRowPixels = 7;
 constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
-// Taps of a class for each source pixel, in single rows and in pairs; with more, panels.h's
+// Taps of a phase for each source pixel, in single rows and in pairs; with more, panels.h's
 // constant steps are faster.
 constexpr int64_t kMaxRowTaps = 9, kMaxPairTaps = 25;
 constexpr int64_t kTasksOfThread = 4;
-constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are asked for ahead
+constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are prefetched
 
 // Whether a row's taps lie a tap row further on than those of the row before.
-static inline bool rows_pair(const DepthwiseProduct& o) {
+static inline bool rows_pair(const DepthwiseProduct& product) {
   bool result = true;
-  for (int64_t a = 0; a < o.h.count; ++a) {
-    const GatherAxis& h = o.h[a].axis;
-    result = result && h.source_step == 1 && (h.taps < 2 || h.offset_step == 1);
+  for (int64_t a = 0; a < product.h.count; ++a) {
+    const GatherAxis& h = product.h[a].axis;
+    result = result && h.source_step == 1 && (h.taps < 2 || h.tap_offset == 1);
   }
   return result;
 }
 
 template <typename T>
-static bool has_rows_of_channels(const DepthwiseProduct& o) {
-  const Epilogue& e = *o.out.epilogue;
-  const int64_t most = rows_pair(o) ? kMaxPairTaps : kMaxRowTaps;
-  for (int64_t i = 0; i < o.classes(); ++i) {
-    const GatherAxis &h = o.h[i / o.w.count].axis, &w = o.w[i % o.w.count].axis;
+static bool has_rows_of_channels(const DepthwiseProduct& product) {
+  const Epilogue& e = *product.out.epilogue;
+  const int64_t most = rows_pair(product) ? kMaxPairTaps : kMaxRowTaps;
+  for (int64_t i = 0; i < product.phases(); ++i) {
+    const GatherAxis &h = product.h[i / product.w.count].axis,
+                     &w = product.w[i % product.w.count].axis;
     if (h.taps * w.taps > most * min64(h.source_step, h.taps) * min64(w.source_step, w.taps)) {
       return false;
     }
   }
-  return o.depth == 1 && o.source.repeat == 1 && o.source.tensor.strides.c == 1 &&
-         o.out.tensor.strides.c == 1 && (e.residual.data == nullptr || e.residual.strides.c == 1) &&
-         o.channels >= kLanes<T>;
+  return product.depth == 1 && product.source.repeat == 1 && product.source.tensor.strides.c == 1 &&
+         product.out.tensor.strides.c == 1 &&
+         (e.residual.data == nullptr || e.residual.strides.c == 1) && product.channels >= kLanes<T>;
 }
 
 // Pixels [begin, end) of a run whose tap lies inside of the source.
@@ -70,8 +71,8 @@ struct RowTaps {
   int64_t weight_step;
 };
 
-// Asks for all channels of `pixels` pixels to come to L2, in the order of their addresses: memory
-// is then a third faster than in pieces of some channels.
+// Prefetches all channels of `pixels` pixels to L2, in the order of their addresses: memory is then
+// a third faster than in pieces of some channels.
 template <bool kWrite, typename T>
 static inline void prefetch_pixels(const T* first, int64_t pixels, int64_t step, int64_t channels) {
   constexpr int64_t kLine = 64 / sizeof(T);
@@ -159,37 +160,39 @@ static void depthwise_run(const RowTaps& taps, const T* source, const T* weights
   }
 }
 
-// Rows u, ..., u + kRows - 1 of positions of class (a, b) in image n.
+// Rows u, ..., u + kRows - 1 of positions of phase (a, b) in image n.
 template <int kRows, typename T>
-static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64_t a, int64_t b,
-                          const T* weights, int64_t weight_step, Range* inside, Clip* clips) {
-  GatherAxis h = o.h[a].axis, w = o.w[b].axis;
-  if (h.taps < 2) h.offset_step = 1;  // may be anything, as no second tap is there
-  if (w.taps < 2) w.offset_step = 1;
-  Strides x = o.source.tensor.strides;
-  if (h.source_size < 2) x.h = 0;  // may be anything as well
+static void depthwise_row(const DepthwiseProduct& product, int64_t n, int64_t u, int64_t a,
+                          int64_t b, const T* weights, int64_t weight_step, Range* inside,
+                          Clip* clips) {
+  GatherAxis h = product.h[a].axis, w = product.w[b].axis;
+  if (h.taps < 2) h.tap_offset = 1;  // unused without a second tap; it could overflow
+  if (w.taps < 2) w.tap_offset = 1;
+  Strides x = product.source.tensor.strides;
+  if (h.source_size < 2) x.h = 0;  // unused in an axis of one position, too
   if (w.source_size < 2) x.w = 0;
-  const Epilogue& e = *o.out.epilogue;
-  const int64_t first_h = u * h.source_step + h.offset;
+  const Epilogue& e = *product.out.epilogue;
+  const int64_t first_h = u * h.source_step + h.source_first;
   const int64_t source_rows = h.taps == 0 ? 0 : h.taps + kRows - 1;
-  const int64_t next_h = first_h + max64(0, h.taps - 1) * h.offset_step + 1 + (kRows - 1);
-  const bool asks = a == 0 && b == 0;  // for what all classes read
+  const int64_t next_h = first_h + max64(0, h.taps - 1) * h.tap_offset + 1 + (kRows - 1);
+  const bool prefetches = a == 0 && b == 0;  // the first phase, for all of them
   const int64_t next_rows =
-      asks ? min64(min64(h.source_step * kRows, kMaxAhead), h.source_size - next_h) : 0;
+      prefetches ? min64(min64(h.source_step * kRows, kMaxAhead), h.source_size - next_h) : 0;
   const int64_t next_columns = min64(w.source_step, kMaxAhead);
-  const RowTaps taps = {valid_range(first_h, h.offset_step, h.source_size, 0, source_rows),
+  const RowTaps taps = {valid_range(first_h, h.tap_offset, h.source_size, 0, source_rows),
                         h.taps,
                         w.taps,
-                        h.offset_step * x.h,
-                        w.offset_step * x.w,
+                        h.tap_offset * x.h,
+                        w.tap_offset * x.w,
                         w.positions > 1 ? w.source_step * x.w : 0,
                         clips,
                         weight_step};
-  const T* const image = static_cast<const T*>(o.source.tensor.data) + n * x.n + w.offset * x.w;
+  const T* const image =
+      static_cast<const T*>(product.source.tensor.data) + n * x.n + w.source_first * x.w;
   const T *const source = image + first_h * x.h, *const next = image + next_h * x.h;
   for (int64_t j = 0; j < w.taps; ++j) {
-    inside[j] =
-        valid_range(w.offset + j * w.offset_step, w.source_step, w.source_size, 0, w.positions);
+    inside[j] = valid_range(w.source_first + j * w.tap_offset, w.source_step, w.source_size, 0,
+                            w.positions);
   }
   const bool is_clamp = Clamp<T>::is(e.activation);
   RunOutput<T> out[kRows];
@@ -197,8 +200,8 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
     out[y] = RunOutput<T>{nullptr,
                           static_cast<const T*>(e.bias),
                           nullptr,
-                          o.out.tensor.strides.w * o.w.count * o.out.w.step,
-                          e.residual.strides.w * o.w.count * o.out.w.step,
+                          product.out.tensor.strides.w * product.w.count * product.out.w.step,
+                          e.residual.strides.w * product.w.count * product.out.w.step,
                           Clamp<T>(is_clamp ? e.activation : Activation::none)};
   }
   for_each_run<kRowPixels, 4, 2, 1>(w.positions, [&](int64_t v, auto run) {
@@ -210,36 +213,39 @@ static void depthwise_row(const DepthwiseProduct& o, int64_t n, int64_t u, int64
     // What the next rows of positions read first, and where the next run is stored.
     for (int64_t i = 0; i < next_rows; ++i) {
       prefetch_pixels<false>(next + v * taps.pixel_step + i * x.h, kPixels * next_columns, x.w,
-                             o.channels);
+                             product.channels);
     }
-    const int64_t out_w = o.out.w.first + (v * o.w.count + b) * o.out.w.step;
+    const int64_t out_w = product.out.w.first + (v * product.w.count + b) * product.out.w.step;
     for (int y = 0; y < kRows; ++y) {
-      const int64_t out_h = o.out.h.first + ((u + y) * o.h.count + a) * o.out.h.step;
-      out[y].y = o.out.tensor.at<T>(n, 0, out_h, out_w);
+      const int64_t out_h =
+          product.out.h.first + ((u + y) * product.h.count + a) * product.out.h.step;
+      out[y].y = product.out.tensor.at<T>(n, 0, out_h, out_w);
       out[y].residual = e.residual.data == nullptr ? nullptr : e.residual.at<T>(n, 0, out_h, out_w);
-      prefetch_pixels<true>(out[y].y + kPixels * out[y].y_step, kPixels, out[y].y_step, o.channels);
+      prefetch_pixels<true>(out[y].y + kPixels * out[y].y_step, kPixels, out[y].y_step,
+                            product.channels);
     }
-    depthwise_run<kRows, kPixels>(taps, source + v * taps.pixel_step, weights, out, o.channels);
+    depthwise_run<kRows, kPixels>(taps, source + v * taps.pixel_step, weights, out,
+                                  product.channels);
     if (is_clamp) return;
     for (int y = 0; y < kRows; ++y) {
       for (int m = 0; m < kPixels; ++m) {
-        activate_row(out[y].y + m * out[y].y_step, o.channels, e.activation);
+        activate_row(out[y].y + m * out[y].y_step, product.channels, e.activation);
       }
     }
   });
 }
 
-// weights[class][tap][channel], rows weight_step apart.
+// weights[phase][tap][channel], rows weight_step apart.
 template <typename T>
-static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t weight_step,
+static void depthwise_rows(const DepthwiseProduct& product, const T* weights, int64_t weight_step,
                            int num_threads) {
-  const int64_t U = o.tiles.h.positions, images = o.tiles.images;
-  const int64_t at_once = rows_pair(o) ? 2 : 1;
+  const int64_t U = product.tiles.h.positions, images = product.tiles.images;
+  const int64_t at_once = rows_pair(product) ? 2 : 1;
   const int64_t tasks = div_up(kTasksOfThread * num_threads, max64(1, images));  // of an image
   const int64_t task_rows = at_once * max64(1, U / (tasks * at_once));
   const int64_t blocks = div_up(U, task_rows);
-  int64_t columns = 0;  // of any class
-  for (int64_t b = 0; b < o.w.count; ++b) columns = max64(columns, o.w[b].axis.taps);
+  int64_t columns = 0;  // of any phase
+  for (int64_t b = 0; b < product.w.count; ++b) columns = max64(columns, product.w[b].axis.taps);
   parallel_for(images * blocks, num_threads, [&](int64_t task) {
     Range* const inside = static_cast<Range*>(
         scratch(ScratchSlot::kTask,
@@ -249,15 +255,17 @@ static void depthwise_rows(const DepthwiseProduct& o, const T* weights, int64_t 
     for (int64_t u = begin, rows = 0; u < end; u += rows) {
       rows = min64(at_once, end - u);
       const T* filters = weights;
-      for (int64_t a = 0; a < o.h.count; ++a) {
-        for (int64_t b = 0; b < o.w.count; ++b) {
-          const int64_t there = min64(rows, o.h[a].axis.positions - u);
+      for (int64_t a = 0; a < product.h.count; ++a) {
+        for (int64_t b = 0; b < product.w.count; ++b) {
+          const int64_t there = min64(rows, product.h[a].axis.positions - u);
           if (there == 2) {
-            depthwise_row<2, T>(o, task / blocks, u, a, b, filters, weight_step, inside, clips);
+            depthwise_row<2, T>(product, task / blocks, u, a, b, filters, weight_step, inside,
+                                clips);
           } else if (there == 1) {
-            depthwise_row<1, T>(o, task / blocks, u, a, b, filters, weight_step, inside, clips);
+            depthwise_row<1, T>(product, task / blocks, u, a, b, filters, weight_step, inside,
+                                clips);
           }
-          filters += o.taps(a, b) * weight_step;
+          filters += product.taps(a, b) * weight_step;
         }
       }
     }

@@ -8,10 +8,10 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-void conv2d_direct(ConvOp op, const ConvArgs& args);
-void conv2d_implicit_gemm(ConvOp op, const ConvArgs& args);
-void conv2d_depthwise(ConvOp op, const ConvArgs& args);
-void conv2d_planes(ConvOp op, const ConvArgs& args);
+void conv2d_direct(ConvOp op, const CpuConvArgs& args);
+void conv2d_implicit_gemm(ConvOp op, const CpuConvArgs& args);
+void conv2d_depthwise(ConvOp op, const CpuConvArgs& args);
+void conv2d_planes(ConvOp op, const CpuConvArgs& args);
 void epilogue_backward(const EpilogueBackwardArgs& args);
 void activation_forward(const ActivationArgs& args);
 void pool2d_max_fwd(const CpuPoolArgs& args);

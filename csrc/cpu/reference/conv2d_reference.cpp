@@ -15,7 +15,7 @@ namespace {
 using namespace cpu::FASTCONV_ISA;
 
 template <typename T>
-void fprop(const ConvArgs& args) {
+void fprop(const CpuConvArgs& args) {
   const ConvProblem& o = args.problem;
   const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
   const Epilogue& epilogue = args.epilogue;
@@ -46,7 +46,7 @@ void fprop(const ConvArgs& args) {
 }
 
 template <typename T>
-void dgrad(const ConvArgs& args) {
+void dgrad(const CpuConvArgs& args) {
   const ConvProblem& o = args.problem;
   const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
   parallel_for(o.N * o.C, args.num_threads, [&](int64_t task) {
@@ -73,7 +73,7 @@ void dgrad(const ConvArgs& args) {
 }
 
 template <typename T>
-void wgrad(const ConvArgs& args) {
+void wgrad(const CpuConvArgs& args) {
   const ConvProblem& o = args.problem;
   const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
   parallel_for(o.K * Cg, args.num_threads, [&](int64_t task) {
@@ -100,7 +100,7 @@ void wgrad(const ConvArgs& args) {
 
 }  // namespace
 
-void conv2d_reference(ConvOp op, const ConvArgs& args) {
+void conv2d_reference(ConvOp op, const CpuConvArgs& args) {
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     if (op == ConvOp::fprop) return fprop<T>(args);

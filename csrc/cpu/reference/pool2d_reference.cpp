@@ -22,7 +22,7 @@ struct Taps {
   bool inside(int64_t tap) const { return at(tap) >= 0 && at(tap) < size; }
   // Where a window that holds no element is counted: beside its taps, inside the tensor.
   int64_t fallback() const {
-    const int64_t position = first < 0 ? first + ceil_div(-first, step) * step : first;
+    const int64_t position = first < 0 ? first + div_up(-first, step) * step : first;
     return position < size ? position : size - 1;
   }
   int64_t extent(bool count_include_pad) const {

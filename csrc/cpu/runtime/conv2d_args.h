@@ -8,7 +8,7 @@
 
 namespace fastconv {
 
-struct ConvArgs {
+struct CpuConvArgs {
   ConvProblem problem;
   DType dtype = DType::float32;
   TensorView x, w, y;

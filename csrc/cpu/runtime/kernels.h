@@ -31,10 +31,10 @@ struct ActivationArgs {
 struct CpuKernels {
   const char* instruction_set;
   int micro_rows, micro_bytes;  // of the sums that implicit GEMM keeps in registers: rows, a row
-  void (*conv2d_direct)(ConvOp, const ConvArgs&);
-  void (*conv2d_implicit_gemm)(ConvOp, const ConvArgs&);
-  void (*conv2d_depthwise)(ConvOp, const ConvArgs&);
-  void (*conv2d_planes)(ConvOp, const ConvArgs&);
+  void (*conv2d_direct)(ConvOp, const CpuConvArgs&);
+  void (*conv2d_implicit_gemm)(ConvOp, const CpuConvArgs&);
+  void (*conv2d_depthwise)(ConvOp, const CpuConvArgs&);
+  void (*conv2d_planes)(ConvOp, const CpuConvArgs&);
   void (*epilogue_backward)(const EpilogueBackwardArgs&);
   void (*activation_forward)(const ActivationArgs&);
   void (*pool2d_max_fwd)(const CpuPoolArgs&);
@@ -47,7 +47,7 @@ struct CpuKernels {
 const CpuKernels& cpu_kernels();
 
 // The oracle: plain loops, sums in double. One version, for every processor.
-void conv2d_reference(ConvOp op, const ConvArgs& args);
+void conv2d_reference(ConvOp op, const CpuConvArgs& args);
 void pool2d_reference(PoolOp op, const PoolProblem& problem, const CpuPoolArgs& args,
                       bool count_include_pad);
 void pool2d_reference(PoolOp op, const AdaptivePoolProblem& problem, const CpuPoolArgs& args,

@@ -1,129 +1,106 @@
-// Which source positions meet which output positions along one axis: fprop gathers x around output
-// pixels; dgrad gathers dy around the pixels of dx of one residue class modulo the stride, where it
-// is a convolution of stride 1 again and no multiply-add is spent on the zeros between strides.
+// The gather axes of a CPU pass (problem/gather_axis.h), with each axis' taps in the order of
+// ascending source positions, and the phases of dgrad that are gathered together.
 #pragma once
 
 #include "cpu/vectors/isa.h"
-#include "problem/conv_problem.h"
+#include "problem/gather_axis.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// Output positions first, first + step, ... along one axis, and the taps that reach the source from
-// position number u: tap i reads source position u * source_step + offset + i * offset_step, where
-// offset_step > 0, and the filter's element weight + i * weight_step.
-struct GatherAxis {
-  int64_t positions, first, step;
-  int64_t taps, weight, weight_step;
-  int64_t source_size, source_step, offset, offset_step;
-};
-
-static inline GatherAxis fprop_axis(int64_t in, int64_t out, int64_t kernel, int64_t stride,
-                                    int64_t pad, int64_t dilation) {
-  return {out, 0, 1, kernel, 0, 1, in, stride, -pad, dilation};
-}
-
-// The class of positions = residue modulo stride. Its taps are those with
-// (residue + pad - r * dilation) divisible by stride; the last one reads the lowest source
-// position.
-static inline GatherAxis dgrad_axis(int64_t in, int64_t out, int64_t kernel, int64_t stride,
-                                    int64_t pad, int64_t dilation, int64_t residue) {
-  GatherAxis axis = {div_up(in - residue, stride), residue, stride, 0, 0, -1, out, 1, 0, 1};
-  for (int64_t r = kernel - 1; r >= 0; --r) {
-    if ((residue + pad - r * dilation) % stride != 0) continue;
-    if (axis.taps == 0) {
-      axis.weight = r;
-      axis.offset = floor_div(residue + pad - r * dilation, stride);
-    } else if (axis.taps == 1) {
-      axis.weight_step = r - axis.weight;
-      axis.offset_step = -(axis.weight_step * dilation / stride);
-    }
-    ++axis.taps;
-  }
+static inline GatherAxis ascending_dgrad_axis(const ConvAxis& conv, int64_t phase) {
+  GatherAxis axis = with_taps_reversed(dgrad_axis(conv, phase));
+  // Without a second tap the steps are unused, and products of large ones would overflow.
+  if (axis.taps < 2) axis.tap_offset = 1, axis.tap_step = -1;
   return axis;
 }
 
-// The output positions of an axis by classes, and the source positions that any of them reads:
-// position u of class a has taps of the gathered axis first + i * step, i < classes[a].axis.taps.
-// fprop has one class with all taps, dgrad one for each residue modulo the stride, in that order.
-constexpr int64_t kMaxClasses = 4;
-constexpr int64_t kMaxClassSpan = 16;  // of source positions around one that classes read
-struct ClassAxis {
+// An axis whose positions each read themselves.
+static inline GatherAxis identity_axis(int64_t size) {
+  return fprop_axis(conv_axis(size, size, 1, 1, 0, 1));
+}
+
+// The output positions of an axis by phases, and the source positions that any of them reads: tap i
+// of position u of a phase is tap first_tap + i * tap_step of position u of the gathered axis.
+// fprop has one phase with all taps, dgrad one for each remainder modulo the stride, in that order.
+constexpr int64_t kMaxPhases = 4;
+constexpr int64_t kMaxPhaseSpan = 16;  // of source positions around one that phases read
+struct PhaseAxis {
   GatherAxis axis;
-  int64_t first, step;
+  int64_t first_tap, tap_step;
 };
-struct AxisClasses {
+struct AxisPhases {
   int64_t count;
-  ClassAxis classes[kMaxClasses];
+  PhaseAxis phases[kMaxPhases];
   GatherAxis gathered;
 
-  const ClassAxis& operator[](int64_t i) const { return classes[i]; }
-  // Where the positions of all classes lie: position u * count + a is position u of class a.
+  const PhaseAxis& operator[](int64_t i) const { return phases[i]; }
+  // Where the positions of all phases lie: position u * count + a is position u of phase a.
   GatherAxis output() const {
-    GatherAxis axis = classes[0].axis;
+    GatherAxis axis = phases[0].axis;
     if (count > 1) axis.step = 1;
-    for (int64_t i = 1; i < count; ++i) axis.positions += classes[i].axis.positions;
+    for (int64_t i = 1; i < count; ++i) axis.positions += phases[i].axis.positions;
     return axis;
   }
 };
 
-static inline AxisClasses one_class(const GatherAxis& axis) { return {1, {{axis, 0, 1}}, axis}; }
+static inline AxisPhases one_phase(const GatherAxis& axis) { return {1, {{axis, 0, 1}}, axis}; }
 
-// All classes of an axis of dgrad; none where they are too many or lie too far apart to be
+// All phases of an axis of dgrad; none where they are too many or lie too far apart to be
 // gathered together.
-static inline AxisClasses dgrad_classes(int64_t in, int64_t out, int64_t kernel, int64_t stride,
-                                        int64_t pad, int64_t dilation) {
-  AxisClasses all = {min64(stride, in), {}, {}};
-  const AxisClasses none = {0, {}, {}};
-  if (stride > kMaxClasses) return none;
+static inline AxisPhases all_dgrad_phases(const ConvAxis& conv) {
+  AxisPhases all = {dgrad_phases(conv), {}, {}};
+  const AxisPhases none = {0, {}, {}};
+  if (conv.stride > kMaxPhases) return none;
   int64_t lowest = INT64_MAX, highest = INT64_MIN;
   for (int64_t i = 0; i < all.count; ++i) {
-    const GatherAxis axis = dgrad_axis(in, out, kernel, stride, pad, dilation, i);
-    all.classes[i] = {axis, 0, 1};
+    const GatherAxis axis = ascending_dgrad_axis(conv, i);
+    all.phases[i] = {axis, 0, 1};
     if (axis.taps == 0) continue;
-    lowest = min64(lowest, axis.offset);
-    highest = max64(highest, axis.offset + (axis.taps - 1) * axis.offset_step);
+    lowest = min64(lowest, axis.source_first);
+    highest = max64(highest, axis.source_first + (axis.taps - 1) * axis.tap_offset);
   }
-  if (lowest > highest || highest - lowest >= max64(kMaxClassSpan, kernel)) return none;
+  if (lowest > highest || highest - lowest >= max64(kMaxPhaseSpan, conv.kernel)) return none;
   for (int64_t i = 0; i < all.count; ++i) {
-    all.classes[i].first = all.classes[i].axis.offset - lowest;
-    all.classes[i].step = all.classes[i].axis.offset_step;
+    all.phases[i].first_tap = all.phases[i].axis.source_first - lowest;
+    all.phases[i].tap_step = all.phases[i].axis.tap_offset;
   }
-  all.gathered = {div_up(in, all.count), 0, 1, highest - lowest + 1, 0, 1, out, 1, lowest, 1};
+  // fprop of stride 1 over dy, with a tap for each source position in reach.
+  all.gathered = fprop_axis(
+      conv_axis(conv.y_size, div_up(conv.x_size, all.count), highest - lowest + 1, 1, -lowest, 1));
   return all;
 }
 
-// Calls body(h, w) for every class of dx's pixels, one pair of axes after the other.
+// Calls body(h, w) for every phase of dx's pixels, one pair of axes after the other.
 template <typename Body>
-static void for_each_residue(const ConvProblem& o, const Body& body) {
-  for (int64_t i = 0; i < min64(o.stride_h, o.H); ++i) {
-    const GatherAxis h = dgrad_axis(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h, i);
-    for (int64_t j = 0; j < min64(o.stride_w, o.W); ++j) {
-      body(h, dgrad_axis(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w, j));
-    }
+static void for_each_phase(const ConvProblem& problem, const Body& body) {
+  const ConvAxis h = h_axis(problem), w = w_axis(problem);
+  for (int64_t i = 0; i < dgrad_phases(h); ++i) {
+    const GatherAxis rows = ascending_dgrad_axis(h, i);
+    for (int64_t j = 0; j < dgrad_phases(w); ++j) body(rows, ascending_dgrad_axis(w, j));
   }
 }
 
-// The classes of both axes: class (a, b) has taps(a, b) taps.
-struct Classes {
-  AxisClasses h, w;
+// The phases of both axes: phase (a, b) has taps(a, b) taps.
+struct GatherPhases {
+  AxisPhases h, w;
 
-  int64_t classes() const { return h.count * w.count; }
+  int64_t phases() const { return h.count * w.count; }
   int64_t taps(int64_t a, int64_t b) const { return h[a].axis.taps * w[b].axis.taps; }
   int64_t all_taps() const {
     int64_t sum = 0;
-    for (int64_t i = 0; i < classes(); ++i) sum += taps(i / w.count, i % w.count);
+    for (int64_t i = 0; i < phases(); ++i) sum += taps(i / w.count, i % w.count);
     return sum;
   }
 };
 
-// Calls body(Classes) for the pixels of dx: once for all of them, or for one class after the other.
+// Calls body(GatherPhases) for the pixels of dx: once for all of them, or for one phase after the
+// other.
 template <typename Body>
-static void for_each_dgrad(const ConvProblem& o, const Body& body) {
-  const AxisClasses h = dgrad_classes(o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
-  const AxisClasses w = dgrad_classes(o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  if (h.count > 0 && w.count > 0) return body(Classes{h, w});
-  for_each_residue(o, [&](const GatherAxis& rows, const GatherAxis& columns) {
-    body(Classes{one_class(rows), one_class(columns)});
+static void for_each_dgrad(const ConvProblem& problem, const Body& body) {
+  const AxisPhases h = all_dgrad_phases(h_axis(problem)), w = all_dgrad_phases(w_axis(problem));
+  if (h.count > 0 && w.count > 0) return body(GatherPhases{h, w});
+  for_each_phase(problem, [&](const GatherAxis& rows, const GatherAxis& columns) {
+    body(GatherPhases{one_phase(rows), one_phase(columns)});
   });
 }
 

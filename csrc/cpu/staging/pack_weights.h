@@ -12,7 +12,7 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// The filters of one group: element (row m, channel c, r, s) and the taps of a class.
+// The filters of one group: element (row m, channel c, r, s) and the taps of a phase.
 struct PackedWeights {
   GatherAxis h, w;
   TensorView filters;
@@ -66,16 +66,16 @@ static void pack_weight_lanes(const PackedWeights& p, int64_t row, int64_t count
   const T* const end = first + (count - 1) * p.row_stride + (c_end - 1) * p.channel_stride +
                        (p.R - 1) * strides.h + (p.S - 1) * strides.w + 1;
   const auto tap_element = [&](int64_t i, int64_t j) {
-    return (p.h.weight + i * p.h.weight_step) * strides.h +
-           (p.w.weight + j * p.w.weight_step) * strides.w;
+    return (p.h.tap_first + i * p.h.tap_step) * strides.h +
+           (p.w.tap_first + j * p.w.tap_step) * strides.w;
   };
   const int64_t plane = p.R * p.S;
   const bool taps_adjacent = strides.w == 1 && strides.h == p.S && plane > 1;
-  // Transposing whole planes costs about four taps a vector; a class of a strided dgrad has fewer.
+  // Transposing whole planes costs about four taps a vector; a phase of a strided dgrad has fewer.
   const bool most_taps = 4 * p.taps() >= round_up(plane, kLanes<A>);
   if (taps_adjacent && most_taps && plane <= kMaxPlane && p.row_stride != 1 &&
       p.channel_stride != 1) {
-    // Which of the packed taps each element of a filter's plane is; none where of other classes.
+    // Which of the packed taps each element of a filter's plane is; none where of other phases.
     int64_t tap_of[kMaxPlane];
     for (int64_t at = 0; at < plane; ++at) tap_of[at] = -1;
     for (int64_t tap = 0; tap < p.taps(); ++tap) {

@@ -6,10 +6,6 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-static inline int64_t round_up(int64_t value, int64_t multiple) {
-  return div_up(value, multiple) * multiple;
-}
-
 // The output positions of all images cut into tiles: part of a row, some rows, or some images.
 struct PixelTiles {
   GatherAxis h, w;

@@ -1,14 +1,15 @@
-// Source channels of a tile of output rows as planes, one channel after the other, with zeros where
-// a tap reaches outside and the positions that a stride skips in planes of their own. For every tap
-// the pixels of the tile are then one run of memory,
+// The source channels of a tile of output rows, copied into planes by a polyphase decomposition:
+// with a stride, source positions that are equal modulo the stride (a phase of the source) lie next
+// to each other in a plane of their own. A tap meets positions of one phase only, so that whatever
+// the stride, the pixels of the tile are for every tap one run of memory that vectors go along:
 //
 //     source(channel, pixel + tap) = planes[channel * channel_elements + offset(tap) + column]
 //     column = (u - first u) * pitch + (v - first v)
 //
-// so that vectors go along pixels whatever the stride. Columns beyond a row's last pixel are
-// computed and not stored.
-//
 //     stride 2:     plane 0 | 0 2 4 6 | for taps 0, 2      plane 1 | 1 3 5 7 | for taps 1, 3
+//
+// Positions outside of the source are zeros. The sums of columns beyond a row's last pixel are
+// computed but not stored.
 #pragma once
 
 #include "cpu/staging/gather.h"
@@ -17,19 +18,19 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// Output positions [begin, begin + positions) of an axis. Slot t of a plane holds the source
-// position first + t * step. There is a plane for each residue of the taps' distances modulo the
-// stride or, where that is fewer slots, for each tap.
+// Output positions [begin, begin + positions) of an axis. Slot t of a plane holds source position
+// first(plane) + t * source_step. There is a plane for each phase of the source or, where that
+// takes fewer slots, for each tap.
 struct PlaneAxis {
   GatherAxis axis;
   int64_t positions, planes, size;
 
   PlaneAxis(const GatherAxis& gathered, int64_t begin, int64_t end)
       : axis(gathered), positions(end - begin) {
-    if (axis.taps < 2) axis.offset_step = 1;  // may be anything, as no second tap is there
+    if (axis.taps < 2) axis.tap_offset = 1;  // unused without a second tap; it could overflow
     if (positions < 2) axis.source_step = 1;
-    first_ = axis.offset + (begin == 0 ? 0 : begin * gathered.source_step);
-    const int64_t span = (axis.taps - 1) * axis.offset_step;
+    first_ = axis.source_first + (begin == 0 ? 0 : begin * gathered.source_step);
+    const int64_t span = (axis.taps - 1) * axis.tap_offset;
     planes = min64(axis.source_step, span + 1);
     size = positions + span / axis.source_step;
     apart_ = axis.taps == 0 || planes > positions * axis.taps / size;  // planes * size may overflow
@@ -38,9 +39,9 @@ struct PlaneAxis {
       size = positions;
     }
   }
-  int64_t plane(int64_t i) const { return apart_ ? i : i * axis.offset_step % axis.source_step; }
-  int64_t shift(int64_t i) const { return apart_ ? 0 : i * axis.offset_step / axis.source_step; }
-  int64_t first(int64_t plane) const { return first_ + plane * (apart_ ? axis.offset_step : 1); }
+  int64_t plane(int64_t i) const { return apart_ ? i : i * axis.tap_offset % axis.source_step; }
+  int64_t shift(int64_t i) const { return apart_ ? 0 : i * axis.tap_offset / axis.source_step; }
+  int64_t first(int64_t plane) const { return first_ + plane * (apart_ ? axis.tap_offset : 1); }
 
  private:
   int64_t first_;

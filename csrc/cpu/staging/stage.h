@@ -28,17 +28,17 @@ struct StageAxis {
 
   StageAxis(const GatherAxis& gathered, int64_t begin, int64_t end)
       : axis(gathered), begin(begin), positions(end - begin) {
-    if (axis.taps < 2) axis.offset_step = 1;  // may be anything, as no second tap is there
+    if (axis.taps < 2) axis.tap_offset = 1;  // unused without a second tap; it could overflow
     if (positions < 2) axis.source_step = 1;
-    first_ = axis.offset + (begin == 0 ? 0 : begin * gathered.source_step);
+    first_ = axis.source_first + (begin == 0 ? 0 : begin * gathered.source_step);
     const int64_t covered =
-        (positions - 1) * axis.source_step + (axis.taps - 1) * axis.offset_step + 1;
+        (positions - 1) * axis.source_step + (axis.taps - 1) * axis.tap_offset + 1;
     dense = covered <= positions * axis.taps;
     slots = dense ? covered : positions * axis.taps;
   }
 
   int64_t position(int64_t u) const { return dense ? u * axis.source_step : u; }
-  int64_t tap(int64_t i) const { return dense ? i * axis.offset_step : i * positions; }
+  int64_t tap(int64_t i) const { return dense ? i * axis.tap_offset : i * positions; }
 
   // Slots come in runs of `count`, of source positions first, first + step, ...
   struct Run {
@@ -47,7 +47,7 @@ struct StageAxis {
   int64_t runs() const { return dense ? 1 : axis.taps; }
   Run run(int64_t i) const {
     if (dense) return {0, first_, 1, slots};
-    return {i * positions, first_ + i * axis.offset_step, axis.source_step, positions};
+    return {i * positions, first_ + i * axis.tap_offset, axis.source_step, positions};
   }
 
  private:

@@ -18,11 +18,11 @@ struct TileOutput {
 };
 
 // Elements from each of a tile's pixels to the next, or -1 where that differs.
-static inline int64_t pixel_step(const TileOutput& o, const PixelTile& tile,
+static inline int64_t pixel_step(const TileOutput& output, const PixelTile& tile,
                                  const Strides& strides) {
   const int64_t columns = tile.v_end - tile.v, rows = tile.u_end - tile.u;
   const int64_t images = tile.n_end - tile.n;
-  const int64_t step = strides.w * o.w.step, row_step = strides.h * o.h.step;
+  const int64_t step = strides.w * output.w.step, row_step = strides.h * output.h.step;
   if (rows * images > 1 && row_step != columns * step) return -1;
   if (images > 1 && strides.n != rows * row_step) return -1;
   return step;
@@ -30,20 +30,21 @@ static inline int64_t pixel_step(const TileOutput& o, const PixelTile& tile,
 
 // Filters [first, ...) of a tile's pixels, if their sums can go straight there; else its y is null.
 template <typename T>
-static FilterRows<accumulator_t<T>> filter_rows(const TileOutput& o, const PixelTile& tile,
+static FilterRows<accumulator_t<T>> filter_rows(const TileOutput& output, const PixelTile& tile,
                                                 int64_t first) {
   using A = accumulator_t<T>;
   const FilterRows<A> none = {nullptr, 0, FilterEpilogue<A>(Activation::none)};
   if constexpr (std::is_same_v<T, A>) {
-    const TensorView &y = o.tensor, &residual = o.epilogue->residual;
-    const int64_t step = pixel_step(o, tile, y.strides);
-    if (y.strides.c != 1 || step < 0 || !Clamp<A>::is(o.epilogue->activation)) return none;
-    FilterEpilogue<T> finish(o.epilogue->activation);
-    const int64_t h = o.h.first + tile.u * o.h.step, w = o.w.first + tile.v * o.w.step;
-    const T* const bias = static_cast<const T*>(o.epilogue->bias);
+    const TensorView &y = output.tensor, &residual = output.epilogue->residual;
+    const int64_t step = pixel_step(output, tile, y.strides);
+    if (y.strides.c != 1 || step < 0 || !Clamp<A>::is(output.epilogue->activation)) return none;
+    FilterEpilogue<T> finish(output.epilogue->activation);
+    const int64_t h = output.h.first + tile.u * output.h.step,
+                  w = output.w.first + tile.v * output.w.step;
+    const T* const bias = static_cast<const T*>(output.epilogue->bias);
     if (bias != nullptr) finish.bias = bias + first;
     if (residual.data != nullptr) {
-      finish.residual_step = pixel_step(o, tile, residual.strides);
+      finish.residual_step = pixel_step(output, tile, residual.strides);
       if (residual.strides.c != 1 || finish.residual_step < 0) return none;
       finish.residual = residual.at<T>(tile.n, first, h, w);
     }
@@ -118,22 +119,22 @@ static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t colum
 
 // Stores rows [first, first + rows) of the output from c, whose panels hold `pixels` pixels.
 template <typename T>
-static __attribute__((noinline)) void store_tile(const TileOutput& o, const PixelTile& tile,
+static __attribute__((noinline)) void store_tile(const TileOutput& output, const PixelTile& tile,
                                                  int64_t first, int64_t rows, accumulator_t<T>* c) {
   using A = accumulator_t<T>;
-  const GatherAxis& h_axis = o.h;
-  const GatherAxis& w_axis = o.w;
+  const GatherAxis& h_axis = output.h;
+  const GatherAxis& w_axis = output.w;
   const int64_t pixels = tile.pixels();
   const int64_t w = w_axis.first + tile.v * w_axis.step;
-  const Epilogue& epilogue = *o.epilogue;
+  const Epilogue& epilogue = *output.epilogue;
   const TensorView& residual = epilogue.residual;
   const T* const bias = static_cast<const T*>(epilogue.bias);
-  // Rows that lie one after the other are one.
+  // Contiguous rows are stored as one.
   const auto adjacent = [&](const Strides& strides) {
     return h_axis.step == 1 && w_axis.step == 1 && strides.h == w_axis.positions * strides.w;
   };
   int64_t columns = tile.v_end - tile.v, rows_at_once = 1;
-  if (columns == w_axis.positions && adjacent(o.tensor.strides) &&
+  if (columns == w_axis.positions && adjacent(output.tensor.strides) &&
       (residual.data == nullptr || adjacent(residual.strides))) {
     rows_at_once = tile.u_end - tile.u;
     columns *= rows_at_once;
@@ -145,11 +146,11 @@ static __attribute__((noinline)) void store_tile(const TileOutput& o, const Pixe
       for (int64_t u = tile.u; u < tile.u_end;
            u += rows_at_once, from += columns * kMicroColumns<A>) {
         const int64_t h = h_axis.first + u * h_axis.step;
-        T* const out = o.tensor.at<T>(n, k, h, w);
+        T* const out = output.tensor.at<T>(n, k, h, w);
         const T* const add = residual.data ? residual.at<T>(n, k, h, w) : nullptr;
-        const int64_t out_step = columns > 1 ? o.tensor.strides.w * w_axis.step : 0;
+        const int64_t out_step = columns > 1 ? output.tensor.strides.w * w_axis.step : 0;
         const int64_t add_step = columns > 1 ? residual.strides.w * w_axis.step : 0;
-        if (o.tensor.strides.c == 1) {
+        if (output.tensor.strides.c == 1) {
           store_channels<T>(from, kMicroColumns<A>, columns, count, epilogue,
                             bias == nullptr ? nullptr : bias + k, add, add_step, residual.strides.c,
                             out, out_step);
@@ -159,8 +160,8 @@ static __attribute__((noinline)) void store_tile(const TileOutput& o, const Pixe
           store_planes<T>(from + i, min64(kLanes<A>, count - i), columns, epilogue,
                           bias == nullptr ? nullptr : bias + k + i,
                           add == nullptr ? nullptr : add + i * residual.strides.c, add_step,
-                          residual.strides.c, out + i * o.tensor.strides.c, out_step,
-                          o.tensor.strides.c);
+                          residual.strides.c, out + i * output.tensor.strides.c, out_step,
+                          output.tensor.strides.c);
         }
       }
     }

@@ -3,13 +3,15 @@
 //
 // Hazard: code in these files must not instantiate templates or inline functions of the standard
 // library or of headers outside the ISA namespace that the linker could merge across instruction
-// sets; it might keep the AVX-512 copy for a machine without it. tests/installation/test_packaging.py looks.
+// sets; it might keep the AVX-512 copy for a machine without it.
+// tests/installation/test_packaging.py looks.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
 #include "cpu/runtime/parallel.h"
+#include "problem/math.h"
 #include "problem/tensor.h"
 
 #ifndef FASTCONV_ISA
@@ -32,11 +34,6 @@ constexpr int kVectorBytes = 16;
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-// Divisions whose terms cannot overflow: strides and dilations may be anything up to 2^63 - 1.
-static inline int64_t div_up(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-// Floor and ceiling of a / b for b > 0 and any sign of a.
-static inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
-static inline int64_t ceil_div_signed(int64_t a, int64_t b) { return a / b + (a % b > 0); }
 
 // parallel_for(tasks, threads, [&](int64_t task) { ... }): see run_tasks.
 template <typename Body>

@@ -103,15 +103,15 @@ static inline bool all_finite(const A* in, int64_t n) {
   return largest < infinite;
 }
 
-// The half-open range of output positions whose tap lies inside the input:
-// 0 <= position * stride + offset < in_size, clipped to [begin, end).
+// The half-open range of output positions whose tap lies inside the source:
+// 0 <= position * stride + offset < source_size, clipped to [begin, end).
 struct Range {
   int64_t begin, end;
 };
-static inline Range valid_range(int64_t offset, int64_t stride, int64_t in_size, int64_t begin,
+static inline Range valid_range(int64_t offset, int64_t stride, int64_t source_size, int64_t begin,
                                 int64_t end) {
-  const int64_t first = min64(end, max64(begin, ceil_div_signed(-offset, stride)));
-  const int64_t last = min64(end, ceil_div_signed(in_size - offset, stride));
+  const int64_t first = min64(end, max64(begin, div_up(-offset, stride)));
+  const int64_t last = min64(end, div_up(source_size - offset, stride));
   return {first, max64(first, last)};
 }
 

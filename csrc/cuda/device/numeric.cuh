@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "problem/math.h"
+
 namespace fastconv::cuda {
 
 // The type in which values of a storage type are summed.
@@ -49,11 +51,6 @@ __host__ __device__ constexpr T min_of(T a, T b) {
 template <typename T>
 __host__ __device__ constexpr T max_of(T a, T b) {
   return a < b ? b : a;
-}
-// For a >= 0, b > 0, without the overflow of (a + b - 1) / b.
-template <typename T>
-__host__ __device__ constexpr T div_up(T a, T b) {
-  return a / b + (a % b != 0 ? 1 : 0);
 }
 
 }  // namespace fastconv::cuda

@@ -10,7 +10,7 @@
 namespace fastconv::cuda {
 
 template <typename T>
-constexpr int kVectorSize = kVectorBytes / static_cast<int>(sizeof(T));
+constexpr int kVectorSize = kAccessBytes / static_cast<int>(sizeof(T));
 
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Vector {

@@ -12,7 +12,7 @@
 
 namespace fastconv::cuda {
 
-struct ConvArgs {
+struct CudaConvArgs {
   ConvOp op = ConvOp::fprop;
   ConvProblem problem;
   DType dtype = DType::float32;
@@ -23,8 +23,8 @@ struct ConvArgs {
   cudaStream_t stream = nullptr;
 };
 
-cudaError_t conv2d_direct(const ConvArgs& args);
-cudaError_t conv2d_implicit_gemm(const ConvArgs& args);
-cudaError_t conv2d_depthwise(const ConvArgs& args);
+cudaError_t conv2d_direct(const CudaConvArgs& args);
+cudaError_t conv2d_implicit_gemm(const CudaConvArgs& args);
+cudaError_t conv2d_depthwise(const CudaConvArgs& args);
 
 }  // namespace fastconv::cuda

@@ -1,32 +1,46 @@
 #include <cstdint>
 
 #include "cuda/launch/conv2d_depthwise.h"
+#include "problem/layout.h"
 
 namespace fastconv::cuda {
 namespace {
 
 constexpr int kBanksBytes = 128;
 
-bool aligned(const void* address, int bytes) {
-  return reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(bytes) == 0;
-}
-
-int round_up(int value, int multiple) { return div_up(value, multiple) * multiple; }
-
 int tile_elements(const SharedTile& tile, int channels, int rows) {
   return tile.channels_inner ? rows * tile.pitch_h : channels * tile.pitch_c;
 }
 
+// Where the first tile of an axis begins: its first output position, and the lowest source position
+// that a tap of it meets.
+struct TileOrigin {
+  int first, source_first;
+};
+
+TileOrigin tile_origin(ConvOp op, const ConvAxis& axis) {
+  if (op != ConvOp::dgrad) return {0, static_cast<int>(fprop_axis(axis).source_first)};
+  // Tiles of dgrad begin where h + pad is a multiple of the stride, so that the phases of their
+  // columns are known at compile time. With an odd padding and stride 2 that is h = -1, one step
+  // before the first position of its phase.
+  const int64_t phase = axis.pad % axis.stride;
+  const GatherAxis gather = with_taps_reversed(dgrad_axis(axis, phase));
+  const int64_t before = phase == 0 ? 0 : 1;
+  return {static_cast<int>(phase - before * gather.step),
+          static_cast<int>(gather.source_first - before * gather.source_step)};
+}
+
 }  // namespace
 
-SharedTile shared_tile(const ConvArgs& args, const TensorView& tensor, const DepthwiseTile& tile,
-                       int64_t C, int64_t H, int64_t W, int rows, int cols, bool any_column) {
-  const int element = static_cast<int>(dtype_bytes(args.dtype));
+SharedTile shared_tile(const CudaConvArgs& args, const TensorView& tensor,
+                       const DepthwiseTile& tile, int64_t C, int64_t H, int64_t W, int rows,
+                       int cols, bool any_column) {
+  const int element = static_cast<int>(element_size(args.dtype));
   SharedTile shared;
   shared.channels_inner = tile.channels_inner;
   shared.unit_bytes =
       depthwise_copy_bytes(tensor.strides, tile.channels_inner, args.problem.N, C, H, W, args.dtype,
-                           aligned(tensor.data, 16), aligned(tensor.data, 4));
+                           is_aligned(tensor.data, 16), is_aligned(tensor.data, 4));
   shared.unit = shared.unit_bytes / element;
   if (tile.channels_inner) {
     const int units = div_up(tile.channels, shared.unit);
@@ -53,23 +67,22 @@ SharedTile shared_tile(const ConvArgs& args, const TensorView& tensor, const Dep
   return shared;
 }
 
-DepthwiseParams depthwise_params(const ConvArgs& args, const DepthwiseTile& tile,
-                                 const TensorView& gathered, const TensorView& result) {
-  const ConvProblem& o = args.problem;
-  const int P = static_cast<int>(o.P()), Q = static_cast<int>(o.Q());
-  const bool dgrad = args.op == ConvOp::dgrad, pairs = dgrad && o.stride_h == 2;
-  const int stride = static_cast<int>(o.stride_h), filter = static_cast<int>(o.R);
-  const int pad_h = static_cast<int>(o.pad_h), pad_w = static_cast<int>(o.pad_w);
+DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& tile,
+                                 const TensorView& source, const TensorView& result) {
+  const ConvProblem& problem = args.problem;
+  const int P = static_cast<int>(problem.P()), Q = static_cast<int>(problem.Q());
+  const bool dgrad = args.op == ConvOp::dgrad;
+  const int stride = static_cast<int>(problem.stride_h), filter = static_cast<int>(problem.R);
 
   DepthwiseParams params;
-  params.in = gathered;
+  params.source = source;
   params.filter = args.w;
   params.out = result;
-  params.C = static_cast<int>(o.C);
-  params.in_h = dgrad ? P : static_cast<int>(o.H);
-  params.in_w = dgrad ? Q : static_cast<int>(o.W);
-  params.out_h = dgrad ? static_cast<int>(o.H) : P;
-  params.out_w = dgrad ? static_cast<int>(o.W) : Q;
+  params.C = static_cast<int>(problem.C);
+  params.source_h = dgrad ? P : static_cast<int>(problem.H);
+  params.source_w = dgrad ? Q : static_cast<int>(problem.W);
+  params.out_h = dgrad ? static_cast<int>(problem.H) : P;
+  params.out_w = dgrad ? static_cast<int>(problem.W) : Q;
   params.channel_blocks = FastDivmod(static_cast<uint32_t>(tile.channel_blocks));
   params.row_tiles = FastDivmod(static_cast<uint32_t>(tile.row_tiles));
   params.col_tiles = FastDivmod(static_cast<uint32_t>(tile.col_tiles));
@@ -80,37 +93,30 @@ DepthwiseParams depthwise_params(const ConvArgs& args, const DepthwiseTile& tile
   params.threads_inner =
       FastDivmod(static_cast<uint32_t>(tile.channels_inner ? tile.channels : tile.strips));
   params.channels_inner = tile.channels_inner;
-  if (pairs) {
-    // Padded positions o = h + pad are counted from the even one at or before o = pad.
-    const auto origin = [&](int pad) { return (pad - pad % 2) / 2 - (filter - 1) / 2; };
-    params.in_origin_h = origin(pad_h);
-    params.in_origin_w = origin(pad_w);
-    params.in_step_h = params.rows / 2;
-    params.in_step_w = params.tile_cols / 2;
-    params.out_origin_h = -(pad_h % 2);
-    params.out_origin_w = -(pad_w % 2);
-  } else {
-    params.in_origin_h = dgrad ? pad_h - (filter - 1) : -pad_h;
-    params.in_origin_w = dgrad ? pad_w - (filter - 1) : -pad_w;
-    params.in_step_h = params.rows * (dgrad ? 1 : stride);
-    params.in_step_w = params.tile_cols * (dgrad ? 1 : stride);
-    params.flip_filter = dgrad;
-  }
+  const TileOrigin h = tile_origin(args.op, h_axis(problem)),
+                   w = tile_origin(args.op, w_axis(problem));
+  params.first_h = h.first, params.first_w = w.first;
+  params.source_first_h = h.source_first, params.source_first_w = w.source_first;
+  // Source positions per output position: 1/2 for dgrad of stride 2.
+  params.tile_source_step_h = dgrad ? params.rows / stride : params.rows * stride;
+  params.tile_source_step_w = dgrad ? params.tile_cols / stride : params.tile_cols * stride;
+  params.flip_filter = dgrad && stride == 1;
 
-  const int element = static_cast<int>(dtype_bytes(args.dtype));
-  params.in_tile = shared_tile(args, gathered, tile, o.C, params.in_h, params.in_w, tile.in_rows,
-                               tile.in_cols, true);
+  const int element = static_cast<int>(element_size(args.dtype));
+  params.source_tile = shared_tile(args, source, tile, problem.C, params.source_h, params.source_w,
+                                   tile.source_rows, tile.source_cols, true);
   const bool wgrad = args.op == ConvOp::wgrad;
-  if (!wgrad) params.in_tile.offset = round_up(filter * filter * tile.channels * element, 16);
-  params.out_tile = shared_tile(args, result, tile, o.C, params.out_h, params.out_w, tile.rows,
-                                tile.tile_cols(), wgrad);
-  params.out_tile.offset = round_up(
-      params.in_tile.offset + tile_elements(params.in_tile, tile.channels, tile.in_rows) * element,
-      16);
+  if (!wgrad) params.source_tile.offset = round_up(filter * filter * tile.channels * element, 16);
+  params.out_tile = shared_tile(args, result, tile, problem.C, params.out_h, params.out_w,
+                                tile.rows, tile.tile_cols(), wgrad);
+  params.out_tile.offset =
+      round_up(params.source_tile.offset +
+                   tile_elements(params.source_tile, tile.channels, tile.source_rows) * element,
+               16);
   // Vectors of results must begin at the tile's first column in every tile.
   const bool one_tile = tile.col_tiles == 1;
   if (!wgrad && !tile.channels_inner && !one_tile &&
-      (params.out_origin_w != 0 || tile.tile_cols() % params.out_tile.unit != 0)) {
+      (params.first_w != 0 || tile.tile_cols() % params.out_tile.unit != 0)) {
     SharedTile& out = params.out_tile;
     out.inner = FastDivmod(static_cast<uint32_t>(out.pitch_h));
     out.units = static_cast<uint32_t>(out.pitch_h * tile.rows * tile.channels);
@@ -122,22 +128,23 @@ DepthwiseParams depthwise_params(const ConvArgs& args, const DepthwiseTile& tile
   return params;
 }
 
-size_t depthwise_shared_bytes(const DepthwiseParams& params, const ConvArgs& args) {
+size_t depthwise_shared_bytes(const DepthwiseParams& params, const CudaConvArgs& args) {
   // Where the tile of x ends, and beside it that of dy or of staged results.
   const size_t out = static_cast<size_t>(params.out_tile.offset);
   if (args.op != ConvOp::wgrad && !params.stage_out) return out;
   return out + static_cast<size_t>(tile_elements(params.out_tile, params.channels, params.rows)) *
-                   static_cast<size_t>(dtype_bytes(args.dtype));
+                   static_cast<size_t>(element_size(args.dtype));
 }
 
-cudaError_t conv2d_depthwise(const ConvArgs& args) {
-  if (args.plan.tile == 0) return conv2d_depthwise_generic(args);
+cudaError_t conv2d_depthwise(const CudaConvArgs& args) {
+  const DepthwiseKernel kernel = args.plan.depthwise;
+  if (kernel == DepthwiseKernel::any_geometry) return conv2d_depthwise_generic(args);
   switch (args.op) {
     case ConvOp::fprop:
       return conv2d_fprop_depthwise(args);
     case ConvOp::dgrad:
-      return kDepthwiseConfigs[args.plan.tile].stride == 1 ? conv2d_fprop_depthwise(args)
-                                                           : conv2d_dgrad_depthwise(args);
+      return config_of(kernel).stride == 1 ? conv2d_fprop_depthwise(args)
+                                           : conv2d_dgrad_depthwise(args);
     case ConvOp::wgrad:
       return conv2d_wgrad_depthwise(args);
   }

@@ -1,31 +1,35 @@
 // The parts of the depthwise launcher: one file for each kernel, so that none compiles long.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/kernels/depthwise/conv2d_depthwise_tile.cuh"
 #include "cuda/launch/conv2d.h"
 #include "cuda/launch/launch.h"
 #include "plan/cuda_depthwise_tile.h"
+#include "problem/gather_axis.h"
 
 namespace fastconv::cuda {
 
-cudaError_t conv2d_fprop_depthwise(const ConvArgs& args);  // and dgrad of stride 1
-cudaError_t conv2d_dgrad_depthwise(const ConvArgs& args);  // of stride 2
-cudaError_t conv2d_wgrad_depthwise(const ConvArgs& args);
-cudaError_t conv2d_depthwise_generic(const ConvArgs& args);
+cudaError_t conv2d_fprop_depthwise(const CudaConvArgs& args);  // and dgrad of stride 1
+cudaError_t conv2d_dgrad_depthwise(const CudaConvArgs& args);  // of stride 2
+cudaError_t conv2d_wgrad_depthwise(const CudaConvArgs& args);
+cudaError_t conv2d_depthwise_generic(const CudaConvArgs& args);
 
-// Adds up `slices` copies of dw in the workspace, in order.
-cudaError_t depthwise_reduce(const ConvArgs& args, int slices);
+// Adds up `splits` slices of dw in the workspace, in order.
+cudaError_t depthwise_reduce(const CudaConvArgs& args, int splits);
 
-// Parameters of a template's launch; gathered and result are x and y, or dy and dx.
-DepthwiseParams depthwise_params(const ConvArgs& args, const DepthwiseTile& tile,
-                                 const TensorView& gathered, const TensorView& result);
+// Parameters of a template's launch; source and result are x and y, or dy and dx.
+DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& tile,
+                                 const TensorView& source, const TensorView& result);
 
 // Shared memory that tiles laid out by depthwise_params take.
-size_t depthwise_shared_bytes(const DepthwiseParams& params, const ConvArgs& args);
+size_t depthwise_shared_bytes(const DepthwiseParams& params, const CudaConvArgs& args);
 
 // A tile of a tensor of size C x H x W, its copies as wide as strides and address allow.
-SharedTile shared_tile(const ConvArgs& args, const TensorView& tensor, const DepthwiseTile& tile,
-                       int64_t C, int64_t H, int64_t W, int rows, int cols, bool any_column);
+SharedTile shared_tile(const CudaConvArgs& args, const TensorView& tensor,
+                       const DepthwiseTile& tile, int64_t C, int64_t H, int64_t W, int rows,
+                       int cols, bool any_column);
 
 inline unsigned depthwise_threads(const DepthwiseTile& tile) {
   return div_up<unsigned>(static_cast<unsigned>(tile.channels * tile.strips), 32) * 32;
@@ -45,6 +49,19 @@ cudaError_t dispatch_depthwise_dtype(DType dtype, Visitor&& visit) {
   if (dtype == DType::float16) return visit(TypeTag<__half>{});
   if (dtype == DType::bfloat16) return visit(TypeTag<__nv_bfloat16>{});
   return cudaErrorNotSupported;
+}
+
+// Calls visit(constant number) with the number of a kernel in kDepthwiseConfigs; any_geometry has
+// launchers of its own.
+template <int kNumber = 1, typename Visitor>
+cudaError_t dispatch_depthwise_kernel(DepthwiseKernel kernel, const Visitor& visit) {
+  if constexpr (kNumber == kDepthwiseKernelCount) {
+    return cudaErrorInvalidValue;
+  } else if (static_cast<int>(kernel) == kNumber) {
+    return visit(std::integral_constant<int, kNumber>{});
+  } else {
+    return dispatch_depthwise_kernel<kNumber + 1>(kernel, visit);
+  }
 }
 
 }  // namespace fastconv::cuda

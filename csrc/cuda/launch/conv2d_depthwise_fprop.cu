@@ -2,47 +2,24 @@
 #include "cuda/launch/conv2d_depthwise.h"
 
 namespace fastconv::cuda {
-namespace {
-
-template <typename T, int kFilter, int kStride>
-constexpr auto kernel =
-    conv2d_fprop_depthwise<T, kFilter, kStride, kDepthwiseStrip, depthwise_max_threads(kFilter)>;
-
-template <typename T>
-void (*kernel_of(int config))(DepthwiseParams) {
-  switch (config) {
-    case 1:
-      return kernel<T, 3, 1>;
-    case 2:
-      return kernel<T, 3, 2>;
-    case 3:
-      return kernel<T, 5, 1>;
-    case 4:
-      return kernel<T, 5, 2>;
-    case 5:
-      return kernel<T, 7, 1>;
-    case 6:
-      return kernel<T, 7, 2>;
-  }
-  return nullptr;
-}
-
-}  // namespace
-
-cudaError_t conv2d_fprop_depthwise(const ConvArgs& args) {
+cudaError_t conv2d_fprop_depthwise(const CudaConvArgs& args) {
   const bool dgrad = args.op == ConvOp::dgrad;
-  const TensorView& gathered = dgrad ? args.y : args.x;
+  const TensorView& source = dgrad ? args.y : args.x;
   const DepthwiseTile tile =
-      depthwise_tile(args.op, args.problem, args.dtype, gathered.strides, args.plan.tile);
-  DepthwiseParams params = depthwise_params(args, tile, gathered, dgrad ? args.x : args.y);
+      depthwise_tile(args.op, args.problem, args.dtype, source.strides, args.plan.depthwise);
+  DepthwiseParams params = depthwise_params(args, tile, source, dgrad ? args.x : args.y);
   if (!dgrad) params.epilogue = args.epilogue;
   dim3 grid;
   if (!grid_of(args.problem.N * tile.blocks_per_sample(), grid)) return cudaErrorNotSupported;
   return dispatch_depthwise_dtype(args.dtype, [&](auto tag) {
-    const auto run = kernel_of<typename decltype(tag)::type>(args.plan.tile);
-    if (run == nullptr) return cudaErrorInvalidValue;
-    return launch(run, grid, depthwise_threads(tile), depthwise_shared_bytes(params, args),
-                  args.stream, params);
+    using T = typename decltype(tag)::type;
+    return dispatch_depthwise_kernel(args.plan.depthwise, [&](auto number) {
+      constexpr DepthwiseConfig kConfig = kDepthwiseConfigs[decltype(number)::value];
+      return launch(conv2d_fprop_depthwise<T, kConfig.filter, kConfig.stride, kDepthwiseStrip,
+                                           depthwise_max_threads(kConfig.filter)>,
+                    grid, depthwise_threads(tile), depthwise_shared_bytes(params, args),
+                    args.stream, params);
+    });
   });
 }
 

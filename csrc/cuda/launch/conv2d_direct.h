@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/launch/conv2d.h"
+#include "problem/math.h"
 
 namespace fastconv::cuda {
 
@@ -11,12 +12,12 @@ namespace fastconv::cuda {
 inline dim3 tile_grid(int64_t blocks) {
   constexpr int64_t kRow = int64_t{1} << 30;
   return dim3(static_cast<unsigned>(std::min(blocks, kRow)),
-              static_cast<unsigned>(ceil_div(blocks, kRow)));
+              static_cast<unsigned>(div_up(blocks, kRow)));
 }
 
-cudaError_t conv2d_gather_direct_wide(const ConvArgs& args);
-cudaError_t conv2d_gather_direct_narrow(const ConvArgs& args);
-cudaError_t conv2d_wgrad_direct(const ConvArgs& args);
-cudaError_t conv2d_fprop_stem(const ConvArgs& args);
+cudaError_t conv2d_gather_direct_wide(const CudaConvArgs& args);
+cudaError_t conv2d_gather_direct_narrow(const CudaConvArgs& args);
+cudaError_t conv2d_wgrad_direct(const CudaConvArgs& args);
+cudaError_t conv2d_fprop_stem(const CudaConvArgs& args);
 
 }  // namespace fastconv::cuda

@@ -4,6 +4,7 @@
 #include "cuda/launch/conv2d_direct.h"
 #include "cuda/launch/launch.h"
 #include "plan/cuda_direct_tile.h"
+#include "problem/layout.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -12,12 +13,12 @@ constexpr int64_t kBlocksWanted = 1024;  // before blocks take several tiles of 
 constexpr int64_t kMaxChunkTiles = 8;
 constexpr int64_t kTermsPerPiece = 32;
 
-StemParams stem_params(const ConvArgs& args, const StemTile& tile, int64_t vector) {
-  const ConvProblem& o = args.problem;
+StemParams stem_params(const CudaConvArgs& args, const StemTile& tile, int64_t vector) {
+  const ConvProblem& problem = args.problem;
   StemParams params;
-  params.problem = o;
-  params.P = o.P(), params.Q = o.Q();
-  params.channels = o.channels_per_group(), params.filters = o.filters_per_group();
+  params.problem = problem;
+  params.P = problem.P(), params.Q = problem.Q();
+  params.channels = problem.channels_per_group(), params.filters = problem.filters_per_group();
   params.x = args.x, params.w = args.w, params.y = args.y;
   params.epilogue = args.epilogue;
   params.filter_groups = static_cast<int>(tile.filter_groups);
@@ -29,30 +30,32 @@ StemParams stem_params(const ConvArgs& args, const StemTile& tile, int64_t vecto
   params.filters_offset = static_cast<int>(tile.filters_offset);
   params.columns_offset = static_cast<int>(tile.columns_offset);
   params.rows_per_piece =
-      static_cast<int>(std::max<int64_t>(1, kTermsPerPiece / (o.S * tile.channels)));
+      static_cast<int>(std::max<int64_t>(1, kTermsPerPiece / (problem.S * tile.channels)));
   params.by_columns = FastDivmod(static_cast<uint32_t>(tile.halo_columns));
   params.by_rows = FastDivmod(static_cast<uint32_t>(tile.halo_rows));
-  params.by_stride_w = FastDivmod(static_cast<uint32_t>(o.stride_w));
-  params.by_filter_terms = FastDivmod(static_cast<uint32_t>(o.R * o.S * tile.channels));
-  params.by_S = FastDivmod(static_cast<uint32_t>(o.S));
-  params.column_tiles = ceil_div(params.Q, StemTile::kColumns);
-  params.row_tiles = ceil_div(params.P, tile.tile_rows());
-  params.pixel_tiles = o.N * params.column_tiles * params.row_tiles;
-  params.filter_tiles = ceil_div(params.filters, tile.tile_filters());
-  const int64_t units = params.pixel_tiles * params.filter_tiles * o.groups;
+  params.by_stride_w = FastDivmod(static_cast<uint32_t>(problem.stride_w));
+  params.by_filter_terms = FastDivmod(static_cast<uint32_t>(problem.R * problem.S * tile.channels));
+  params.by_S = FastDivmod(static_cast<uint32_t>(problem.S));
+  params.column_tiles = div_up(params.Q, StemTile::kColumns);
+  params.row_tiles = div_up(params.P, tile.tile_rows());
+  params.pixel_tiles = problem.N * params.column_tiles * params.row_tiles;
+  params.filter_tiles = div_up(params.filters, tile.tile_filters());
+  const int64_t units = params.pixel_tiles * params.filter_tiles * problem.groups;
   params.chunk_tiles = std::clamp<int64_t>(units / kBlocksWanted, 1, kMaxChunkTiles);
-  params.chunks = ceil_div(params.pixel_tiles, params.chunk_tiles);
-  params.blocks = params.chunks * params.filter_tiles * o.groups;
+  params.chunks = div_up(params.pixel_tiles, params.chunk_tiles);
+  params.blocks = params.chunks * params.filter_tiles * problem.groups;
   params.channels_inner = args.x.strides.c < args.x.strides.w;
-  const Strides& y = args.y.strides;
-  params.vector_y = y.c == 1 && params.filters % vector == 0 && y.n % vector == 0 &&
-                    y.h % vector == 0 && y.w % vector == 0 &&
-                    reinterpret_cast<uintptr_t>(args.y.data) % kVectorBytes == 0;
+  const TensorSize y_size = {problem.N, problem.K, params.P, params.Q};
+  const int64_t element = element_size(args.dtype);
+  params.vector_y =
+      args.y.strides.c == 1 && params.filters % vector == 0 &&
+      is_aligned(args.y.data, kAccessBytes) &&
+      rows_are_aligned(args.y.strides, y_size, element, &Strides::c, vector * element);
   return params;
 }
 
 template <typename T, int kRows, int kFilters>
-cudaError_t run(const ConvArgs& args, const StemTile& tile) {
+cudaError_t run(const CudaConvArgs& args, const StemTile& tile) {
   const StemParams params = stem_params(args, tile, std::min(kFilters, kVectorSize<T>));
   const auto start = [&](void (*kernel)(StemParams)) {
     return launch(kernel, tile_grid(params.blocks), kStemThreads,
@@ -72,8 +75,8 @@ cudaError_t run(const ConvArgs& args, const StemTile& tile) {
 
 }  // namespace
 
-cudaError_t conv2d_fprop_stem(const ConvArgs& args) {
-  const bool few = static_cast<DirectTileKind>(args.plan.tile) == DirectTileKind::stem_few_filters;
+cudaError_t conv2d_fprop_stem(const CudaConvArgs& args) {
+  const bool few = args.plan.direct == DirectKernel::stem_few_filters;
   return dispatch_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const StemTile tile = stem_tile(args.problem, few, sizeof(accumulator_t<T>));

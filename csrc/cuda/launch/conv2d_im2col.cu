@@ -1,21 +1,21 @@
 #include <cstdint>
 
 #include "cuda/kernels/gemm/conv2d_im2col.cuh"
-#include "cuda/launch/conv2d_direct_gather.h"
+#include "cuda/launch/conv2d_direct.h"
 #include "cuda/launch/im2col.h"
 #include "cuda/launch/launch.h"
+#include "problem/layout.h"
 
 namespace fastconv::cuda {
 namespace {
 
-Im2colParams im2col_params(const Im2colArgs& args, bool transposed) {
-  const ConvProblem& o = args.problem;
+Im2colParams im2col_params(const Im2colArgs& args) {
+  const ConvProblem& problem = args.problem;
   Im2colParams params;
-  params.h = gather_axis(transposed, o.H, o.P(), o.R, o.stride_h, o.pad_h, o.dilation_h);
-  params.w = gather_axis(transposed, o.W, o.Q(), o.S, o.stride_w, o.pad_w, o.dilation_w);
-  params.groups = o.groups, params.channels = o.channels_per_group();
+  params.h = h_axis(problem), params.w = w_axis(problem);
+  params.groups = problem.groups, params.channels = problem.channels_per_group();
   params.first_image = args.first_image, params.images = args.images;
-  params.first_row = args.first_row, params.rows = args.rows, params.columns_w = o.Q();
+  params.first_row = args.first_row, params.rows = args.rows, params.columns_w = problem.Q();
   params.first_h = args.first_h, params.h_rows = args.h_rows;
   params.x = args.x;
   params.columns = args.columns;
@@ -25,22 +25,21 @@ Im2colParams im2col_params(const Im2colArgs& args, bool transposed) {
 
 template <typename Kernel>
 cudaError_t start(Kernel kernel, const Im2colParams& params, cudaStream_t stream) {
-  return launch(kernel, tile_grid(div_up(params.count, int64_t{kIm2colThreads})), kIm2colThreads, 0,
-                stream, params);
+  return launch(kernel, tile_grid(div_up(params.count, kIm2colThreads)), kIm2colThreads, 0, stream,
+                params);
 }
 
 template <typename T>
 cudaError_t copy(const Im2colArgs& args) {
   constexpr int kVector = kVectorSize<T>;
-  Im2colParams params = im2col_params(args, false);
-  const Strides& x = args.x.strides;
-  const auto aligned = [](const void* p) {
-    return reinterpret_cast<uintptr_t>(p) % kVectorBytes == 0;
-  };
-  const bool vectorised = params.channels_inner && x.c == 1 && params.channels % kVector == 0 &&
-                          x.n % kVector == 0 && x.h % kVector == 0 && x.w % kVector == 0 &&
-                          aligned(args.x.data) && aligned(args.columns);
-  params.count = params.images * params.rows * params.columns_w * args.problem.C;
+  Im2colParams params = im2col_params(args);
+  const ConvProblem& problem = args.problem;
+  const TensorSize x_size = {problem.N, problem.C, problem.H, problem.W};
+  const bool vectorised = params.channels_inner && args.x.strides.c == 1 &&
+                          params.channels % kVector == 0 &&
+                          is_aligned(args.x, x_size, sizeof(T), &Strides::c, kAccessBytes) &&
+                          is_aligned(args.columns, kAccessBytes);
+  params.count = params.images * params.rows * params.columns_w * problem.C;
   if (!vectorised) return start(conv2d_im2col<T, 1>, params, args.stream);
   params.count /= kVector;
   return start(conv2d_im2col<T, kVector>, params, args.stream);
@@ -63,7 +62,7 @@ cudaError_t im2col(const Im2colArgs& args) {
 }
 
 cudaError_t col2im(const Im2colArgs& args) {
-  Im2colParams params = im2col_params(args, true);
+  Im2colParams params = im2col_params(args);
   params.count = params.images * params.h_rows * args.problem.W * args.problem.C;
   return dispatch_dtype(args.dtype, [&](auto tag) {
     return start(conv2d_col2im<typename decltype(tag)::type>, params, args.stream);

@@ -7,6 +7,7 @@
 #include "cuda/kernels/gemm/implicit_gemm_pack_filters.cuh"
 #include "cuda/kernels/gemm/split_k_reduce.cuh"
 #include "cuda/launch/instances/implicit_gemm_instances.h"
+#include "problem/layout.h"
 
 namespace fastconv::cuda {
 
@@ -50,31 +51,24 @@ dim3 helper_grid(int64_t count, int threads, unsigned y = 1) {
 
 FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); }
 
-// The stride of an axis of one position says nothing.
-bool is_vector_aligned(const TensorView& view, const int64_t (&size)[3], int64_t vector,
-                       int64_t element) {
-  const Strides& s = view.strides;
-  const auto whole = [&](int64_t positions, int64_t stride) {
-    return positions == 1 || stride % vector == 0;
-  };
-  return reinterpret_cast<uintptr_t>(view.data) % (vector * element) == 0 && s.c == 1 &&
-         whole(size[0], s.n) && whole(size[1], s.h) && whole(size[2], s.w);
-}
-
-GemmStore choose_store(const ConvArgs& args, const ImplicitGemmParams& params) {
+GemmStore choose_store(const CudaConvArgs& args, const ImplicitGemmParams& params) {
   const TensorView& out = params.out;
-  const int64_t size[] = {args.problem.N, params.out_height, params.out_width};
-  const int64_t element = element_size(args.dtype), vector = kGemmVectorBytes / element;
   if (params.splits > 1) return GemmStore::channels;
+  const int64_t element = element_size(args.dtype);
+  const TensorSize size = {args.problem.N, params.groups * params.gemm_n, params.out_h,
+                           params.out_w};
+  const auto stores_vectors = [&](const TensorView& tensor) {
+    return tensor.strides.c == 1 && is_aligned(tensor, size, element, &Strides::c, kAccessBytes);
+  };
   const TensorView& residual = args.epilogue.residual;
-  if (params.gemm_n % vector == 0 && is_vector_aligned(out, size, vector, element) &&
-      (residual.data == nullptr || is_vector_aligned(residual, size, vector, element))) {
+  if (params.gemm_n % (kAccessBytes / element) == 0 && stores_vectors(out) &&
+      (residual.data == nullptr || stores_vectors(residual))) {
     return GemmStore::vectors;
   }
   return out.strides.c == 1 ? GemmStore::channels : GemmStore::pixels;
 }
 
-cudaError_t reduce(const ConvArgs& args, const SplitKReduceParams& params) {
+cudaError_t reduce(const CudaConvArgs& args, const SplitKReduceParams& params) {
   const dim3 grid = helper_grid(params.count, kReduceThreads);
   return dispatch_dtype(args.dtype, [&](auto tag) {
     return launch(split_k_reduce<typename decltype(tag)::type>, grid, kReduceThreads, 0,
@@ -82,15 +76,17 @@ cudaError_t reduce(const ConvArgs& args, const SplitKReduceParams& params) {
   });
 }
 
-// ---- fprop and dgrad
-// -----------------------------------------------------------------------------
+// ---- fprop and dgrad -------------------------------------------------------------------------
 
 class ForwardGemm {
  public:
-  explicit ForwardGemm(const ConvArgs& args)
-      : args_(args), o_(args.problem), dgrad_(args.op == ConvOp::dgrad), axes_(args.op, o_) {
+  explicit ForwardGemm(const CudaConvArgs& args)
+      : args_(args),
+        problem_(args.problem),
+        dgrad_(args.op == ConvOp::dgrad),
+        axes_(args.op, problem_) {
     gather();
-    classes();
+    phases();
     workspace();
   }
 
@@ -105,80 +101,82 @@ class ForwardGemm {
     if (status != cudaSuccess || params_.partial == nullptr) return status;
     SplitKReduceParams sum;
     sum.partial = params_.partial;
-    sum.count = params_.out_pixels * o_.groups * params_.gemm_n;
+    sum.count = params_.out_pixels * problem_.groups * params_.gemm_n;
     sum.splits = args_.plan.splits;
     sum.out = params_.out;
     sum.epilogue = args_.epilogue;
-    sum.channels = divmod(o_.groups * params_.gemm_n);
-    sum.width = divmod(params_.out_width);
-    sum.height = divmod(params_.out_height);
+    sum.channels = divmod(problem_.groups * params_.gemm_n);
+    sum.width = divmod(params_.out_w);
+    sum.height = divmod(params_.out_h);
     return reduce(args_, sum);
   }
 
  private:
   void gather() {
-    params_.in = dgrad_ ? args_.y : args_.x;
+    params_.source = dgrad_ ? args_.y : args_.x;
     params_.out = dgrad_ ? args_.x : args_.y;
-    params_.in_h = static_cast<int>(dgrad_ ? o_.P() : o_.H);
-    params_.in_w = static_cast<int>(dgrad_ ? o_.Q() : o_.W);
-    params_.out_height = static_cast<int>(dgrad_ ? o_.H : o_.P());
-    params_.out_width = static_cast<int>(dgrad_ ? o_.W : o_.Q());
-    params_.in_h_step = static_cast<int>(axes_.h[0].in_step);
-    params_.in_w_step = static_cast<int>(axes_.w[0].in_step);
-    params_.out_h_step = static_cast<int>(axes_.h[0].out_step);
-    params_.out_w_step = static_cast<int>(axes_.w[0].out_step);
-    params_.out_pixels = o_.N * params_.out_height * params_.out_width;
-    params_.groups = static_cast<int>(o_.groups);
+    params_.source_h = static_cast<int>(dgrad_ ? problem_.P() : problem_.H);
+    params_.source_w = static_cast<int>(dgrad_ ? problem_.Q() : problem_.W);
+    params_.out_h = static_cast<int>(dgrad_ ? problem_.H : problem_.P());
+    params_.out_w = static_cast<int>(dgrad_ ? problem_.W : problem_.Q());
+    params_.source_step_h = static_cast<int>(axes_.h[0].source_step);
+    params_.source_step_w = static_cast<int>(axes_.w[0].source_step);
+    params_.step_h = static_cast<int>(axes_.h[0].step);
+    params_.step_w = static_cast<int>(axes_.w[0].step);
+    params_.out_pixels = problem_.N * params_.out_h * params_.out_w;
+    params_.groups = static_cast<int>(problem_.groups);
     params_.splits = args_.plan.splits;
-    params_.gemm_n = static_cast<int>(dgrad_ ? o_.channels_per_group() : o_.filters_per_group());
-    channels_ = dgrad_ ? o_.filters_per_group() : o_.channels_per_group();
+    params_.gemm_n =
+        static_cast<int>(dgrad_ ? problem_.channels_per_group() : problem_.filters_per_group());
+    channels_ = dgrad_ ? problem_.filters_per_group() : problem_.channels_per_group();
     params_.channels = divmod(channels_);
     params_.epilogue = args_.epilogue;
     params_.store = choose_store(args_, params_);
   }
 
-  void classes() {
-    const GemmTile tile = kGemmTiles[args_.plan.tile];
+  void phases() {
+    const GemmTile tile = tile_of(args_.plan.gemm);
     int count = 0, tiles_m = 0;
     int64_t filters = 0;
-    for (const GemmAxis& h : axes_.h) {
-      for (const GemmAxis& w : axes_.w) {
-        GemmClass& cls = params_.classes[count];
+    for (const GatherAxis& h : axes_.h) {
+      for (const GatherAxis& w : axes_.w) {
+        GemmPhase& phase = params_.phases[count];
         const int64_t taps = h.taps * w.taps;
-        cls.image = divmod(h.positions * w.positions);
-        cls.width = divmod(w.positions);
-        cls.taps_w = divmod(std::max<int64_t>(w.taps, 1));
-        cls.out_h = static_cast<int>(h.out_first), cls.out_w = static_cast<int>(w.out_first);
-        cls.in_h = static_cast<int>(h.in_first), cls.in_w = static_cast<int>(w.in_first);
-        cls.tap_h_step = static_cast<int>(h.tap_offset);
-        cls.tap_w_step = static_cast<int>(w.tap_offset);
-        cls.gemm_m = static_cast<int>(o_.N * h.positions * w.positions);
-        cls.gemm_k = static_cast<int>(taps * channels_);
-        cls.first_tile = tiles_m;
-        const int64_t row = packed_row(cls.gemm_k, element_size(args_.dtype));
-        cls.filter_row = static_cast<int>(row);
-        cls.filters = filters;
-        tiles_m += div_up(cls.gemm_m, tile.m);
-        filters += o_.groups * params_.gemm_n * row;
+        phase.image = divmod(h.positions * w.positions);
+        phase.width = divmod(w.positions);
+        phase.taps_w = divmod(std::max<int64_t>(w.taps, 1));
+        phase.first_h = static_cast<int>(h.first), phase.first_w = static_cast<int>(w.first);
+        phase.source_first_h = static_cast<int>(h.source_first);
+        phase.source_first_w = static_cast<int>(w.source_first);
+        phase.tap_offset_h = static_cast<int>(h.tap_offset);
+        phase.tap_offset_w = static_cast<int>(w.tap_offset);
+        phase.gemm_m = static_cast<int>(problem_.N * h.positions * w.positions);
+        phase.gemm_k = static_cast<int>(taps * channels_);
+        phase.first_tile = tiles_m;
+        const int64_t row = packed_row(phase.gemm_k, element_size(args_.dtype));
+        phase.filter_row = static_cast<int>(row);
+        phase.filters = filters;
+        tiles_m += div_up(phase.gemm_m, tile.m);
+        filters += problem_.groups * params_.gemm_n * row;
 
-        PackedClass& packed = pack_.classes[count++];
-        packed.begin = cls.filters;
+        PackedPhase& packed = pack_.phases[count++];
+        packed.begin = phase.filters;
         packed.filter_row = divmod(std::max<int64_t>(row, 1));
-        packed.taps_w = cls.taps_w;
-        packed.tap_h_first = static_cast<int>(h.tap_first);
-        packed.tap_w_first = static_cast<int>(w.tap_first);
-        packed.tap_h_step = static_cast<int>(h.tap_step);
-        packed.tap_w_step = static_cast<int>(w.tap_step);
-        packed.gemm_k = cls.gemm_k;
+        packed.taps_w = phase.taps_w;
+        packed.tap_first_h = static_cast<int>(h.tap_first);
+        packed.tap_first_w = static_cast<int>(w.tap_first);
+        packed.tap_step_h = static_cast<int>(h.tap_step);
+        packed.tap_step_w = static_cast<int>(w.tap_step);
+        packed.gemm_k = phase.gemm_k;
         longest_row_ = std::max(longest_row_, row);
       }
     }
     packed_bytes_ = filters * element_size(args_.dtype);
-    params_.num_classes = count;
+    params_.num_phases = count;
     const int tiles_n = div_up(params_.gemm_n, tile.n);
     params_.tiles_n = divmod(tiles_n);
     params_.tiles_m = divmod(tiles_m);
-    blocks_ = static_cast<unsigned>(static_cast<int64_t>(tiles_m) * tiles_n * o_.groups);
+    blocks_ = static_cast<unsigned>(static_cast<int64_t>(tiles_m) * tiles_n * problem_.groups);
   }
 
   void workspace() {
@@ -195,19 +193,19 @@ class ForwardGemm {
   cudaError_t pack() {
     pack_.w = args_.w;
     pack_.dgrad = dgrad_;
-    pack_.rows = o_.groups * params_.gemm_n;
+    pack_.rows = problem_.groups * params_.gemm_n;
     pack_.columns = divmod(params_.gemm_n);
     pack_.channels = params_.channels;
     const dim3 grid = helper_grid(pack_.rows * longest_row_, kPackThreads,
-                                  static_cast<unsigned>(params_.num_classes));
+                                  static_cast<unsigned>(params_.num_phases));
     return element_size(args_.dtype) == 4 ? launch(implicit_gemm_pack_filters<uint32_t>, grid,
                                                    kPackThreads, 0, args_.stream, pack_)
                                           : launch(implicit_gemm_pack_filters<uint16_t>, grid,
                                                    kPackThreads, 0, args_.stream, pack_);
   }
 
-  const ConvArgs& args_;
-  const ConvProblem& o_;
+  const CudaConvArgs& args_;
+  const ConvProblem& problem_;
   const bool dgrad_;
   const GemmAxes axes_;
   ImplicitGemmParams params_;
@@ -216,34 +214,37 @@ class ForwardGemm {
   unsigned blocks_ = 0;
 };
 
-// ---- wgrad
-// ---------------------------------------------------------------------------------------
+// ---- wgrad -----------------------------------------------------------------------------------
 
-cudaError_t run_wgrad(const ConvArgs& args) {
-  const ConvProblem& o = args.problem;
-  const GemmShape shape = o.gemm_shape(ConvOp::wgrad);
-  const GemmTile tile = kGemmTiles[args.plan.tile];
+cudaError_t run_wgrad(const CudaConvArgs& args) {
+  const ConvProblem& problem = args.problem;
+  const GemmShape shape = problem.gemm_shape(ConvOp::wgrad);
+  const GemmTile tile = tile_of(args.plan.gemm);
   WgradGemmParams params;
   params.x = args.x;
   params.dy = args.y;
   params.partial = static_cast<float*>(args.workspace);
-  params.slice = o.w_elements();
-  params.in_h = static_cast<int>(o.H), params.in_w = static_cast<int>(o.W);
-  params.stride_h = static_cast<int>(o.stride_h), params.stride_w = static_cast<int>(o.stride_w);
-  params.pad_h = static_cast<int>(o.pad_h), params.pad_w = static_cast<int>(o.pad_w);
-  params.dilation_h = static_cast<int>(o.dilation_h);
-  params.dilation_w = static_cast<int>(o.dilation_w);
+  params.slice = problem.w_elements();
+  const GatherAxis h = fprop_axis(h_axis(problem)), w = fprop_axis(w_axis(problem));
+  params.source_h = static_cast<int>(h.source_size);
+  params.source_w = static_cast<int>(w.source_size);
+  params.source_first_h = static_cast<int>(h.source_first);
+  params.source_first_w = static_cast<int>(w.source_first);
+  params.source_step_h = static_cast<int>(h.source_step);
+  params.source_step_w = static_cast<int>(w.source_step);
+  params.tap_offset_h = static_cast<int>(h.tap_offset);
+  params.tap_offset_w = static_cast<int>(w.tap_offset);
   params.gemm_m = static_cast<int>(shape.gemm_m), params.gemm_n = static_cast<int>(shape.gemm_n);
   params.gemm_k = static_cast<int>(shape.gemm_k);
   params.splits = args.plan.splits;
-  params.channels = divmod(o.channels_per_group());
-  params.taps_w = divmod(o.S);
-  params.image = divmod(o.P() * o.Q());
-  params.width = divmod(o.Q());
+  params.channels = divmod(problem.channels_per_group());
+  params.taps_w = divmod(problem.S);
+  params.image = divmod(problem.P() * problem.Q());
+  params.width = divmod(problem.Q());
   const int tiles_m = div_up(params.gemm_m, tile.m), tiles_n = div_up(params.gemm_n, tile.n);
   params.tiles_m = divmod(tiles_m);
   params.tiles_n = divmod(tiles_n);
-  const auto blocks = static_cast<unsigned>(o.groups * tiles_m * tiles_n);
+  const auto blocks = static_cast<unsigned>(problem.groups * tiles_m * tiles_n);
   const cudaError_t status = dispatch_math(args.plan.math, [&](auto math) {
     return launch_wgrad_implicit_gemm<decltype(math)::value>(args.plan, blocks, params,
                                                              args.stream);
@@ -255,14 +256,14 @@ cudaError_t run_wgrad(const ConvArgs& args) {
   sum.splits = params.splits;
   sum.out = args.w;
   sum.channels = params.channels;
-  sum.width = divmod(o.S);
-  sum.height = divmod(o.R);
+  sum.width = divmod(problem.S);
+  sum.height = divmod(problem.R);
   return reduce(args, sum);
 }
 
 }  // namespace
 
-cudaError_t conv2d_implicit_gemm(const ConvArgs& args) {
+cudaError_t conv2d_implicit_gemm(const CudaConvArgs& args) {
   return args.op == ConvOp::wgrad ? run_wgrad(args) : ForwardGemm(args).run();
 }
 

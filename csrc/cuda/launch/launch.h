@@ -13,8 +13,8 @@
 
 namespace fastconv::cuda {
 
-// A kernel must be told so before a block may ask for more shared memory than this. One that asks
-// for just as much is told, too: what the compiler itself puts there counts.
+// A kernel must opt in before its blocks may get more shared memory than this. A kernel that asks
+// for exactly so much opts in as well, because what the compiler itself puts there counts, too.
 constexpr size_t kDefaultSharedMemory = 48 << 10;
 
 template <typename Params>

@@ -25,7 +25,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
     def _make_plan(self, op, problem):
         if self.algorithm is None:
             return core.plan_conv2d_cpu(op, problem)
-        return core.ConvPlan(self.algorithm, f"asked for as {self.name!r}")
+        return core.CpuConvPlan(self.algorithm, f"asked for as {self.name!r}")
 
     def _device_reason(self, device, index):
         if device not in ("cpu", "meta"):
@@ -90,7 +90,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
 
 
 def _tile(algorithm, dtype):
-    if algorithm != core.ConvAlgorithm.implicit_gemm:
+    if algorithm != core.CpuAlgorithm.implicit_gemm:
         return ""
     return "x".join(map(str, core.register_tile(DTYPES[dtype])))
 
@@ -100,9 +100,9 @@ CPU_BACKENDS = {
     for backend in (
         CpuBackend("cpu"),
         *(
-            CpuBackend(f"cpu:{name}", getattr(core.ConvAlgorithm, name))
+            CpuBackend(f"cpu:{name}", getattr(core.CpuAlgorithm, name))
             for name in ("direct", "implicit_gemm", "depthwise", "planes")
         ),
-        CpuBackend("reference", core.ConvAlgorithm.reference),
+        CpuBackend("reference", core.CpuAlgorithm.reference),
     )
 }

@@ -14,7 +14,7 @@ class CpuPool2d(Pool2dBackend):
 
     @property
     def _pool_algorithm(self):
-        reference = self.algorithm == core.ConvAlgorithm.reference
+        reference = self.algorithm == core.CpuAlgorithm.reference
         return core.PoolAlgorithm.reference if reference else core.PoolAlgorithm.vectorised
 
     def explain_pool2d(self, operator, call):

@@ -22,10 +22,10 @@
 namespace fastconv::cuda {
 
 struct DepthwiseGenericParams {
-  TensorView in, filter, out;  // x w y; for dgrad dy w dx; for wgrad x - dy
-  Epilogue epilogue;           // of fprop
-  void* sums = nullptr;        // of wgrad: [slice][k][tap]
-  int K = 0, in_h = 0, in_w = 0, out_h = 0, out_w = 0, R = 0, S = 0;
+  TensorView source, filter, out;  // x w y; for dgrad dy w dx; for wgrad x - dy
+  Epilogue epilogue;               // of fprop
+  void* sums = nullptr;            // of wgrad: [slice][k][tap]
+  int K = 0, source_h = 0, source_w = 0, out_h = 0, out_w = 0, R = 0, S = 0;
   int stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1;
   FastDivmod multiplier;  // K / C
   FastDivmod stride_w_div;
@@ -37,7 +37,7 @@ struct DepthwiseGenericParams {
   bool channels_inner = false;
 
   FastDivmod pieces_per_row, piece_blocks;  // of wgrad: a filter row's pieces of kTaps taps
-  int pieces = 0, slices = 1;
+  int pieces = 0;
   int64_t slice_rows = 0, N = 0;
 };
 
@@ -139,9 +139,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   A sums[kGenericStrip] = {};
   for (int r = 0; r < params.R; ++r) {
     const int h = work.row * params.stride_h - params.pad_h + r * params.dilation_h;
-    const bool outside = h < 0 || h >= params.in_h;  // the same for the whole block
-    const T* const row = params.in.at<T>(work.n, c, outside ? 0 : h, 0);
-    const int64_t step = params.in.strides.w;
+    const bool outside = h < 0 || h >= params.source_h;  // the same for the whole block
+    const T* const row = params.source.at<T>(work.n, c, outside ? 0 : h, 0);
+    const int64_t step = params.source.strides.w;
     for (int s0 = 0; s0 < params.S; s0 += kGenericPiece) {
       const int count = min_of(kGenericPiece, params.S - s0);
       fill_piece<T>(taps, params, work.c0, 1, limit, r, s0, count);
@@ -155,14 +155,15 @@ __global__ void __launch_bounds__(kThreads, 1)
         continue;
       }
       if (dense) {
-        slide_window<T>(sums, row, step, params.in_w, begin + s0, piece, count);
+        slide_window<T>(sums, row, step, params.source_w, begin + s0, piece, count);
         continue;
       }
       for (int s = 0; s < count; ++s) {
 #pragma unroll
         for (int j = 0; j < kGenericStrip; ++j) {
           const int w = begin + j * params.stride_w + (s0 + s) * params.dilation_w;
-          sums[j] += (w >= 0 && w < params.in_w ? to_accumulator(row[w * step]) : A(0)) * piece[s];
+          sums[j] +=
+              (w >= 0 && w < params.source_w ? to_accumulator(row[w * step]) : A(0)) * piece[s];
         }
       }
     }
@@ -200,10 +201,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     // The same for the whole block.
     if (scaled < 0 || scaled % params.stride_h != 0) continue;
     const int p = scaled / params.stride_h;
-    if (p >= params.in_h) continue;
+    if (p >= params.source_h) continue;
     for (int m = 0; m < multiplier; ++m) {
       const int64_t k = work.active ? static_cast<int64_t>(c) * multiplier + m : 0;
-      const T* const row = params.in.at<T>(work.n, k, p, 0);
+      const T* const row = params.source.at<T>(work.n, k, p, 0);
       for (int s0 = 0; s0 < params.S; s0 += kGenericPiece) {
         const int count = min_of(kGenericPiece, params.S - s0);
         fill_piece<T>(taps, params, work.c0 * multiplier + m, multiplier, limit, r, s0, count);
@@ -216,8 +217,8 @@ __global__ void __launch_bounds__(kThreads, 1)
             if (at < 0) continue;
             uint32_t remainder;
             const uint32_t q = params.stride_w_div.divmod(static_cast<uint32_t>(at), remainder);
-            if (remainder == 0 && q < static_cast<uint32_t>(params.in_w)) {
-              sums[j] += to_accumulator(row[q * params.in.strides.w]) * piece[s];
+            if (remainder == 0 && q < static_cast<uint32_t>(params.source_w)) {
+              sums[j] += to_accumulator(row[q * params.source.strides.w]) * piece[s];
             }
           }
         }
@@ -248,7 +249,7 @@ __global__ void __launch_bounds__(kLanes* kPieceRows)
   const int s0 = static_cast<int>(s_piece) * kTaps;
   const int64_t c = params.multiplier.div(static_cast<uint32_t>(k));
   const bool dense = params.stride_w == 1 && params.dilation_w == 1;
-  const int64_t x_step = params.in.strides.w, dy_step = params.out.strides.w;
+  const int64_t x_step = params.source.strides.w, dy_step = params.out.strides.w;
 
   A sums[kTaps] = {};
   const int64_t begin = slice * params.slice_rows;
@@ -258,17 +259,17 @@ __global__ void __launch_bounds__(kLanes* kPieceRows)
     const int p = static_cast<int>(i - n * params.out_h);
     const int h = p * params.stride_h - params.pad_h + r * params.dilation_h;
     const T* const dy_row = params.out.at<T>(n, k, p, 0);
-    if (h < 0 || h >= params.in_h) {
+    if (h < 0 || h >= params.source_h) {
       A product = 0;
       for (int q = 0; q < params.out_w; ++q) product += A(0) * to_accumulator(dy_row[q * dy_step]);
 #pragma unroll
       for (int t = 0; t < kTaps; ++t) sums[t] += product;
       continue;
     }
-    const T* const x_row = params.in.at<T>(n, c, h, 0);
+    const T* const x_row = params.source.at<T>(n, c, h, 0);
     A row_sums[kTaps] = {};
     const auto x_at = [&](int w) {
-      return w >= 0 && w < params.in_w ? to_accumulator(x_row[w * x_step]) : A(0);
+      return w >= 0 && w < params.source_w ? to_accumulator(x_row[w * x_step]) : A(0);
     };
     if (dense) {
       const int first = s0 - params.pad_w;

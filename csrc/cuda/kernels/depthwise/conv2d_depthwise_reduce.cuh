@@ -16,7 +16,7 @@ struct DepthwiseReduceParams {
   const void* sums = nullptr;
   TensorView out;  // dw, one channel for each filter
   int64_t elements = 0;
-  int slices = 0;
+  int splits = 0;
   FastDivmod taps, filter_width;
 };
 
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kElements* kGroups)
   if (element < params.elements) {
     const A* const sums = static_cast<const A*>(params.sums) + element;
 #pragma unroll 8
-    for (int slice = group; slice < params.slices; slice += kGroups) {
+    for (int slice = group; slice < params.splits; slice += kGroups) {
       sum += sums[slice * params.elements];
     }
   }

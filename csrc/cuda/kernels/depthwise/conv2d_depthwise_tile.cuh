@@ -5,8 +5,8 @@
 // [channel][row][column] where they run along columns (NCHW). It is filled by copies of 16 bytes
 // where strides and address allow, else of 4 bytes or of one element: any strides are right.
 //
-// Padding is zeros that are multiplied, as in the implicit GEMM: an infinite factor makes them NaN.
-// Rows of them are left out where all factors are finite.
+// Padding is zeros that are multiplied like any element, as in the implicit GEMM: with an infinite
+// filter the product is NaN. Whole rows of padding are skipped where no filter is infinite or NaN.
 #pragma once
 
 #include "cuda/device/cp_async.cuh"
@@ -88,16 +88,16 @@ __device__ __forceinline__ bool all_finite(const float (&values)[kRows][kColumns
 }
 
 struct DepthwiseParams {
-  TensorView in, filter, out;  // x w y, or dy w dx
-  Epilogue epilogue;           // of fprop
-  int C = 0, in_h = 0, in_w = 0, out_h = 0, out_w = 0;
+  TensorView source, filter, out;  // x w y, or dy w dx
+  Epilogue epilogue;               // of fprop
+  int C = 0, source_h = 0, source_w = 0, out_h = 0, out_w = 0;
   FastDivmod channel_blocks, row_tiles, col_tiles;
-  // Where the window of the first tile begins, and how far that of the next one is.
-  int in_origin_h = 0, in_origin_w = 0, in_step_h = 0, in_step_w = 0;
-  int out_origin_h = 0, out_origin_w = 0;  // 0 or, for dgrad of stride 2, -1
+  // Where the source of the first tile begins, and from there to that of the next tile.
+  int source_first_h = 0, source_first_w = 0, tile_source_step_h = 0, tile_source_step_w = 0;
+  int first_h = 0, first_w = 0;  // of the output: 0 or, for dgrad of stride 2, -1
   int channels = 0, strips = 0, rows = 0, tile_cols = 0;
   FastDivmod threads_inner;  // channels where lanes run along them, else strips
-  SharedTile in_tile, out_tile;
+  SharedTile source_tile, out_tile;
   bool channels_inner = false;
   bool stage_out = false;    // results pass shared memory so that stores are of adjacent columns
   bool flip_filter = false;  // dgrad of stride 1 is fprop with the filter turned by 180 degrees
@@ -106,7 +106,7 @@ struct DepthwiseParams {
 // The part of the problem that a block and a thread own.
 struct DepthwiseWork {
   int64_t n = 0;
-  int c0 = 0, in_h0 = 0, in_w0 = 0, out_h0 = 0, out_w0 = 0;
+  int c0 = 0, source_first_h = 0, source_first_w = 0, first_h = 0, first_w = 0;
   int channel = 0, strip = 0;  // of the thread, within the block
   bool active = false;         // whether the thread computes
 
@@ -119,10 +119,10 @@ struct DepthwiseWork {
     if (!params.channels_inner) rest = params.channel_blocks.divmod(rest, channel_block);
     n = rest;
     c0 = static_cast<int>(channel_block) * params.channels;
-    in_h0 = params.in_origin_h + static_cast<int>(row_tile) * params.in_step_h;
-    in_w0 = params.in_origin_w + static_cast<int>(col_tile) * params.in_step_w;
-    out_h0 = params.out_origin_h + static_cast<int>(row_tile) * params.rows;
-    out_w0 = params.out_origin_w + static_cast<int>(col_tile) * params.tile_cols;
+    source_first_h = params.source_first_h + static_cast<int>(row_tile) * params.tile_source_step_h;
+    source_first_w = params.source_first_w + static_cast<int>(col_tile) * params.tile_source_step_w;
+    first_h = params.first_h + static_cast<int>(row_tile) * params.rows;
+    first_w = params.first_w + static_cast<int>(col_tile) * params.tile_cols;
 
     uint32_t inner;
     const uint32_t outer = params.threads_inner.divmod(threadIdx.x, inner);
@@ -182,17 +182,17 @@ template <typename T, int kStrip>
 __device__ __forceinline__ void store_strip(const float (&z)[kStrip], T* staged,
                                             const DepthwiseParams& params,
                                             const DepthwiseWork& work, int row) {
-  const int w0 = work.out_w0 + work.strip * kStrip;
+  const int w0 = work.first_w + work.strip * kStrip;
   const auto inside = [&](int e) { return w0 + e >= 0 && w0 + e < params.out_w; };
   if (params.stage_out) {
     T* const shared = staged + work.channel * params.out_tile.pitch_c +
-                      row * params.out_tile.pitch_h + w0 - max_of(work.out_w0, 0);
+                      row * params.out_tile.pitch_h + w0 - max_of(work.first_w, 0);
 #pragma unroll
     for (int e = 0; e < kStrip; ++e) {
       if (inside(e)) shared[e] = from_accumulator<T>(z[e]);
     }
   } else {
-    T* const out = params.out.at<T>(work.n, work.c0 + work.channel, work.out_h0 + row, w0);
+    T* const out = params.out.at<T>(work.n, work.c0 + work.channel, work.first_h + row, w0);
 #pragma unroll
     for (int e = 0; e < kStrip; ++e) {
       if (inside(e)) out[e * params.out.strides.w] = from_accumulator<T>(z[e]);
@@ -205,11 +205,11 @@ template <typename T>
 __device__ __forceinline__ void drain_tile(const T* staged, const DepthwiseParams& params,
                                            const DepthwiseWork& work) {
   const SharedTile& tile = params.out_tile;
-  const int w0 = max_of(work.out_w0, 0);
-  const int w_end = min_of(work.out_w0 + params.tile_cols, params.out_w);
+  const int w0 = max_of(work.first_w, 0);
+  const int w_end = min_of(work.first_w + params.tile_cols, params.out_w);
   for (uint32_t unit = threadIdx.x; unit < tile.units; unit += blockDim.x) {
     const TilePosition at = tile_position(tile, unit);
-    const int c = work.c0 + at.c, h = work.out_h0 + at.h, w = w0 + at.w;
+    const int c = work.c0 + at.c, h = work.first_h + at.h, w = w0 + at.w;
     if (c >= params.C || h < 0 || h >= params.out_h || w >= w_end) continue;
     const T* const from = staged + at.c * tile.pitch_c + at.h * tile.pitch_h + at.w;
     T* const to = params.out.at<T>(work.n, c, h, w);

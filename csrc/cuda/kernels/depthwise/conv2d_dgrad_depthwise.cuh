@@ -1,8 +1,9 @@
 // Depthwise dgrad of stride 2 with a square filter known at compile time. (Stride 1 is fprop.)
 //
-// dx[o - pad] = sum over dy[m] * w[o - 2m]: an even o meets the even taps alone, an odd one the odd
-// taps. Tiles begin at an even o, so that the parity of each of their rows and columns is known at
-// compile time and no tap is wasted: each tap is multiplied once for 2x2 pixels of dx.
+// With m = h + pad, dx(m - pad) = sum over dy(p) * w(m - 2p): the phase of even m has the even
+// taps, that of odd m the odd ones. Tiles begin at an even m, so that the phase of each of their
+// rows and columns is known at compile time and no tap is wasted: each tap is multiplied once for
+// 2x2 pixels of dx.
 //
 //   block   = one sample, `channels` channels, a tile of dx; the dy that it needs in shared memory
 //   thread  = one channel, kStrip adjacent columns of dx (pairs even, odd), all rows of the tile
@@ -28,13 +29,13 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
   static_assert(kFilter % 2 == 1 && kStrip % 2 == 0);
   unsigned char* const memory = &shared_storage<unsigned char>();
   T* const filters = reinterpret_cast<T*>(memory);
-  T* const tile = reinterpret_cast<T*>(memory + params.in_tile.offset);
+  T* const tile = reinterpret_cast<T*>(memory + params.source_tile.offset);
   T* const staged = reinterpret_cast<T*>(memory + params.out_tile.offset);
 
   const DepthwiseWork work(params, blockIdx.x);
-  const int column0 = aligned_column(params.in_tile, work.in_w0);
-  fill_tile(tile, params.in_tile, params.in, work.n, work.c0, work.in_h0, column0, params.C,
-            params.in_h, params.in_w);
+  const int column0 = aligned_column(params.source_tile, work.source_first_w);
+  fill_tile(tile, params.source_tile, params.source, work.n, work.c0, work.source_first_h, column0,
+            params.C, params.source_h, params.source_w);
   cp_async_commit();
   fill_filters<T, kFilter>(filters, params, work.c0);
   cp_async_wait<0>();
@@ -46,19 +47,19 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
     for (int tap = 0; tap < kTaps; ++tap) {
       filter[tap / kFilter][tap % kFilter] = to_accumulator(filters[work.channel * kTaps + tap]);
     }
-    const int pitch_w = params.in_tile.pitch_w, pitch_h = params.in_tile.pitch_h;
-    const T* const window = tile + work.channel * params.in_tile.pitch_c +
-                            (work.strip * (kStrip / 2) + work.in_w0 - column0) * pitch_w;
-    const int row_begin = work.out_h0 < 0 ? -work.out_h0 : 0;
-    const int row_end = min_of(params.rows, params.out_h - work.out_h0);
+    const int pitch_w = params.source_tile.pitch_w, pitch_h = params.source_tile.pitch_h;
+    const T* const window = tile + work.channel * params.source_tile.pitch_c +
+                            (work.strip * (kStrip / 2) + work.source_first_w - column0) * pitch_w;
+    const int row_begin = work.first_h < 0 ? -work.first_h : 0;
+    const int row_end = min_of(params.rows, params.out_h - work.first_h);
     const int steps = (params.rows + kReach) / 2;
 
     float sums[kFilter][kStrip] = {};
 #pragma unroll 1
     for (int i = 0; i < steps; ++i) {
       const int first = 2 * i - kReach;  // row of the tile that sums[0] belongs to
-      const int h = work.in_h0 + i;
-      if ((h >= 0 && h < params.in_h) || !all_finite(filter)) {
+      const int h = work.source_first_h + i;
+      if ((h >= 0 && h < params.source_h) || !all_finite(filter)) {
         float dy[kWindow];
 #pragma unroll
         for (int j = 0; j < kWindow; ++j) {

@@ -27,13 +27,13 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
   constexpr int kTaps = kFilter * kFilter;
   unsigned char* const memory = &shared_storage<unsigned char>();
   T* const filters = reinterpret_cast<T*>(memory);
-  T* const tile = reinterpret_cast<T*>(memory + params.in_tile.offset);
+  T* const tile = reinterpret_cast<T*>(memory + params.source_tile.offset);
   T* const staged = reinterpret_cast<T*>(memory + params.out_tile.offset);
 
   const DepthwiseWork work(params, blockIdx.x);
-  const int column0 = aligned_column(params.in_tile, work.in_w0);
-  fill_tile(tile, params.in_tile, params.in, work.n, work.c0, work.in_h0, column0, params.C,
-            params.in_h, params.in_w);
+  const int column0 = aligned_column(params.source_tile, work.source_first_w);
+  fill_tile(tile, params.source_tile, params.source, work.n, work.c0, work.source_first_h, column0,
+            params.C, params.source_h, params.source_w);
   cp_async_commit();
   fill_filters<T, kFilter>(filters, params, work.c0);
   cp_async_wait<0>();
@@ -45,10 +45,11 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
     for (int tap = 0; tap < kTaps; ++tap) {
       filter[tap / kFilter][tap % kFilter] = to_accumulator(filters[work.channel * kTaps + tap]);
     }
-    const int pitch_w = params.in_tile.pitch_w, pitch_h = params.in_tile.pitch_h;
-    const T* const window = tile + work.channel * params.in_tile.pitch_c +
-                            (work.strip * kStrip * kStride + work.in_w0 - column0) * pitch_w;
-    const int rows = min_of(params.rows, params.out_h - work.out_h0);
+    const int pitch_w = params.source_tile.pitch_w, pitch_h = params.source_tile.pitch_h;
+    const T* const window =
+        tile + work.channel * params.source_tile.pitch_c +
+        (work.strip * kStrip * kStride + work.source_first_w - column0) * pitch_w;
+    const int rows = min_of(params.rows, params.out_h - work.first_h);
 
     float sums[kRows][kStrip] = {};
     // At step p the last rows of x arrive that output row p needs.
@@ -57,8 +58,8 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
 #pragma unroll
       for (int t = 0; t < kStride; ++t) {
         const int i = p * kStride + kFilter - kStride + t;
-        const int h = work.in_h0 + i;
-        if (i < 0 || ((h < 0 || h >= params.in_h) && all_finite(filter))) continue;
+        const int h = work.source_first_h + i;
+        if (i < 0 || ((h < 0 || h >= params.source_h) && all_finite(filter))) continue;
         float x[kWindow];
 #pragma unroll
         for (int j = 0; j < kWindow; ++j) {
@@ -78,8 +79,8 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
         }
       }
       if (p >= 0) {
-        apply_epilogue<T>(sums[0], params.epilogue, work.n, work.c0 + work.channel, work.out_h0 + p,
-                          work.out_w0 + work.strip * kStrip, params.out_w);
+        apply_epilogue<T>(sums[0], params.epilogue, work.n, work.c0 + work.channel,
+                          work.first_h + p, work.first_w + work.strip * kStrip, params.out_w);
         store_strip<T>(sums[0], staged, params, work, p);
       }
 #pragma unroll

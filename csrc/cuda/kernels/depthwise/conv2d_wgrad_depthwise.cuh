@@ -20,7 +20,7 @@
 namespace fastconv::cuda {
 
 struct DepthwiseWgradParams {
-  DepthwiseParams tiles;  // in is x, out is dy
+  DepthwiseParams tiles;  // source is x, out is dy
   float* sums = nullptr;  // [slice][k][tap]
   int64_t items = 0;      // row tiles of all samples
   int64_t slice_items = 0;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
   constexpr int kTaps = kFilter * kFilter;
   const DepthwiseParams& tiles = params.tiles;
   unsigned char* const memory = &shared_storage<unsigned char>();
-  T* const x_tile = reinterpret_cast<T*>(memory + tiles.in_tile.offset);
+  T* const x_tile = reinterpret_cast<T*>(memory + tiles.source_tile.offset);
   T* const dy_tile = reinterpret_cast<T*>(memory + tiles.out_tile.offset);
 
   // blockIdx.x = (slice * col_tiles + col_tile) * channel_blocks + channel_block
@@ -46,9 +46,9 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
   const uint32_t partial = tiles.channel_blocks.divmod(blockIdx.x, channel_block);
   const uint32_t slice = tiles.col_tiles.divmod(partial, col_tile);
   const int c0 = static_cast<int>(channel_block) * tiles.channels;
-  const int x_w0 = tiles.in_origin_w + static_cast<int>(col_tile) * tiles.in_step_w;
+  const int x_w0 = tiles.source_first_w + static_cast<int>(col_tile) * tiles.tile_source_step_w;
   const int dy_w0 = static_cast<int>(col_tile) * tiles.tile_cols;
-  const int x_column0 = aligned_column(tiles.in_tile, x_w0);
+  const int x_column0 = aligned_column(tiles.source_tile, x_w0);
   const int dy_column0 = aligned_column(tiles.out_tile, dy_w0);
 
   uint32_t inner;
@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
   const int channel = static_cast<int>(tiles.channels_inner ? inner : outer);
   const int strip = static_cast<int>(tiles.channels_inner ? outer : inner);
   const bool active = channel < tiles.channels && strip < tiles.strips && c0 + channel < tiles.C;
-  const int x_pitch = tiles.in_tile.pitch_w, dy_pitch = tiles.out_tile.pitch_w;
-  const T* const x_strip = x_tile + channel * tiles.in_tile.pitch_c +
+  const int x_pitch = tiles.source_tile.pitch_w, dy_pitch = tiles.out_tile.pitch_w;
+  const T* const x_strip = x_tile + channel * tiles.source_tile.pitch_c +
                            (strip * kStrip * kStride + x_w0 - x_column0) * x_pitch;
   const T* const dy_strip =
       dy_tile + channel * tiles.out_tile.pitch_c + (strip * kStrip + dy_w0 - dy_column0) * dy_pitch;
@@ -71,11 +71,11 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / tiles.row_tiles.divisor();
     const int row_tile = static_cast<int>(item - n * tiles.row_tiles.divisor());
-    const int x_h0 = tiles.in_origin_h + row_tile * tiles.in_step_h;
+    const int x_h0 = tiles.source_first_h + row_tile * tiles.tile_source_step_h;
     const int p0 = row_tile * tiles.rows;
     __syncthreads();  // nobody still reads the last item's tiles
-    fill_tile(x_tile, tiles.in_tile, tiles.in, n, c0, x_h0, x_column0, tiles.C, tiles.in_h,
-              tiles.in_w);
+    fill_tile(x_tile, tiles.source_tile, tiles.source, n, c0, x_h0, x_column0, tiles.C,
+              tiles.source_h, tiles.source_w);
     fill_tile(dy_tile, tiles.out_tile, tiles.out, n, c0, p0, dy_column0, tiles.C, tiles.out_h,
               tiles.out_w);
     cp_async_commit();
@@ -98,12 +98,12 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
 #pragma unroll
       for (int t = 0; t < kStride; ++t) {
         const int i = p * kStride + kFilter - kStride + t;
-        const bool outside = x_h0 + i < 0 || x_h0 + i >= tiles.in_h;
+        const bool outside = x_h0 + i < 0 || x_h0 + i >= tiles.source_h;
         if (i < 0 || (outside && all_finite(dy))) continue;
         float x[kWindow];
 #pragma unroll
         for (int j = 0; j < kWindow; ++j) {
-          x[j] = to_accumulator(x_strip[i * tiles.in_tile.pitch_h + j * x_pitch]);
+          x[j] = to_accumulator(x_strip[i * tiles.source_tile.pitch_h + j * x_pitch]);
         }
 #pragma unroll
         for (int a = 0; a < kRows; ++a) {

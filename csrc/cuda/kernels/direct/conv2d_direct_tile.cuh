@@ -3,20 +3,21 @@
 //
 //   sums[m][n] += m[k][m] * n[k][n]        kSlab values of k at a time, operands as accumulators
 //
+// clang-format off
 //            n   kTileN                    A thread owns 4 or 8 x 4 sums: runs of 4 rows, the
-//            second
-//          +-------+                       half a tile below the first. A warp covers 8 x 4
-//          threads,
-//     m    | slab  |                       so that each of its reads from shared memory is one
-//   +----+ +-------+                       transaction. Two slabs: one is multiplied while the next
-//   |    | | sums  |                       is on its way through registers.
+//          +-------+                       second half a tile below the first. A warp covers 8 x 4
+//     m    | slab  |                       threads, so that each of its reads from shared memory is
+//   +----+ +-------+                       one transaction. Two slabs: one is multiplied while the
+//   |    | | sums  |                       next is on its way through registers.
 //   +----+ +-------+
+// clang-format on
 #pragma once
 
 #include <climits>
 
 #include "cuda/device/numeric.cuh"
 #include "cuda/device/vector.cuh"
+#include "problem/gather_axis.h"
 
 namespace fastconv::cuda {
 
@@ -167,8 +168,8 @@ struct TapRange {
   }
 };
 
-// Taps t < taps for which position + t * step lies in [0, size). step is not 0. Coordinates need
-// 64 bits, tap numbers do not: kernels test a tap's number instead of its place.
+// Taps t < taps for which position + t * step lies in [0, size). step is not 0. Positions need 64
+// bits, tap numbers do not: kernels test a tap's number instead of its position.
 __device__ __forceinline__ TapRange tap_range(int64_t position, int64_t step, int64_t taps,
                                               int64_t size) {
   int64_t first = 0, end = taps;
@@ -182,36 +183,10 @@ __device__ __forceinline__ TapRange tap_range(int64_t position, int64_t step, in
   return {static_cast<int>(min_of(first, taps)), static_cast<int>(max_of(end - first, int64_t{0}))};
 }
 
-// One axis of a gather. Output o = position * phases + phase reads, for its taps t,
-//   source[position * step + offset + t * tap_step] * filter[first_tap + t * tap_period].
-struct GatherAxis {
-  int64_t source = 1, out = 1;  // sizes
-  int64_t kernel = 1, pad = 0, dilation = 1;
-  int64_t phases = 1;      // fprop: 1; dgrad: the stride
-  int64_t step = 1;        // fprop: the stride; dgrad: 1
-  int64_t tap_step = 1;    // dgrad: -dilation / gcd(dilation, stride)
-  int64_t tap_period = 1;  // dgrad: stride / gcd(dilation, stride)
-  bool transposed = false;
-};
-
-struct AxisPhase {
-  int64_t positions, offset, first_tap, taps;
-};
-
-// dgrad: h + pad - r * dilation = stride * p, so the residue of h modulo the stride picks r.
-__device__ __forceinline__ AxisPhase axis_phase(const GatherAxis& axis, int64_t phase) {
-  if (!axis.transposed) return {axis.out, -axis.pad, 0, axis.kernel};
-  AxisPhase result = {div_up(axis.out - phase, axis.phases), 0, 0, 0};
-  for (int64_t r = 0; r < min_of(axis.tap_period, axis.kernel); ++r) {
-    const int64_t scaled = phase + axis.pad - r * axis.dilation;
-    if (scaled % axis.phases == 0) {
-      result.offset = scaled / axis.phases;
-      result.first_tap = r;
-      result.taps = div_up(axis.kernel - r, axis.tap_period);
-      break;
-    }
-  }
-  return result;
+// The taps of an axis that fall inside the source for a position whose tap 0 reads source position
+// `at`.
+__device__ __forceinline__ TapRange tap_range(const GatherAxis& axis, int64_t at) {
+  return tap_range(at, axis.tap_offset, axis.taps, axis.source_size);
 }
 
 }  // namespace fastconv::cuda

@@ -44,14 +44,16 @@ template <typename T, int kChannels>
 __device__ __forceinline__ void load_stem_halo(const StemParams& params, accumulator_t<T>* halo,
                                                const T* group_x, int64_t n, int64_t first_row,
                                                int64_t first_column) {
-  const ConvProblem& o = params.problem;
-  const int64_t h = first_row * o.stride_h - o.pad_h, w = first_column * o.stride_w - o.pad_w;
+  const ConvProblem& problem = params.problem;
+  const int64_t h = first_row * problem.stride_h - problem.pad_h,
+                w = first_column * problem.stride_w - problem.pad_w;
   const auto clamp = [](int64_t value, int end) {
     return static_cast<int>(max_of(int64_t{0}, min_of(value, static_cast<int64_t>(end))));
   };
-  const int row_begin = clamp(-h, params.halo_rows), row_end = clamp(o.H - h, params.halo_rows);
+  const int row_begin = clamp(-h, params.halo_rows),
+            row_end = clamp(problem.H - h, params.halo_rows);
   const int column_begin = clamp(-w, params.halo_columns);
-  const int column_end = clamp(o.W - w, params.halo_columns);
+  const int column_end = clamp(problem.W - w, params.halo_columns);
   const Strides& x = params.x.strides;
   const T* const source = group_x + n * x.n + h * x.h + w * x.w;
   const int count = kChannels * params.halo_rows * params.halo_columns;
@@ -81,11 +83,11 @@ template <typename T, int kChannels>
 __device__ __forceinline__ void load_stem_filters(const StemParams& params,
                                                   accumulator_t<T>* filters, int64_t group,
                                                   int64_t first_filter, int tile_filters) {
-  const ConvProblem& o = params.problem;
+  const ConvProblem& problem = params.problem;
   const Strides& w = params.w.strides;
   const T* const source =
       static_cast<const T*>(params.w.data) + (group * params.filters + first_filter) * w.n;
-  const int taps = static_cast<int>(o.R * o.S);
+  const int taps = static_cast<int>(problem.R * problem.S);
 #pragma unroll 4
   for (int e = threadIdx.x; e < tile_filters * taps * kChannels; e += kStemThreads) {
     uint32_t term;  // (channel, tap), the tap innermost: the order of contiguous filters
@@ -93,12 +95,12 @@ __device__ __forceinline__ void load_stem_filters(const StemParams& params,
     uint32_t s;
     uint32_t r = params.by_S.divmod(term, s);
     int channel = 0;
-    while (r >= o.R) r -= o.R, ++channel;  // at most kChannels - 1 times
+    while (r >= problem.R) r -= problem.R, ++channel;  // at most kChannels - 1 times
     T value = T(0.0f);
     if (channel < params.channels && first_filter + filter < params.filters) {
       value = source[filter * w.n + channel * w.c + r * w.h + s * w.w];
     }
-    filters[((r * o.S + s) * kChannels + channel) * params.filter_pitch + filter] =
+    filters[((r * problem.S + s) * kChannels + channel) * params.filter_pitch + filter] =
         to_accumulator(value);
   }
 }

@@ -2,9 +2,8 @@
 //
 //   gemm_m = output pixels, gemm_n = output channels, gemm_k = (tap, source channel)
 //
-// dgrad gathers from dy. The pixels of dx fall into stride_h * stride_w phases; all pixels of a
-// phase see the same taps, so a block works on one phase and multiplies no tap in vain. A phase
-// without taps is filled with zeros.
+// dgrad gathers dy. A block works on one phase of dx (problem/gather_axis.h), whose pixels all have
+// the same taps. A phase without taps is filled with zeros.
 //
 // A slab of gemm_k is described by a small table (offsets of source and filters, tap numbers), made
 // one slab ahead by the first threads; so the order of gemm_k is free: taps innermost for NCHW,
@@ -22,8 +21,28 @@
 
 namespace fastconv::cuda {
 
+// An axis of the output, by phases. Their number is not bounded, so that blocks find what differs
+// between them.
+struct PhasedAxis {
+  GatherAxis phase0;
+  ConvAxis conv;
+  int64_t phases = 1;
+  bool dgrad = false;  // else there is one phase
+
+  // What all phases have in common comes from phase0, so that it stays in constant memory.
+  __device__ __forceinline__ GatherAxis phase(int64_t number) const {
+    GatherAxis axis = phase0;
+    if (dgrad) {
+      const GatherAxis own = dgrad_axis(conv, number);
+      axis.positions = own.positions, axis.first = own.first;
+      axis.source_first = own.source_first, axis.tap_first = own.tap_first, axis.taps = own.taps;
+    }
+    return axis;
+  }
+};
+
 struct GatherParams {
-  GatherAxis h, w;
+  PhasedAxis h, w;
   int64_t N = 1, groups = 1;
   int64_t channels = 1, filters = 1;  // of a group: gemm_k's and gemm_n's
   TensorView source, out;
@@ -63,8 +82,8 @@ struct GatherStorage {
 
 // Which part of the output a block computes.
 struct GatherBlock {
-  int64_t phase_h, phase_w, group, first_pixel, first_filter;
-  AxisPhase h, w;
+  int64_t group, first_pixel, first_filter;
+  GatherAxis h, w;
 };
 
 template <typename Tile>
@@ -72,11 +91,9 @@ __device__ __forceinline__ GatherBlock gather_block(const GatherParams& params, 
   GatherBlock block;
   block.first_filter = take_digit(tile, params.filter_tiles) * Tile::kTileN;
   block.first_pixel = take_digit(tile, params.pixel_tiles) * Tile::kTileM;
-  block.phase_w = take_digit(tile, min_of(params.w.phases, params.w.out));
-  block.phase_h = take_digit(tile, min_of(params.h.phases, params.h.out));
+  block.w = params.w.phase(take_digit(tile, params.w.phases));
+  block.h = params.h.phase(take_digit(tile, params.h.phases));
   block.group = tile;
-  block.h = axis_phase(params.h, block.phase_h);
-  block.w = axis_phase(params.w, block.phase_w);
   return block;
 }
 
@@ -84,15 +101,15 @@ __device__ __forceinline__ GatherPixel gather_pixel(const GatherParams& params,
                                                     const GatherBlock& block, int64_t pixel) {
   if (pixel >= params.N * block.h.positions * block.w.positions) return {0, {0, 0}, {0, 0}, -1, 0};
   const int64_t j = take_digit(pixel, block.w.positions), i = take_digit(pixel, block.h.positions);
-  const int64_t h = i * params.h.step + block.h.offset, w = j * params.w.step + block.w.offset;
-  const int64_t out_h = i * params.h.phases + block.phase_h;
-  const int64_t out_w = j * params.w.phases + block.phase_w;
+  const int64_t h = i * block.h.source_step + block.h.source_first;
+  const int64_t w = j * block.w.source_step + block.w.source_first;
+  const int64_t out_h = i * block.h.step + block.h.first;
+  const int64_t out_w = j * block.w.step + block.w.first;
   const auto offset = [&](const Strides& strides, int64_t channel, int64_t row, int64_t column) {
     return pixel * strides.n + channel * strides.c + row * strides.h + column * strides.w;
   };
-  return {offset(params.source.strides, block.group * params.channels, h, w),
-          tap_range(h, params.h.tap_step, block.h.taps, params.h.source),
-          tap_range(w, params.w.tap_step, block.w.taps, params.w.source),
+  return {offset(params.source.strides, block.group * params.channels, h, w), tap_range(block.h, h),
+          tap_range(block.w, w),
           offset(params.out.strides, block.group * params.filters, out_h, out_w),
           offset(params.epilogue.residual.strides, block.group * params.filters, out_h, out_w)};
 }
@@ -100,15 +117,15 @@ __device__ __forceinline__ GatherPixel gather_pixel(const GatherParams& params,
 // Writes one term of the next slab's table; called by the first kSlab threads.
 __device__ __forceinline__ void write_term(const GatherParams& params, const Counter& k,
                                            GatherTerm& term, int64_t& filter) {
+  const GatherAxis &axis_h = params.h.phase0, &axis_w = params.w.phase0;  // the same for all phases
   const int64_t channel = params.taps_inner ? k.digit[2] : k.digit[0];
   const int64_t tap_w = params.taps_inner ? k.digit[0] : k.digit[1];
   const int64_t tap_h = params.taps_inner ? k.digit[1] : k.digit[2];
-  term = {channel * params.source.strides.c + tap_h * params.h.tap_step * params.source.strides.h +
-              tap_w * params.w.tap_step * params.source.strides.w,
+  term = {channel * params.source.strides.c + tap_h * axis_h.tap_offset * params.source.strides.h +
+              tap_w * axis_w.tap_offset * params.source.strides.w,
           static_cast<int>(tap_h), static_cast<int>(tap_w)};
-  filter = channel * params.filter.strides.c +
-           tap_h * params.h.tap_period * params.filter.strides.h +
-           tap_w * params.w.tap_period * params.filter.strides.w;
+  filter = channel * params.filter.strides.c + tap_h * axis_h.tap_step * params.filter.strides.h +
+           tap_w * axis_w.tap_step * params.filter.strides.w;
 }
 
 // A thread's share of the loads. Scalars: one pixel, neighbouring threads take neighbouring pixels.
@@ -129,7 +146,7 @@ class GatherLoader {
     }
     const T* const first =
         static_cast<const T*>(params.filter.data) + block.group * params.filter_group +
-        block.h.first_tap * params.filter.strides.h + block.w.first_tap * params.filter.strides.w;
+        block.h.tap_first * params.filter.strides.h + block.w.tap_first * params.filter.strides.w;
     filter_ = first + (block.first_filter + filter_of(0)) * filter_stride_;
     filters_left_ = static_cast<int>(
         min_of(params.filters - block.first_filter, static_cast<int64_t>(Tile::kTileN)));

@@ -19,14 +19,14 @@
 namespace fastconv::cuda {
 
 struct WgradParams {
-  GatherAxis h, w;
+  GatherAxis h, w;                                       // of fprop
   int64_t N = 1, groups = 1, channels = 1, filters = 1;  // channels and filters of a group
   int64_t rows = 1;                                      // R * S * channels
   TensorView x, dy, dw;
-  int64_t row_tiles = 0, filter_tiles = 0, slices = 1, tiles = 0;
+  int64_t row_tiles = 0, filter_tiles = 0, splits = 1, tiles = 0;
   int64_t slice_slabs = 0;    // slabs of pixels in a slice
   bool taps_inner = false;    // order of the rows
-  void* workspace = nullptr;  // [slice][group][filter][row] of accumulators, if slices > 1
+  void* workspace = nullptr;  // [slice][group][filter][row] of accumulators, if splits > 1
 };
 
 struct alignas(16) WgradPixel {
@@ -55,10 +55,10 @@ struct WgradStorage {
 __device__ __forceinline__ void decode_row(const WgradParams& params, int64_t row, int64_t& channel,
                                            int64_t& tap_h, int64_t& tap_w) {
   if (params.taps_inner) {
-    tap_w = take_digit(row, params.w.kernel), tap_h = take_digit(row, params.h.kernel);
+    tap_w = take_digit(row, params.w.taps), tap_h = take_digit(row, params.h.taps);
     channel = row;
   } else {
-    channel = take_digit(row, params.channels), tap_w = take_digit(row, params.w.kernel);
+    channel = take_digit(row, params.channels), tap_w = take_digit(row, params.w.taps);
     tap_h = row;
   }
 }
@@ -67,8 +67,8 @@ __device__ __forceinline__ WgradRow row_descriptor(const WgradParams& params, in
   if (row >= params.rows) return {0, INT_MAX, INT_MAX};
   int64_t channel, tap_h, tap_w;
   decode_row(params, row, channel, tap_h, tap_w);
-  return {channel * params.x.strides.c + tap_h * params.h.tap_step * params.x.strides.h +
-              tap_w * params.w.tap_step * params.x.strides.w,
+  return {channel * params.x.strides.c + tap_h * params.h.tap_offset * params.x.strides.h +
+              tap_w * params.w.tap_offset * params.x.strides.w,
           static_cast<int>(tap_h), static_cast<int>(tap_w)};
 }
 
@@ -77,12 +77,12 @@ __device__ __forceinline__ WgradPixel pixel_descriptor(const WgradParams& params
                                                        const Counter& pixel) {
   if (pixel.digit[2] >= params.N) return {0, -1, {0, 0}, {0, 0}};
   const int64_t q = pixel.digit[0], p = pixel.digit[1], n = pixel.digit[2];
-  const int64_t h = p * params.h.step - params.h.pad, w = q * params.w.step - params.w.pad;
+  const int64_t h = p * params.h.source_step + params.h.source_first;
+  const int64_t w = q * params.w.source_step + params.w.source_first;
   const Strides &x = params.x.strides, &dy = params.dy.strides;
   return {n * x.n + group * params.channels * x.c + h * x.h + w * x.w,
-          n * dy.n + group * params.filters * dy.c + p * dy.h + q * dy.w,
-          tap_range(h, params.h.tap_step, params.h.kernel, params.h.source),
-          tap_range(w, params.w.tap_step, params.w.kernel, params.w.source)};
+          n * dy.n + group * params.filters * dy.c + p * dy.h + q * dy.w, tap_range(params.h, h),
+          tap_range(params.w, w)};
 }
 
 // One thread's share of a slab's elements: of kWidth columns, or kWidth vectors of them. Scalars:
@@ -195,7 +195,7 @@ __device__ __forceinline__ void store_wgrad_tile(const WgradParams& params, cons
       const int64_t filter = block.first_filter + thread_column<Tile>() + j;
       if (filter >= params.filters) continue;
       const int64_t k = block.group * params.filters + filter;
-      if (params.slices > 1) {
+      if (params.splits > 1) {
         const int64_t filters = params.groups * params.filters;
         static_cast<A*>(params.workspace)[(block.slice * filters + k) * params.rows + row] =
             sums.total[i][j];
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
   WgradBlock block;
   block.first_row = take_digit(tile, params.row_tiles) * Tile::kTileM;
   block.first_filter = take_digit(tile, params.filter_tiles) * Tile::kTileN;
-  block.slice = take_digit(tile, params.slices), block.group = tile;
+  block.slice = take_digit(tile, params.splits), block.group = tile;
   if (threadIdx.x == 0) shared.block = block;
 
   for (int row = threadIdx.x; row < Tile::kTileM; row += Tile::kThreads) {
@@ -223,12 +223,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
   }
   const int64_t first_slab = block.slice * params.slice_slabs;
   const int64_t all_slabs =
-      div_up(params.N * params.h.out * params.w.out, static_cast<int64_t>(Tile::kSlab));
+      div_up(params.N * params.h.positions * params.w.positions, static_cast<int64_t>(Tile::kSlab));
   const int slabs = static_cast<int>(min_of(params.slice_slabs, all_slabs - first_slab));
   const bool writes_pixels = threadIdx.x < Tile::kSlab;
   if (writes_pixels) {
     shared.pixels_ahead[threadIdx.x].start(first_slab * Tile::kSlab + threadIdx.x, Tile::kSlab,
-                                           params.w.out, params.h.out);
+                                           params.w.positions, params.h.positions);
   }
   const auto write_pixels = [&](int slab) {
     if (!writes_pixels) return;
@@ -283,7 +283,7 @@ __global__ void __launch_bounds__(kReduceElements* kReduceLanes)
   if (element < elements) {
     const A* const slices = static_cast<const A*>(params.workspace) + element;
 #pragma unroll 4
-    for (int64_t slice = lane; slice < params.slices; slice += kReduceLanes) {
+    for (int64_t slice = lane; slice < params.splits; slice += kReduceLanes) {
       sum += slices[slice * elements];
     }
   }

@@ -20,7 +20,7 @@ namespace fastconv::cuda {
 constexpr int kIm2colThreads = 256;
 
 struct Im2colParams {
-  GatherAxis h, w;                   // im2col: of fprop; col2im: of dgrad
+  ConvAxis h, w;
   int64_t groups = 1, channels = 1;  // channels of a group
   int64_t first_image = 0, images = 1;
   int64_t first_row = 0, rows = 1, columns_w = 1;  // rows of y in the columns, Q
@@ -65,10 +65,10 @@ __global__ void __launch_bounds__(kIm2colThreads, 4)
   }
   int64_t n = pixel;
   const int64_t q = take_digit(n, params.columns_w), row = take_digit(n, params.rows);
-  const int64_t h = (params.first_row + row) * params.h.step - params.h.pad;
-  const int64_t w = q * params.w.step - params.w.pad;
-  const TapRange valid_h = tap_range(h, params.h.tap_step, params.h.kernel, params.h.source);
-  const TapRange valid_w = tap_range(w, params.w.tap_step, params.w.kernel, params.w.source);
+  const GatherAxis axis_h = fprop_axis(params.h), axis_w = fprop_axis(params.w);
+  const int64_t h = (params.first_row + row) * axis_h.source_step + axis_h.source_first;
+  const int64_t w = q * axis_w.source_step + axis_w.source_first;
+  const TapRange valid_h = tap_range(axis_h, h), valid_w = tap_range(axis_w, w);
   const Strides& strides = params.x.strides;
   const T* const x = static_cast<const T*>(params.x.data) + (params.first_image + n) * strides.n +
                      channel * strides.c + h * strides.h + w * strides.w;
@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(kIm2colThreads, 4)
     for (int s = 0; s < params.w.kernel; ++s) {
       Vector<T, kVector> value = {};
       if (valid_h.contains(r) && valid_w.contains(s)) {
-        value = load_vector<T, kVector>(x + r * params.h.tap_step * strides.h +
-                                        s * params.w.tap_step * strides.w);
+        value = load_vector<T, kVector>(x + r * axis_h.tap_offset * strides.h +
+                                        s * axis_w.tap_offset * strides.w);
       }
       store_vector(out, value);
       out += columns.s;
@@ -98,24 +98,23 @@ __global__ void __launch_bounds__(kIm2colThreads, 4)
   if (n >= params.count) return;
   const int64_t channels = params.groups * params.channels;
   int64_t channel = params.channels_inner ? take_digit(n, channels) : 0;
-  const int64_t w = take_digit(n, params.w.out);
+  const int64_t w = take_digit(n, params.w.x_size);
   const int64_t h = params.first_h + take_digit(n, params.h_rows);
   if (!params.channels_inner) channel = take_digit(n, channels);
 
-  const int64_t i = quotient(h, params.h.phases), j = quotient(w, params.w.phases);
-  const AxisPhase phase_h = axis_phase(params.h, h - i * params.h.phases);
-  const AxisPhase phase_w = axis_phase(params.w, w - j * params.w.phases);
-  const int64_t p = i + phase_h.offset, q = j + phase_w.offset;
-  const TapRange taps_h = tap_range(p, params.h.tap_step, phase_h.taps, params.h.source);
-  const TapRange taps_w = tap_range(q, params.w.tap_step, phase_w.taps, params.w.source);
+  const int64_t i = quotient(h, params.h.stride), j = quotient(w, params.w.stride);
+  const GatherAxis axis_h = dgrad_axis(params.h, h - i * params.h.stride);
+  const GatherAxis axis_w = dgrad_axis(params.w, w - j * params.w.stride);
+  const int64_t p = i + axis_h.source_first, q = j + axis_w.source_first;
+  const TapRange taps_h = tap_range(axis_h, p), taps_w = tap_range(axis_w, q);
   const int64_t group = quotient(channel, params.channels);
   const ColumnStrides columns(params, group, channel - group * params.channels);
   const int64_t step_h =
-      params.h.tap_period * columns.r + params.h.tap_step * params.columns_w * columns.pixel;
-  const int64_t step_w = params.w.tap_period * columns.s + params.w.tap_step * columns.pixel;
+      axis_h.tap_step * columns.r + axis_h.tap_offset * params.columns_w * columns.pixel;
+  const int64_t step_w = axis_w.tap_step * columns.s + axis_w.tap_offset * columns.pixel;
   const int64_t pixel = (n * params.rows + p - params.first_row) * params.columns_w + q;
   const A* const first = static_cast<const A*>(params.columns) + columns.channel +
-                         phase_h.first_tap * columns.r + phase_w.first_tap * columns.s +
+                         axis_h.tap_first * columns.r + axis_w.tap_first * columns.s +
                          pixel * columns.pixel;
   A sum = 0;
   for (int a = taps_h.first; a < taps_h.first + taps_h.count; ++a) {

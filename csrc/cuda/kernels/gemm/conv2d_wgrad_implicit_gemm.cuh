@@ -1,6 +1,6 @@
 // wgrad on the tensor cores, as an implicit GEMM with a split gemm_k (sm_80 and later).
 //
-//   dw (gemm_m x gemm_n) = dy^T (gemm_m x gemm_k) * gathered x (gemm_k x gemm_n)
+//   dw (gemm_m x gemm_n) = dy^T (gemm_m x gemm_k) * x (gemm_k x gemm_n), x gathered
 //   gemm_m: filters of a group, gemm_n: (tap, channel), gemm_k: output pixels (n, p, q)
 //
 //            gemm_n              Both operands have gemm_k along their rows, so a slab is kTileK
@@ -15,7 +15,7 @@
 // Every slice of gemm_k writes its float32 sums; split_k_reduce.cuh adds them in order.
 // Bound: mma for many channels, else bytes of x and dy: dy is read once for each tile along gemm_n,
 // x once for each tap and each tile along gemm_m, mostly from L2.
-// Limits: every extent below 2^30, an image of x or dy within 2^31 elements.
+// Limits: every extent below 2^30, an image of x or dy within 2^30 elements.
 #pragma once
 
 #include "cuda/device/cp_async.cuh"
@@ -29,8 +29,9 @@ struct WgradGemmParams {
   TensorView x, dy;
   float* partial = nullptr;  // (split, group, gemm_m, gemm_n)
   int64_t slice = 0;         // elements of a split
-  int in_h = 0, in_w = 0, stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0;
-  int dilation_h = 1, dilation_w = 1;
+  // Of fprop's axes: problem/gather_axis.h.
+  int source_h = 0, source_w = 0, source_first_h = 0, source_first_w = 0;
+  int source_step_h = 1, source_step_w = 1, tap_offset_h = 1, tap_offset_w = 1;
   int gemm_m = 0, gemm_n = 0, gemm_k = 0;
   int splits = 1;
   FastDivmod channels, taps_w;  // of gemm_n
@@ -77,31 +78,31 @@ struct WgradStorage {
   WgradPixel pixels[kStages][Config::kTileK];  // of the slabs that are loaded next
 };
 
-__device__ __forceinline__ WgradPixel wgrad_pixel(const WgradGemmParams& o, int pixel) {
-  if (pixel >= o.gemm_k) return {0, 0, kNowhere, 0};
+__device__ __forceinline__ WgradPixel wgrad_pixel(const WgradGemmParams& params, int pixel) {
+  if (pixel >= params.gemm_k) return {0, 0, kNowhere, 0};
   uint32_t rest, q;
-  const int64_t n = o.image.divmod(pixel, rest);
-  const int64_t p = o.width.divmod(rest, q);
-  const int h = static_cast<int>(p) * o.stride_h - o.pad_h;
-  const int w = static_cast<int>(q) * o.stride_w - o.pad_w;
-  return {n * o.dy.strides.n + p * o.dy.strides.h + q * o.dy.strides.w,
-          n * o.x.strides.n + h * o.x.strides.h + w * o.x.strides.w, h, w};
+  const int64_t n = params.image.divmod(pixel, rest);
+  const int64_t p = params.width.divmod(rest, q);
+  const int h = static_cast<int>(p) * params.source_step_h + params.source_first_h;
+  const int w = static_cast<int>(q) * params.source_step_w + params.source_first_w;
+  return {n * params.dy.strides.n + p * params.dy.strides.h + q * params.dy.strides.w,
+          n * params.x.strides.n + h * params.x.strides.h + w * params.x.strides.w, h, w};
 }
 
-__device__ __forceinline__ WgradTap wgrad_tap(const WgradGemmParams& o, int column) {
-  if (column >= o.gemm_n) return {0, kNowhere, 0};
+__device__ __forceinline__ WgradTap wgrad_tap(const WgradGemmParams& params, int column) {
+  if (column >= params.gemm_n) return {0, kNowhere, 0};
   uint32_t channel, tap_w;
-  const int tap_h = o.taps_w.divmod(o.channels.divmod(column, channel), tap_w);
-  const int h = tap_h * o.dilation_h, w = static_cast<int>(tap_w) * o.dilation_w;
-  return {h * static_cast<int>(o.x.strides.h) + w * static_cast<int>(o.x.strides.w) +
-              static_cast<int>(channel) * static_cast<int>(o.x.strides.c),
+  const int tap_h = params.taps_w.divmod(params.channels.divmod(column, channel), tap_w);
+  const int h = tap_h * params.tap_offset_h, w = static_cast<int>(tap_w) * params.tap_offset_w;
+  return {h * static_cast<int>(params.x.strides.h) + w * static_cast<int>(params.x.strides.w) +
+              static_cast<int>(channel) * static_cast<int>(params.x.strides.c),
           h, w};
 }
 
-__device__ __forceinline__ bool inside(const WgradGemmParams& o, const WgradPixel& pixel,
+__device__ __forceinline__ bool inside(const WgradGemmParams& params, const WgradPixel& pixel,
                                        const WgradTap& tap) {
-  return static_cast<unsigned>(pixel.h + tap.h) < static_cast<unsigned>(o.in_h) &&
-         static_cast<unsigned>(pixel.w + tap.w) < static_cast<unsigned>(o.in_w);
+  return static_cast<unsigned>(pixel.h + tap.h) < static_cast<unsigned>(params.source_h) &&
+         static_cast<unsigned>(pixel.w + tap.w) < static_cast<unsigned>(params.source_w);
 }
 
 // blockIdx.x = (group, tile along m, tile along n), blockIdx.y = split.
@@ -109,14 +110,14 @@ struct WgradBlock {
   int group, row0, column0, slab_begin, slab_end;
 
   template <typename Config>
-  __device__ __forceinline__ static WgradBlock locate(const WgradGemmParams& o) {
+  __device__ __forceinline__ static WgradBlock locate(const WgradGemmParams& params) {
     uint32_t tile_m, tile_n;
     WgradBlock block;
-    block.group = o.tiles_m.divmod(o.tiles_n.divmod(blockIdx.x, tile_n), tile_m);
+    block.group = params.tiles_m.divmod(params.tiles_n.divmod(blockIdx.x, tile_n), tile_m);
     block.row0 = static_cast<int>(tile_m) * Config::kTileM;
     block.column0 = static_cast<int>(tile_n) * Config::kTileN;
-    const int slabs = div_up(o.gemm_k, Config::kTileK);
-    const int per_split = div_up(slabs, o.splits);
+    const int slabs = div_up(params.gemm_k, Config::kTileK);
+    const int per_split = div_up(slabs, params.splits);
     block.slab_begin = min_of(static_cast<int>(blockIdx.y) * per_split, slabs);
     block.slab_end = min_of(block.slab_begin + per_split, slabs);
     return block;
@@ -125,11 +126,11 @@ struct WgradBlock {
 
 // Decodes the pixels of a slab for all; a barrier must follow.
 template <typename Config, int kStages>
-__device__ __forceinline__ void tabulate(const WgradGemmParams& o, int slab,
+__device__ __forceinline__ void tabulate(const WgradGemmParams& params, int slab,
                                          WgradStorage<Config, kStages>& storage) {
   const int row = static_cast<int>(threadIdx.x);
   if (row < Config::kTileK) {
-    storage.pixels[slab % kStages][row] = wgrad_pixel(o, slab * Config::kTileK + row);
+    storage.pixels[slab % kStages][row] = wgrad_pixel(params, slab * Config::kTileK + row);
   }
   __syncwarp();  // mma wants the whole warp together again
 }
@@ -206,8 +207,7 @@ __device__ __forceinline__ void wgrad_add_slab(
   }
 }
 
-// ---- main loops
-// ----------------------------------------------------------------------------------
+// ---- main loops ------------------------------------------------------------------------------
 
 template <typename Config>
 struct WgradVectorGather {
@@ -217,7 +217,7 @@ struct WgradVectorGather {
   using ItemsX = WgradItems<Config, Config::kTileN, true>;
 
   template <bool kGuarded>
-  __device__ __forceinline__ static void run(const WgradGemmParams& o, const WgradBlock& block,
+  __device__ __forceinline__ static void run(const WgradGemmParams& params, const WgradBlock& block,
                                              const T* dy, const T* x, Storage& storage,
                                              WarpTile<Config>& tile) {
     const auto load = [&](int slab) {
@@ -226,7 +226,7 @@ struct WgradVectorGather {
       for (int j = 0; j < ItemsDy::kItems; ++j) {
         const WgradPixel& pixel = storage.pixels[stage][ItemsDy::row(j)];
         const int filter = block.row0 + ItemsDy::chunk(j) * Config::kVector;
-        const bool valid = pixel.h != kNowhere && filter < o.gemm_m;
+        const bool valid = pixel.h != kNowhere && filter < params.gemm_m;
         cp_async_16(storage.dy[stage].chunk(ItemsDy::row(j), ItemsDy::chunk(j)),
                     valid ? dy + pixel.dy + filter : dy, valid);
       }
@@ -234,13 +234,13 @@ struct WgradVectorGather {
       for (int j = 0; j < ItemsX::kItems; ++j) {
         const WgradPixel& pixel = storage.pixels[stage][ItemsX::row(j)];
         const WgradTap tap = storage.taps[ItemsX::chunk(j) * Config::kVector];
-        const bool valid = inside(o, pixel, tap);
+        const bool valid = inside(params, pixel, tap);
         cp_async_16(storage.x[stage].chunk(ItemsX::row(j), ItemsX::chunk(j)),
                     valid ? x + pixel.x + tap.offset : x, valid);
       }
     };
     for (int ahead = 0; ahead < kGemmStages; ++ahead) {
-      tabulate<Config, kGemmStages>(o, block.slab_begin + ahead, storage);
+      tabulate<Config, kGemmStages>(params, block.slab_begin + ahead, storage);
     }
     __syncthreads();
 #pragma unroll
@@ -256,7 +256,7 @@ struct WgradVectorGather {
       const int next = slab + kGemmStages - 1;
       if (next < block.slab_end) load(next);
       cp_async_commit();
-      tabulate<Config, kGemmStages>(o, next + 1, storage);
+      tabulate<Config, kGemmStages>(params, next + 1, storage);
       wgrad_add_slab<kGuarded>(storage.dy[slab % kGemmStages], storage.x[slab % kGemmStages], tile);
     }
     cp_async_wait<0>();
@@ -272,7 +272,7 @@ struct WgradElementGather {
   using ItemsX = WgradItems<Config, Config::kTileN, false>;
 
   template <bool kGuarded>
-  __device__ __forceinline__ static void run(const WgradGemmParams& o, const WgradBlock& block,
+  __device__ __forceinline__ static void run(const WgradGemmParams& params, const WgradBlock& block,
                                              const T* dy, const T* x, Storage& storage,
                                              WarpTile<Config>& tile) {
     Vector<T, Config::kVector> dy_chunks[ItemsDy::kItems], x_chunks[ItemsX::kItems];
@@ -283,9 +283,9 @@ struct WgradElementGather {
       for (int j = 0; j < ItemsDy::kItems; ++j) {
         const WgradPixel& pixel = pixels[ItemsDy::row(j)];
         const int filter = block.row0 + ItemsDy::chunk(j) * Config::kVector;
-        const int filters = pixel.h != kNowhere ? o.gemm_m - filter : 0;  // that are there
-        const int step = static_cast<int>(o.dy.strides.c);
-        const T* const at = dy + pixel.dy + filter * o.dy.strides.c;
+        const int filters = pixel.h != kNowhere ? params.gemm_m - filter : 0;  // that are there
+        const int step = static_cast<int>(params.dy.strides.c);
+        const T* const at = dy + pixel.dy + filter * params.dy.strides.c;
 #pragma unroll
         for (int e = 0; e < Config::kVector; ++e) {
           dy_chunks[j].v[e] = e < filters ? __ldg(at + e * step) : zero;
@@ -297,7 +297,7 @@ struct WgradElementGather {
 #pragma unroll
         for (int e = 0; e < Config::kVector; ++e) {
           const WgradTap tap = storage.taps[ItemsX::chunk(j) * Config::kVector + e];
-          x_chunks[j].v[e] = inside(o, pixel, tap) ? __ldg(x + pixel.x + tap.offset) : zero;
+          x_chunks[j].v[e] = inside(params, pixel, tap) ? __ldg(x + pixel.x + tap.offset) : zero;
         }
       }
     };
@@ -311,8 +311,8 @@ struct WgradElementGather {
         store_vector(storage.x[stage].chunk(ItemsX::row(j), ItemsX::chunk(j)), x_chunks[j]);
       }
     };
-    tabulate<Config, kStages>(o, block.slab_begin, storage);
-    tabulate<Config, kStages>(o, block.slab_begin + 1, storage);
+    tabulate<Config, kStages>(params, block.slab_begin, storage);
+    tabulate<Config, kStages>(params, block.slab_begin + 1, storage);
     __syncthreads();
     if (block.slab_begin < block.slab_end) {
       load(block.slab_begin);
@@ -322,7 +322,7 @@ struct WgradElementGather {
     for (int slab = block.slab_begin; slab < block.slab_end; ++slab) {
       const bool more = slab + 1 < block.slab_end;
       if (more) load(slab + 1);
-      tabulate<Config, kStages>(o, slab + 2, storage);  // all have read this slab's before
+      tabulate<Config, kStages>(params, slab + 2, storage);  // all have read this slab's before
       wgrad_add_slab<kGuarded>(storage.dy[slab % kStages], storage.x[slab % kStages], tile);
       if (more) put((slab + 1) % kStages);
       __syncthreads();
@@ -330,34 +330,34 @@ struct WgradElementGather {
   }
 };
 
-// ---- kernel
-// --------------------------------------------------------------------------------------
+// ---- kernel ----------------------------------------------------------------------------------
 
 template <typename Config, typename Gather>
 __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
-    conv2d_wgrad_implicit_gemm(const __grid_constant__ WgradGemmParams o) {
+    conv2d_wgrad_implicit_gemm(const __grid_constant__ WgradGemmParams params) {
   using T = typename Config::element_t;
   auto& storage = shared_storage<typename Gather::Storage>();
-  const WgradBlock block = WgradBlock::locate<Config>(o);
+  const WgradBlock block = WgradBlock::locate<Config>(params);
   for (int column = threadIdx.x; column < Config::kTileN; column += Config::kThreads) {
-    storage.taps[column] = wgrad_tap(o, block.column0 + column);
+    storage.taps[column] = wgrad_tap(params, block.column0 + column);
   }
   // The main loops' first barrier comes before anyone reads the taps.
-  const T* const dy = static_cast<const T*>(o.dy.data) +
-                      static_cast<int64_t>(block.group) * o.gemm_m * o.dy.strides.c;
-  const T* const x = static_cast<const T*>(o.x.data) +
-                     static_cast<int64_t>(block.group) * o.channels.divisor() * o.x.strides.c;
+  const T* const dy = static_cast<const T*>(params.dy.data) +
+                      static_cast<int64_t>(block.group) * params.gemm_m * params.dy.strides.c;
+  const T* const x = static_cast<const T*>(params.x.data) + static_cast<int64_t>(block.group) *
+                                                                params.channels.divisor() *
+                                                                params.x.strides.c;
   const auto tile = sum_tile<Config>([&](auto guarded, WarpTile<Config>& sums) {
-    Gather::template run<guarded>(o, block, dy, x, storage, sums);
+    Gather::template run<guarded>(params, block, dy, x, storage, sums);
   });
   // Four lanes write 32 adjacent bytes of a row.
-  float* const partial =
-      o.partial + blockIdx.y * o.slice + static_cast<int64_t>(block.group) * o.gemm_m * o.gemm_n;
+  float* const partial = params.partial + blockIdx.y * params.slice +
+                         static_cast<int64_t>(block.group) * params.gemm_m * params.gemm_n;
   const WarpPlace<Config> place;
   const int row0 = block.row0 + place.row, column0 = block.column0 + place.column;
   tile.for_each(place.lane, [&](int row, int column, float value) {
-    if (row0 + row < o.gemm_m && column0 + column < o.gemm_n) {
-      partial[static_cast<int64_t>(row0 + row) * o.gemm_n + column0 + column] = value;
+    if (row0 + row < params.gemm_m && column0 + column < params.gemm_n) {
+      partial[static_cast<int64_t>(row0 + row) * params.gemm_n + column0 + column] = value;
     }
   });
 }

@@ -54,12 +54,13 @@ constexpr int kGemmStages = 4;  // slabs in shared memory where cp.async brings 
 constexpr int kNowhere = -(1 << 30);
 
 // Compile-time facts of a tile.
-template <CudaMath kMath, int kTile>
+template <CudaMath kMath, GemmKernel kKernel>
 struct GemmConfig {
   using element_t = typename MathTraits<kMath>::element_t;
   static constexpr CudaMath kMathMode = kMath;
-  static constexpr int kTileM = kGemmTiles[kTile].m, kTileN = kGemmTiles[kTile].n;
-  static constexpr int kWarpsM = kGemmTiles[kTile].warps_m, kWarpsN = kGemmTiles[kTile].warps_n;
+  static constexpr GemmTile kTile = tile_of(kKernel);
+  static constexpr int kTileM = kTile.m, kTileN = kTile.n;
+  static constexpr int kWarpsM = kTile.warps_m, kWarpsN = kTile.warps_n;
   static constexpr int kThreads = kWarpsM * kWarpsN * kWarpSize;
   static constexpr int kWarpM = kTileM / kWarpsM, kWarpN = kTileN / kWarpsN;
   static constexpr int kTileK = kGemmSlabBytes / static_cast<int>(sizeof(element_t));

@@ -26,19 +26,20 @@ constexpr int kReduceThreads = 256;
 
 template <typename T>
 __global__ void __launch_bounds__(kReduceThreads)
-    split_k_reduce(const __grid_constant__ SplitKReduceParams o) {
+    split_k_reduce(const __grid_constant__ SplitKReduceParams params) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kReduceThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kReduceThreads + threadIdx.x; i < o.count;
-       i += step) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kReduceThreads + threadIdx.x;
+       i < params.count; i += step) {
     float sum = 0;
 #pragma unroll 4
-    for (int split = 0; split < o.splits; ++split) sum += o.partial[split * o.count + i];
-    const int64_t row = i / o.channels.divisor();
-    const int64_t channel = i - row * o.channels.divisor();
+    for (int split = 0; split < params.splits; ++split)
+      sum += params.partial[split * params.count + i];
+    const int64_t row = i / params.channels.divisor();
+    const int64_t channel = i - row * params.channels.divisor();
     uint32_t h, w;
-    const int64_t n = o.height.divmod(o.width.divmod(static_cast<uint32_t>(row), w), h);
-    *o.out.at<T>(n, channel, h, w) =
-        from_accumulator<T>(apply_epilogue<T>(sum, o.epilogue, n, channel, h, w));
+    const int64_t n = params.height.divmod(params.width.divmod(static_cast<uint32_t>(row), w), h);
+    *params.out.at<T>(n, channel, h, w) =
+        from_accumulator<T>(apply_epilogue<T>(sum, params.epilogue, n, channel, h, w));
   }
 }
 

@@ -2,7 +2,7 @@
 
 namespace fastconv::cuda {
 
-cudaError_t conv2d_gather_direct_narrow(const ConvArgs& args) {
+cudaError_t conv2d_gather_direct_narrow(const CudaConvArgs& args) {
   return dispatch_dtype(args.dtype, [&](auto tag) {
     return launch_gather<DirectTile<typename decltype(tag)::type, 128, 16, 4>>(args);
   });

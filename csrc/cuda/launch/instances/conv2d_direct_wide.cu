@@ -2,7 +2,7 @@
 
 namespace fastconv::cuda {
 
-cudaError_t conv2d_gather_direct_wide(const ConvArgs& args) {
+cudaError_t conv2d_gather_direct_wide(const CudaConvArgs& args) {
   return dispatch_dtype(args.dtype, [&](auto tag) {
     return launch_gather<WideTile<typename decltype(tag)::type>>(args);
   });

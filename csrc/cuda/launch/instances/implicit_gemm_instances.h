@@ -1,8 +1,6 @@
 // The kernels of the implicit GEMM by math mode: each mode is compiled in a file of its own.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/kernels/gemm/conv2d_implicit_gemm.cuh"
 #include "cuda/kernels/gemm/conv2d_wgrad_implicit_gemm.cuh"
 #include "cuda/launch/conv2d.h"
@@ -17,11 +15,7 @@ template <CudaMath kMath>
 cudaError_t launch_wgrad_implicit_gemm(const CudaConvPlan& plan, unsigned blocks,
                                        const WgradGemmParams& params, cudaStream_t stream);
 
-// ---- definitions, for the files that instantiate
-// ---------------------------------------------------
-
-template <int kTile>
-using TileConstant = std::integral_constant<int, kTile>;
+// ---- definitions, for the files that instantiate ---------------------------------------------
 
 // Starts the kernel of one tile and one way to gather; Params tells fprop and dgrad from wgrad.
 template <typename Config, typename Gather>
@@ -36,55 +30,50 @@ cudaError_t launch_one(unsigned blocks, const WgradGemmParams& params, cudaStrea
                 Config::kThreads, sizeof(typename Gather::Storage), stream, params);
 }
 
-// The first of the tiles that is the plan's. The plan knows which these are (has_wide_warps).
-template <CudaMath kMath, template <typename> class Gather, typename Params, int... kTiles>
-cudaError_t launch_tile(int tile, unsigned blocks, const Params& params, cudaStream_t stream,
-                        TileConstant<kTiles>...) {
+// Starts the plan's kernel, which is one of these: the plan knows which there are (has_wide_warps).
+template <CudaMath kMath, template <typename> class Gather, GemmKernel... kKernels, typename Params>
+cudaError_t launch_kernel(GemmKernel kernel, unsigned blocks, const Params& params,
+                          cudaStream_t stream) {
   cudaError_t status = cudaErrorInvalidValue;
-  const bool found =
-      ((tile == kTiles &&
-        (status = launch_one<GemmConfig<kMath, kTiles>, Gather<GemmConfig<kMath, kTiles>>>(
-             blocks, params, stream),
-         true)) ||
-       ...);
-  return found ? status : cudaErrorInvalidValue;
+  const auto launch_if = [&]<GemmKernel kKernel>() {
+    using Config = GemmConfig<kMath, kKernel>;
+    if (kernel == kKernel) status = launch_one<Config, Gather<Config>>(blocks, params, stream);
+  };
+  (launch_if.template operator()<kKernels>(), ...);
+  return status;
 }
 
 template <CudaMath kMath>
 cudaError_t launch_implicit_gemm(const CudaConvPlan& plan, unsigned blocks,
                                  const ImplicitGemmParams& params, cudaStream_t stream) {
-  constexpr TileConstant<kTile128x64Small> kSmall;
-  constexpr TileConstant<kTile64x64> kSquare;
-  constexpr TileConstant<kTile128x32> kNarrow;
+  using enum GemmKernel;
   if (!plan.vectorised) {
-    return launch_tile<kMath, ElementGather>(plan.tile, blocks, params, stream, kSmall, kSquare,
-                                             kNarrow);
+    return launch_kernel<kMath, ElementGather, tile128x64_small_warps, tile64x64, tile128x32>(
+        plan.gemm, blocks, params, stream);
   }
   if constexpr (kMath == CudaMath::tf32x3) {
-    return launch_tile<kMath, VectorGather>(plan.tile, blocks, params, stream, kSmall, kSquare,
-                                            kNarrow);
+    return launch_kernel<kMath, VectorGather, tile128x64_small_warps, tile64x64, tile128x32>(
+        plan.gemm, blocks, params, stream);
   } else {
-    return launch_tile<kMath, VectorGather>(plan.tile, blocks, params, stream,
-                                            TileConstant<kTile128x128>{},
-                                            TileConstant<kTile128x64>{}, kSquare, kNarrow);
+    return launch_kernel<kMath, VectorGather, tile128x128, tile128x64, tile64x64, tile128x32>(
+        plan.gemm, blocks, params, stream);
   }
 }
 
 template <CudaMath kMath>
 cudaError_t launch_wgrad_implicit_gemm(const CudaConvPlan& plan, unsigned blocks,
                                        const WgradGemmParams& params, cudaStream_t stream) {
-  constexpr TileConstant<kTile128x64Small> kSmall;
-  constexpr TileConstant<kTile64x64> kSquare;
+  using enum GemmKernel;
   if (!plan.vectorised) {
-    return launch_tile<kMath, WgradElementGather>(plan.tile, blocks, params, stream, kSmall,
-                                                  kSquare);
+    return launch_kernel<kMath, WgradElementGather, tile128x64_small_warps, tile64x64>(
+        plan.gemm, blocks, params, stream);
   }
   if constexpr (kMath == CudaMath::tf32x3) {
-    return launch_tile<kMath, WgradVectorGather>(plan.tile, blocks, params, stream, kSmall,
-                                                 kSquare);
+    return launch_kernel<kMath, WgradVectorGather, tile128x64_small_warps, tile64x64>(
+        plan.gemm, blocks, params, stream);
   } else {
-    return launch_tile<kMath, WgradVectorGather>(plan.tile, blocks, params, stream,
-                                                 TileConstant<kTile128x128>{}, kSquare);
+    return launch_kernel<kMath, WgradVectorGather, tile128x128, tile64x64>(plan.gemm, blocks,
+                                                                           params, stream);
   }
 }
 
