@@ -1,3 +1,4 @@
+// The CPU's convolutions and their plan, the epilogue's backward, and the activation on its own.
 #pragma once
 
 #include <stdexcept>
@@ -82,6 +83,7 @@ inline void bind_conv2d(py::module_& m) {
              num_threads});
       },
       release_gil());
+  // `size` is (N, K, P, Q).
   m.def(
       "epilogue_backward",
       [](const StrideTuple& size, DType dtype, Activation activation, Address dy,

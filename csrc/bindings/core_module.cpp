@@ -1,3 +1,4 @@
+// The module fastconv._core, which is always built: its parts are bound in the headers beside it.
 #include "bindings/bindings.h"
 #include "bindings/conv2d.h"
 #include "bindings/plan.h"

@@ -1,3 +1,4 @@
+// The CUDA convolutions: one call, whose plan says which kernel runs.
 #pragma once
 
 #include <stdexcept>

@@ -1,3 +1,5 @@
+// The epilogue on its own, forward and backward, on CUDA. `size` is (N, K, P, Q) of all its
+// tensors.
 #pragma once
 
 #include "bindings/cuda_bindings.h"

@@ -1,3 +1,4 @@
+// im2col and col2im, between which fastconv/backends/cuda/im2col.py calls a library's GEMM.
 #pragma once
 
 #include "bindings/cuda_bindings.h"
@@ -8,11 +9,13 @@ namespace py = pybind11;
 namespace fastconv {
 namespace {
 
-using Range = std::array<int64_t, 2>;  // first, count
+using FirstAndCount = std::array<int64_t, 2>;
 
+// `rows` are those of y whose columns are in memory.
 cuda::Im2colArgs im2col_args(const ConvSizes& sizes, int dtype, Address x,
                              const StrideTuple& x_strides, Address columns, bool channels_inner,
-                             const Range& images, const Range& rows, Address stream) {
+                             const FirstAndCount& images, const FirstAndCount& rows,
+                             Address stream) {
   cuda::Im2colArgs args;
   args.problem = conv_problem(sizes);
   args.dtype = static_cast<DType>(dtype);
@@ -32,18 +35,19 @@ inline void bind_cuda_im2col(py::module_& m) {
   m.def(
       "im2col",
       [](const ConvSizes& sizes, int dtype, Address x, const StrideTuple& x_strides,
-         Address columns, bool channels_inner, const Range& images, const Range& rows,
-         Address stream) {
+         Address columns, bool channels_inner, const FirstAndCount& images,
+         const FirstAndCount& rows, Address stream) {
         check(cuda::im2col(im2col_args(sizes, dtype, x, x_strides, columns, channels_inner, images,
                                        rows, stream)),
               "im2col");
       },
       release_gil());
+  // Sums the columns of `rows` of y and writes rows h_rows of dx.
   m.def(
       "col2im",
       [](const ConvSizes& sizes, int dtype, Address dx, const StrideTuple& dx_strides,
-         Address columns, bool channels_inner, const Range& images, const Range& rows,
-         const Range& h_rows, Address stream) {
+         Address columns, bool channels_inner, const FirstAndCount& images,
+         const FirstAndCount& rows, const FirstAndCount& h_rows, Address stream) {
         cuda::Im2colArgs args = im2col_args(sizes, dtype, dx, dx_strides, columns, channels_inner,
                                             images, rows, stream);
         args.first_h = h_rows[0], args.h_rows = h_rows[1];

@@ -1,3 +1,5 @@
+// The module fastconv._cuda, for a GPU or for the emulator of the tests: its parts are bound in the
+// headers beside it.
 #include "bindings/cuda_bindings.h"
 #include "bindings/cuda_conv2d.h"
 #include "bindings/cuda_epilogue.h"

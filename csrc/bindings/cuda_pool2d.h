@@ -1,3 +1,4 @@
+// The CUDA pools. Every call is planned here, by the function that plans for fastconv._core too.
 #pragma once
 
 #include "bindings/cuda_bindings.h"

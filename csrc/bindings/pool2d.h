@@ -1,3 +1,4 @@
+// The CPU's pools: the reference and the vectorised kernels.
 #pragma once
 
 #include <stdexcept>

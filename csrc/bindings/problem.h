@@ -1,3 +1,5 @@
+// The problems as Python classes: sizes that are checked when they are made, and what follows from
+// them.
 #pragma once
 
 #include <sstream>

@@ -12,13 +12,15 @@ constexpr int64_t kMaxProductDgradStride = 4;
 // Groups of up to so many channels would leave most lanes along channels without work.
 constexpr int64_t kMaxPlanes = 8;
 constexpr int64_t kMaxWgradPlanes = 4;
+// So few output channels, summed over more source channels, leave such lanes idle as well.
 constexpr int64_t kFewOutputs = 4;
-// Partial sums of a task of wgrad, each a vector.
+// Partial sums that a task of wgrad by planes keeps, each a vector.
 constexpr int64_t kMaxPlanesSums = int64_t{1} << 14;
 // Below this many rows or terms the products spend their time on packing.
 constexpr int64_t kMinProductRows = 3;
 constexpr int64_t kMinProductGemmK = 8;
 
+// Output channels of a group; for wgrad its filters.
 int64_t product_rows(ConvOp op, const ConvProblem& problem) {
   return op == ConvOp::dgrad ? problem.channels_per_group() : problem.filters_per_group();
 }

@@ -1,4 +1,4 @@
-// Problem -> algorithm, with the reason. Pure and printable: nothing here runs a kernel.
+// Problem -> the CPU's algorithm, with the reason. Nothing here runs a kernel.
 #pragma once
 
 #include <string>

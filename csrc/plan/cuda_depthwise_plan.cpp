@@ -1,18 +1,22 @@
+// The plan of the depthwise kernels: which of them, and into how many slices wgrad cuts its sums.
 #include <algorithm>
 
 #include "plan/cuda_depthwise_tile.h"
 #include "plan/cuda_plan.h"
+#include "problem/layout.h"
 
 namespace fastconv {
 namespace {
 
-// Slices of wgrad's sums: enough blocks to fill the device several times over, few enough that
-// adding them up costs little.
+// wgrad gets enough slices to fill the device several times over (kWaves), few enough that adding
+// them up costs little.
 constexpr int64_t kWaves = 4;
 constexpr int64_t kMaxSplits = 256;
 constexpr int64_t kTensorsToSlices = 8;  // bytes of x and dy for each byte of the workspace
 
-// `traffic`: bytes that slices may cost in all, unless the device would be left half empty.
+// The number of slices. `items` is what they divide among them: rows, or tiles of rows, of all
+// images. One slice needs blocks_of_one blocks and bytes_of_one bytes of workspace; all of them may
+// take `traffic` bytes, and more only where the device would be left half empty.
 int choose_splits(int64_t items, int64_t blocks_of_one, int64_t bytes_of_one, int64_t traffic,
                   int sm_count) {
   const int64_t multiprocessors = std::max(sm_count, 1);
@@ -67,7 +71,7 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
   plan.vectorised =
       depthwise_copy_bytes(source, tile.channels_inner, problem.N, problem.C,
                            dgrad ? problem.P() : problem.H, dgrad ? problem.Q() : problem.W,
-                           call.dtype, call.aligned) == 16;
+                           call.dtype, call.aligned) == kAccessBytes;
   const std::string size = std::to_string(config.filter) + "x" + std::to_string(config.filter) +
                            " stride " + std::to_string(config.stride);
   plan.tile_name = size + lanes + ", block of " + std::to_string(tile.channels) + " channels x " +

@@ -10,7 +10,7 @@ namespace fastconv {
 namespace {
 
 constexpr int64_t kWarpSize = 32;
-// A kernel need not opt in for so much, and four such blocks share a multiprocessor.
+// A kernel gets so much without asking for more, and four such blocks share a multiprocessor.
 constexpr int64_t kSharedBudget = 48 << 10;
 // Memory is read in sectors of 32 bytes: fewer adjacent bytes of a pixel than this waste much of
 // them.
@@ -23,8 +23,8 @@ constexpr int64_t kMaxRows = 64;
 constexpr int kMaxStripsAlongChannels = 8;
 constexpr int kMaxStripsAlongColumns = 16;
 
-// Output sizes as the kernel sees them. dgrad of stride 2 begins where h + pad is even, which is at
-// h = -1 with an odd padding.
+// Height and width of the output as the kernel sees them. dgrad of stride 2 begins where h + pad is
+// even, which is at h = -1 with an odd padding.
 struct Extent {
   int64_t rows = 0, cols = 0;
 };
@@ -35,6 +35,7 @@ Extent output_extent(ConvOp op, const ConvProblem& problem, int stride) {
   return {problem.H + problem.pad_h % 2, problem.W + problem.pad_w % 2};
 }
 
+// Adjacent source positions that so many adjacent outputs read.
 int64_t window(int64_t outputs, ConvOp op, DepthwiseConfig config) {
   if (op == ConvOp::dgrad && config.stride == 2) return outputs / 2 + (config.filter - 1) / 2;
   return (outputs - 1) * config.stride + config.filter;
@@ -44,6 +45,7 @@ int64_t threads_of(const DepthwiseTile& tile) {
   return round_up(tile.channels * tile.strips, kWarpSize);
 }
 
+// Shared memory of a block. `element`: bytes of one; `unit`: elements of a copy.
 int64_t shared_bytes(const DepthwiseTile& tile, ConvOp op, int filter, int64_t element,
                      int64_t unit) {
   // Along channels a pixel is padded to whole vectors; along columns a row may begin inside of one.
@@ -153,7 +155,7 @@ DepthwiseTile depthwise_tile(ConvOp op, const ConvProblem& problem, DType dtype,
       tile.shared_bytes = shared_bytes(tile, op, config.filter, element, copied);
       const bool fits = threads_fit && tile.shared_bytes <= kSharedBudget;
       const bool enough =
-          op == ConvOp::wgrad || problem.N * tile.blocks_per_sample() >= kEnoughBlocks;
+          op == ConvOp::wgrad || problem.N * tile.blocks_per_image() >= kEnoughBlocks;
       if ((fits && enough) || tile.rows <= min_rows) {
         tile.row_tiles = div_up(extent.rows, tile.rows);
         return fits;

@@ -1,4 +1,4 @@
-// How the depthwise kernels cut a problem into blocks. The plan and the launcher ask the same pure
+// How the depthwise kernels cut a problem into blocks. The plan and the launcher both ask these
 // functions, so that they agree without passing more than a CudaConvPlan.
 #pragma once
 
@@ -25,7 +25,7 @@ constexpr DepthwiseConfig config_of(DepthwiseKernel kernel) {
   return kDepthwiseConfigs[static_cast<int>(kernel)];
 }
 
-// Adjacent output columns that one thread computes. dgrad of stride 2 wants pairs.
+// Adjacent output columns that one thread computes. dgrad of stride 2 wants pairs of columns.
 inline constexpr int kDepthwiseStrip = 7;
 inline constexpr int kDepthwiseStripStride2Dgrad = 8;
 inline constexpr int depthwise_max_threads(int filter) { return filter == 7 ? 128 : 256; }
@@ -41,7 +41,7 @@ struct DepthwiseTile {
   int64_t shared_bytes = 0;
 
   int tile_cols() const { return strips * strip; }
-  int64_t blocks_per_sample() const { return channel_blocks * row_tiles * col_tiles; }
+  int64_t blocks_per_image() const { return channel_blocks * row_tiles * col_tiles; }
 };
 
 // Which kernel runs a call.
@@ -54,14 +54,15 @@ DepthwiseTile depthwise_tile(ConvOp op, const ConvProblem& problem, DType dtype,
 // Whether lanes should run along channels: then those are adjacent in memory.
 bool depthwise_channels_inner(const ConvProblem& problem, const Strides& source);
 
-// Bytes of the copies that fill shared memory from a tensor: 16, 4 or one element.
+// Bytes of the copies that fill shared memory from a tensor of N x C x H x W elements: 16, 4 or one
+// element. aligned_16 and aligned_4 say whether its address is a multiple of these.
 int depthwise_copy_bytes(const Strides& strides, bool channels_inner, int64_t N, int64_t C,
                          int64_t H, int64_t W, DType dtype, bool aligned_16, bool aligned_4 = true);
 
 // wgrad of any geometry: a thread sums kDepthwiseTapsPerThread adjacent taps of one filter row.
 inline constexpr int kDepthwiseTapsPerThread = 8;
 inline constexpr int kDepthwiseWgradLanes = 32;
-inline constexpr int kDepthwiseWgradRows = 4;  // filter rows' pieces in a block
+inline constexpr int kDepthwiseWgradRows = 4;  // pieces of filter rows in a block
 inline int64_t depthwise_generic_wgrad_pieces(const ConvProblem& problem) {
   return problem.R * div_up(problem.S, kDepthwiseTapsPerThread);
 }

@@ -12,10 +12,12 @@ namespace {
 
 constexpr int64_t kMaxNarrowFilters = 32;         // more go to the wide tile
 constexpr int64_t kStemSharedMemory = 112 << 10;  // two blocks fit an SM of 228 KiB
-constexpr int64_t kMinStemColumns = 12;           // Q: the stem's tile is 32 wide
+constexpr int64_t kMinStemColumns = 12;           // of y: the stem's tile is 32 wide
 
-constexpr int64_t kMinSlicePixels = 256;
+// wgrad cuts its pixels into slices until there are so many blocks for each multiprocessor, if the
+// slices stay as long as this and their sums fit into the workspace.
 constexpr int64_t kWgradBlocksPerSm = 4;
+constexpr int64_t kMinSlicePixels = 256;
 constexpr int64_t kMaxSplits = 4096;
 constexpr int64_t kMaxWgradWorkspace = int64_t{64} << 20;
 

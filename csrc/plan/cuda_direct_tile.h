@@ -10,15 +10,20 @@
 
 namespace fastconv {
 
-// What a block of conv2d_fprop_stem holds in shared memory.
+// What a block of conv2d_fprop_stem computes at once, and what it holds in shared memory for that:
+// first the halo, which is all pixels of x that the tile's outputs read, then the filters, then a
+// table of the columns that taps read (column_offsets in the kernel).
 struct StemTile {
   static constexpr int64_t kColumns = 32, kWarps = 8;
-  int64_t channels = 1;           // of the kernel: 1, 3 or 4
+  int64_t channels = 1;           // that the kernel is compiled for: 1, 3 or 4
   int64_t rows = 4, filters = 8;  // of a thread
   int64_t filter_groups = 1;      // warps side by side along the filters; the others along rows
-  int64_t halo_rows = 0, halo_columns = 0, phase_columns = 0, pitch = 0;
-  int64_t filter_pitch = 0;
-  int64_t filters_offset = 0, columns_offset = 0;  // in accumulators
+  int64_t halo_rows = 0, halo_columns = 0;
+  // Columns of the halo that are equal modulo stride_w form a phase and lie side by side, so that
+  // adjacent lanes read adjacent elements: a row of the halo holds stride_w such phases.
+  int64_t phase_columns = 0, pitch = 0;            // of a phase; of a row
+  int64_t filter_pitch = 0;                        // elements from one (tap, channel) to the next
+  int64_t filters_offset = 0, columns_offset = 0;  // where these parts begin, in accumulators
   int64_t shared_bytes = 0;
 
   int64_t tile_rows() const { return kWarps / filter_groups * rows; }
@@ -26,20 +31,22 @@ struct StemTile {
 };
 
 inline constexpr int64_t kMaxStemChannels = 4;
-inline constexpr int64_t kMaxStemReach = 64;  // stride, dilation, R and S: the halo's size
+// Of stride, dilation, R and S, which decide how large the halo is.
+inline constexpr int64_t kMaxStemReach = 64;
 
 inline bool stem_reach_is_small(const ConvProblem& problem) {
   return std::max({problem.stride_h, problem.stride_w, problem.dilation_h, problem.dilation_w,
                    problem.R, problem.S}) <= kMaxStemReach;
 }
 
-// Only where stem_reach_is_small.
+// For problems of which stem_reach_is_small is true.
 inline StemTile stem_tile(const ConvProblem& problem, bool few_filters, int64_t accumulator_bytes) {
   StemTile tile;
   const int64_t channels = problem.channels_per_group();
   tile.channels = channels == 1 ? 1 : (channels == 3 && !few_filters ? 3 : 4);
   tile.rows = few_filters ? 8 : 4;
   tile.filters = few_filters ? 4 : 8;
+  // More warps go along the filters until the tile has all filters of a group.
   while (tile.filter_groups < StemTile::kWarps &&
          tile.tile_filters() < problem.filters_per_group()) {
     tile.filter_groups *= 2;

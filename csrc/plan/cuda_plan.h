@@ -1,5 +1,5 @@
-// Problem -> CUDA algorithm and kernel configuration, with the reason. Pure host code: printable
-// and testable without CUDA, and compiled into both native modules.
+// Problem -> CUDA algorithm and configuration, with the reason. Host code alone: it can be printed
+// and tested without CUDA, and is compiled into both native modules.
 #pragma once
 
 #include <array>

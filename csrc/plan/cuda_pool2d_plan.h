@@ -1,5 +1,5 @@
-// A pooling pass -> the CUDA kernel that runs it, how its threads divide the work, and why. Pure
-// host code like plan/cuda_plan.h, compiled into both native modules: every launch follows this
+// A pooling pass -> the CUDA kernel that runs it, how its threads divide the work, and why. Host
+// code alone like plan/cuda_plan.h, compiled into both native modules: every launch follows this
 // plan, and fastconv.explain shows it. A plan is made for each call, so it allocates nothing.
 #pragma once
 
@@ -35,7 +35,7 @@ struct CudaPoolCall {
   PoolAxes axes;
   DType dtype = DType::float32;
   TensorView x, y;
-  // Where each window has its maximum; null where fwd shall not write it. int64 indices h * W + w
+  // Where each window has its maximum; null where fwd need not write it. int64 indices h * W + w
   // or, with `offsets`, int8 offsets r * S + s within the window (plain windows, R * S <= 128).
   TensorView places;
   bool offsets = false;

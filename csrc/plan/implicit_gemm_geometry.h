@@ -1,5 +1,5 @@
-// How fprop and dgrad become the same implicit GEMM, and the tiles it is cut into. Host code,
-// shared by the plan and the launcher.
+// How fprop and dgrad become the same implicit GEMM of the CUDA kernels, and the tiles that it is
+// cut into. Host code, shared by the plan and the launcher.
 #pragma once
 
 #include <cstdint>

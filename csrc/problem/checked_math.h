@@ -1,4 +1,5 @@
 // 64-bit sizes whose sums and products are checked: an overflow is an error, never a wrapped size.
+// `what` names the quantity in the error's message.
 #pragma once
 
 #include <cstdint>

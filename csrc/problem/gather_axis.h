@@ -1,6 +1,7 @@
 // How the positions along one axis of a convolution's output meet those of its source, which is the
-// tensor that the pass gathers: x in fprop and wgrad, dy in dgrad. Every kernel that gathers takes
-// its geometry from here, once for h and once for w.
+// tensor that the pass gathers: x in fprop and wgrad, dy in dgrad. Kernels take their geometry from
+// here, once for h and once for w; only the simplest spell these formulas out themselves (the
+// reference, the CPU's direct kernels, CUDA's stem and its depthwise kernels of any geometry).
 //
 //   fprop   y(p) = sum over r of x(h) * w(r),         h = p*stride - pad + r*dilation
 //   dgrad   dx(h) = sum over the (p, r) that meet h of dy(p) * w(r)

@@ -7,7 +7,7 @@ cudaError_t conv2d_dgrad_depthwise(const CudaConvArgs& args) {
       depthwise_tile(args.op, args.problem, args.dtype, args.y.strides, args.plan.depthwise);
   const DepthwiseParams params = depthwise_params(args, tile, args.y, args.x);
   dim3 grid;
-  if (!grid_of(args.problem.N * tile.blocks_per_sample(), grid)) return cudaErrorNotSupported;
+  if (!grid_of(args.problem.N * tile.blocks_per_image(), grid)) return cudaErrorNotSupported;
   return dispatch_depthwise_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     return dispatch_depthwise_kernel(args.plan.depthwise, [&](auto number) {

@@ -10,7 +10,7 @@ cudaError_t conv2d_fprop_depthwise(const CudaConvArgs& args) {
   DepthwiseParams params = depthwise_params(args, tile, source, dgrad ? args.x : args.y);
   if (!dgrad) params.epilogue = args.epilogue;
   dim3 grid;
-  if (!grid_of(args.problem.N * tile.blocks_per_sample(), grid)) return cudaErrorNotSupported;
+  if (!grid_of(args.problem.N * tile.blocks_per_image(), grid)) return cudaErrorNotSupported;
   return dispatch_depthwise_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     return dispatch_depthwise_kernel(args.plan.depthwise, [&](auto number) {
