@@ -9,8 +9,9 @@ namespace {
 
 constexpr int64_t kChannelBlock = 16;  // channels of one task; fixed, for it sets the order of sums
 
-// dz[i] from dy[i] and saved[i], stored where wanted; returns them in accumulator type in `out`.
-// The buffer, like out, holds count elements.
+// dz = dy * activation'(saved) for `count` elements along `axis` from (n, k, p, q) on. They go to
+// `out` in accumulator type, and to args.dz where the caller wants it. `buffer` is working memory
+// for as many elements.
 template <typename T>
 static void backward_run(const EpilogueBackwardArgs& args, int64_t n, int64_t k, int64_t p,
                          int64_t q, int64_t Strides::* axis, int64_t count, accumulator_t<T>* out,

@@ -34,8 +34,8 @@ constexpr int64_t kMinTilePixels = 112;
 constexpr int64_t kPanelBytes = 128 << 10;  // of a panel, so that it stays in L2
 constexpr int64_t kTasksWanted = 2;         // for each thread
 constexpr int kWgradTaps = 10;
-constexpr int64_t kSumsBytes =
-    64 << 20;  // of all of wgrad's slices, unless a single one takes more
+// Of the sums of all slices of wgrad, unless a single slice takes more.
+constexpr int64_t kSumsBytes = 64 << 20;
 constexpr int64_t kWgradTilePixels = 224;
 constexpr int64_t kWgradSumLength = 56;  // pixels summed in accumulator type, before double
 // Pixels are cut into slices until there are so many tasks. The number of threads has no say, since
@@ -62,8 +62,8 @@ Range tap_rows(const GatherAxis& h, int64_t u) {
   return {begin, max64(begin, min64(h.taps, h.source_size - first))};
 }
 
-// All taps of kPixels neighbours of a row, kStep slots apart. The constant step leaves the compiler
-// one address for all pixels; inlined, it no longer keeps all sums in registers.
+// All taps of kPixels neighbours of a row, kStep slots of the panel apart. With the step a constant
+// the compiler needs one address for all pixels; inlined, it would not keep all sums in registers.
 template <int kPixels, int kStep, typename T>
 [[gnu::noinline]] void depthwise_micro(const PanelTaps& taps, const accumulator_t<T>* panel,
                                        const accumulator_t<T>* weights, int64_t weight_step,
@@ -89,8 +89,9 @@ template <int kPixels, int kStep, typename T>
   for (int m = 0; m < kPixels; ++m) out.store(m, 0, sums[m]);
 }
 
-// Rows [0, U) and columns [0, V) of all images of one panel; visit(image, u, v, constant number of
-// pixels, panel at the first of them, their constant step) for runs of pixels.
+// Cuts the positions of one panel, U rows of V in each image, into runs of pixels, and calls
+// visit(image, u, v, the run's length as a constant, where the panel has its first pixel, the slots
+// from pixel to pixel as a constant) for each run, which begins at (u, v).
 template <typename A, typename Visit>
 void for_each_panel_run(const Stage& s, int64_t U, int64_t V, const A* panel, const Visit& visit) {
   const int64_t step = s.w.position(1);
@@ -150,7 +151,7 @@ void depthwise_tile(const DepthwiseProduct& product, const PixelTile& tile, int6
     const int64_t c_lane = max64(0, lane - stored);
     A* const to =
         c + c_lane / kMicroColumns<A> * kMicroColumns<A> * pixels + c_lane % kMicroColumns<A>;
-    for (int64_t d = 0; d < product.depth; ++d) {
+    for (int64_t d = 0; d < product.depth; ++d) {  // the sources that are summed up
       Lanes source = product.source;
       source.tensor.data = static_cast<T*>(source.tensor.data) + d * product.source_step;
       if (all_taps > 0) {

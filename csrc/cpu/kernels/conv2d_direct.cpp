@@ -1,8 +1,8 @@
 // Direct convolution: rows of multiply-adds, no workspace beyond a few rows, any strides.
 //
-//   fprop: one task = one sample, kFilterBlock filters, one output row. For each (c, r) a row of x
+//   fprop: one task = one image, kFilterBlock filters, one output row. For each (c, r) a row of x
 //          is read once and, shifted by each tap s, added to kFilterBlock rows of sums.
-//   dgrad: one task = one sample, kFilterBlock channels, one row of dx; rows of dy are scattered
+//   dgrad: one task = one image, kFilterBlock channels, one row of dx; rows of dy are scattered
 //          into it, tap by tap. A row of dx belongs to one task, so there are no atomics.
 //   wgrad: one task = one (k, c): R*S sums in double, each over dot products of rows.
 //

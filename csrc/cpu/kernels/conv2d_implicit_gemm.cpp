@@ -37,7 +37,7 @@ constexpr int64_t kMinFilterTile = 32;   // smaller tiles spend more on staging 
 constexpr int64_t kChannelBlock = 2048;  // channels staged at a time, at most
 constexpr int64_t kMaxStageBytes = 8 << 20;  // of the smallest tile
 constexpr int64_t kWeightBytes = 32 << 20;
-constexpr int64_t kPackedAlone = 16 << 10;  // elements that one thread packs sooner than several
+constexpr int64_t kPackedAlone = 16 << 10;  // so many elements one thread packs sooner than several
 
 template <typename T>
 TensorView filter_offset(const TensorView& w, int64_t filters) {
@@ -64,18 +64,19 @@ struct GroupedProduct {
   int64_t gemm_k() const { return weights.taps() * channels; }
 };
 
-// c[panel][pixel][row of the panel] += the terms of one block of channels, the first_term-th and on
-// of each panel of weights. The first rows of the last block may go to `out` instead.
+// c[panel][pixel][row of the panel] += the gemm_k terms of one block of channels. In each panel of
+// weights they begin with term first_term. With the last block the sums are complete: those of the
+// first out_rows rows then go to `out`, where there is one, instead of c.
 template <typename A>
 void product_block(const Terms& terms, int64_t gemm_k, const A* stage, const int32_t* positions,
                    int64_t pixels, const A* weights, int64_t first_term, int64_t panel_elements,
-                   int64_t rows, A* c, const FilterRows<A>* out, int64_t out_rows) {
+                   int64_t rows, A* c, const RegisterOutput<A>* out, int64_t out_rows) {
   for_each_micro_column<A>(rows, [&](int64_t row, auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
     const A* const panel = weights + row / kMicroColumns<A> * panel_elements;
     for (int64_t k = 0; k < gemm_k; k += kSumLength) {
       const int64_t k_end = min64(gemm_k, k + kSumLength);
-      const FilterRows<A>* const to = k_end == gemm_k && row < out_rows ? out : nullptr;
+      const RegisterOutput<A>* const to = k_end == gemm_k && row < out_rows ? out : nullptr;
       for_each_micro_row(pixels, [&](int64_t pixel, auto micro_rows) {
         product_micro<decltype(micro_rows)::value, kVectors>(
             terms, k, k_end, first_term + k > 0, stage, positions,
@@ -98,7 +99,8 @@ void product_tile(const GroupedProduct& product, const PixelTile& tile, int64_t 
   A* const memory = task_memory<A>(
       ScratchSlot::kTask, max64(elements(product.channel_block),
                                 elements(product.channels % max64(1, product.channel_block))));
-  // c, what the last transposed block reads behind it, and the offsets.
+  // c with what the last transposed block reads behind it, then the pixels' positions and the
+  // terms' offsets.
   const int64_t c_rows = min64(kFilterTile, round_up(row_end - row, kMicroColumns<A>));
   const int64_t c_elements = c_rows * pixels + kTileReadAhead<A>;
   A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + pixels + taps);
@@ -107,14 +109,14 @@ void product_tile(const GroupedProduct& product, const PixelTile& tile, int64_t 
   for (int64_t k = row; k < row_end; k += kFilterTile) {
     const int64_t first = group * product.rows + k, rows = min64(kFilterTile, row_end - k);
     if (product.gemm_k() == 0) zero_row(c, c_elements);
-    const FilterRows<A> out = filter_rows<T>(product.out, tile, first);
+    const RegisterOutput<A> out = register_output<T>(product.out, tile, first);
     const int64_t out_rows = out.y != nullptr && product.gemm_k() > 0 ? whole_rows<A>(rows) : 0;
     for (int64_t channel = 0; channel < product.channels && taps > 0;
          channel += product.channel_block) {
       const int64_t channels = min64(product.channel_block, product.channels - channel);
       const Stage s = tile.stage<A>(product.tiles.h, product.tiles.w, channels);
-      if (staged == nullptr ||
-          channels < product.channels) {  // else all channels are there already
+      // Where one block has all channels, they are staged once for all rows.
+      if (staged == nullptr || channels < product.channels) {
         tile.fill_positions(s, positions);
         const TensorView source =
             channel_offset<T>(product.source, group * product.channels + channel);

@@ -56,7 +56,7 @@ template <int kRows, int kVectors, typename A>
   }
 }
 
-// The output channels of a group.
+// Calls body for the output channels of a group, in runs of a micro tile's rows.
 template <typename Body>
 static inline void for_each_plane_row(int64_t rows, const Body& body) {
   for_each_run<kPlaneRows, 6, 4, 3, 2, 1>(rows, body);

@@ -70,8 +70,8 @@ struct WgradTile {
   }
 };
 
-// A tile of sums: a row for each filter; in a row, a run of columns for each of the stage's terms'
-// runs, rounded up to whole vectors.
+// How a tile of sums lies in memory: a row for each filter, and in it a run of columns for each run
+// of terms (gemm.h), rounded up to whole vectors.
 template <typename A>
 struct WgradSums {
   int64_t S, channels;
@@ -160,7 +160,8 @@ struct Wgrad {
     }
   }
 
-  // dw tile = the sum of its slices' tiles, in their order (in the first one).
+  // Adds the sums of the other slices to those of the first one, in their order, and stores these
+  // to dw.
   void store(const WgradTile& t, A* sums_of_tile, int64_t slice_step) const {
     const WgradSums<A> layout = sums(t);
     const Strides& strides = args.w.strides;

@@ -2,7 +2,8 @@
 //
 //   sums[filter][term] += dy[filter][column] * planes[term + column]
 //
-// A vector of partial sums each. A task: a slice of the rows of all images.
+// Each of these sums is a vector of partial sums until the end. A task: a slice of the rows of all
+// images.
 // Bound: multiply-adds.
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/plane_product.h"
@@ -11,8 +12,8 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kSumsBytes =
-    64 << 20;                  // of all of wgrad's slices, unless a single one takes more
+// Of the sums of all slices, unless a single slice takes more.
+constexpr int64_t kSumsBytes = 64 << 20;
 constexpr int kWgradRows = 4;  // filters of a micro tile
 constexpr int kWgradTerms = kVectorBytes == 64 ? 6 : 2;
 // Pixels are cut into slices until there are so many tasks. The number of threads has no say, since

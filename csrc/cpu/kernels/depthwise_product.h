@@ -6,9 +6,8 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-constexpr int kRun = kVectorBytes >= 32
-                         ? 14
-                         : 7;  // pixels of a row at a time; divides rows of 224, 112, 56, 28 and 14
+// Pixels of a row that are computed at a time: rows of 224, 112, 56, 28 and 14 are whole runs.
+constexpr int kRun = kVectorBytes >= 32 ? 14 : 7;
 
 // Lanes [k, k + count) of a tensor: lane l is its channel (k + l) / repeat.
 struct Lanes {
@@ -16,12 +15,13 @@ struct Lanes {
   int64_t repeat;
 };
 
-// Output channel k sums `depth` source lanes: the k-th of each. Output position u * phases + phase
-// of an axis is position u of that phase; the stage holds what the taps of all phases read.
+// Output channel k is a sum over `depth` sources: x alone in fprop, and in dgrad the dy of each of
+// the channel's filters. It reads lane k of each. Output position u * phases + phase of an axis is
+// position u of that phase; the stage holds what the taps of all phases read.
 struct DepthwiseProduct : GatherPhases {
-  PixelTiles tiles;  // of positions u, v
-  Lanes source;
-  int64_t source_step;  // elements from source d's channel 0 to the next one's
+  PixelTiles tiles;     // of positions u, v
+  Lanes source;         // source 0
+  int64_t source_step;  // elements from one source's lane 0 to the next one's
   TensorView filters;
   int64_t filter_stride, depth_stride;  // filter of output channel k and source d
   int64_t depth, channels;
@@ -44,9 +44,9 @@ struct RunOutput {
   }
 };
 
-// out[tap * step + channel] for whole vectors of channels, filter_stride apart, whose `taps` taps
-// are adjacent: vectors of taps are transposed. Returns the number of channels; the last ones are
-// left out, as a vector may reach behind its filter.
+// Fills out[tap * step + channel] for whole vectors of channels, whose filters lie filter_stride
+// apart and have their `taps` taps side by side: vectors of taps are transposed. Returns for how
+// many channels; the last ones are left out, since a vector could reach behind their filters.
 template <typename T>
 static int64_t transpose_filters(const T* filters, int64_t filter_stride, int64_t channels,
                                  int64_t taps, accumulator_t<T>* out, int64_t step) {

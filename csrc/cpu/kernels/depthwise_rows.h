@@ -25,8 +25,8 @@ namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr int kRowPixels = 7;
 constexpr int kRowVectors = kVectorBytes == 64 ? 4 : 2;
-// Taps of a phase for each source pixel, in single rows and in pairs; with more, panels.h's
-// constant steps are faster.
+// The most taps of a phase for each source pixel, in single rows and in pairs; with more, the
+// panels of conv2d_depthwise.cpp, whose steps are constants, are faster.
 constexpr int64_t kMaxRowTaps = 9, kMaxPairTaps = 25;
 constexpr int64_t kTasksOfThread = 4;
 constexpr int64_t kMaxAhead = 2;  // rows and columns of a position that are prefetched
@@ -41,6 +41,7 @@ static inline bool rows_pair(const DepthwiseProduct& product) {
   return result;
 }
 
+// Whether depthwise_rows() runs a product, and is the faster way.
 template <typename T>
 static bool has_rows_of_channels(const DepthwiseProduct& product) {
   const Epilogue& e = *product.out.epilogue;

@@ -21,15 +21,16 @@ constexpr int64_t kSumLength = 144;
 template <typename A>
 constexpr int kMicroColumns = kMicroVectors * kLanes<A>;
 
-// Which element of a staged pixel's neighbourhood is term k.
+// Where term k lies in the stage, from a pixel's position on. Terms come in runs of adjacent ones.
 struct Terms {
-  const int32_t* taps;  // offsets of runs of run_length adjacent terms
+  const int32_t* taps;  // where each run begins
   int64_t run_length;
 };
 
-// Pixels whose filters are adjacent: complete sums go there straight from registers.
+// Output whose filters are adjacent and whose pixels lie evenly apart: complete sums go there
+// straight from registers.
 template <typename A>
-struct FilterRows {
+struct RegisterOutput {
   A* y;  // of the first pixel and filter
   int64_t step;
   FilterEpilogue<A> finish;
@@ -46,7 +47,7 @@ template <int kRows, int kVectors, typename A>
                                                         const A* stage, const int32_t* positions,
                                                         const A* __restrict weights, int64_t pixel,
                                                         int64_t filter, A* __restrict c,
-                                                        const FilterRows<A>* out) {
+                                                        const RegisterOutput<A>* out) {
   if (out != nullptr) {
     // What is stored at the end comes into the cache meanwhile.
 #pragma GCC unroll 12
@@ -99,8 +100,7 @@ template <int kRows, int kVectors, typename A>
   }
 }
 
-// All `pixels` of a stage for one row of dy's panel of kRows filters and kVectors vectors of
-// columns.
+// c += dy x for kRows filters and kVectors vectors of columns, over all `pixels` of a stage.
 template <int kRows, int kVectors, typename A>
 static inline void wgrad_micro(int64_t pixels, const A* __restrict dy, int64_t dy_step,
                                const A* __restrict stage, const int32_t* __restrict positions,

@@ -8,10 +8,10 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-constexpr int64_t kAdjacentVectors = 4;
+constexpr int64_t kAdjacentVectors = 4;     // of output channels, where the source's are adjacent
 constexpr int64_t kPlaneBytes = 512 << 10;  // of a task's planes, or one row of them
 
-// The planes of a tile serve all phases of its output positions.
+// fprop or dgrad of all groups. The planes of a tile serve all phases of its output positions.
 struct PlaneProduct : GatherPhases {
   int64_t images, groups, rows, depth;  // a group has `rows` output and `depth` source channels
   TensorView source, filters;
@@ -78,7 +78,7 @@ struct PlaneTiles {
   int64_t count() const { return row_tiles * column_tiles; }
 };
 
-// Of the terms of phase (a, b).
+// Where each term of phase (a, b) begins in the planes of a group.
 template <typename A>
 static void fill_offsets(const PlaneProduct& product, const Planes<A>& planes, int64_t a, int64_t b,
                          int32_t* out) {

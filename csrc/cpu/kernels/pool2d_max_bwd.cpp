@@ -1,5 +1,5 @@
-// Max pooling backward: dx[indices[p,q]] += dy[p,q]; one task owns a plane, or a block of a
-// sample's channels. Bound: bytes.
+// Max pooling backward: dx[indices[p,q]] += dy[p,q]; one task owns a plane, or a block of an
+// image's channels. Bound: bytes.
 #include "cpu/kernels/pool2d_reduce.h"
 #include "cpu/runtime/kernels.h"
 
@@ -7,7 +7,9 @@ namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
 // plane[indices[i] * step + i * kApart] += dy[i]; windows that share a maximum come one by one.
-// Returns false where an index is none of the plane's `size` positions; such a one is left out.
+// kApart is 0 for n windows of one plane, 1 for a window of each of n planes whose channels are
+// adjacent. Returns false where an index is none of the plane's `size` positions; such a one is
+// left out.
 template <int kApart, typename S, typename T>
 FASTCONV_PASS bool scatter_add(S* plane, int64_t step, int64_t size, const T* __restrict dy,
                                int64_t dy_step, const int64_t* __restrict indices,
@@ -42,7 +44,7 @@ static inline bool windows_are_apart(const CpuPoolAxis& axis) {
 // Whether index * dx.w leads to an element of dx.
 static inline bool is_flat(const CpuPoolArgs& o) { return rows_join(o.x, o.h.x_size, o.w.x_size); }
 
-// The gradient of `lanes` channels of a sample is summed where it belongs, if dx is flat and S, the
+// The gradient of `lanes` channels of an image is summed where it belongs, if dx is flat and S, the
 // type of sums, is its type; else in a plane of scratch memory, channels adjacent, and S is the
 // accumulator type.
 template <typename S, typename T>

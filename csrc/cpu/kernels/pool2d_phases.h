@@ -1,3 +1,4 @@
+// The windows of averages added back to a row of x, with unit steps whatever the stride.
 #pragma once
 
 #include "cpu/runtime/pool2d_args.h"
@@ -5,10 +6,9 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// Adds windows back to a row of x: position q * stride + s of the padded row gets what tap s of
-// window q holds. Positions that are equal modulo the stride form a phase, and all positions of a
-// phase have the same taps: tap s of all windows is added to one phase with unit steps. The phases
-// are interleaved at the end.
+// Position q * stride + s of the padded row gets what tap s of window q holds. Positions that are
+// equal modulo the stride form a phase, and all positions of a phase have the same taps: tap s of
+// all windows is added to one phase with unit steps. The phases are interleaved at the end.
 template <typename A>
 class Phases {
  public:
@@ -25,7 +25,7 @@ class Phases {
   // Where tap s of window 0 adds; window q is q elements further.
   A* tap(int64_t s) const { return memory_ + s % stride_ * length_ + s / stride_; }
 
-  // The padded row: `phases` themselves where there is one, else interleaved into `row`.
+  // The padded row: the one phase where it lies, or all of them interleaved into `row`.
   const A* interleave(A* __restrict row) const {
     if (stride_ == 1) return memory_;
     const A* __restrict const phases = memory_;

@@ -1,4 +1,5 @@
-// The CPU kernels of one instruction set, and the choice among instruction sets.
+// The table of CPU kernels, of which each instruction set has its own, the choice among these, and
+// the reference.
 #pragma once
 
 #include "cpu/runtime/conv2d_args.h"
@@ -28,6 +29,7 @@ struct ActivationArgs {
   int num_threads = 1;
 };
 
+// One instruction set's kernels: cpu/kernels/kernel_table.cpp fills it in.
 struct CpuKernels {
   const char* instruction_set;
   int micro_rows, micro_bytes;  // of the sums that implicit GEMM keeps in registers: rows, a row

@@ -25,7 +25,7 @@ struct CpuPoolArgs {
   CpuPoolAxis h, w;
   DType dtype = DType::float32;
   TensorView x, y;
-  TensorView indices;  // int64: h * W + w of each maximum; null where fwd shall not write them
+  TensorView indices;  // int64: h * W + w of each maximum; null where fwd need not write them
   double divisor = 0;  // of averages; 0: the product of the extents
   int num_threads = 1;
 };

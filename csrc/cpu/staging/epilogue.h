@@ -25,8 +25,7 @@ static inline void add_terms(accumulator_t<T>* __restrict z, int64_t n, const T*
   }
 }
 
-// Stores n results z[0..n) of one sample, a row as above, to y. Positions are given by the tensors'
-// own strides. z is overwritten.
+// Stores y = activation(z + bias + residual) for a row of n sums z as above, which are overwritten.
 template <typename T>
 static inline void store_epilogue(accumulator_t<T>* __restrict z, int64_t n,
                                   const Epilogue& epilogue, const T* bias, int64_t bias_step,
@@ -37,7 +36,7 @@ static inline void store_epilogue(accumulator_t<T>* __restrict z, int64_t n,
   store_row(y, y_step, z, n);
 }
 
-// The same for n pixels of one filter: vectors where pixels are adjacent.
+// store_epilogue for n pixels of one filter, in vectors where pixels are adjacent.
 template <typename T>
 static inline void store_pixels(accumulator_t<T>* z, int64_t n, const Epilogue& epilogue,
                                 const T* bias, const T* residual, int64_t residual_step, T* y,
@@ -67,8 +66,8 @@ static inline void store_pixels(accumulator_t<T>* z, int64_t n, const Epilogue& 
   }
 }
 
-// The same for adjacent filters of some pixels, vectors of them in registers. Pointers are null
-// where there is no such term.
+// The epilogue of sums in registers, which are vectors of adjacent filters of some pixels. Pointers
+// are null where there is no such term.
 template <typename T>
 struct FilterEpilogue {
   using A = accumulator_t<T>;
@@ -79,7 +78,7 @@ struct FilterEpilogue {
 
   explicit FilterEpilogue(Activation activation) : clamp(activation) {}
 
-  // Of filters k, k + 1, ... of pixels `pixel`, pixel + 1, ...
+  // `sums` are those of filters k, k + 1, ... of pixels `pixel`, pixel + 1, ...
   template <int kPixels, int kVectors>
   [[gnu::always_inline]] void apply(vector_t<A> (&sums)[kPixels][kVectors], int64_t pixel,
                                     int64_t k) const {
@@ -102,7 +101,9 @@ struct FilterEpilogue {
   }
 };
 
-// The same for `count` adjacent filters of each of `pixels` pixels, z_step apart in z.
+// store_epilogue for `count` filters of each of `pixels` pixels, which lie z_step apart in z,
+// residual_pixel in the residual and y_pixel in y. Filters are adjacent in z and y, and
+// residual_step apart in the residual.
 template <typename T>
 static inline void store_channels(accumulator_t<T>* z, int64_t z_step, int64_t pixels,
                                   int64_t count, const Epilogue& epilogue, const T* bias,

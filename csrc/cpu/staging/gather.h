@@ -19,11 +19,14 @@ static inline GatherAxis identity_axis(int64_t size) {
   return fprop_axis(conv_axis(size, size, 1, 1, 0, 1));
 }
 
+// dgrad gathers all phases of an axis together where they are no more than this.
+constexpr int64_t kMaxPhases = 4;
+// How far apart the source positions may lie that position 0 of all phases reads.
+constexpr int64_t kMaxPhaseSpan = 16;
+
 // The output positions of an axis by phases, and the source positions that any of them reads: tap i
 // of position u of a phase is tap first_tap + i * tap_step of position u of the gathered axis.
 // fprop has one phase with all taps, dgrad one for each remainder modulo the stride, in that order.
-constexpr int64_t kMaxPhases = 4;
-constexpr int64_t kMaxPhaseSpan = 16;  // of source positions around one that phases read
 struct PhaseAxis {
   GatherAxis axis;
   int64_t first_tap, tap_step;

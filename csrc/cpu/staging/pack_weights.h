@@ -22,8 +22,8 @@ struct PackedWeights {
   int64_t taps() const { return h.taps * w.taps; }
 };
 
-// in[l][j] for kLanes rows l, `count` of them real, and j in [0, n): calls body(j, vector of rows).
-// Whole vectors are loaded where they end before `end`.
+// Calls body(j, the vector of in[l][j] for kLanes rows l) for each j in [0, n). `count` rows exist,
+// the others are zero. Whole vectors are loaded where they end before `end`.
 template <typename T, typename Body>
 static inline void transposed_rows(const T* in, int64_t row_stride, int64_t count, int64_t n,
                                    const T* end, const Body& body) {
@@ -54,7 +54,8 @@ constexpr int64_t kMaxPlane = 64;
 // Rows of planes are prefetched, which lie in another page for each channel.
 constexpr int64_t kPlanesAhead = 4;
 
-// kLanes rows from `row` on, `count` of them real, channels [c, c_end), to rows of out_step.
+// Packs kLanes rows from `row` on, of which `count` exist, with channels [c, c_end); in `out` a
+// term's rows lie out_step behind those of the term before.
 template <typename T>
 static void pack_weight_lanes(const PackedWeights& p, int64_t row, int64_t count, int64_t c,
                               int64_t c_end, accumulator_t<T>* out, int64_t out_step) {
@@ -128,7 +129,8 @@ static void pack_weight_lanes(const PackedWeights& p, int64_t row, int64_t count
   }
 }
 
-// One panel: rows [row, row_end), at most kMicroColumns, all channels in blocks of channel_block.
+// Packs one panel: rows [row, row_end), at most kMicroColumns of them, with all channels in blocks
+// of channel_block.
 template <typename T>
 static void pack_weight_panel(const PackedWeights& p, int64_t row, int64_t row_end,
                               int64_t channels, int64_t channel_block, accumulator_t<T>* out) {

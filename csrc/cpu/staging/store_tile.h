@@ -1,5 +1,5 @@
 // From a tile's sums through the epilogue to a tensor: from c[panel of channels][pixel][channel],
-// or straight from registers where the tensor's filters are adjacent (filter_rows).
+// or straight from registers where the tensor's filters are adjacent (register_output).
 #pragma once
 
 #include "cpu/staging/epilogue.h"
@@ -11,6 +11,7 @@ namespace fastconv::cpu::FASTCONV_ISA {
 template <typename A>
 constexpr int64_t kTileReadAhead = kMicroColumns<A> * kLanes<A>;
 
+// Where the results of all tiles go: the output's axes, its tensor, and what is done to the sums.
 struct TileOutput {
   GatherAxis h, w;
   TensorView tensor;
@@ -28,12 +29,13 @@ static inline int64_t pixel_step(const TileOutput& output, const PixelTile& tile
   return step;
 }
 
-// Filters [first, ...) of a tile's pixels, if their sums can go straight there; else its y is null.
+// Where the sums of a tile's pixels belong, for filters `first` and on, if a kernel can store them
+// straight from registers; else y of the result is null.
 template <typename T>
-static FilterRows<accumulator_t<T>> filter_rows(const TileOutput& output, const PixelTile& tile,
-                                                int64_t first) {
+static RegisterOutput<accumulator_t<T>> register_output(const TileOutput& output,
+                                                        const PixelTile& tile, int64_t first) {
   using A = accumulator_t<T>;
-  const FilterRows<A> none = {nullptr, 0, FilterEpilogue<A>(Activation::none)};
+  const RegisterOutput<A> none = {nullptr, 0, FilterEpilogue<A>(Activation::none)};
   if constexpr (std::is_same_v<T, A>) {
     const TensorView &y = output.tensor, &residual = output.epilogue->residual;
     const int64_t step = pixel_step(output, tile, y.strides);
@@ -54,7 +56,8 @@ static FilterRows<accumulator_t<T>> filter_rows(const TileOutput& output, const 
   }
 }
 
-// How many of a tile's rows fill whole vectors: all of them, or those of whole panels.
+// How many of a tile's rows, which are its filters, fill whole vectors: all of them, or those of
+// whole panels.
 template <typename A>
 static inline int64_t whole_rows(int64_t rows) {
   return rows % kLanes<A> == 0 ? rows : rows / kMicroColumns<A> * kMicroColumns<A>;

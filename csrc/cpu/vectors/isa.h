@@ -1,5 +1,6 @@
 // Every kernel file is compiled once for each instruction set (setup.py), into a namespace named
-// after it: FASTCONV_ISA is baseline, avx2 or avx512. dispatch.cpp picks one when the module loads.
+// after it: FASTCONV_ISA is baseline, avx2 or avx512. dispatch.cpp picks one when a kernel is first
+// asked for.
 //
 // Hazard: code in these files must not instantiate templates or inline functions of the standard
 // library or of headers outside the ISA namespace that the linker could merge across instruction
@@ -115,8 +116,8 @@ inline float from_accumulator<float>(float value) {
 template <>
 inline bfloat16_t from_accumulator<bfloat16_t>(float value) {
   const uint32_t bits = float_bits(value);
-  const uint32_t rounded =
-      (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  // To nearest, ties to even.
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   return {static_cast<uint16_t>(value == value ? rounded : (bits >> 16) | 0x40u)};
 }
 template <>

@@ -103,11 +103,13 @@ static inline bool all_finite(const A* in, int64_t n) {
   return largest < infinite;
 }
 
-// The half-open range of output positions whose tap lies inside the source:
-// 0 <= position * stride + offset < source_size, clipped to [begin, end).
+// Positions begin, begin + 1, ..., end - 1 of an axis.
 struct Range {
   int64_t begin, end;
 };
+
+// The output positions in [begin, end) whose tap lies inside of the source:
+// 0 <= position * stride + offset < source_size.
 static inline Range valid_range(int64_t offset, int64_t stride, int64_t source_size, int64_t begin,
                                 int64_t end) {
   const int64_t first = min64(end, max64(begin, div_up(-offset, stride)));
