@@ -47,8 +47,8 @@ FAULTS = [
     Fault(
         "dropped slice of a split gemm_k",
         "kernels/gemm/split_k_reduce.cuh",
-        "split < params.splits; ++split",
-        "split < max_of(1, params.splits - 1); ++split",
+        "slice < params.splits; ++slice",
+        "slice < max_of(1, params.splits - 1); ++slice",
         EVERY_GEMM + "fp16-v1",
     ),
     Fault(

@@ -69,14 +69,16 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
   store_global(params.y.at<T>(at.n, k, at.h, q), y);
 }
 
+// What has one position is a vector: column_step adjacent elements of a channel, or one element
+// each of channel_step adjacent channels.
 struct EpilogueBackwardParams {
   TensorView dy, saved, dz;
   Activation activation = Activation::none;
   void* partials = nullptr;  // [slice][k], in accumulator type; null where db is not wanted
   int64_t K = 0;
-  int64_t channels = 0;   // K / channel_step
-  int64_t positions = 0;  // of one channel, column_step elements each
-  int64_t slice = 0;      // positions that a block sums
+  int64_t channels = 0;         // K / channel_step
+  int64_t positions = 0;        // of one channel
+  int64_t slice_positions = 0;  // that a block sums
   Divider by_plane, by_row;
   FastDivmod by_channel_blocks;
   int lanes = 1;  // vectors of channels of one block, a power of two
@@ -121,8 +123,8 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
   const int64_t k = channel * params.channel_step;
 
   A sums[kVector] = {};
-  const int64_t end = owns ? min_of((slice + 1) * params.slice, params.positions) : 0;
-  for (int64_t position = slice * params.slice + row; position < end; position += rows) {
+  const int64_t end = owns ? min_of((slice + 1) * params.slice_positions, params.positions) : 0;
+  for (int64_t position = slice * params.slice_positions + row; position < end; position += rows) {
     int64_t within, q;
     const int64_t n = params.by_plane.divmod(position, within);
     const int64_t p = params.by_row.divmod(within, q);
@@ -163,14 +165,15 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
 }
 
 struct EpilogueReduceParams {
-  const void* partials = nullptr;
+  const void* partials = nullptr;  // [slice][k]
   void* db = nullptr;
-  int64_t K = 0, slices = 0;
+  int64_t K = 0, splits = 0;
 };
 
 // Channels of a block: 32 bytes of float32, the least that is fetched from memory.
 constexpr int kReduceChannels = 8;
 
+// db[k] = the sum of its slices: a block adds up kReduceChannels channels.
 template <typename T>
 __global__ void __launch_bounds__(kEpilogueThreads, 4)
     epilogue_bias_reduce(const __grid_constant__ EpilogueReduceParams params) {
@@ -182,7 +185,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
   if (k < params.K) {
     const A* const partials = static_cast<const A*>(params.partials) + k;
 #pragma unroll 4
-    for (int64_t slice = row; slice < params.slices; slice += kEpilogueThreads / kReduceChannels) {
+    for (int64_t slice = row; slice < params.splits; slice += kEpilogueThreads / kReduceChannels) {
       sums[0] += partials[slice * params.K];
     }
   }

@@ -25,7 +25,7 @@ DepthwiseGenericParams common_params(const CudaConvArgs& args) {
   params.dilation_h = static_cast<int>(problem.dilation_h);
   params.dilation_w = static_cast<int>(problem.dilation_w);
   params.multiplier = FastDivmod(static_cast<uint32_t>(problem.filters_per_group()));
-  params.stride_w_div = FastDivmod(static_cast<uint32_t>(problem.stride_w));
+  params.by_stride_w = FastDivmod(static_cast<uint32_t>(problem.stride_w));
   params.filter = args.w;
   return params;
 }

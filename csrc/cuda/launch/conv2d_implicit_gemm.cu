@@ -224,7 +224,7 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   params.x = args.x;
   params.dy = args.y;
   params.partial = static_cast<float*>(args.workspace);
-  params.slice = problem.w_elements();
+  params.slice_elements = problem.w_elements();
   const GatherAxis h = fprop_axis(h_axis(problem)), w = fprop_axis(w_axis(problem));
   params.source_h = static_cast<int>(h.source_size);
   params.source_w = static_cast<int>(w.source_size);
@@ -252,7 +252,7 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   if (status != cudaSuccess) return status;
   SplitKReduceParams sum;
   sum.partial = params.partial;
-  sum.count = params.slice;
+  sum.count = params.slice_elements;
   sum.splits = params.splits;
   sum.out = args.w;
   sum.channels = params.channels;

@@ -8,13 +8,13 @@ namespace {
 
 // Enough blocks to fill any GPU; more would only make more partial sums.
 constexpr int64_t kBackwardBlocks = 1024;
-constexpr int64_t kMostSlices = 512;
-constexpr int64_t kMostPartials = 1 << 18;
-constexpr int64_t kMostLanes = 32;
+constexpr int64_t kMostSplits = 512;
+constexpr int64_t kMostPartials = 1 << 18;  // of all channels and slices
+constexpr int64_t kMostLanes = 32;          // threads on adjacent channels
 
 // The most slices that the sums of db are computed in: each has K partial sums.
-int64_t most_slices(int64_t K) {
-  return max_of<int64_t>(1, min_of(kMostSlices, kMostPartials / K));
+int64_t most_splits(int64_t K) {
+  return max_of<int64_t>(1, min_of(kMostSplits, kMostPartials / K));
 }
 
 // The axis along which all tensors can be moved in vectors: channels, columns, or none (nullptr).
@@ -97,13 +97,13 @@ cudaError_t backward(const EpilogueBackwardArgs& args, const TensorSize& size,
   if (channel_blocks > INT32_MAX / 2) return cudaErrorInvalidConfiguration;
   params.by_channel_blocks = FastDivmod(static_cast<uint32_t>(channel_blocks));
   const int64_t rows = kEpilogueThreads / params.lanes;
-  int64_t slices = min_of(most_slices(size.c), div_up(kBackwardBlocks, channel_blocks));
-  slices = min_of(slices, div_up(params.positions, rows));
-  params.slice = div_up(params.positions, slices);
-  slices = div_up(params.positions, params.slice);
+  int64_t splits = min_of(most_splits(size.c), div_up(kBackwardBlocks, channel_blocks));
+  splits = min_of(splits, div_up(params.positions, rows));
+  params.slice_positions = div_up(params.positions, splits);
+  splits = div_up(params.positions, params.slice_positions);
   params.partials = args.db == nullptr ? nullptr : args.workspace;
   const size_t shared = args.db == nullptr ? 0 : sizeof(EpilogueSharedSums<A, kVector>);
-  const dim3 grid(static_cast<unsigned>(slices * channel_blocks));
+  const dim3 grid(static_cast<unsigned>(splits * channel_blocks));
   const cudaError_t status = launch(epilogue_backward_kernel<T, kVector>, grid, kEpilogueThreads,
                                     shared, args.stream, params);
   if (status != cudaSuccess || args.db == nullptr) return status;
@@ -112,7 +112,7 @@ cudaError_t backward(const EpilogueBackwardArgs& args, const TensorSize& size,
   reduce.partials = args.workspace;
   reduce.db = args.db;
   reduce.K = size.c;
-  reduce.slices = slices;
+  reduce.splits = splits;
   return launch(epilogue_bias_reduce<T>,
                 dim3(static_cast<unsigned>(div_up<int64_t>(size.c, kReduceChannels))),
                 kEpilogueThreads, sizeof(EpilogueSharedSums<A, 1>), args.stream, reduce);
@@ -131,7 +131,7 @@ cudaError_t with_vector(int64_t Strides::* axis, Run&& run) {
 
 int64_t epilogue_backward_workspace(const EpilogueBackwardArgs& args) {
   const int64_t sum = args.dtype == DType::float64 ? sizeof(double) : sizeof(float);
-  return args.K == 0 ? 0 : args.K * most_slices(args.K) * sum;
+  return args.K == 0 ? 0 : args.K * most_splits(args.K) * sum;
 }
 
 cudaError_t epilogue_backward(const EpilogueBackwardArgs& args) {

@@ -28,16 +28,18 @@ struct DepthwiseGenericParams {
   int K = 0, source_h = 0, source_w = 0, out_h = 0, out_w = 0, R = 0, S = 0;
   int stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1;
   FastDivmod multiplier;  // K / C
-  FastDivmod stride_w_div;
+  FastDivmod by_stride_w;
   bool flip_filter = false;
 
-  FastDivmod blocks, col_tiles, rows;  // of channels; of strips; of output
+  // What blockIdx.x counts: blocks of channels, tiles of strips along a row, rows of the output.
+  FastDivmod blocks, col_tiles, rows;
   FastDivmod threads_inner;
   int channels = 0, strips = 0;
   bool channels_inner = false;
 
-  FastDivmod pieces_per_row, piece_blocks;  // of wgrad: a filter row's pieces of kTaps taps
-  int pieces = 0;
+  // wgrad: a filter's rows are cut into pieces of kTaps taps, of which a block has some.
+  FastDivmod pieces_per_row, piece_blocks;
+  int pieces = 0;  // of a filter
   int64_t slice_rows = 0, N = 0;
 };
 
@@ -216,7 +218,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             const int at = work.col + j + params.pad_w - (s0 + s) * params.dilation_w;
             if (at < 0) continue;
             uint32_t remainder;
-            const uint32_t q = params.stride_w_div.divmod(static_cast<uint32_t>(at), remainder);
+            const uint32_t q = params.by_stride_w.divmod(static_cast<uint32_t>(at), remainder);
             if (remainder == 0 && q < static_cast<uint32_t>(params.source_w)) {
               sums[j] += to_accumulator(row[q * params.source.strides.w]) * piece[s];
             }

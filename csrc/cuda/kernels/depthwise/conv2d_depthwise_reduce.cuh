@@ -1,6 +1,6 @@
 // dw = the sum of its slices in the workspace, [slice][element]. A block owns kElements elements;
-// each of its kGroups rows of threads adds up every kGroups-th slice, then the rows are added in
-// order: the same sum in every run.
+// each of its kGroups groups of threads adds up every kGroups-th slice, then the groups' sums are
+// added in order: the same sum in every run.
 //
 // Bound: bytes of the workspace, which the L2 cache holds.
 #pragma once

@@ -1,5 +1,5 @@
-// What the templates of depthwise convolution share: tensors' tiles in shared memory, and which
-// part of the problem a block owns.
+// What the depthwise kernels for a filter known at compile time share: tensors' tiles in shared
+// memory, and which part of the problem a block owns.
 //
 // A tile is [row][column][channel] where lanes run along channels (channels_last) and
 // [channel][row][column] where they run along columns (NCHW). It is filled by copies of 16 bytes
@@ -23,11 +23,12 @@ namespace fastconv::cuda {
 template <int kFilter>
 constexpr int kDepthwiseMinBlocks = kFilter == 5 ? 2 : 3;
 
+// How a tile lies in shared memory, and the copies (units) that fill it.
 struct SharedTile {
-  FastDivmod inner, middle;                   // counts of the two fastest axes of units
+  FastDivmod inner, middle;                   // units along the two axes that are counted first
   uint32_t units = 0;                         // copies that fill the tile
   int unit = 1, unit_bytes = 0;               // elements of a copy, adjacent in both memories
-  int pitch_c = 0, pitch_h = 0, pitch_w = 0;  // in elements
+  int pitch_c = 0, pitch_h = 0, pitch_w = 0;  // elements from a channel, row, column to the next
   int offset = 0;                             // in bytes, from the begin of shared memory
   bool channels_inner = false;
 };

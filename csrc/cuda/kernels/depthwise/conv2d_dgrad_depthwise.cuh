@@ -5,7 +5,7 @@
 // rows and columns is known at compile time and no tap is wasted: each tap is multiplied once for
 // 2x2 pixels of dx.
 //
-//   block   = one sample, `channels` channels, a tile of dx; the dy that it needs in shared memory
+//   block   = one image, `channels` channels, a tile of dx; the dy that it needs in shared memory
 //   thread  = one channel, kStrip adjacent columns of dx (pairs even, odd), all rows of the tile
 //
 //        dy row i ->  kWindow values in registers; tap row b adds them to the open row b of dx.

@@ -1,7 +1,7 @@
 // Depthwise fprop with a square filter known at compile time; dgrad of stride 1 as well, which is
 // fprop over dy with the filter turned by 180 degrees.
 //
-//   block   = one sample, `channels` channels, a tile of output; the window of x that it needs is
+//   block   = one image, `channels` channels, a tile of output; the window of x that it needs is
 //             copied to shared memory, padding as zeros
 //   thread  = one channel, a strip of kStrip adjacent output columns, all rows of the tile
 //

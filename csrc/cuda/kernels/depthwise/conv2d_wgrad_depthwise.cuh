@@ -7,8 +7,9 @@
 //        x row i ->  kWindow values in registers; dy rows p that it meets, r = i - p*stride, slide
 //                    through a window of kRows registers rows:  sums[r][s] += x[q*stride+s] * dy[q]
 //
-// Then strips are added up in order in shared memory, and [slice][k][tap] goes to the workspace;
-// conv2d_depthwise_reduce adds up slices in order. No atomics: the same bits in every run.
+// Then strips are added up in order in shared memory, and their sums stored to the workspace, for
+// each slice and column tile; conv2d_depthwise_reduce adds up these in order. No atomics: the same
+// bits in every run.
 //
 // Bound: bytes, x once and dy once, for 3x3, 5x5, and for 7x7 in float32; 16-bit 7x7 by FFMA.
 // Limits: stride 1 or 2, dilation 1, K = C.
@@ -21,8 +22,8 @@ namespace fastconv::cuda {
 
 struct DepthwiseWgradParams {
   DepthwiseParams tiles;  // source is x, out is dy
-  float* sums = nullptr;  // [slice][k][tap]
-  int64_t items = 0;      // row tiles of all samples
+  float* sums = nullptr;  // [slice][col_tile][k][tap]
+  int64_t items = 0;      // row tiles of all images
   int64_t slice_items = 0;
 };
 

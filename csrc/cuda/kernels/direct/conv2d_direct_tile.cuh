@@ -1,5 +1,5 @@
 // What the direct kernels share: one tile of a matrix product on the ordinary arithmetic units, and
-// where a pixel's taps lie.
+// which taps of a pixel lie inside of the source (im2col asks that, too).
 //
 //   sums[m][n] += m[k][m] * n[k][n]        kSlab values of k at a time, operands as accumulators
 //
@@ -37,7 +37,9 @@ struct DirectTile {
   static_assert(kThreads % 32 == 0 && kTileN % 16 == 0 && kHalf % 32 == 0);
 };
 
-// Rows are padded by 16 bytes: vectors stay aligned, and neighbouring k fall on other banks.
+// The operands of one step: term k of the tile's rows in m[k], of its columns in n[k]. Rows of
+// these arrays are padded by 16 bytes: vectors stay aligned, and neighbouring k fall on other
+// banks.
 template <typename Tile>
 struct Slab {
   static constexpr int kPad = kVectorSize<typename Tile::A>;
@@ -55,6 +57,7 @@ __device__ __forceinline__ int thread_column() {
   return (threadIdx.x / 32 % Tile::kWarpsN * 4 + threadIdx.x % 32 / 8) * Tile::kThreadN;
 }
 
+// out[i] = shared[i] for four elements, in vectors.
 template <typename A>
 __device__ __forceinline__ void read_run(const A* shared, A* out) {
   constexpr int kVector = kVectorSize<A>;

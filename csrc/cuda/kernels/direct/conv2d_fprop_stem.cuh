@@ -5,8 +5,9 @@
 //   filter_groups. A thread: kRows pixels below each other x kFilters filters. Its lane is its
 //   column, so that pixels are read from shared memory without conflicts and filters by broadcast.
 //
-//   shared memory: halo    [channel][row][column % stride_w][column / stride_w]
-//                  filters [tap][channel][filter]      loaded once for all tiles of the block
+//   shared memory: halo    [channel][row][column % stride_w][column / stride_w]: all pixels of x
+//                          that a tile reads
+//                  filters [tap][channel][filter], loaded once for all tiles of the block
 //
 // Bound: bytes of x and y for the usual 3 channels and 16-bit types, else FFMA: 32 multiply-adds
 // for 6 reads from shared memory. Limits: halo and filters fit in shared memory
@@ -31,15 +32,17 @@ struct StemParams {
   int filter_groups = 1;  // row_groups = 8 / filter_groups
   int halo_rows = 1, halo_columns = 1;
   int phase_columns = 1, pitch = 1;  // of a row's columns of one phase; of a row
-  int filter_pitch = 4, filters_offset = 0, columns_offset = 0;  // places in shared memory
+  int filter_pitch = 4, filters_offset = 0, columns_offset = 0;  // as in StemTile
   int rows_per_piece = 1;  // rows of taps whose products are summed apart
   FastDivmod by_columns, by_rows, by_stride_w, by_filter_terms, by_S;
-  int64_t column_tiles = 0, row_tiles = 0, pixel_tiles = 0;
+  int64_t column_tiles = 0, row_tiles = 0, pixel_tiles = 0;  // pixel_tiles: of all images
+  // A block computes a chunk of chunk_tiles tiles of pixels, one after the other.
   int64_t chunk_tiles = 1, chunks = 0, filter_tiles = 0, blocks = 0;
   bool channels_inner = false;  // order of the loads of x
   bool vector_y = false;        // neighbouring filters are stored at once
 };
 
+// Fills the halo of the tile whose first output pixel is (first_row, first_column) of image n.
 template <typename T, int kChannels>
 __device__ __forceinline__ void load_stem_halo(const StemParams& params, accumulator_t<T>* halo,
                                                const T* group_x, int64_t n, int64_t first_row,

@@ -54,13 +54,14 @@ struct GatherParams {
   Epilogue epilogue;
 };
 
-// What a slab's table holds of one k.
+// What a slab's table holds of one k: what it adds to a pixel's `source`, and its tap.
 struct alignas(16) GatherTerm {
   int64_t source;
   int tap_h, tap_w;
 };
+// One of the tile's pixels, as offsets into the tensors.
 struct alignas(16) GatherPixel {
-  int64_t source;  // of tap (0, 0), group's first channel
+  int64_t source;  // of tap (0, 0) and the group's first channel
   TapRange h, w;   // empty beyond the last pixel
   int64_t out;     // -1 beyond the last pixel
   int64_t residual;

@@ -29,10 +29,12 @@ struct WgradParams {
   void* workspace = nullptr;  // [slice][group][filter][row] of accumulators, if splits > 1
 };
 
+// One pixel of a slab's table: offsets into x, for tap (0, 0), and into dy; its taps inside of x.
 struct alignas(16) WgradPixel {
   int64_t x, dy;  // dy: -1 beyond the last pixel
   TapRange h, w;
 };
+// One row of the tile, a (tap, channel): what it adds to a pixel's offset into x, and its tap.
 struct alignas(16) WgradRow {
   int64_t x;
   int tap_h, tap_w;  // no tap beyond the last row

@@ -1,4 +1,5 @@
-// im2col and col2im for some rows of y of some images: between them a library's matrix product.
+// im2col and col2im for some rows of y of some images; the matrix product between them is a
+// library's.
 //
 //   im2col    columns[(c, r, s)][pixel] = x[n][c][p * stride - pad + r * dilation][...], 0 outside
 //   col2im    dx[n][c][h][w] = the sum of columns[(c, r, s)][pixel] over the taps that read it:
@@ -31,8 +32,8 @@ struct Im2colParams {
   int64_t count = 0;  // threads wanted
 };
 
-// Elements from one tap, row of taps and pixel of the columns to the next, and the first of a
-// channel.
+// Where columns lie: elements from one row of taps (r), tap (s) and pixel to the next, and the
+// first element of a channel.
 struct ColumnStrides {
   int64_t r, s, pixel, channel;
   __device__ __forceinline__ ColumnStrides(const Im2colParams& params, int64_t group,

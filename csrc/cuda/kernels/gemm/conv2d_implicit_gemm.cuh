@@ -34,7 +34,8 @@
 
 namespace fastconv::cuda {
 
-// The filters of a block: rows of packed elements, 16 bytes at a time.
+// A thread's share of the loads of a block's filters, which are rows of packed elements, 16 bytes
+// at a time.
 template <typename Config>
 struct FilterRows {
   using T = typename Config::element_t;
@@ -52,8 +53,8 @@ struct FilterRows {
     row = static_cast<int>(threadIdx.x) / kSlabChunks;
     const int64_t column = static_cast<int64_t>(block.group) * params.gemm_n + block.column0 + row;
     first = static_cast<const T*>(params.filters) + phase.filters + column * phase.filter_row;
-    rows =
-        params.gemm_n - block.column0 - row;  // the thread's i-th row is there if i*kRowStep < rows
+    // The thread's i-th row exists where i * kRowStep < rows.
+    rows = params.gemm_n - block.column0 - row;
   }
 
   __device__ __forceinline__ void load(int slab, unsigned char* place, const void* anywhere) const {

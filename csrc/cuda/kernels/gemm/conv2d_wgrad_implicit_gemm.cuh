@@ -27,8 +27,8 @@ namespace fastconv::cuda {
 
 struct WgradGemmParams {
   TensorView x, dy;
-  float* partial = nullptr;  // (split, group, gemm_m, gemm_n)
-  int64_t slice = 0;         // elements of a split
+  float* partial = nullptr;  // (slice, group, gemm_m, gemm_n)
+  int64_t slice_elements = 0;
   // Of fprop's axes: problem/gather_axis.h.
   int source_h = 0, source_w = 0, source_first_h = 0, source_first_w = 0;
   int source_step_h = 1, source_step_w = 1, tap_offset_h = 1, tap_offset_w = 1;
@@ -105,7 +105,7 @@ __device__ __forceinline__ bool inside(const WgradGemmParams& params, const Wgra
          static_cast<unsigned>(pixel.w + tap.w) < static_cast<unsigned>(params.source_w);
 }
 
-// blockIdx.x = (group, tile along m, tile along n), blockIdx.y = split.
+// What a block has to do: blockIdx.x = (group, tile along m, tile along n), blockIdx.y = slice.
 struct WgradBlock {
   int group, row0, column0, slab_begin, slab_end;
 
@@ -117,9 +117,9 @@ struct WgradBlock {
     block.row0 = static_cast<int>(tile_m) * Config::kTileM;
     block.column0 = static_cast<int>(tile_n) * Config::kTileN;
     const int slabs = div_up(params.gemm_k, Config::kTileK);
-    const int per_split = div_up(slabs, params.splits);
-    block.slab_begin = min_of(static_cast<int>(blockIdx.y) * per_split, slabs);
-    block.slab_end = min_of(block.slab_begin + per_split, slabs);
+    const int slice_slabs = div_up(slabs, params.splits);
+    block.slab_begin = min_of(static_cast<int>(blockIdx.y) * slice_slabs, slabs);
+    block.slab_end = min_of(block.slab_begin + slice_slabs, slabs);
     return block;
   }
 };
@@ -351,7 +351,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
     Gather::template run<guarded>(params, block, dy, x, storage, sums);
   });
   // Four lanes write 32 adjacent bytes of a row.
-  float* const partial = params.partial + blockIdx.y * params.slice +
+  float* const partial = params.partial + blockIdx.y * params.slice_elements +
                          static_cast<int64_t>(block.group) * params.gemm_m * params.gemm_n;
   const WarpPlace<Config> place;
   const int row0 = block.row0 + place.row, column0 = block.column0 + place.column;

@@ -1,8 +1,8 @@
 // Copies w into rows that the implicit GEMM reads 16 bytes at a time:
 //   packed(phase, group, column, (tap, channel)) with zeros up to the end of a 16-byte vector.
 // For fprop a column is a filter and a channel an input channel; for dgrad the other way round, and
-// each phase has the taps of its positions. Bound: bytes of w, read once for each
-// phase that holds the tap, that is once.
+// each phase has the taps of its positions. Bound: bytes of w, of which each is read once, because
+// a tap belongs to one phase.
 #pragma once
 
 #include "cuda/device/fast_divmod.cuh"

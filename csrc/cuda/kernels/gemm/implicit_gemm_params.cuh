@@ -11,7 +11,7 @@ namespace fastconv::cuda {
 // One phase of the output positions; fprop has a single one. first_h, source_step_h and so on are
 // what problem/gather_axis.h says of both axes.
 struct GemmPhase {
-  FastDivmod image, width;  // output positions of this phase, per image and per row
+  FastDivmod image, width;  // output positions of this phase in an image and in a row
   FastDivmod taps_w;
   int first_h = 0, first_w = 0;
   int source_first_h = 0, source_first_w = 0;
@@ -22,12 +22,14 @@ struct GemmPhase {
   int64_t filters = 0;  // element offset of this phase's packed filters
 };
 
+// How a tile of results is stored: in 16-byte vectors of channels, or element by element with
+// neighbouring threads along channels or along pixels.
 enum class GemmStore { vectors, channels, pixels };
 
 struct ImplicitGemmParams {
   TensorView source, out;
-  const void* filters = nullptr;  // (phase, group, gemm_n, filter_row)
-  float* partial = nullptr;       // (split, output pixel, group, gemm_n), or null
+  const void* filters = nullptr;  // (phase, group, gemm_n, gemm_k padded to filter_row)
+  float* partial = nullptr;       // (slice, output pixel, group, gemm_n), or null
   Epilogue epilogue;
   GemmStore store = GemmStore::channels;
   int source_h = 0, source_w = 0, source_step_h = 1, source_step_w = 1;
@@ -36,11 +38,11 @@ struct ImplicitGemmParams {
   int gemm_n = 0;          // of a group
   int groups = 1, splits = 1, num_phases = 1;
   FastDivmod channels;          // source channels of a group
-  FastDivmod tiles_n, tiles_m;  // tiles_m: of all phases
+  FastDivmod tiles_n, tiles_m;  // of a group; tiles_m: of all phases
   GemmPhase phases[kMaxGemmPhases];
 };
 
-// What a block has to do: blockIdx.x = (group, tile along m, tile along n), blockIdx.y = split.
+// What a block has to do: blockIdx.x = (group, tile along m, tile along n), blockIdx.y = slice.
 struct GemmBlock {
   int phase, group, row0, column0, slab_begin, slab_end;
 
@@ -58,9 +60,9 @@ struct GemmBlock {
     block.row0 = (static_cast<int>(tile_m) - phase.first_tile) * Config::kTileM;
     block.column0 = static_cast<int>(tile_n) * Config::kTileN;
     const int slabs = div_up(phase.gemm_k, Config::kTileK);
-    const int per_split = div_up(slabs, params.splits);
-    block.slab_begin = min_of(static_cast<int>(blockIdx.y) * per_split, slabs);
-    block.slab_end = min_of(block.slab_begin + per_split, slabs);
+    const int slice_slabs = div_up(slabs, params.splits);
+    block.slab_begin = min_of(static_cast<int>(blockIdx.y) * slice_slabs, slabs);
+    block.slab_end = min_of(block.slab_begin + slice_slabs, slabs);
     return block;
   }
 };

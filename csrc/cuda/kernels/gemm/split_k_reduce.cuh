@@ -1,8 +1,8 @@
 // Sums the slices of a split gemm_k, in the order of the slices: the same bits every time.
-//   fprop, dgrad: partial (split, pixel, channel) -> out, with the epilogue
-//   wgrad:        partial (split, filter, (tap, channel)) -> dw
-// One thread an element of the result, lanes along partial's rows. Bound: bytes, 4 * (splits + 1)
-// an element at most.
+//   fprop, dgrad: partial (slice, pixel, channel) -> out, with the epilogue
+//   wgrad:        partial (slice, filter, (tap, channel)) -> dw
+// A thread has one element of the result, neighbouring threads neighbouring ones of `partial`.
+// Bound: bytes, 4 * (splits + 1) an element at most.
 #pragma once
 
 #include "cuda/device/epilogue.cuh"
@@ -17,8 +17,8 @@ struct SplitKReduceParams {
   int splits = 1;
   TensorView out;
   Epilogue epilogue;
-  // A slice's index counts (image, h, w, channel) for a tensor, (filter, tap h, tap w, channel) for
-  // dw.
+  // What an element's index in its slice counts: (image, h, w, channel), or (filter, r, s, channel)
+  // for dw.
   FastDivmod channels, width, height;
 };
 
@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kReduceThreads)
        i < params.count; i += step) {
     float sum = 0;
 #pragma unroll 4
-    for (int split = 0; split < params.splits; ++split)
-      sum += params.partial[split * params.count + i];
+    for (int slice = 0; slice < params.splits; ++slice)
+      sum += params.partial[slice * params.count + i];
     const int64_t row = i / params.channels.divisor();
     const int64_t channel = i - row * params.channels.divisor();
     uint32_t h, w;

@@ -1,7 +1,8 @@
 // Average pooling.
-//   fwd: y[p,q]  = sum over the window of x / divisor(p, q)              pool2d_reduce.cuh, with
-//   Mean bwd: dx[h,w] = sum over the windows (p,q) that hold (h,w) of dy[p,q] / divisor(p, q)
-// with divisor(p, q) = extent_h(p) * extent_w(q), or one number for all windows.
+//   fwd: y[p,q]  = sum over the window of x / divisor(p, q)
+//   bwd: dx[h,w] = sum over the windows (p,q) that hold (h,w) of dy[p,q] / divisor(p, q)
+// with divisor(p, q) = extent_h(p) * extent_w(q), or one number for all windows. fwd is the kernel
+// of pool2d_reduce.cuh with the reduction Mean.
 //
 // bwd gathers: one thread sums all that an element of dx receives, so atomics are not needed. A
 // thread owns kVector adjacent channels (16-byte accesses) or one element, and params.rows rows of
@@ -87,10 +88,11 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   }
 }
 
+// A plane here is the H * W elements of dx that share one element of dy.
 struct PoolGlobalParams {
-  void* dx = nullptr;        // contiguous planes
-  const void* dy = nullptr;  // one element a plane, dy_step apart
-  int64_t dy_step = 1, plane = 1, total = 0;
+  void* dx = nullptr;                         // contiguous planes
+  const void* dy = nullptr;                   // one element a plane, dy_step apart
+  int64_t dy_step = 1, plane = 1, total = 0;  // elements of a plane, and of dx
   Divider by_plane;
   double divisor = 1;
 };

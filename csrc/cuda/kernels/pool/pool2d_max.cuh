@@ -2,8 +2,9 @@
 // The rule is torch's: elements pass by row after row, and one replaces the maximum where (v > m)
 // or v is NaN. The place of the maximum is thus that of the first maximum or of the last NaN, and
 // in a window of nothing but -inf it is the first position.
-//   fwd: y[p,q] = max over the window of x, and its place         pool2d_reduce.cuh, with Maximum
+//   fwd: y[p,q] = max over the window of x, and its place
 //   bwd: dx[h,w] = sum of dy[p,q] over the windows (p,q) that have their maximum at (h,w)
+// fwd is the kernel of pool2d_reduce.cuh with the reduction Maximum.
 //
 // Places are stored as int64 indices h * W + w where the caller asked for them, and otherwise as
 // int8 offsets r * S + s within the window, an eighth of the bytes.

@@ -75,6 +75,8 @@ struct MaxOfTwo {
   }
 };
 
+// The running maxima of a thread's two windows: kVector channels of the upper one, then of the
+// lower one, in registers of one or two numbers.
 template <typename T, int kVector>
 struct MaxStrip {
   static constexpr bool kPairs = sizeof(T) == 2;
@@ -84,7 +86,7 @@ struct MaxStrip {
   static constexpr int kCount = kPoolStripRows * kVector / Max::kNumbers;
   Max max[kCount];
 
-  // The first taps of the two windows.
+  // `first`: the first tap of each window that lies in the tensor.
   __device__ __forceinline__ void init(const int (&first)[kPoolStripRows]) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
@@ -167,6 +169,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
 #pragma unroll
       for (int s = 0; s < kKernel; ++s) taps[r][s] = load_tap(r, s);
     }
+    // The lower window has the same tap kPoolTileStride rows further down.
 #pragma unroll
     for (int tap = 0; tap < kKernel * kKernel; ++tap) {
       const int r = tap / kKernel, s = tap % kKernel;
@@ -235,6 +238,7 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   for (int i = 0; i < kWindowRows; ++i) {
 #pragma unroll
     for (int j = 0; j < kWindowColumns; ++j) {
+      // No such window: beyond the last one or, as a huge unsigned number, before the first.
       if (static_cast<uint64_t>(p0 + i) >= static_cast<uint64_t>(params.h.y_size) ||
           static_cast<uint64_t>(q0 + j) >= static_cast<uint64_t>(params.w.y_size)) {
         continue;
