@@ -1,3 +1,5 @@
+// Which depthwise kernel a call starts, and the parameters that all kernels for a known filter
+// share.
 #include <cstdint>
 
 #include "cuda/launch/conv2d_depthwise.h"
@@ -6,14 +8,14 @@
 namespace fastconv::cuda {
 namespace {
 
-constexpr int kBanksBytes = 128;
+constexpr int kBanksBytes = 128;  // of shared memory, one word from each bank
 
 int tile_elements(const SharedTile& tile, int channels, int rows) {
   return tile.channels_inner ? rows * tile.pitch_h : channels * tile.pitch_c;
 }
 
-// Where the first tile of an axis begins: its first output position, and the lowest source position
-// that a tap of it meets.
+// Where the first tile of an axis begins: at which output position, and at which source position,
+// the lowest that one of its taps meets.
 struct TileOrigin {
   int first, source_first;
 };

@@ -1,4 +1,5 @@
-// The parts of the depthwise launcher: one file for each kernel, so that none compiles long.
+// The parts of the depthwise launcher: one file for each kernel, so that none takes long to
+// compile.
 #pragma once
 
 #include <type_traits>
@@ -16,17 +17,20 @@ cudaError_t conv2d_dgrad_depthwise(const CudaConvArgs& args);  // of stride 2
 cudaError_t conv2d_wgrad_depthwise(const CudaConvArgs& args);
 cudaError_t conv2d_depthwise_generic(const CudaConvArgs& args);
 
-// Adds up `splits` slices of dw in the workspace, in order.
-cudaError_t depthwise_reduce(const CudaConvArgs& args, int splits);
+// dw = the sum of so many parts [k][tap] in the workspace, in order.
+cudaError_t depthwise_reduce(const CudaConvArgs& args, int parts);
 
-// Parameters of a template's launch; source and result are x and y, or dy and dx.
+// The parameters of a kernel for a known filter; source and result are x and y, or dy and dx, or
+// for wgrad x and dy.
 DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& tile,
                                  const TensorView& source, const TensorView& result);
 
 // Shared memory that tiles laid out by depthwise_params take.
 size_t depthwise_shared_bytes(const DepthwiseParams& params, const CudaConvArgs& args);
 
-// A tile of a tensor of size C x H x W, its copies as wide as strides and address allow.
+// How rows x cols positions of a tensor of size C x H x W lie in shared memory, filled by copies as
+// wide as strides and address allow. Along columns a tile that may begin at any_column has room for
+// the columns before its first one that the first copy brings along.
 SharedTile shared_tile(const CudaConvArgs& args, const TensorView& tensor,
                        const DepthwiseTile& tile, int64_t C, int64_t H, int64_t W, int rows,
                        int cols, bool any_column);
@@ -35,14 +39,14 @@ inline unsigned depthwise_threads(const DepthwiseTile& tile) {
   return div_up<unsigned>(static_cast<unsigned>(tile.channels * tile.strips), 32) * 32;
 }
 
-// The grid of so many blocks, or an empty one where they are too many.
+// Sets `grid` to so many blocks; false where there are none or too many.
 inline bool grid_of(int64_t blocks, dim3& grid) {
   if (blocks < 1 || blocks > INT32_MAX) return false;
   grid = dim3(static_cast<unsigned>(blocks));
   return true;
 }
 
-// The types that templates are instantiated for.
+// Calls visit(TypeTag<T>{}) for the types that kernels for a known filter are compiled for.
 template <typename Visitor>
 cudaError_t dispatch_depthwise_dtype(DType dtype, Visitor&& visit) {
   if (dtype == DType::float32) return visit(TypeTag<float>{});

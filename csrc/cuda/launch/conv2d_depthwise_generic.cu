@@ -1,3 +1,4 @@
+// The depthwise kernels of any geometry, and the sum over slices that all depthwise wgrads need.
 #include <algorithm>
 
 #include "cuda/kernels/depthwise/conv2d_depthwise_generic.cuh"
@@ -8,6 +9,7 @@ namespace fastconv::cuda {
 namespace {
 
 constexpr int kThreads = 128;
+// Of a block of conv2d_depthwise_reduce.
 constexpr int kReduceElements = 32;
 constexpr int kReduceGroups = 8;
 
@@ -30,7 +32,8 @@ DepthwiseGenericParams common_params(const CudaConvArgs& args) {
   return params;
 }
 
-// Blocks of one row of `result`, of which there are `count` channels.
+// Cuts `out`, which has `count` channels, into blocks of some channels and columns of a row; false
+// where these are too many for a grid.
 bool tile_rows(DepthwiseGenericParams& params, const CudaConvArgs& args, const TensorView& source,
                const TensorView& out, int64_t count, dim3& grid) {
   const bool dgrad = args.op == ConvOp::dgrad;
@@ -133,13 +136,13 @@ cudaError_t wgrad(const CudaConvArgs& args) {
 
 }  // namespace
 
-cudaError_t depthwise_reduce(const CudaConvArgs& args, int splits) {
+cudaError_t depthwise_reduce(const CudaConvArgs& args, int parts) {
   const ConvProblem& problem = args.problem;
   DepthwiseReduceParams params;
   params.sums = args.workspace;
   params.out = args.w;
   params.elements = problem.K * problem.R * problem.S;
-  params.splits = splits;
+  params.splits = parts;
   params.taps = FastDivmod(static_cast<uint32_t>(problem.R * problem.S));
   params.filter_width = FastDivmod(static_cast<uint32_t>(problem.S));
   dim3 grid;

@@ -1,3 +1,4 @@
+// wgrad for a known filter: its slices, then their sum.
 #include <algorithm>
 
 #include "cuda/kernels/depthwise/conv2d_wgrad_depthwise.cuh"
@@ -12,6 +13,7 @@ cudaError_t conv2d_wgrad_depthwise(const CudaConvArgs& args) {
   params.sums = static_cast<float*>(args.workspace);
   params.items = args.problem.N * tile.row_tiles;
   params.slice_items = div_up(params.items, args.plan.splits);
+  // Each slice has sums for each tile of columns.
   const int64_t partials = args.plan.splits * tile.col_tiles;
   dim3 grid;
   if (!grid_of(partials * tile.channel_blocks, grid)) return cudaErrorNotSupported;

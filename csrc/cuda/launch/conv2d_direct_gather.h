@@ -1,4 +1,4 @@
-// The launch of conv2d_gather_direct with one tile: arguments -> parameters -> grid.
+// The launch of conv2d_gather_direct with one kind of tile, for fprop and dgrad.
 #pragma once
 
 #include <type_traits>

@@ -1,3 +1,4 @@
+// The direct wgrad: its slices, then their sum where there is more than one.
 #include "cuda/kernels/direct/conv2d_wgrad_direct.cuh"
 #include "cuda/launch/conv2d_direct_gather.h"
 

@@ -1,3 +1,4 @@
+// The direct fprop of few channels (a network's stem): from its tile to parameters and grid.
 #include <algorithm>
 
 #include "cuda/kernels/direct/conv2d_fprop_stem.cuh"
@@ -11,7 +12,7 @@ namespace {
 
 constexpr int64_t kBlocksWanted = 1024;  // before blocks take several tiles of pixels each
 constexpr int64_t kMaxChunkTiles = 8;
-constexpr int64_t kTermsPerPiece = 32;
+constexpr int64_t kTermsPerPiece = 32;  // about so many terms of a sum are added up apart
 
 StemParams stem_params(const CudaConvArgs& args, const StemTile& tile, int64_t vector) {
   const ConvProblem& problem = args.problem;

@@ -1,3 +1,4 @@
+// im2col, which copies elements of any type by their size, and col2im.
 #include <cstdint>
 
 #include "cuda/kernels/gemm/conv2d_im2col.cuh"

@@ -24,7 +24,8 @@ FASTCONV_COMPILED_ELSEWHERE(CudaMath::tf32x3)
 
 namespace {
 
-// Blocks of the element-wise helpers, which loop; enough to fill any device.
+// The kernels that pack filters and add up slices take several elements a thread beyond so many
+// blocks, which fill any device.
 constexpr int64_t kMaxHelperBlocks = 4096;
 
 template <typename Visitor>
@@ -78,9 +79,10 @@ cudaError_t reduce(const CudaConvArgs& args, const SplitKReduceParams& params) {
 
 // ---- fprop and dgrad -------------------------------------------------------------------------
 
-class ForwardGemm {
+// One call, whose parameters the constructor fills in and whose kernels run() starts.
+class GatherGemm {
  public:
-  explicit ForwardGemm(const CudaConvArgs& args)
+  explicit GatherGemm(const CudaConvArgs& args)
       : args_(args),
         problem_(args.problem),
         dgrad_(args.op == ConvOp::dgrad),
@@ -264,7 +266,7 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
 }  // namespace
 
 cudaError_t conv2d_implicit_gemm(const CudaConvArgs& args) {
-  return args.op == ConvOp::wgrad ? run_wgrad(args) : ForwardGemm(args).run();
+  return args.op == ConvOp::wgrad ? run_wgrad(args) : GatherGemm(args).run();
 }
 
 }  // namespace fastconv::cuda

@@ -1,3 +1,4 @@
+// Chooses vectors, threads and slices for the epilogue's kernels, and starts them.
 #include "cuda/kernels/epilogue.cuh"
 #include "cuda/launch/epilogue.h"
 #include "cuda/launch/launch.h"
@@ -6,7 +7,7 @@
 namespace fastconv::cuda {
 namespace {
 
-// Enough blocks to fill any GPU; more would only make more partial sums.
+// Enough blocks of backward to fill any GPU; more would only make more partial sums.
 constexpr int64_t kBackwardBlocks = 1024;
 constexpr int64_t kMostSplits = 512;
 constexpr int64_t kMostPartials = 1 << 18;  // of all channels and slices
@@ -32,7 +33,7 @@ int64_t Strides::* vector_axis(const TensorSize& size, const Views&... views) {
   return nullptr;
 }
 
-// Planes without gaps are one row.
+// The size with each plane as one row, where no tensor has gaps within planes.
 template <typename... Views>
 TensorSize joined_size(const TensorSize& size, const Views&... views) {
   const auto joins = [&](const TensorView& view) {

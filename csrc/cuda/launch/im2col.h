@@ -1,4 +1,4 @@
-// im2col and col2im: kernels/gemm/conv2d_im2col.cuh.
+// One call of im2col or col2im (kernels/gemm/conv2d_im2col.cuh), for some rows of some images.
 #pragma once
 
 #include <cuda_runtime.h>

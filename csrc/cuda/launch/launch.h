@@ -13,10 +13,12 @@
 
 namespace fastconv::cuda {
 
-// A kernel must opt in before its blocks may get more shared memory than this. A kernel that asks
-// for exactly so much opts in as well, because what the compiler itself puts there counts, too.
+// A kernel must opt in before its blocks may get more shared memory than this. launch() lets one
+// that asks for exactly so much opt in as well, because what the compiler puts there counts, too.
 constexpr size_t kDefaultSharedMemory = 48 << 10;
 
+// Starts a kernel, whose only argument is a struct of parameters; a grid without blocks is no
+// error.
 template <typename Params>
 cudaError_t launch(void (*kernel)(Params), dim3 grid, unsigned threads, size_t shared_memory,
                    cudaStream_t stream, const Params& params) {

@@ -19,7 +19,7 @@ cudaError_t pool2d_avg_bwd_global(const CudaPoolArgs& given) {
   params.dx = call.x.data;
   params.dy = call.y.data;
   params.dy_step = call.y.strides.c;
-  params.plane = call.axes.w.x_size;
+  params.plane = call.axes.w.x_size;  // H * W: each plane is one row now
   params.total = call.N * call.C * params.plane;
   params.by_plane = Divider(params.plane, params.total);
   params.divisor = args.divisor;

@@ -24,7 +24,7 @@ cudaError_t bwd_tile(const CudaPoolArgs& args) {
 
 }  // namespace
 
-// float64 is left to the kernels for any windows.
+// The plan leaves float64 to the kernels for any windows.
 
 cudaError_t pool2d_max_fwd_strip(const CudaPoolArgs& args) {
   return dispatch_pool(args, [&](auto tag, auto vector) {

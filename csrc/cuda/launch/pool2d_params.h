@@ -1,4 +1,4 @@
-// From a planned pooling call to kernel parameters: shared by the launchers of pool2d_*.cu.
+// From a planned pooling call to a kernel's parameters: shared by the launchers of pool2d_*.cu.
 #pragma once
 
 #include <type_traits>
@@ -55,6 +55,7 @@ PoolParams pool_bwd_params(const CudaPoolArgs& args) {
   return pool_params<kVector>(args, args.call.axes.h.x_size, args.call.axes.w.x_size);
 }
 
+// Starts a kernel with threads for all elements of params.grid.
 inline cudaError_t launch_pool(void (*kernel)(PoolParams), const PoolParams& params,
                                size_t shared_memory, cudaStream_t stream) {
   const int64_t owners = kPoolThreads / (params.lanes_h * params.lanes_w);

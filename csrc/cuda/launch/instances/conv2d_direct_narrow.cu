@@ -1,3 +1,4 @@
+// DirectKernel::narrow for fprop and dgrad: a large template, compiled apart.
 #include "cuda/launch/conv2d_direct_gather.h"
 
 namespace fastconv::cuda {

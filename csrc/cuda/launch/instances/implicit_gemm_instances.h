@@ -1,4 +1,5 @@
-// The kernels of the implicit GEMM by math mode: each mode is compiled in a file of its own.
+// The kernels of the implicit GEMM by CudaMath, that is by what multiplies. The files beside this
+// one compile one of these each, for fprop and dgrad or for wgrad.
 #pragma once
 
 #include "cuda/kernels/gemm/conv2d_implicit_gemm.cuh"
@@ -30,7 +31,8 @@ cudaError_t launch_one(unsigned blocks, const WgradGemmParams& params, cudaStrea
                 Config::kThreads, sizeof(typename Gather::Storage), stream, params);
 }
 
-// Starts the plan's kernel, which is one of these: the plan knows which there are (has_wide_warps).
+// Starts the plan's kernel, which must be one of kKernels: the plan knows which there are
+// (has_wide_warps).
 template <CudaMath kMath, template <typename> class Gather, GemmKernel... kKernels, typename Params>
 cudaError_t launch_kernel(GemmKernel kernel, unsigned blocks, const Params& params,
                           cudaStream_t stream) {
