@@ -1,5 +1,5 @@
-// The kernels of the implicit GEMM by CudaMath, that is by what multiplies. The files beside this
-// one compile one of these each, for fprop and dgrad or for wgrad.
+// The kernels of the implicit GEMM by CudaMath, that is by what multiplies. Each file beside this
+// one whose name ends in such a mode compiles it, for fprop and dgrad or for wgrad.
 #pragma once
 
 #include "cuda/kernels/gemm/conv2d_implicit_gemm.cuh"
