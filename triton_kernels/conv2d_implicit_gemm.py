@@ -254,7 +254,7 @@ def table_config(op, problem, dtype, sm_count):
 
 
 def slices(op, problem, dtype, config, sm_count):
-    """Of gemm_k, so that all multiprocessors have a program, if there is enough to slice."""
+    """How many slices of gemm_k give all multiprocessors a program, if it is long enough."""
     gemm_m, gemm_n, gemm_k = problem.gemm_shape(op)
     tiles = triton.cdiv(gemm_m, config.block_m) * triton.cdiv(gemm_n, config.block_n)
     return split_k_reduce.slices(

@@ -148,7 +148,7 @@ def blocks(config, dtype, channels, along_pixels):
 
 
 def slices(op, problem, dtype, config, sm_count):
-    """Of the pixels, so that all multiprocessors have several programs."""
+    """How many slices of the pixels give all multiprocessors several programs."""
     block_m, block_n = blocks(config, dtype, problem.K, False)
     taps_h, taps_w = pieces(problem.R, problem.S, most_taps(config))
     pieces_h, pieces_w = triton.cdiv(problem.R, taps_h), triton.cdiv(problem.S, taps_w)

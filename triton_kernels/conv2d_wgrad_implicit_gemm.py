@@ -193,7 +193,7 @@ def table_config(op, problem, dtype, sm_count):
 
 
 def slices(op, problem, dtype, config, sm_count):
-    """Of gemm_k, which is long, so that all multiprocessors have two programs."""
+    """How many slices of gemm_k, which is long, give all multiprocessors two programs."""
     gemm_m, gemm_n, gemm_k = problem.gemm_shape(op)
     tiles = triton.cdiv(gemm_m, config.block_m) * triton.cdiv(gemm_n, config.block_n)
     return split_k_reduce.slices(

@@ -82,7 +82,7 @@ def conv_geometry(problem):
 
 
 class Strides(NamedTuple):
-    """Of a 4-D tensor, in elements."""
+    """The strides of a 4-D tensor, in elements."""
 
     n: int
     c: int

@@ -132,7 +132,7 @@ def comparisons(rows):
 
 
 def own_choice(rows):
-    """Those for which no backend was asked for by name."""
+    """The rows for which no backend was asked for by name."""
     return [row for row in rows if row.requested_backend is None]
 
 

@@ -149,7 +149,7 @@ def peak_product_rate(device, dtype):
 
 @contextmanager
 def _undisturbed(device):
-    """Without autocast and gradients, and with the device as the current one."""
+    """A context without autocast and gradients, in which the device is the current one."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         if device.type == "cuda":
             with torch.cuda.device(device):

@@ -76,14 +76,14 @@ class Instance:
 
     @property
     def dtype(self):
-        """Of its first tensor's elements that are no integers."""
+        """The element type of its first tensor that is not one of integers."""
         types = [t[1:] for t in self.signature.values() if isinstance(t, str) and t.startswith("*")]
         return next((t for t in types if not re.match("[iu]", t)), types[0])
 
 
 @dataclass
 class Scenario:
-    """What is being recorded."""
+    """The calls that are being recorded, in words, and the instances that they needed."""
 
     words: str = ""
     aligned: bool = False

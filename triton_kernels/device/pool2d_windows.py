@@ -183,7 +183,7 @@ def geometry(problem):
 
 
 def tile_for(lanes, tensor):
-    """Of TILES, the one that leaves the fewest of the tensor's lanes idle; of equals the widest."""
+    """The one of TILES that leaves the fewest lanes idle; among equals the one with most lanes."""
     few = pixels_inner(tensor) or tensor.dtype == torch.float64
     tiles = _FOUR_EACH if few else _EIGHT_EACH
     return min(
@@ -195,8 +195,8 @@ def tile_for(lanes, tensor):
 def window(
     p, size, out, kernel, stride, pad, dilation, KIND: tl.constexpr, INDEX: tl.constexpr
 ):  # fmt: skip
-    """Of window p: (its first element's position, its number of elements, taps in the padding
-    before the first). The position lies in the tensor also where the window holds nothing."""
+    """(begin, count, skipped) of window p: its first element's position, its number of elements,
+    its taps in the padding before them. begin lies in the tensor even where count is 0."""
     if KIND == "whole":
         begin = tl.full((1, 1), 0, INDEX)
         count = begin + size
