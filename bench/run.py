@@ -114,7 +114,7 @@ def _seconds(line, options):
 
 
 def _missing(lines, results, options):
-    """Of the lines those with baselines that have no row yet, and only these baselines."""
+    """The lines that lack rows, each with those of its baselines alone that have none yet."""
     for line in lines:
         file, seconds = results[line.part], _seconds(line, options)
         if against := file.missing(line.case, line.threads, options.backend, line.against, seconds):

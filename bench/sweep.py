@@ -34,7 +34,7 @@ CPU_WORDS = ("resnet18 l4.3x3", "resnet18 gap7x7")  # in the titles of the rehea
 
 
 def first_layers(cases):
-    """Of each family: those of QUICK, or where it has none there the first that comes."""
+    """The names of layers that go first: QUICK, and one of each family that has no layer there."""
     quick = {case.shape.family for case in cases if case.shape.layer in QUICK}
     others = {}
     for case in cases:

@@ -21,6 +21,7 @@ from .problem import suggests_channels_last
 # Reason -> number of calls that went to ATen for it.
 fallbacks: Counter[str] = Counter()
 
+# Type of device -> the backends that are tried for its tensors, in this order.
 _CANDIDATES = {"cpu": ("cpu",), "meta": ("cpu",), "cuda": ("cuda", "triton")}
 
 

@@ -17,7 +17,8 @@ def torch_class(layer):
 
 
 class Layer:
-    """A layer's class becomes torch's again when it is given a qconfig that is not None."""
+    """A layer's class becomes torch's again when it is given a qconfig that is not None. The value
+    is kept in the layer's __dict__, where torch looks for it once the class is torch's."""
 
     __slots__ = ()  # else __class__ could not be set: both classes need the same memory layout
     __jit_unused_properties__ = ("qconfig",)

@@ -156,6 +156,7 @@ class FusedConv2d(Conv2d):
         casts = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
         if casts and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
+        # torch keeps the padding in pixels here, also where it was given as "same".
         left, right, top, bottom = self._reversed_padding_repeated_twice
         pads = (top + bottom, left + right)
         P, Q = (

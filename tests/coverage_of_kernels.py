@@ -135,7 +135,7 @@ def read(path):
 
 
 def base(combination):
-    """Without the template's arguments, which hold the tile."""
+    """A combination without the arguments of the kernel's template, which hold the tile."""
     return combination._replace(kernel=combination.kernel.partition("<")[0])
 
 

@@ -58,7 +58,7 @@ def wait_for(children):
 
 
 def show_threads(children):
-    """Of all processes, in their logs: faulthandler writes on SIGABRT."""
+    """Makes all processes write their threads' stacks to their logs: faulthandler, on SIGABRT."""
     for child in children:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGABRT)

@@ -47,6 +47,7 @@ def conv2d_dgrad_depthwise(
     LANES_ALONG_PIXELS: tl.constexpr, DX_PIXELS_INNER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    # w_c and w_m are the strides of w along channels and along the `multiplier` filters of one.
     index = tl.program_id(0)
     if STRIDED:
         phase_w = index % phases_w
@@ -105,7 +106,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     tap_steps = axis_tap_steps(problem)
     phases_h, phases_w = axis_phases(op, problem)
     block_m, block_n = blocks(config, x.dtype, problem.C, along_pixels)
-    # Of the first phase, which has the most positions.
+    # These are sizes of the first phase, which has the most positions.
     height, width = triton.cdiv(problem.H, phases_h), triton.cdiv(problem.W, phases_w)
     tiles_m, strips, strip_width = pixel_tiles(problem.N, height, width, block_m, along_pixels)
     tiles_n = triton.cdiv(problem.C, block_n)

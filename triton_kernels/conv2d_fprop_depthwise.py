@@ -2,8 +2,8 @@
 
     y[n, k, p, q] = sum over (r, s) of x[n, k // multiplier, h, w] * w[k, r, s]
 
-A program owns a tile of y, pixels (pixels.py) x channels, each element a sum in a register. Lanes
-lie along channels or along pixels, whichever are adjacent in x:
+A program owns a tile of y, pixels of one strip (device/pixels.py) x channels, and sums each element
+in a register. Lanes lie along channels or along pixels, whichever are adjacent in x:
 
     lanes along channels: 16 bytes of a pixel's channels a load, a tap's filters from a copy of w
                           in which they are adjacent; block_n channels
@@ -40,13 +40,13 @@ from .launch import (
     strides,
 )
 
-# Taps of a row that are loaded together, at most.
+# How many taps of a row are unrolled, at most; longer rows are cut into equal pieces.
 _PIECE = tl.constexpr(5)
 
 
 @triton.jit
 def zero_tile(x, LANES_ALONG_PIXELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Sums of products of what x points to."""
+    """A tile of zeros, in the dtype that products of what x points to are summed in."""
     dtype: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     if LANES_ALONG_PIXELS:
         acc = tl.zeros((BLOCK_N, BLOCK_M), dtype)
@@ -82,7 +82,7 @@ def add_taps(
             for j in tl.static_range(PIECE):
                 tap_w = first + j
                 dv = tap_w * axis_w.tap_offset
-                # Of a tap beyond the filter no channel is there.
+                # A tap beyond the filter's last column counts as zero: no channel is there.
                 there = channel < tl.where(tap_w < axis_w.taps, channels, 0)
                 inside = row_inside & within(v + dv, source_width) & there
                 # Offsets are summed first: each alone may wrap, and the pointer is wider.
@@ -144,8 +144,8 @@ def conv2d_fprop_depthwise(
     )  # fmt: skip
 
 
-# Elements of a tile and its channels where lanes lie along channels; its channels where they lie
-# along pixels.
+# block_m, block_n: elements of a tile and its channels where lanes lie along channels. block_k: its
+# channels where lanes lie along pixels; such a tile has _ELEMENTS_OF_LANES.
 CONFIGS = (
     Config(2048, 64, 4, 4),
     Config(2048, 32, 4, 4),

@@ -147,7 +147,7 @@ def conv2d_gather_direct(
     )  # fmt: skip
 
 
-# Pixels, channels of out, channels of the source in a step.
+# block_m, block_n: pixels and channels of out in a tile. block_k: channels of the source in a step.
 CONFIGS = (
     Config(128, 32, 4, 4),
     Config(64, 32, 4, 4),
@@ -204,7 +204,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     groups = 1 if spread else problem.groups
     out_height, out_width = out.shape[2:]
     phases_h, phases_w = axis_phases(op, problem)
-    # Of the first phase, which has the most positions.
+    # This is the first phase's, which has the most positions.
     gemm_m = problem.N * triton.cdiv(out_height, phases_h) * triton.cdiv(out_width, phases_w)
     offsets = offset_type(source, w, out, residual)
     block_m = _block_m(config, x.dtype, offsets, spread)

@@ -10,7 +10,7 @@ Layouts, whichever x has: columns [group][c][r][s][pixel], or, channels innermos
 columns, one of col2im a tile of dx; lanes lie along what is innermost.
 
 Bound: bytes: im2col writes each element of x R * S times (over the stride), col2im reads as many.
-Here come the calls whose extents other kernels refuse: OFFSETS are 64 bits wherever 32 might not
+The calls whose extents other kernels refuse are run here: OFFSETS are 64 bits wherever 32 might not
 do. Limits: the columns of a call below 2^30 elements.
 """
 
@@ -79,7 +79,8 @@ def conv2d_col2im(
     CHANNELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    # terms: of a group; tiles_m cover h_rows rows of dx of the images, tiles_n all channels.
+    # terms are those of one group. tiles_m tiles cover h_rows rows of dx from first_h on, of every
+    # image; tiles_n tiles cover all channels.
     index = tl.program_id(0)
     m = (index % tiles_m).to(OFFSETS) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = index // tiles_m * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -121,8 +122,8 @@ def conv2d_col2im(
     tl.store(dx + offsets, narrow(acc, dx.dtype.element_ty), valid)
 
 
-# Pixels of a tile, and its terms (or channels), with channels innermost; with pixels innermost the
-# two are exchanged.
+# With channels innermost block_m counts a tile's pixels and block_n its terms (in col2im channels);
+# with pixels innermost the two are exchanged.
 CONFIGS = (Config(32, 64, 1, 4),)
 
 

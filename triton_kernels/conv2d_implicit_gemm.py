@@ -38,7 +38,7 @@ _GEOMETRY = (
     "source_n source_h out_n out_h residual_n residual_h split_stride channels gemm_n images "
     "source_height source_width out_height out_width image_multiplier image_shift row_multiplier "
     "row_shift kernel_h kernel_w stride_h stride_w pad_h pad_w dilation_h dilation_w tap_step_h "
-    "tap_step_w tiles_m tiles_n steps_per_split phases_w groups"
+    "tap_step_w tiles_m tiles_n steps_per_slice phases_w groups"
 ).split()
 _OUTSIDE = tl.constexpr(-(2**30))
 
@@ -51,7 +51,7 @@ def conv2d_implicit_gemm(
     images, source_height, source_width, out_height, out_width,
     image_multiplier, image_shift, row_multiplier, row_shift,
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
-    tap_step_h, tap_step_w, tiles_m, tiles_n, steps_per_split, phases_w, groups,
+    tap_step_h, tap_step_w, tiles_m, tiles_n, steps_per_slice, phases_w, groups,
     DGRAD: tl.constexpr, STRIDED: tl.constexpr,
     FLAT_CHANNELS: tl.constexpr, FLAT_ROW: tl.constexpr,
     MATH: tl.constexpr, OFFSETS: tl.constexpr, W_VECTOR: tl.constexpr,
@@ -144,9 +144,9 @@ def conv2d_implicit_gemm(
         steps = tl.cdiv(axis_h.taps * FLAT_ROW, BLOCK_K)
     else:
         steps = axis_h.taps * axis_w.taps * blocks
-    block = tl.program_id(1) * steps_per_split
+    block = tl.program_id(1) * steps_per_slice
     first_step = block
-    last_step = tl.minimum(first_step + steps_per_split, steps)
+    last_step = tl.minimum(first_step + steps_per_slice, steps)
     if not FLAT_CHANNELS:
         # Division is dear: the tap and block of a step are counted on from the first.
         block = first_step % blocks
@@ -218,7 +218,8 @@ def conv2d_implicit_gemm(
     )  # fmt: skip
 
 
-# Pixels, channels of out, terms of 2 bytes in a step. float64 takes the last: it sums in registers.
+# block_m, block_n: pixels and channels of out in a tile. block_k: terms of a step, for elements of
+# 2 bytes. float64 takes the last: it sums in registers.
 CONFIGS = (
     Config(128, 128, 64, 8, 3),
     Config(128, 64, 64, 8, 3),
@@ -253,7 +254,7 @@ def table_config(op, problem, dtype, sm_count):
 
 
 def slices(op, problem, dtype, config, sm_count):
-    """Of gemm_k, so that all multiprocessors have a program, if there is enough to slice."""
+    """How many slices of gemm_k give all multiprocessors a program, if it is long enough."""
     gemm_m, gemm_n, gemm_k = problem.gemm_shape(op)
     tiles = triton.cdiv(gemm_m, config.block_m) * triton.cdiv(gemm_n, config.block_n)
     return split_k_reduce.slices(
@@ -294,30 +295,32 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
     w_vector = channel_vector(w, channels)
     if dgrad:
         channels, gemm_n = gemm_n, channels
-    stays = (problem.R, problem.S, *conv_geometry(problem)[:4]) == (1, 1, 1, 1, 0, 0)
+    # One tap, stride 1 and no padding: a pixel of out reads the source at its own position.
+    own_position = (problem.R, problem.S, *conv_geometry(problem)[:4]) == (1, 1, 1, 1, 0, 0)
     strided = dgrad and (problem.stride_h, problem.stride_w) != (1, 1)
     taps = problem.R * problem.S
     terms, flat = _step(config, x.dtype, channels, taps, strided)
     steps = triton.cdiv(taps * channels, terms) if flat else taps * triton.cdiv(channels, terms)
     out_height, out_width = out.shape[2:]
     phases_h, phases_w = axis_phases(op, problem)
-    # Of the first phase, which has the most positions.
+    # This is the first phase's, which has the most positions.
     gemm_m = problem.N * triton.cdiv(out_height, phases_h) * triton.cdiv(out_width, phases_w)
     tiles_m, tiles_n = triton.cdiv(gemm_m, config.block_m), triton.cdiv(gemm_n, config.block_n)
-    target, split_stride, extra = out, 0, (bias, residual, activation)
+    target, split_stride = out, 0
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, out)
-        target, split_stride, extra = partial[0], partial.stride(0), (None, None, "none")
-    source_spacing = spacing(source) if stays else "apart"
-    stored = target, extra[1]
+        target, split_stride = partial[0], partial.stride(0)
+        bias, residual, activation = None, None, "none"  # split_k_reduce has the epilogue instead
+    source_spacing = spacing(source) if own_position else "apart"
+    stored = target, residual
     out_spacing = "apart" if strided else spacing(*stored)
     launch(
         conv2d_implicit_gemm,
         (tiles_m * tiles_n * problem.groups * phases_h * phases_w, splits),
         config,
         x,
-        source, w, target, extra[0], extra[1],
-        *source.stride(), *target.stride(), *strides(extra[1]), split_stride, channels, gemm_n,
+        source, w, target, bias, residual,
+        *source.stride(), *target.stride(), *strides(residual), split_stride, channels, gemm_n,
         problem.N, *source.shape[2:], out_height, out_width,
         *divider(out_height * out_width), *divider(out_width),
         problem.R, problem.S, *conv_geometry(problem), *axis_tap_steps(problem),
@@ -327,7 +330,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         FLAT_CHANNELS=channels if flat else 0,
         FLAT_ROW=problem.S * channels if flat else 0,
         MATH=math,
-        OFFSETS=offset_type(source, w, target, extra[1]),
+        OFFSETS=offset_type(source, w, target, residual),
         W_VECTOR=w_vector,
         SOURCE_SPACING=source_spacing,
         SOURCE_PIXELS_INNER=pixels_inner(source),
@@ -335,9 +338,9 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         OUT_SPACING=out_spacing,
         OUT_PIXELS_INNER=pixels_inner(target),
         OUT_VECTOR=common_vector(stored, gemm_n, pixels_inner(target), out_spacing),
-        HAS_BIAS=extra[0] is not None,
-        HAS_RESIDUAL=extra[1] is not None,
-        ACTIVATION=extra[2],
+        HAS_BIAS=bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        ACTIVATION=activation,
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         BLOCK_K=terms,

@@ -2,9 +2,9 @@
 
     dw[k, r, s] = sum over pixels (n, p, q) of dy[n, k, p, q] * x[n, k // multiplier, h, w]
 
-A program owns some filters and some taps, all of a 3x3 filter's, and walks along a slice of the
-pixels. It loads a tile of dy, pixels x filters, once for all its taps, and holds one tile of sums
-for each tap, which it adds up along the pixels at the end:
+A program owns some filters and one piece of their taps (pieces(); all taps of a 3x3 filter), and
+walks along a slice of the pixels. It loads a tile of dy, pixels x filters, once for all its taps,
+and holds one tile of sums for each tap, which it adds up along the pixels at the end:
 
     lanes along channels: 16 bytes of a pixel's channels a load; block_n channels
     lanes along pixels:   block_k channels
@@ -104,8 +104,8 @@ def conv2d_wgrad_depthwise(
         tl.store(dw + offsets, narrow(z, dw.dtype.element_ty), there)
 
 
-# Elements of a tile and its channels where lanes lie along channels; its channels where they lie
-# along pixels, of which each thread has one.
+# block_m, block_n: elements of a tile and its channels where lanes lie along channels. block_k: its
+# channels where lanes lie along pixels, of which each thread has one.
 CONFIGS = (
     Config(1024, 64, 4, 4),
     Config(1024, 32, 4, 4),
@@ -148,7 +148,7 @@ def blocks(config, dtype, channels, along_pixels):
 
 
 def slices(op, problem, dtype, config, sm_count):
-    """Of the pixels, so that all multiprocessors have several programs."""
+    """How many slices of the pixels give all multiprocessors several programs."""
     block_m, block_n = blocks(config, dtype, problem.K, False)
     taps_h, taps_w = pieces(problem.R, problem.S, most_taps(config))
     pieces_h, pieces_w = triton.cdiv(problem.R, taps_h), triton.cdiv(problem.S, taps_w)

@@ -6,9 +6,9 @@ float64.
 
 A program owns block_m filters x block_n columns (r, s, c) of one group's dw, and a slice of the
 pixels, of which it takes block_k at a step: a tile of block_m x block_k x block_n sums, whose
-pixels are added up at the end. x is read block_m filters at a time, dy block_n columns at a time.
-Slices go through partial sums (split_k_reduce.py). Lanes lie along channels or along pixels,
-whichever are adjacent in x.
+pixels are added up at the end. An element of x that is loaded serves block_m filters, one of dy
+block_n columns. With more than one slice programs store partial sums (split_k_reduce.py). Lanes lie
+along channels or along pixels, whichever are adjacent in x.
 
 Bound: loads through L2 and multiply-adds, 2 * N * P * Q FLOPs an element of dw.
 Limits: gemm_m, gemm_n and gemm_k below 2^30.
@@ -25,7 +25,7 @@ from .launch import Config, conv_geometry, launch, offset_type, pixels_inner
 
 _GEOMETRY = (
     "pixels dy_height dy_width source_height source_width kernel_w filters columns "
-    "stride_h stride_w pad_h pad_w dilation_h dilation_w tiles_m tiles_n steps_per_split"
+    "stride_h stride_w pad_h pad_w dilation_h dilation_w tiles_m tiles_n steps_per_slice"
 ).split()
 
 
@@ -45,7 +45,7 @@ def conv2d_wgrad_direct(
     x, dy, dw,
     x_n, x_c, x_h, x_w, dy_n, dy_k, dy_h, dy_w, dw_k, dw_c, dw_r, dw_s, split_stride, channels,
     pixels, dy_height, dy_width, source_height, source_width, kernel_w, filters, columns,
-    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, tiles_m, tiles_n, steps_per_split,
+    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, tiles_m, tiles_n, steps_per_slice,
     PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -76,8 +76,8 @@ def conv2d_wgrad_direct(
         acc = tl.zeros((BLOCK_M, BLOCK_N, BLOCK_K), dtype)
     else:
         acc = tl.zeros((BLOCK_M, BLOCK_K, BLOCK_N), dtype)
-    first = tl.program_id(1) * steps_per_split
-    last = tl.minimum(first + steps_per_split, tl.cdiv(pixels, BLOCK_K))
+    first = tl.program_id(1) * steps_per_slice
+    last = tl.minimum(first + steps_per_slice, tl.cdiv(pixels, BLOCK_K))
     for step in range(first, last):
         pixel = step * BLOCK_K + tl.arange(0, BLOCK_K)
         pixel_valid = pixel < pixels
@@ -112,7 +112,7 @@ def conv2d_wgrad_direct(
     )
 
 
-# Filters, columns, pixels of a step.
+# block_m, block_n: filters and columns of a tile. block_k: pixels of a step.
 CONFIGS = (
     Config(8, 16, 32, 4),
     Config(4, 16, 64, 4),
@@ -158,7 +158,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         partial = split_k_reduce.partial_sums(splits, w)
         dw, split_stride = partial[0], partial.stride(0)
     offsets = offset_type(x, y, dw)
-    # These take two registers each.
+    # Sums in float64 and offsets of 64 bits take two registers each.
     wide = (x.dtype == torch.float64) + (offsets == tl.int64)
     terms = config.block_k >> wide
     launch(

@@ -41,7 +41,7 @@ _GEOMETRY = (
     "x_n x_h dy_n dy_h dw_n dw_h dw_w split_stride filters channels "
     "images image image_multiplier image_shift dy_width row_multiplier row_shift "
     "source_height source_width kernel_w taps stride_h stride_w pad_h pad_w dilation_h dilation_w "
-    "tiles_m tiles_n steps_per_split"
+    "tiles_m tiles_n steps_per_slice"
 ).split()
 
 
@@ -53,7 +53,7 @@ def conv2d_wgrad_implicit_gemm(
     images, image, image_multiplier, image_shift, dy_width, row_multiplier, row_shift,
     source_height, source_width, kernel_w, taps,
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
-    tiles_m, tiles_n, steps_per_split,
+    tiles_m, tiles_n, steps_per_slice,
     MATH: tl.constexpr, OFFSETS: tl.constexpr, POINTWISE: tl.constexpr,
     X_PIXELS_INNER: tl.constexpr, X_VECTOR: tl.constexpr,
     DY_PIXELS_INNER: tl.constexpr, DY_VECTOR: tl.constexpr, DY_ROWS_JOIN: tl.constexpr,
@@ -99,8 +99,8 @@ def conv2d_wgrad_implicit_gemm(
         x_columns += dh.to(OFFSETS) * x_h + dv.to(OFFSETS) * x_w
 
     gemm_k = images * image
-    first_step = tl.program_id(1) * steps_per_split
-    last_step = tl.minimum(first_step + steps_per_split, tl.cdiv(gemm_k, BLOCK_K))
+    first_step = tl.program_id(1) * steps_per_slice
+    last_step = tl.minimum(first_step + steps_per_slice, tl.cdiv(gemm_k, BLOCK_K))
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float64 if MATH == "float64" else tl.float32)
     for step in range(first_step, last_step):
         pixel = step * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -158,7 +158,8 @@ def conv2d_wgrad_implicit_gemm(
     )
 
 
-# Filters, (tap, channel)s, pixels of 2 bytes. float64 takes the last: it sums in registers.
+# block_m, block_n: filters and pairs (tap, channel) of a tile. block_k: pixels of a step, for
+# elements of 2 bytes. float64 takes the last: it sums in registers.
 CONFIGS = (
     Config(128, 128, 64, 8, 3),
     Config(128, 64, 64, 8, 3),
@@ -192,7 +193,7 @@ def table_config(op, problem, dtype, sm_count):
 
 
 def slices(op, problem, dtype, config, sm_count):
-    """Of gemm_k, which is long, so that all multiprocessors have two programs."""
+    """How many slices of gemm_k, which is long, give all multiprocessors two programs."""
     gemm_m, gemm_n, gemm_k = problem.gemm_shape(op)
     tiles = triton.cdiv(gemm_m, config.block_m) * triton.cdiv(gemm_n, config.block_n)
     return split_k_reduce.slices(
@@ -218,8 +219,9 @@ def launch_conv2d(op, problem, x, dw, dy, epilogue, config, math, splits):
     if splits > 1:
         partial = split_k_reduce.partial_sums(splits, dw)
         target, split_stride = partial[0], partial.stride(0)
-    stays = (taps, *conv_geometry(problem)[:4]) == (1, 1, 1, 0, 0)
-    pointwise = stays and rows_join(x)
+    # One tap, stride 1 and no padding: a pixel of dy meets the pixel of x at its own position.
+    own_position = (taps, *conv_geometry(problem)[:4]) == (1, 1, 1, 0, 0)
+    pointwise = own_position and rows_join(x)
     x_vector = channel_vector(x, channels)
     if pixels_inner(x):
         x_vector = pixel_vector(x) if pointwise else 1

@@ -4,9 +4,10 @@ as functions of the convolutions' kernels, and on its own:
     fwd: y = activation(z + bias[k] + residual)
     bwd: dz = dy * activation'(saved), db[k] = sum of dz over n, p, q, in one pass over dy
 
-`saved` is the activated output for relu and relu6, the pre-activation for the others. A program has
-a tile of pixels x channels, lanes along whichever are adjacent in memory; of bwd one slice of the
-pixels, whose sums of dz, taken before dz is rounded, epilogue_bias_reduce joins in a fixed order.
+`saved` is the activated output for relu and relu6, the pre-activation for the others. A program of
+fwd has a tile of pixels x channels, lanes along whichever are adjacent in memory. A program of bwd
+walks through a slice of the pixels, tile by tile, and sums dz before it is rounded;
+epilogue_bias_reduce then adds up the slices' sums in a fixed order.
 
 Bound: bytes. The activations are those of csrc/problem/activation.h.
 """
@@ -197,7 +198,8 @@ def epilogue_bias_reduce(
     tl.store(db + channel, narrow(tl.sum(total, 0), db.dtype.element_ty), valid)
 
 
-# Elements of a tile, its channels where lanes lie along channels, and where along pixels.
+# block_m: elements of a tile. block_n: its channels where lanes lie along channels; block_k: where
+# they lie along pixels.
 CONFIGS = (Config(2048, 64, 4, 4),)
 _REDUCE = Config(128, 16, 1, 4)  # slices and channels in a step of epilogue_bias_reduce
 _PROGRAMS_PER_SM = 8

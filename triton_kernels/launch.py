@@ -17,8 +17,9 @@ MOST_REGISTERS = 255
 
 
 class Config(NamedTuple):
-    """A kernel's tile and how the hardware works on it. Each kernel says what m, n and k count; in
-    a GEMM they are the output's rows and columns and the terms of one step."""
+    """A kernel's tile and how the hardware works on it. Each file says at its CONFIGS what block_m,
+    block_n and block_k count; in a GEMM they are the output's rows and columns and the terms of one
+    step."""
 
     block_m: int
     block_n: int
@@ -39,6 +40,8 @@ def launch(kernel, programs, config, like, *args, **constants):
     Args:
         programs: the grid, at most three sizes.
         config: gives num_warps and num_stages; the kernel's blocks are among `constants`.
+        like: only tells the device; it is not handed to the kernel, unless it is among `args` too.
+        args, constants: the kernel's arguments, those that are constexpr by name.
     """
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     if IS_INTERPRETED:
@@ -79,7 +82,7 @@ def conv_geometry(problem):
 
 
 class Strides(NamedTuple):
-    """Of a 4-D tensor, in elements."""
+    """The strides of a 4-D tensor, in elements."""
 
     n: int
     c: int

@@ -5,8 +5,10 @@ A convolution's kernel file has
     CONFIGS                                              at most six
     configs(dtype)                                       those that suit; all, if not defined
     table_config(op, problem, dtype, sm_count)           the one to take where none was tuned
-    slices(op, problem, dtype, config, sm_count)         of the sum, each a program of its own
+    slices(op, problem, dtype, config, sm_count)         how many; each is a program of its own
     launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits)
+
+launch_conv2d runs any of the three passes: x is dx in dgrad, w is dw in wgrad, and y is dy in both.
 """
 
 import importlib

@@ -46,7 +46,8 @@ def share(
     p, size, out, kernel, stride, pad, ACC: tl.constexpr,
     KIND: tl.constexpr, COUNT_INCLUDE_PAD: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """1 / the axis' factor of the divisor; of windows outside of the tensor anything."""
+    """1 / the axis' factor of the divisor of window p. For a p that is no window the result means
+    nothing, and may be infinite."""
     return 1.0 / extent(p, size, out, kernel, stride, pad, KIND, COUNT_INCLUDE_PAD, INDEX).to(ACC)
 
 
@@ -75,6 +76,7 @@ def pool2d_avg_bwd(
     c = c.to(OFFSETS)
     ACC: tl.constexpr = tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
+    # covers_h, covers_w: the most windows along an axis that hold one position.
     for i in range(covers_h):
         p = first_h + i
         if not UNIFORM:

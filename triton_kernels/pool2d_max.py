@@ -1,4 +1,4 @@
-"""Max pooling backward; forward is pool2d_reduce.py, where the places are told.
+"""Max pooling backward; forward is pool2d_reduce.py, which also says what a place is.
 
     dx[h,w] = sum of dy[p,q] over the windows (p,q) that hold (h,w) and whose place it is
 
@@ -73,6 +73,7 @@ def pool2d_max_bwd(
     acc = tl.zeros(
         (BLOCK_M, BLOCK_N), tl.float64 if dy.dtype.element_ty == tl.float64 else tl.float32
     )
+    # covers_h, covers_w: the most windows along an axis that hold one position.
     for i in range(covers_h):
         p = first_h + i
         for j in range(covers_w):

@@ -5,10 +5,11 @@
 A program owns a tile of y (pool2d_windows.py) and walks through the windows, one tap of all of them
 at a time; few taps are unrolled, so that their loads are in flight together. Neighbours' windows
 overlap: what they share comes from L1. Where windows are long and outputs few or far apart
-(block_k > 1), lanes lie along the taps of block_m outputs, which are reduced across in the end:
+(block_k > 1), lanes share windows: they lie along the taps of block_m outputs, and what they have
+found is joined at the end. Tiles are then
 
-    lanes along channels: (block_k taps, block_m channels of one pixel)
-            along columns: (block_m outputs, block_k taps)
+    with channels innermost: (block_k taps, block_m channels of one pixel)
+    with columns innermost:  (block_m outputs, block_k taps)
 
 Maxima follow torch's rule: elements pass by row after row, and one replaces the maximum where
 (v > m) or v is NaN. So the place is that of the first maximum, or of the last NaN; a window of -inf
@@ -44,7 +45,8 @@ _INFINITY = tl.constexpr(float("inf"))
 
 @triton.jit
 def take(best, distance, value, tap_distance, MAX: tl.constexpr, TELLS_PLACE: tl.constexpr):
-    """The state (maximum and its place, or sum) with one more element of each window."""
+    """The state (maximum or sum, distance) with one more element of each window. The distance is
+    the maximum's place less that of the window's first element, and unused without TELLS_PLACE."""
     value = widen(value, best.dtype)
     if MAX:
         value = hide(value)
@@ -120,8 +122,8 @@ def pool2d_reduce(
     OFFSETS: tl.constexpr, PIXELS_INNER: tl.constexpr, TAPS_H: tl.constexpr, TAPS_W: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    # taps: of the longest window; TAPS_H x TAPS_W where unrolled, else 0. step: what a tap adds to
-    # a place.
+    # taps_h, taps_w: taps of the longest window; TAPS_H and TAPS_W are the same where taps are
+    # unrolled, else 0. step_h, step_w: what a tap adds to a place; tap_h, tap_w: to an offset in x.
     program = tl.program_id(0)
     if BLOCK_K == 1:
         n, c, p, q, row_valid, lane_valid = owned_tile(
@@ -216,7 +218,8 @@ def pool2d_reduce(
         tl.store(target, place.to(places.dtype.element_ty), valid)
 
 
-# Rows, lanes; or outputs, -, taps where lanes lie along taps.
+# block_m, block_n: rows and lanes of a tile; where lanes lie along taps, block_m: outputs, block_k:
+# taps.
 CONFIGS = (*TILES, Config(64, 1, 64, 4), Config(4, 1, 1024, 4), Config(64, 1, 128, 8))
 # Lanes along taps pay from here on, but only where lanes along outputs would be few, or read far
 # apart.

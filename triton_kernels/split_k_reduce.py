@@ -3,8 +3,8 @@
     fprop, dgrad: partial (split, n, h, w, channel) -> out, with the epilogue
     wgrad:        partial (split, filter, r, s, channel) -> dw
 
-A program owns block_m adjacent elements of the result; partial is read as it lies. Bound: bytes,
-4 * (splits + 1) an element at most (8 in float64).
+A program owns block_m elements of the result that are adjacent in partial, and adds up the slices
+one by one. Bound: bytes, at most 4 * (splits + 1) an element, in float64 twice as many.
 """
 
 import torch
@@ -23,7 +23,9 @@ _MAX_PARTIAL_BYTES = 256 << 20
 
 
 def slices(programs, steps, elements, sm_count):
-    """How many slices to cut a sum of `steps` steps into. programs and elements are one slice's."""
+    """How many slices to cut a sum of `steps` steps into. One slice is computed by `programs`
+    programs and has `elements` sums. sm_count is how many programs should run at once: a kernel of
+    which a multiprocessor can run several asks with a multiple of the number of multiprocessors."""
     wanted = sm_count // max(programs, 1)
     affordable = _MAX_PARTIAL_BYTES // max(4 * elements, 1)
     return max(1, min(wanted, steps // _MIN_STEPS, affordable, _MAX_SLICES))

@@ -1,8 +1,9 @@
 """Which configuration a kernel runs with: the table's, or the one that was fastest when they were
 tried on a problem of this kind.
 
-Tried where FASTCONV_AUTOTUNE=1, at the first call of a key, into outputs of its own; the findings
-are kept (tuning_cache.py) and hold with or without the variable. Configurations may cut sums
+With FASTCONV_AUTOTUNE=1 the first call of a key tries all configurations, on outputs that are
+allocated for that. What is found is kept (tuning_cache.py), and later processes use it with or
+without the variable. Configurations may cut sums
 differently, so a choice can change a result's last bits; once found, it stays.
 
 @triton.autotune cannot be used instead. A damaged file in its cache on disk makes calls fail

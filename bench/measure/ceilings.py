@@ -49,7 +49,7 @@ class Ceilings:
 
     @classmethod
     def columns(cls):
-        """Those of a row: all of them in every row, whatever was asked for."""
+        """The columns that ceilings have in a file: the same ones whatever was asked for."""
         return [f"ceiling_{field.name}" for field in fields(cls)]
 
     def as_dict(self):

@@ -59,7 +59,7 @@ def _plan(decisions, pass_):
 
 
 def first_line(error):
-    """Of an error's message, or its class where it has none."""
+    """The first line of an error's message, or its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -156,7 +156,7 @@ def _once(network, contest, case, settings, dtype):
 
 
 def _differences(got, expected):
-    """Of two _once's: (of the results, the largest one of a gradient)."""
+    """How far two values of _once() are apart: (the results, the gradient that differs most)."""
     result, exact = got[0], expected[0]
     off = ((result - exact).abs().max() / exact.abs().max()).item()
     if not expected[1]:

@@ -21,14 +21,15 @@ from .load import is_busy
 
 @dataclass
 class Row:
-    """A case against one baseline. Times in microseconds; None where there is no number."""
+    """A case against one baseline. Times in microseconds, medians where the name does not tell
+    another percentile; None where there is no number."""
 
-    op: str
+    op: str  # of fastconv, "conv2d+bias+relu" for example; "network" for a whole one
     pass_: str
-    family: str
-    model: str
-    layer: str
-    problem: str
+    family: str  # the kind of layer, whose rows share a mean; of a network its model
+    model: str  # the network that the layer is of
+    layer: str  # its name there; of a network the variant, "converted" or "fused"
+    problem: str  # its sizes in short, as in cases/shapes.py
     layout: str
     dtype: str
     threads: int | None = None  # of the CPU
@@ -39,9 +40,9 @@ class Row:
     us: float | None = None
     p20_us: float | None = None
     p80_us: float | None = None
-    eager_us: float | None = None
-    tflops: float | None = None
-    gbs: float | None = None
+    eager_us: float | None = None  # of one call and its launch; on a CPU the same as us
+    tflops: float | None = None  # 10^12 FLOPs a second
+    gbs: float | None = None  # 10^9 compulsory bytes a second
     baseline: str | None = None
     baseline_us: float | None = None
     baseline_p20_us: float | None = None

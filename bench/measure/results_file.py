@@ -106,8 +106,8 @@ class ResultsFile:
             print(f"{self.path}: {difference}; removed", flush=True)
 
     def missing(self, case, threads, backend, against, seconds):
-        """Those of the baselines `against` that a case has no row for, or one that was measured for
-        less time or on a busy machine."""
+        """The baselines, among those in `against`, that a case has no row for, or only one that was
+        measured for less time or on a busy machine."""
         rows = {b.name: self.get(case, threads, backend, b) for b in against}
         return [b for b in against if not _serves(rows[b.name], seconds)]
 

@@ -8,7 +8,7 @@ from .summary import VARIANTS, grouped, in_order, network_name, quotable, varian
 class Choice(NamedTuple):
     """The time of one network, run one way."""
 
-    us: float | None
+    us: float | None  # None where there is no time to quote
     ratio: float | None = None  # with the baseline of this dtype and layout; None for that itself
     note: str = ""  # what stands for a time
     is_baseline: bool = False

@@ -57,7 +57,7 @@ class Bar(NamedTuple):
     low: float | None = None
     high: float | None = None
     note: str = ""  # what stands for the ratio, or after it
-    counts: bool = True
+    counts: bool = True  # whether the ratio is quotable; the bar of another one is hatched
 
 
 def save(figure, path):

@@ -1,7 +1,7 @@
 """Results summed up and put in order, for the page, the plots and the README's tables.
 
-A ratio is the baseline's time over fastconv's: above 1 fastconv is the faster one. Only quotable
-rows have a say.
+A ratio is the baseline's time over fastconv's: above 1 fastconv is the faster one. Means and counts
+are of quotable rows alone (record.Row.is_quotable).
 """
 
 import re
@@ -112,7 +112,7 @@ def in_order(rows):
 
 
 class Comparison(NamedTuple):
-    """What is compared: rows of different ones share no mean."""
+    """What is compared with what. Only rows of the same comparison are averaged together."""
 
     backend: str | None  # None where no kernel of ours ran, and for networks on their own choice
     baseline: str | None
@@ -132,7 +132,7 @@ def comparisons(rows):
 
 
 def own_choice(rows):
-    """Those for which no backend was asked for by name."""
+    """The rows for which no backend was asked for by name."""
     return [row for row in rows if row.requested_backend is None]
 
 
@@ -147,7 +147,7 @@ def wins_and_losses(ratios):
 
 @dataclass(frozen=True)
 class Summary:
-    """Ratios of some rows in figures."""
+    """What the ratios of some rows come to."""
 
     lines: int
     mean: float  # geometric

@@ -52,7 +52,8 @@ def _without_ratio(row):
 
 
 def _mean_and_range(rows, ratio=lambda row: row.x_baseline):
-    """Of the ratios of quotable rows; and how many other rows there are, and why."""
+    """The geometric mean and the range of quotable rows' ratios, and how many other rows there are,
+    and why."""
     ratios = [ratio(row) for row in quotable(rows)]
     ratios = [value for value in ratios if value is not None]
     others = Counter(_without_ratio(row) for row in rows if not row.is_quotable)
@@ -126,7 +127,7 @@ def _variant_and_dtype(row):
 
 
 def _ratio(rows):
-    """Of the one row of a cell; or why there is none."""
+    """The ratio of the one row that a cell has, or why there is none."""
     if not rows:
         return "-"
     if len(rows) > 1:

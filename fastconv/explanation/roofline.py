@@ -12,8 +12,8 @@ from ..problem import DTYPES, allows_tf32
 
 _COPY_SIZES = {"cpu": range(18, 28), "cuda": range(20, 31)}  # log2 of bytes read and written
 _PRODUCT_SIZES = {"cpu": (256, 512, 1024), "cuda": (1024, 2048, 4096, 8192)}
-_SECONDS = 0.015  # that one copy or product is repeated for,
-_FEWEST_RUNS = 3  # but at least so often
+_SECONDS = 0.015  # for how long one copy or product is repeated
+_FEWEST_RUNS = 3  # how often at least, however long it takes
 _LONGEST_RUN = 0.03  # seconds; after a product that takes longer no larger one is tried
 _CALLS_BETWEEN_EVENTS = 5
 # Matrix units make a product of float32's accuracy out of so many of TF32.
@@ -149,7 +149,7 @@ def peak_product_rate(device, dtype):
 
 @contextmanager
 def _undisturbed(device):
-    """Without autocast and gradients, and with the device as the current one."""
+    """A context without autocast and gradients, in which the device is the current one."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         if device.type == "cuda":
             with torch.cuda.device(device):

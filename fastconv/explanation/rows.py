@@ -30,8 +30,8 @@ class LayerTime:
     reason: str  # for the algorithm, or why no backend took the call
     flops: int  # of the definition: two a multiply-add, one a window element of a pool
     bytes: int  # x, w and y once each; no bias, residual or indices
-    flops_us: float | None  # that the FLOPs need at the rate of a large matrix product, and
-    bytes_us: float | None  # the bytes at the rate of a copy; None where no roofline is known
+    flops_us: float | None  # the FLOPs' time at a matrix product's rate; None without a roofline
+    bytes_us: float | None  # the bytes' time at a copy's rate; None without a roofline
     time_us: float | None  # of the whole call, None where it was not measured
 
     @property

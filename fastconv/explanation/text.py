@@ -132,7 +132,8 @@ def _to_aten(rows):
 
 
 def _not_fastconv(reports):
-    """Those that convert swaps in one sentence, the others each with its reason."""
+    """Lines about layers that are not fastconv's: one for all that convert would swap, and one with
+    its reason for each other layer."""
     swapped = [report for report in reports if report.reason == CONVERTIBLE]
     lines = []
     if swapped:

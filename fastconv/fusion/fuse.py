@@ -197,6 +197,8 @@ class _Fusion:
         return fused
 
     def _fuse_children(self, module, name):
+        """Fuses the parts of a module whose own code stays, each on its own, and reports what is
+        left in it. Of TorchScript nothing can be replaced: its layers are only reported."""
         if id(module) in self.finished:
             return
         self.finished.add(id(module))

@@ -27,8 +27,8 @@ class Schema:
 
     names: tuple[str, ...]
     fields_of: Any  # the NamedTuple whose fields are among them, or None
-    first: int  # the place of its first field,
-    end: int  # and the one after its last
+    first: int  # the index of its first field among the arguments
+    end: int  # the index after that of its last field
 
     def packed(self, args):
         """The arguments with the fields as one value."""
@@ -61,7 +61,7 @@ class Op(Generic[Arguments, Result]):
     """run works on real tensors; overload is what compilers and fake tensors see."""
 
     name: str
-    tensor_count: int  # of the arguments, whose first they are
+    tensor_count: int  # how many arguments are tensors; these come first
     run: Callable[Arguments, Result]
     overload: Any
     schema: Schema

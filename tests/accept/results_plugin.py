@@ -70,7 +70,7 @@ def context_is_lost():
 
 
 class ContextPlugin:
-    """Of a process that runs tests."""
+    """Ends the process once an error has destroyed its CUDA context."""
 
     _failed = False
 

@@ -34,7 +34,7 @@ NAMES = ("y", "dx", "dw")
 NAMED = [one if isinstance(one, str) else one.values[0] for one in ALGORITHMS]
 # Each factor of a product is rounded to TF32's 10 bits.
 TF32_ERROR = 2.0**-10
-# Of many programs or steps, each of which costs the interpreter milliseconds.
+# Problems of many programs or steps, each of which costs the interpreter milliseconds.
 MANY_STEPS = (
     *("depthwise strided", "channels beyond a tile", "large kernel", "many filters"),
     *("stem", "many pixels"),

@@ -50,7 +50,7 @@ def test_in_chunks(backend, problem, channels_last, exhaustive):
 @pytest.mark.parametrize("axis", range(4), ids="nchw")
 @ON_BOTH
 def test_strides_beyond_32_bits(backend, axis, exhaustive):
-    """Of x where it is read, and of dx where it is written."""
+    """x has such a stride where it is read, and dx where it is written."""
     device = device_of(backend)
     for channels_last in in_turn(LAYOUTS, backend, axis, exhaustive):
         problem = Conv("", C=3, K=2, H=3, W=4, R=2, S=2, pad=(1, 0))

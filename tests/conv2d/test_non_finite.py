@@ -37,7 +37,7 @@ def where_padding_adds_nothing(problem, x, w, dy):
 
 
 def where_padding_is_zeros(problem, x, w, dy):
-    """The same where zeros around x, and around dy for dx, are multiplied like elements."""
+    """(y, dx, dw) where zeros around x, and around dy for dx, are multiplied like elements."""
     reference = BACKENDS["reference"]
     stride, pad, dilation, _ = problem.geometry
     padded = F.pad(x, (pad[1], pad[1], pad[0], pad[0]))

@@ -51,7 +51,8 @@ PROBLEMS = [
 
 @pytest.fixture
 def planned(monkeypatch):
-    """planned(numbers) fixes the plan of the passes it is called for."""
+    """planned(math, vectorised, wgrad, tile, splits) fixes the plan of wgrad, or of the other two
+    passes."""
 
     usual = CudaBackend._make_plan
 

@@ -80,7 +80,7 @@ SPANS = [span for readme in READMES for span in readme.spans]
 
 
 def _tables(tokens):
-    """Of each table its rows of cells, the header's first."""
+    """The rows of cells of each table, the header first."""
     rows = []
     for before, token in pairwise(tokens):
         if token.type == "table_open":

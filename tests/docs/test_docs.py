@@ -76,7 +76,7 @@ def faults_of_results_and_errors(function, docstring):
 
 
 def faults_of_operator(function, docstring):
-    """What a function of tensors says besides."""
+    """What the docstring of a function of tensors lacks of what only such a function must say."""
     described, returned = arguments(docstring), sections(docstring).get("Returns", "")
     for name, text in (("input", described.get("input", "")), ("result", returned)):
         if not SHAPE.search(text):
@@ -100,7 +100,8 @@ def faults_of_function(function):
 
 
 def faults_of_module(cls):
-    """A layer with the constructor of one of torch's refers to it, another one says all itself."""
+    """What a layer's docstring lacks. One with the constructor of torch's layer refers to that; one
+    with a constructor of its own says everything itself."""
     docstring = cls.__doc__
     if not SHAPE.search(sections(docstring).get("Shapes", "")):
         yield "no section Shapes"

@@ -137,7 +137,7 @@ def entry(command):
 
 
 def spelling(command):
-    """Without quotes, virtual environments, versions, redirections, and how much is printed."""
+    """A command without quotes, virtual environments, versions, redirections and quiet options."""
     command = re.sub(r"\$work/(fastconv|packages)", ".", re.sub(r"""["']""", "", command))
     command = re.sub(r"\S*/bin/(?=\w)", "", command).replace("$torch", "torch")
     return re.sub(r" -q\b| --durations=\d+|==[\d.]+|\s*\d?>.*", "", command)

@@ -256,7 +256,7 @@ def test_under_autocast_errors_are_torchs(name, strict, exhaustive):
 
 
 def conv_multiply_adds(model, x):
-    """Of each convolution in order, as fastconv.explain tells them."""
+    """The multiply-adds of each convolution, in order, by what fastconv.explain tells."""
     counts = []
     for made in fastconv.explain(fastconv.convert(model), x):
         if made.operator == "conv2d":

@@ -47,7 +47,8 @@ def sanitizer_environment(sanitize):
 
 
 def sanitizer_command(sanitize):
-    """Before Python: ThreadSanitizer of g++ < 14 gives up where addresses are too random."""
+    """The command that starts Python; without random addresses for ThreadSanitizer, which
+    before g++ 14 gives up where they are too random."""
     if sanitize == "thread" and shutil.which("setarch"):
         return ["setarch", "-R", sys.executable]
     return [sys.executable]

@@ -26,8 +26,8 @@ QUICK = "pool: NaN loses"
 class Fault:
     name: str
     file: str  # under csrc/cuda
-    right: str
-    wrong: str
+    right: str  # a piece of that file's text
+    wrong: str  # what is put in its place
     caught_by: str  # pytest arguments
     seed: int = 0
 

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 class Fault:
     name: str
     file: str
-    right: str
-    wrong: str
+    right: str  # a piece of that file's text
+    wrong: str  # what is put in its place
     caught_by: str  # pytest arguments
 
     def __str__(self):

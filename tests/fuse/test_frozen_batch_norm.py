@@ -11,7 +11,7 @@ from fastconv.nn import FrozenBatchNorm2d, FusedConv2d
 
 
 class Droops(nn.Module):
-    """Training and evaluation differ."""
+    """Has a dropout, so that training and evaluation differ."""
 
     def __init__(self):
         super().__init__()

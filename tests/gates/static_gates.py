@@ -77,7 +77,7 @@ class Kernel:
 
     @property
     def short_name(self):
-        """Without return type, namespaces and parameters."""
+        """The kernel's name without return type, namespaces and parameters."""
         name = re.sub(r"(\(anonymous namespace\)|fastconv|cuda)::", "", self.name)
         return re.sub(r"^void ", "", name).rsplit("(", 1)[0]
 

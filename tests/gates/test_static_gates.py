@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def kernel_names():
-    """Of every __global__ function in csrc/cuda."""
+    """The names of all __global__ functions in csrc/cuda."""
     text = "".join(path.read_text() for path in (gates.ROOT / "csrc" / "cuda").rglob("*.cu*"))
     return set(re.findall(r"__global__[^;{]*?\b(\w+)\(\s*const __grid_constant__", text))
 

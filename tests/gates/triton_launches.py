@@ -41,7 +41,8 @@ DTYPES = {
 # Names of options of a launch that the machine code depends on.
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 MOST_CONFIGS = 6  # of a kernel file
-_FORCED_CONVS = 0, 1, 2, 3, 4, 20, 24, 26, 42  # of conv_calls()
+# Which of conv_calls() are also recorded with each configuration of their kernels.
+_FORCED_CONVS = 0, 1, 2, 3, 4, 20, 24, 26, 42
 _MOST_GROUPS = 32
 _MANY_ELEMENTS = (700, 64, 224, 224)  # more than 2**31
 
@@ -75,14 +76,14 @@ class Instance:
 
     @property
     def dtype(self):
-        """Of its first tensor's elements that are no integers."""
+        """The element type of its first tensor that is not one of integers."""
         types = [t[1:] for t in self.signature.values() if isinstance(t, str) and t.startswith("*")]
         return next((t for t in types if not re.match("[iu]", t)), types[0])
 
 
 @dataclass
 class Scenario:
-    """What is being recorded."""
+    """The calls that are being recorded, in words, and the instances that they needed."""
 
     words: str = ""
     aligned: bool = False

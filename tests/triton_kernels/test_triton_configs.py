@@ -32,6 +32,7 @@ def choose_always(index, patch):
 
 
 def one_pass(backend, op, problem, x, w, dy, channels_last):
+    """The result of the pass named op: y, dx or dw. channels_last is the layout of dx and dw."""
     if op == "fprop":
         return backend.conv2d_fprop(x, w, None, None, problem.geometry, "none")
     if op == "dgrad":

@@ -96,7 +96,8 @@ def test_pieces_of_a_filter(channels_last):
 @pytest.mark.parametrize("axis", range(4), ids="nchw")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_strides_beyond_32_bits(algorithm, axis, last):
-    """Of x, w and y in turn, along one axis; or just within, where padding is beyond."""
+    """x, w and y are in turn stretched along one axis, until the last element's offset needs more
+    than 32 bits, or just fits where that of a position in the padding does not."""
     problem = SMALL[algorithm]
     x, w, dy = drawn(integers, problem, torch.float16, False, 4)
     expected = conv_passes(problem, x.double(), w.double(), dy.double())

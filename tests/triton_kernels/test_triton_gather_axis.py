@@ -97,7 +97,7 @@ def meetings(axis):
 
 
 def defined_meetings(op, size, kernel, stride, pad, dilation):
-    """The same by h = p * stride - pad + r * dilation, where h lies in x."""
+    """The meetings by the definition: h = p * stride - pad + r * dilation, where h lies in x."""
     for p, r in product(range(y_size(size, kernel, stride, pad, dilation)), range(kernel)):
         h = p * stride - pad + r * dilation
         if 0 <= h < size:

@@ -94,7 +94,7 @@ def test_random_no_worse_than_torch(dtype):
 
 @pytest.mark.parametrize("axis", range(4), ids="nchw")
 def test_strides_beyond_32_bits(axis):
-    """Of x, of dy and of dw in turn, along one axis."""
+    """x, dy and dw have such a stride in turn, along one axis."""
     problem = Conv("", C=2, K=3, H=3, W=4, R=2, S=2)
     x, w, dy = drawn(integers, problem, torch.float16, False, 4)
     exact = conv_passes(problem, x.double(), w.double(), dy.double())[2]

@@ -5,9 +5,9 @@
     adaptive: window p holds [floor(p * size / out), ceil((p + 1) * size / out))
     whole:    one window holds a plane, which is a single row
 
-The functions take positions of any shape. A program's tile is (block_m, block_n): lanes, which are
-adjacent, lie along channels or along columns, and each program stays within one image.
-    lanes along channels: rows are pixels (h, w)         columns: rows are (c, h)
+The functions take positions of any shape. A program's tile is block_m rows x block_n lanes of one
+image. Lanes lie along what is adjacent in memory: where that is channels, a row is a pixel (h, w);
+where it is columns w, a row is a (c, h).
 """
 
 import functools
@@ -19,8 +19,8 @@ import triton.language as tl
 
 from ..launch import Config, pixels_inner
 
-# Rows, lanes. A thread has 8 channels, whose loads share addresses, or 4 columns, each of which has
-# its own address: with more of those, or of float64, registers spill.
+# block_m, block_n: rows and lanes. A thread has 8 channels, whose loads share addresses, or 4
+# columns, each of which has its own address: with more of those, or of float64, registers spill.
 TILES = (Config(64, 16, 1, 8), Config(16, 64, 1, 8), Config(16, 64, 1, 4))
 _FOUR_EACH, _EIGHT_EACH = TILES[:2], TILES[::2]
 # Taps that are unrolled; as many windows' gradients are held at once.
@@ -74,8 +74,8 @@ class Axis(NamedTuple):
 
     @property
     def cell_windows(self):
-        """The windows that hold an element of positions [0, stride), as a range: counted as if
-        there were windows before the first and after the last."""
+        """The windows that hold one of the positions [0, stride), a cell, as a range: as if there
+        were windows before the first and after the last. Cell i meets those i further on."""
         first = -((self.kernel - 1 - self.pad) // self.stride)
         return range(first, (self.stride - 1 + self.pad) // self.stride + 1)
 
@@ -116,7 +116,8 @@ class PoolGeometry(NamedTuple):
 
     @property
     def cells(self):
-        """Whether backward's kernel for cells takes these windows: few, and few meet a cell."""
+        """Whether backward's kernel for cells takes these windows: they must have few elements, and
+        few of them may meet a cell."""
         cell = self.h.stride * self.w.stride
         return (
             self.kind == "dense"
@@ -182,7 +183,7 @@ def geometry(problem):
 
 
 def tile_for(lanes, tensor):
-    """Of TILES, the one that leaves the fewest of the tensor's lanes idle; of equals the widest."""
+    """The one of TILES that leaves the fewest lanes idle; among equals the one with most lanes."""
     few = pixels_inner(tensor) or tensor.dtype == torch.float64
     tiles = _FOUR_EACH if few else _EIGHT_EACH
     return min(
@@ -194,8 +195,8 @@ def tile_for(lanes, tensor):
 def window(
     p, size, out, kernel, stride, pad, dilation, KIND: tl.constexpr, INDEX: tl.constexpr
 ):  # fmt: skip
-    """Of window p: (its first element's position, its number of elements, taps in the padding
-    before the first). The position lies in the tensor also where the window holds nothing."""
+    """(begin, count, skipped) of window p: its first element's position, its number of elements,
+    its taps in the padding before them. begin lies in the tensor even where count is 0."""
     if KIND == "whole":
         begin = tl.full((1, 1), 0, INDEX)
         count = begin + size
@@ -225,7 +226,7 @@ def extent(
     p, size, out, kernel, stride, pad,
     KIND: tl.constexpr, COUNT_INCLUDE_PAD: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """The axis' factor of an average's divisor."""
+    """Window p's size along the axis, as averages count it: a factor of their divisor."""
     if KIND == "adaptive" or KIND == "whole" or not COUNT_INCLUDE_PAD:
         _, result, _ = window(p, size, out, kernel, stride, pad, 1, KIND, INDEX)
     else:
@@ -238,8 +239,8 @@ def extent(
 def cover(
     position, size, out, kernel, stride, pad, dilation, KIND: tl.constexpr, INDEX: tl.constexpr
 ):  # fmt: skip
-    """(first, count) of the windows that hold a position; with dilation some between the first and
-    the last do not."""
+    """(first, count): the windows from the first to the last that hold a position. With dilation
+    some between these two do not hold it."""
     position = position.to(INDEX)
     if KIND == "whole":
         first = tl.full((1, 1), 0, INDEX)

@@ -15,7 +15,8 @@ from .launch import current_device, kernels, sm_count, unusable_reason, without_
 from .pool2d import TritonPool2d
 
 ALGORITHMS = ("direct", "im2col", "implicit_gemm", "depthwise")
-_WRITTEN = {ConvOp.fprop: 2, ConvOp.dgrad: 0, ConvOp.wgrad: 1}  # of x, w, y
+# Which of the tensors (x, w, y) a pass writes.
+_WRITTEN = {ConvOp.fprop: 2, ConvOp.dgrad: 0, ConvOp.wgrad: 1}
 
 
 class TritonBackend(Conv2dBackend, TritonPool2d, Backend):

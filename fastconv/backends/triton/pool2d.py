@@ -67,7 +67,7 @@ class TritonPool2d(Pool2dBackend):
         self._run(op, problem, x, y, places, run)
 
     def _avg(self, op, problem, x, y, count_include_pad, divisor):
-        mean = count_include_pad, divisor
+        mean = count_include_pad, divisor  # one argument of the kernels' launch functions
         if op == core.PoolOp.avg_bwd:
 
             def run(config, outs):

@@ -26,24 +26,26 @@ namespace emulator {
 
 struct Warp;
 
+// A CUDA thread.
 struct Thread {
   uint3 index{};
   unsigned lane = 0;
   Warp* warp = nullptr;
   void* context = nullptr;  // null: not begun
-  int stack = -1;
+  int stack = -1;           // its number among the Stacks, once the thread has begun
   bool ended = false;
   const char* waits_for = nullptr;  // null: it runs, could run, or has ended
   AsyncCopies copies;
   sanitizers::FiberState sanitizer;
 };
 
+// What __syncthreads() needs to know.
 struct BlockBarrier {
   // Two, in turn: a thread may reach the next barrier before another has left the last.
   struct Phase {
-    int votes;
-    int participants;
-    char sync;  // its address is what ThreadSanitizer orders
+    int votes;         // threads whose predicate was true
+    int participants;  // threads that it has let through
+    char sync;         // its address is what ThreadSanitizer orders
   };
   Phase phases[2] = {};
   unsigned phase = 0;
@@ -64,6 +66,7 @@ class Multiprocessor {
   static Multiprocessor* running() { return running_multiprocessor; }
 
   void begin_grid(const cudaLaunchConfig_t& config, const Call& call, const Options& options);
+  // number is the block's in the grid; with the options' seed it decides the order of its threads.
   void run_block(uint3 index, uint64_t number);
   void end_grid();
 
@@ -91,15 +94,15 @@ class Multiprocessor {
   Options options_;
   Call call_{};
   size_t shared_bytes_ = 0;
-  int thread_count_ = 0;
-  int live_ = 0;
-  uint64_t idle_yields_ = 0;
+  int thread_count_ = 0;      // of a block
+  int live_ = 0;              // those that have not ended
+  uint64_t idle_yields_ = 0;  // since the last progress()
   BlockBarrier barrier_;
   Random random_;
 
   Thread host_;  // the OS thread's own context
   Thread* current_ = &host_;
-  Thread* previous_ = nullptr;
+  Thread* previous_ = nullptr;  // the one that ran before
   std::unique_ptr<Thread[]> threads_;
   std::unique_ptr<Warp[]> warps_;
   ReadyQueue ready_;
