@@ -13,9 +13,9 @@ torch=torch==2.13.0
 step() { printf '\n=== %s (%ss)\n' "$*" "$SECONDS"; }
 
 clean_copies() {
-    step "clean copies of HEAD: one for the tests, one for the packages"
+    step "clean copies of HEAD: for the tests, the packages, the builds that fail"
     mkdir "$TMPDIR"
-    for copy in fastconv packages; do git archive --prefix="$copy/" HEAD | tar -x -C "$work"; done
+    for copy in fastconv packages failing; do git archive --prefix="$copy/" HEAD | tar -x -C "$work"; done
     cd "$work/fastconv"
 }
 
@@ -104,6 +104,7 @@ editable() {
 }
 
 failing_builds() {
+    cd "$work/failing"
     step "the source tree explains itself where it shadows the installed package"
     local message
     message=$(python -c 'import fastconv' 2>&1) && { echo "imported from an uncompiled tree"; exit 1; }
