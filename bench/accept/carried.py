@@ -17,8 +17,8 @@ from pathlib import Path
 
 # The files that a wheel is made of.
 SOURCES = (
-    *("setup.py", "pyproject.toml", "csrc/**/*", "fastconv/**/*.py", "triton_kernels/**/*.py"),
-    "bench/*.*",
+    *("setup.py", "pyproject.toml", "csrc/**/*", "fastconv/**/*.py", "fastconv/*.pyi"),
+    *("triton_kernels/**/*.py", "bench/*.*"),
     *(f"bench/{folder}/*.*" for folder in ("cases", "demo", "measure", "models", "report")),
 )
 ARCHS = "90a"
