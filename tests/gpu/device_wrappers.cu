@@ -14,6 +14,7 @@
 #include "cuda/device/numeric.cuh"
 #include "cuda/device/packed_compare.cuh"
 #include "cuda/device/shared_memory.cuh"
+#include "cuda/device/thread_index.cuh"
 #include "cuda/device/vector.cuh"
 #include "cuda/launch/launch.h"
 

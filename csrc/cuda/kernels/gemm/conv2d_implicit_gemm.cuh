@@ -28,6 +28,7 @@
 #pragma once
 
 #include "cuda/device/cp_async.cuh"
+#include "cuda/device/thread_index.cuh"
 #include "cuda/device/vector.cuh"
 #include "cuda/kernels/gemm/implicit_gemm_params.cuh"
 #include "cuda/kernels/gemm/implicit_gemm_store.cuh"
@@ -49,8 +50,8 @@ struct FilterRows {
 
   __device__ __forceinline__ FilterRows(const ImplicitGemmParams& params, const GemmBlock& block)
       : phase(params.phases[block.phase]) {
-    chunk = static_cast<int>(threadIdx.x) % kSlabChunks;
-    row = static_cast<int>(threadIdx.x) / kSlabChunks;
+    const int thread = recomputed_thread_index();
+    chunk = thread % kSlabChunks, row = thread / kSlabChunks;
     const int64_t column = static_cast<int64_t>(block.group) * params.gemm_n + block.column0 + row;
     first = static_cast<const T*>(params.filters) + phase.filters + column * phase.filter_row;
     // The thread's i-th row exists where i * kRowStep < rows.
@@ -89,8 +90,8 @@ struct VectorGather {
                                              const GemmBlock& block, Storage& storage,
                                              WarpTile<Config>& tile) {
     const GemmPhase& phase = params.phases[block.phase];
-    const int chunk = static_cast<int>(threadIdx.x) % kSlabChunks;
-    const int first_row = static_cast<int>(threadIdx.x) / kSlabChunks;
+    const int thread = recomputed_thread_index();
+    const int chunk = thread % kSlabChunks, first_row = thread / kSlabChunks;
     const T* const source = static_cast<const T*>(params.source.data) +
                             static_cast<int64_t>(block.group) * params.channels.divisor();
     const FilterRows<Config> filters(params, block);
@@ -157,7 +158,7 @@ struct ElementGather {
                                              const GemmBlock& block, Storage& storage,
                                              WarpTile<Config>& tile) {
     const GemmPhase& phase = params.phases[block.phase];
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = recomputed_thread_index();
     const int row = thread % Config::kTileM, first_chunk = thread / Config::kTileM * kChunks;
     const T* const source =
         static_cast<const T*>(params.source.data) +

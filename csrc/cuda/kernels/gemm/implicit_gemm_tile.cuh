@@ -158,7 +158,8 @@ struct WarpTile {
     FragmentsB b;
     if constexpr (kMath == CudaMath::tf32x3) {
       constexpr int kSteps = kGuarded ? 1 : kStepsPerSlab;
-#pragma unroll
+      // Unrolled, the guarded loop, which is rare, would need more registers than there are.
+#pragma unroll 1
       for (int first = 0; first < kStepsPerSlab; first += kSteps) {
         Sums sums = {};
 #pragma unroll
