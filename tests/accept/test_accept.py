@@ -205,10 +205,11 @@ def test_a_step_that_hangs_is_stopped_with_its_children(accept, tmp_path):
 
 
 def test_a_step_that_ends_by_itself_leaves_no_child(accept, tmp_path):
+    child = f"sleep 45.{os.getpid()}"  # unlike that of another run of this test
     with open(tmp_path / "log", "wb") as log:
-        assert accept.clock.run(["sh", "-c", "sleep 45.25 & exit 3"], log, 20) == 3
+        assert accept.clock.run(["sh", "-c", f"{child} & exit 3"], log, 20) == 3
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert "sleep 45.25" not in listing
+    assert child not in listing
 
 
 def use_steps(accept, monkeypatch, steps):
