@@ -1,4 +1,5 @@
-// The index of a thread in its block, for code that runs one main loop twice.
+// The index of a thread in its block, for kernels that may run their main loop twice (tf32x3, where
+// a factor is infinite).
 #pragma once
 
 namespace fastconv::cuda {
