@@ -202,6 +202,9 @@ def run(fault, changed):
             str(ROOT / "tests" / path),
             *options,
         ],
+        # python -m looks for modules in the current directory first, and the root has a fastconv
+        # that is not compiled where the package is installed elsewhere.
+        cwd=ROOT / "tests" / "faults",
         env=env,
         capture_output=True,
         text=True,
