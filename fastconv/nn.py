@@ -24,9 +24,19 @@ class Conv2d(nn.Conv2d, Layer):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not torch.jit.is_scripting():
-            return self._convolve(input, weight, bias)
-        return self._scripted(input, weight, bias)
+        if torch.jit.is_scripting():
+            return self._scripted(input, weight, bias)
+        if self.padding_mode == "zeros":  # without a detour, whose cost would show in small layers
+            return functional.conv2d(
+                input,
+                weight,
+                bias,
+                self.stride,  # type: ignore[arg-type]
+                self.padding,  # type: ignore[arg-type]
+                self.dilation,  # type: ignore[arg-type]
+                self.groups,
+            )
+        return self._convolve(input, weight, bias)
 
     def _scripted(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """torch.nn.Conv2d._conv_forward, which TorchScript cannot call from here."""
@@ -189,8 +199,8 @@ class MaxPool2d(nn.MaxPool2d, Layer):
                 self.stride,
                 self.padding,
                 self.dilation,
-                ceil_mode=self.ceil_mode,
-                return_indices=self.return_indices,
+                self.ceil_mode,
+                self.return_indices,
             )
         return F.max_pool2d(  # type: ignore[call-overload]
             input,

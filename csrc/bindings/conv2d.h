@@ -12,27 +12,29 @@ namespace py = pybind11;
 namespace fastconv {
 namespace {
 
-void run(CpuAlgorithm algorithm, ConvOp op, const CpuConvArgs& args) {
-  if (const std::string reason = unsupported_reason(algorithm, op, args.problem); !reason.empty()) {
+using Conv2dKernel = void (*)(ConvOp, const CpuConvArgs&);
+
+// The kernel that runs a pass of a problem by this algorithm.
+Conv2dKernel conv2d_kernel(CpuAlgorithm algorithm, ConvOp op, const ConvProblem& problem) {
+  if (const std::string reason = unsupported_reason(algorithm, op, problem); !reason.empty()) {
     throw std::invalid_argument(reason);
   }
   // The others cut results into tiles and have none for an empty one.
-  const ConvProblem& problem = args.problem;
   if (algorithm != CpuAlgorithm::reference &&
       (problem.x_elements() == 0 || problem.w_elements() == 0 || problem.y_elements() == 0)) {
     algorithm = CpuAlgorithm::direct;
   }
   switch (algorithm) {
     case CpuAlgorithm::reference:
-      return conv2d_reference(op, args);
+      return conv2d_reference;
     case CpuAlgorithm::direct:
-      return cpu_kernels().conv2d_direct(op, args);
+      return cpu_kernels().conv2d_direct;
     case CpuAlgorithm::implicit_gemm:
-      return cpu_kernels().conv2d_implicit_gemm(op, args);
+      return cpu_kernels().conv2d_implicit_gemm;
     case CpuAlgorithm::depthwise:
-      return cpu_kernels().conv2d_depthwise(op, args);
+      return cpu_kernels().conv2d_depthwise;
     case CpuAlgorithm::planes:
-      return cpu_kernels().conv2d_planes(op, args);
+      return cpu_kernels().conv2d_planes;
   }
   throw std::invalid_argument("unknown CpuAlgorithm " +
                               std::to_string(static_cast<int>(algorithm)));
@@ -77,7 +79,8 @@ inline void bind_conv2d(py::module_& m) {
          const StrideTuple& x_strides, Address w, const StrideTuple& w_strides, Address y,
          const StrideTuple& y_strides, Address bias, Address residual,
          const StrideTuple& residual_strides, Activation activation, int num_threads) {
-        run(algorithm, op,
+        conv2d_kernel(algorithm, op, problem)(
+            op,
             {problem, dtype, view(x, x_strides), view(w, w_strides), view(y, y_strides),
              Epilogue{reinterpret_cast<void*>(bias), view(residual, residual_strides), activation},
              num_threads});

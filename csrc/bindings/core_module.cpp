@@ -3,6 +3,7 @@
 #include "bindings/conv2d.h"
 #include "bindings/plan.h"
 #include "bindings/pool2d.h"
+#include "bindings/prepared/bind_prepared.h"
 #include "bindings/problem.h"
 #include "cpu/runtime/kernels.h"
 
@@ -27,4 +28,5 @@ PYBIND11_MODULE(_core, m) {
   bind_plan(m);
   bind_conv2d(m);
   bind_pool2d(m);
+  bind_prepared(m);
 }

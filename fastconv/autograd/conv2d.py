@@ -44,7 +44,7 @@ def _fprop_setup(ctx, inputs, output):
     x, w, b, residual, ctx.geometry, ctx.activation, ctx.backend = inputs
     if ctx.activation == "none":
         save(ctx, x, w)
-    elif ctx.activation in PIECEWISE_LINEAR:
+    elif epilogue_saves_output(ctx.activation):
         save(ctx, x, w, output)
     else:
         save(ctx, x, w, b, residual)
@@ -58,24 +58,34 @@ def _fprop_saved(ctx):
     return x, w, rest[0] if rest else None
 
 
+def epilogue_saves_output(activation):
+    """Whether the epilogue's backward reads y; without an activation it reads nothing."""
+    return activation in PIECEWISE_LINEAR
+
+
+def fprop_gradients(dy, x, w, saved, needed, geometry, activation, backend):
+    """(dx, dw, db, gradient of the residual), None where `needed` says no or dy is None."""
+    if dy is None:
+        return None, None, None, None
+    need_x, need_w, need_b, need_residual = needed
+    dx = dw = db = None
+    dz = dy
+    if activation != "none":
+        dz, db = epilogue_backward(dy, saved, activation, backend)
+    elif need_b:
+        db = bias_grad(dz, backend)
+    channels_last = suggests_channels_last(x) or suggests_channels_last(w)
+    if need_x:
+        dx = dgrad(dz, w, x.shape, channels_last, geometry, backend)
+    if need_w:
+        dw = wgrad(dz, x, w.shape, channels_last, geometry, backend)
+    return dx, dw, db if need_b else None, dz if need_residual else None
+
+
 def _fprop_backward(ctx, dy):
     x, w, saved = _fprop_saved(ctx)
-    dx = dw = db = dz = None
-    if dy is not None:
-        need_x, need_w, need_b, need_residual = ctx.needs_input_grad[:4]
-        dz = dy
-        if ctx.activation != "none":
-            dz, db = epilogue_backward(dy, saved, ctx.activation, ctx.backend)
-        elif need_b:
-            db = bias_grad(dz, ctx.backend)
-        channels_last = suggests_channels_last(x) or suggests_channels_last(w)
-        if need_x:
-            dx = dgrad(dz, w, x.shape, channels_last, ctx.geometry, ctx.backend)
-        if need_w:
-            dw = wgrad(dz, x, w.shape, channels_last, ctx.geometry, ctx.backend)
-        db = db if need_b else None
-        dz = dz if need_residual else None
-    return dx, dw, db, dz, None, None, None
+    tail = (ctx.geometry, ctx.activation, ctx.backend)
+    return *fprop_gradients(dy, x, w, saved, ctx.needs_input_grad[:4], *tail), None, None, None
 
 
 def _fprop_jvp(ctx, x_t, w_t, b_t, residual_t, *_):

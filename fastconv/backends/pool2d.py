@@ -91,6 +91,10 @@ class Pool2dBackend:
             self._max(core.PoolOp.max_fwd, problem, readable(x), y, places)
         return y, places
 
+    def prepare_max_pool2d(self, x, windows, y, places):
+        """A native call (prepared.py) that computes other y and places like these, or None."""
+        return None
+
     def max_pool2d_bwd(self, dy, places, x_size, channels_last, windows):
         problem = pool_problem(x_size, windows)
         check_operand("dy", dy, problem.out_size(), dy)
@@ -113,6 +117,10 @@ class Pool2dBackend:
         if y.numel() > 0:
             self._avg(core.PoolOp.avg_fwd, problem, readable(x), y, count_include_pad, divisor)
         return y
+
+    def prepare_avg_pool2d(self, x, windows, count_include_pad, divisor, y):
+        """A native call (prepared.py) that computes another y like this one, or None."""
+        return None
 
     def avg_pool2d_bwd(self, dy, x_size, channels_last, windows, count_include_pad, divisor):
         problem = avg_problem(x_size, windows)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ..autograd.conv2d import fprop
 from ..autograd.epilogue import PIECEWISE_LINEAR, activation_forward
+from ..autograd.prepared_conv2d import remember_fprop
 from ..dispatch import is_inference, select
+from ..prepared import CallCache, is_traced
 from . import checks
 from .tracing import traceable
 
@@ -30,7 +32,9 @@ def _by_aten(*args, activation=None, residual=None, **kwargs):
     return y if activation is None else TORCH_ACTIVATIONS[activation](y)
 
 
-@traceable(_by_aten)
+_known = CallCache()
+
+
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -73,6 +77,21 @@ def conv2d(
         ValueError: unknown activation or backend.
         NotImplementedError: the named backend has no kernel for this call.
     """
+    if not is_traced():
+        y = _known(
+            input, weight, bias, stride, padding, dilation, groups, activation, residual, backend
+        )
+        if y is not None:
+            return y
+    arguments = (input, weight, bias, stride, padding, dilation, groups)
+    return _conv2d(*arguments, activation=activation, residual=residual, backend=backend)
+
+
+@traceable("conv2d", _by_aten)
+def _conv2d(
+    input, weight, bias, stride, padding, dilation, groups, *, activation, residual, backend
+):
+    """conv2d where it was not met before."""
     checks.image(input, "conv2d")
     checks.tensor("weight", weight, "conv2d")
     if bias is not None:
@@ -105,7 +124,15 @@ def conv2d(
     y = fprop(x4, w, b, residual4, geometry, epilogue, chosen)
     if activation is not None and not fused:
         y = activation_forward(y, activation, chosen)
-    return y if batched else y.squeeze(0)
+    if not batched:
+        return y.squeeze(0)
+    if x is input and fused and not is_traced():
+        arguments = (
+            *(input, weight, bias, stride, padding, dilation, groups),
+            *(activation, residual, backend),
+        )
+        remember_fprop(_known, arguments, x, w, b, residual, y, geometry, epilogue, chosen)
+    return y
 
 
 def _check_activation(activation):

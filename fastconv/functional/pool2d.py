@@ -6,16 +6,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autograd.pool2d import avg_fwd, max_fwd, max_values
+from ..autograd.prepared_pool2d import remember_avg, remember_max
 from ..backends import BACKENDS
 from ..dispatch import is_inference, leave_to_aten, select
+from ..prepared import CallCache, is_traced
 from . import checks, checks_pool2d
 from .tracing import traceable
 
 # A Tensor, or with return_indices (Tensor, Tensor).
 MaxPooled: TypeAlias = Any
 
+_known_max, _known_adaptive_max = CallCache(), CallCache()
+_known_avg, _known_adaptive_avg = CallCache(), CallCache()
 
-@traceable(F.max_pool2d)
+
 def max_pool2d(
     input: Tensor,
     kernel_size: int | tuple[int, int],
@@ -52,25 +56,30 @@ def max_pool2d(
         TypeError, RuntimeError: as torch.nn.functional.max_pool2d for the same arguments.
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
+    if not is_traced():
+        y = _known_max(
+            input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend
+        )
+        if y is not None:
+            return y
+    arguments = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return _max_pool2d(*arguments, backend=backend)
+
+
+@traceable("max_pool2d", F.max_pool2d)
+def _max_pool2d(
+    input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, *, backend
+):
+    """max_pool2d where it was not met before."""
     x = checks.image(input, "max_pool2d")
     windows = checks_pool2d.windows(
         "max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
     )
-    return _max(
-        "max_pool2d",
-        x,
-        windows,
-        return_indices,
-        backend,
-        windows.kernel_size,
-        windows.stride,
-        windows.padding,
-        windows.dilation,
-        ceil_mode,
-    )
+    arguments = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend)
+    by_aten = (*windows[:4], ceil_mode)
+    return _max("max_pool2d", x, windows, return_indices, backend, by_aten, _known_max, arguments)
 
 
-@traceable(F.adaptive_max_pool2d)
 def adaptive_max_pool2d(
     input: Tensor,
     output_size: int | tuple[int | None, int | None],
@@ -95,24 +104,49 @@ def adaptive_max_pool2d(
         TypeError, RuntimeError, ValueError: as torch.nn.functional.adaptive_max_pool2d.
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
+    if not is_traced():
+        y = _known_adaptive_max(input, output_size, return_indices, backend)
+        if y is not None:
+            return y
+    return _adaptive_max_pool2d(input, output_size, return_indices, backend=backend)
+
+
+@traceable("adaptive_max_pool2d", F.adaptive_max_pool2d)
+def _adaptive_max_pool2d(input, output_size, return_indices, *, backend):
+    """adaptive_max_pool2d where it was not met before."""
     x = checks.image(input, "adaptive_max_pool2d")
     windows = checks_pool2d.adaptive_windows("adaptive_max_pool2d", x, output_size)
     checks_pool2d.adaptive_input("adaptive_max_pool2d", x, channels_may_be_empty=False)
-    return _max("adaptive_max_pool2d", x, windows, return_indices, backend, windows.output_size)
+    return _max(
+        "adaptive_max_pool2d",
+        x,
+        windows,
+        return_indices,
+        backend,
+        (windows.output_size,),
+        _known_adaptive_max,
+        (input, output_size, return_indices, backend),
+    )
 
 
-def _max(operator, x, windows, return_indices, backend, *arguments):
+def _max(operator, x, windows, return_indices, backend, by_aten, cache, arguments):
+    """A max pooling that was checked. by_aten: the arguments of torch's function; arguments: of
+    ours, by which `cache` is to know the call."""
     x4, chosen = _choose(operator, x, windows, backend)
     if chosen is None:
-        return getattr(F, operator)(x, *arguments, return_indices=return_indices)
+        return getattr(F, operator)(x, *by_aten, return_indices=return_indices)
     if not return_indices and is_inference(x4):
-        return _like_input(max_values(x4, windows, chosen), x)
-    offsets = not return_indices and BACKENDS[chosen].saves_offsets(windows)
-    y, indices = max_fwd(x4, windows, offsets, chosen)
-    return (_like_input(y, x), _like_input(indices, x)) if return_indices else _like_input(y, x)
+        y, places = max_values(x4, windows, chosen), None
+    else:
+        offsets = not return_indices and BACKENDS[chosen].saves_offsets(windows)
+        y, places = max_fwd(x4, windows, offsets, chosen)
+    if x4 is x and not is_traced():
+        remember_max(cache, arguments, x, windows, y, places, return_indices, chosen)
+    if not return_indices:
+        return _like_input(y, x)
+    return _like_input(y, x), _like_input(places, x)
 
 
-@traceable(F.avg_pool2d)
 def avg_pool2d(
     input: Tensor,
     kernel_size: int | tuple[int, int],
@@ -159,6 +193,29 @@ def avg_pool2d(
             divisor_override,
             out=out,
         )
+    if not is_traced():
+        y = _known_avg(
+            input,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+            backend,
+        )
+        if y is not None:
+            return y
+    arguments = (input, kernel_size, stride, padding, ceil_mode)
+    options = (count_include_pad, divisor_override)
+    return _avg_pool2d(*arguments, *options, backend=backend)
+
+
+@traceable("avg_pool2d", F.avg_pool2d)
+def _avg_pool2d(
+    input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, *, backend
+):
+    """avg_pool2d where it was not met before."""
     x = checks.image(input, "avg_pool2d")
     windows = checks_pool2d.windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
     checks_pool2d.flag("count_include_pad", count_include_pad, "avg_pool2d")
@@ -167,6 +224,7 @@ def avg_pool2d(
         divisor = checks.integer("divisor_override", divisor_override, "avg_pool2d")
         if divisor == 0:
             raise RuntimeError("avg_pool2d(): divisor must be not zero, got divisor_override=0")
+    options = (ceil_mode, count_include_pad, divisor_override)
     return _avg(
         "avg_pool2d",
         x,
@@ -174,16 +232,12 @@ def avg_pool2d(
         count_include_pad,
         divisor,
         backend,
-        windows.kernel_size,
-        windows.stride,
-        windows.padding,
-        ceil_mode,
-        count_include_pad,
-        divisor_override,
+        (*windows[:3], *options),
+        _known_avg,
+        (input, kernel_size, stride, padding, *options, backend),
     )
 
 
-@traceable(F.adaptive_avg_pool2d)
 def adaptive_avg_pool2d(
     input: Tensor,
     output_size: int | tuple[int | None, int | None],
@@ -205,6 +259,16 @@ def adaptive_avg_pool2d(
         TypeError, RuntimeError, ValueError: as torch.nn.functional.adaptive_avg_pool2d.
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
+    if not is_traced():
+        y = _known_adaptive_avg(input, output_size, backend)
+        if y is not None:
+            return y
+    return _adaptive_avg_pool2d(input, output_size, backend=backend)
+
+
+@traceable("adaptive_avg_pool2d", F.adaptive_avg_pool2d)
+def _adaptive_avg_pool2d(input, output_size, *, backend):
+    """adaptive_avg_pool2d where it was not met before."""
     x = checks.image(input, "adaptive_avg_pool2d")
     windows = checks_pool2d.adaptive_windows("adaptive_avg_pool2d", x, output_size)
     planes = x.dim() in (3, 4) and x.shape[-2] > 0 and x.shape[-1] > 0
@@ -213,14 +277,28 @@ def adaptive_avg_pool2d(
         leave_to_aten("adaptive_avg_pool2d", x, reason, backend)
         return F.adaptive_avg_pool2d(x, 1)
     checks_pool2d.adaptive_input("adaptive_avg_pool2d", x, channels_may_be_empty=True)
-    return _avg("adaptive_avg_pool2d", x, windows, True, 0, backend, windows.output_size)
+    return _avg(
+        "adaptive_avg_pool2d",
+        x,
+        windows,
+        True,
+        0,
+        backend,
+        (windows.output_size,),
+        _known_adaptive_avg,
+        (input, output_size, backend),
+    )
 
 
-def _avg(operator, x, windows, count_include_pad, divisor, backend, *arguments):
+def _avg(operator, x, windows, count_include_pad, divisor, backend, by_aten, cache, arguments):
+    """An average pooling that was checked. by_aten, cache and arguments: as in _max."""
     x4, chosen = _choose(operator, x, windows, backend)
     if chosen is None:
-        return getattr(F, operator)(x, *arguments)
-    return _like_input(avg_fwd(x4, windows, count_include_pad, divisor, chosen), x)
+        return getattr(F, operator)(x, *by_aten)
+    y = avg_fwd(x4, windows, count_include_pad, divisor, chosen)
+    if x4 is x and not is_traced():
+        remember_avg(cache, arguments, x, windows, count_include_pad, divisor, y, chosen)
+    return _like_input(y, x)
 
 
 def _choose(operator, x, windows, backend):

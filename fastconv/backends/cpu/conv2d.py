@@ -9,10 +9,10 @@ import functools
 import torch
 
 from ..._native import core
-from ...problem import DTYPES, ConvOp
+from ...problem import DTYPES, ConvOp, suggests_channels_last
 from ..base import Backend, PassPlan
 from ..conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
-from ..memory import location
+from ..memory import empty, location
 from .pool2d import CpuPool2d
 
 
@@ -66,6 +66,40 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             torch.get_num_threads(),
         )
 
+    def prepare_fprop(self, x, w, b, residual, y, geometry, activation):
+        if y.numel() == 0 or (b is not None and not b.is_contiguous()):
+            return None
+        problem = conv_problem(x.shape, w.shape, geometry)
+        return core.prepare_conv2d(
+            self._plan(ConvOp.fprop, problem).algorithm,
+            problem,
+            DTYPES[x.dtype],
+            x.stride(),
+            w.stride(),
+            y.stride(),
+            b is not None,
+            _strides(residual),
+            ACTIVATIONS[activation],
+        )
+
+    def prepare_fprop_backward(self, dy, x, w, saved, dx, dw, db, geometry, activation):
+        """(a native call, dz) for a backward that computed dx, dw and db, those that are not None:
+        from dy, or from dz where there is an activation, which `saved` was saved for."""
+        problem = conv_problem(x.shape, w.shape, geometry)
+        dz = None if saved is None else empty(dy.shape, dy, suggests_channels_last(saved))
+        call = core.prepare_conv2d_backward(
+            problem,
+            DTYPES[x.dtype],
+            ACTIVATIONS[activation],
+            *map(_strides, (dy, x, w, saved, dz)),
+            db is not None,
+            None if dx is None else self._plan(ConvOp.dgrad, problem).algorithm,
+            _strides(dx),
+            None if dw is None else self._plan(ConvOp.wgrad, problem).algorithm,
+            _strides(dw),
+        )
+        return call, dz
+
     def _epilogue_backward(self, dy, saved, activation, dz, db):
         core.epilogue_backward(
             tuple(dy.shape),
@@ -87,6 +121,10 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             *location(y),
             torch.get_num_threads(),
         )
+
+
+def _strides(tensor):
+    return None if tensor is None else tensor.stride()
 
 
 def _tile(algorithm, dtype):

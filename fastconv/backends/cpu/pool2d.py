@@ -47,3 +47,27 @@ class CpuPool2d(Pool2dBackend):
             divisor,
             torch.get_num_threads(),
         )
+
+    def prepare_max_pool2d(self, x, windows, y, places):
+        problem = pool_problem(x.shape, windows)
+        strides = None if places is None else places.stride()
+        return self._prepare(core.PoolOp.max_fwd, problem, x, y, places=strides)
+
+    def prepare_max_pool2d_backward(self, dy, places, windows, dx):
+        problem = pool_problem(tuple(dx.shape), windows)
+        return self._prepare(core.PoolOp.max_bwd, problem, dx, dy, places=places.stride())
+
+    def prepare_avg_pool2d(self, x, windows, count_include_pad, divisor, y):
+        average = dict(count_include_pad=count_include_pad, divisor=divisor)
+        return self._prepare(core.PoolOp.avg_fwd, pool_problem(x.shape, windows), x, y, **average)
+
+    def prepare_avg_pool2d_backward(self, dy, windows, count_include_pad, divisor, dx):
+        average = dict(count_include_pad=count_include_pad, divisor=divisor)
+        problem = pool_problem(tuple(dx.shape), windows)
+        return self._prepare(core.PoolOp.avg_bwd, problem, dx, dy, **average)
+
+    def _prepare(self, op, problem, x, y, **options):
+        """x and y, or dx and dy."""
+        if self._pool_algorithm == core.PoolAlgorithm.reference or 0 in (x.numel(), y.numel()):
+            return None
+        return core.prepare_pool2d(op, problem, DTYPES[x.dtype], x.stride(), y.stride(), **options)

@@ -1,0 +1,228 @@
+// Prepared calls of the CPU's operators, and the cache that finds them (call_cache.h).
+#pragma once
+
+#include <optional>
+
+#include "bindings/conv2d.h"
+#include "bindings/pool2d.h"
+#include "bindings/prepared/call_cache.h"
+#include "bindings/prepared/prepared_call.h"
+#include "bindings/prepared/torch_python.h"
+
+namespace fastconv {
+namespace {
+
+using OptionalStrides = std::optional<StrideTuple>;
+
+// operands: x, w, the bias and the residual where there are such; results: y.
+class PreparedConv2d final : public PreparedCall {
+ public:
+  PreparedConv2d(CpuAlgorithm algorithm, const ConvProblem& problem, DType dtype,
+                 const StrideTuple& x, const StrideTuple& w, const StrideTuple& y, bool has_bias,
+                 const OptionalStrides& residual, Activation activation)
+      : kernel_(conv2d_kernel(algorithm, ConvOp::fprop, problem)),
+        has_bias_(has_bias),
+        has_residual_(residual.has_value()) {
+    args_.problem = problem;
+    args_.dtype = dtype;
+    args_.x.strides = strides_of(x);
+    args_.w.strides = strides_of(w);
+    args_.y.strides = strides_of(y);
+    if (has_residual_) args_.epilogue.residual.strides = strides_of(*residual);
+    args_.epilogue.activation = activation;
+  }
+
+  void run(void* const* operands, void* const* results, int num_threads) const override {
+    CpuConvArgs args = args_;
+    args.x.data = *operands++;
+    args.w.data = *operands++;
+    if (has_bias_) args.epilogue.bias = *operands++;
+    if (has_residual_) args.epilogue.residual.data = *operands++;
+    args.y.data = results[0];
+    args.num_threads = num_threads;
+    kernel_(ConvOp::fprop, args);
+  }
+
+ private:
+  Conv2dKernel kernel_;
+  CpuConvArgs args_;
+  bool has_bias_, has_residual_;
+};
+
+// operands: dy, x, w, and what the activation's backward reads where there is one;
+// results: dz where there is an activation; then db, dx, dw, those that are wanted.
+class PreparedConv2dBackward final : public PreparedCall {
+ public:
+  PreparedConv2dBackward(const ConvProblem& problem, DType dtype, Activation activation,
+                         const StrideTuple& dy, const StrideTuple& x, const StrideTuple& w,
+                         const OptionalStrides& saved, const OptionalStrides& dz, bool wants_db,
+                         std::optional<CpuAlgorithm> dgrad, const OptionalStrides& dx,
+                         std::optional<CpuAlgorithm> wgrad, const OptionalStrides& dw)
+      : has_activation_(saved.has_value()), wants_db_(wants_db) {
+    epilogue_.N = problem.N;
+    epilogue_.K = problem.K;
+    epilogue_.P = problem.P();
+    epilogue_.Q = problem.Q();
+    epilogue_.dtype = dtype;
+    epilogue_.activation = activation;
+    epilogue_.dy.strides = strides_of(dy);
+    if (has_activation_) {
+      epilogue_.saved.strides = strides_of(*saved);
+      epilogue_.dz.strides = strides_of(dz.value());
+    }
+    dgrad_.problem = wgrad_.problem = problem;
+    dgrad_.dtype = wgrad_.dtype = dtype;
+    dgrad_.y.strides = wgrad_.y.strides = strides_of(has_activation_ ? *dz : dy);
+    dgrad_.w.strides = strides_of(w);
+    wgrad_.x.strides = strides_of(x);
+    if (dgrad) {
+      dgrad_kernel_ = conv2d_kernel(*dgrad, ConvOp::dgrad, problem);
+      dgrad_.x.strides = strides_of(dx.value());
+    }
+    if (wgrad) {
+      wgrad_kernel_ = conv2d_kernel(*wgrad, ConvOp::wgrad, problem);
+      wgrad_.w.strides = strides_of(dw.value());
+    }
+  }
+
+  void run(void* const* operands, void* const* results, int num_threads) const override {
+    void *dz = operands[0], *const x = operands[1], *const w = operands[2];
+    if (has_activation_ || wants_db_) {
+      EpilogueBackwardArgs args = epilogue_;
+      args.dy.data = operands[0];
+      if (has_activation_) {
+        args.saved.data = operands[3];
+        args.dz.data = dz = *results++;
+      }
+      if (wants_db_) args.db = *results++;
+      args.num_threads = num_threads;
+      cpu_kernels().epilogue_backward(args);
+    }
+    if (dgrad_kernel_ != nullptr) {
+      CpuConvArgs args = dgrad_;
+      args.y.data = dz;
+      args.w.data = w;
+      args.x.data = *results++;
+      args.num_threads = num_threads;
+      dgrad_kernel_(ConvOp::dgrad, args);
+    }
+    if (wgrad_kernel_ != nullptr) {
+      CpuConvArgs args = wgrad_;
+      args.y.data = dz;
+      args.x.data = x;
+      args.w.data = *results++;
+      args.num_threads = num_threads;
+      wgrad_kernel_(ConvOp::wgrad, args);
+    }
+  }
+
+ private:
+  bool has_activation_, wants_db_;
+  EpilogueBackwardArgs epilogue_;
+  Conv2dKernel dgrad_kernel_ = nullptr, wgrad_kernel_ = nullptr;
+  CpuConvArgs dgrad_, wgrad_;
+};
+
+// max fwd: x -> y, and the places where they are wanted; max bwd: dy, places -> dx;
+// avg fwd: x -> y; avg bwd: dy -> dx. `x` and `y` are the strides of dx and dy in bwd.
+class PreparedPool2d final : public PreparedCall {
+ public:
+  template <typename Problem>
+  PreparedPool2d(PoolOp op, const Problem& problem, DType dtype, const StrideTuple& x,
+                 const StrideTuple& y, const OptionalStrides& places, bool count_include_pad,
+                 double divisor)
+      : op_(op),
+        is_bwd_(op == PoolOp::max_bwd || op == PoolOp::avg_bwd),
+        has_places_(places.has_value()),
+        windows_(pool_axes(problem), problem.N, problem.C, strides_of(x), count_include_pad,
+                 is_bwd_) {
+    args_.N = problem.N;
+    args_.C = problem.C;
+    args_.h = windows_.h();
+    args_.w = windows_.w();
+    args_.dtype = dtype;
+    args_.x.strides = strides_of(x);
+    args_.y.strides = strides_of(y);
+    if (has_places_) args_.indices.strides = strides_of(*places);
+    args_.divisor = divisor;
+  }
+
+  void run(void* const* operands, void* const* results, int num_threads) const override {
+    CpuPoolArgs args = args_;
+    args.x.data = is_bwd_ ? results[0] : operands[0];
+    args.y.data = is_bwd_ ? operands[0] : results[0];
+    if (has_places_) args.indices.data = is_bwd_ ? operands[1] : results[1];
+    args.num_threads = num_threads;
+    run_vectorised(op_, args);
+  }
+
+ private:
+  PoolOp op_;
+  bool is_bwd_, has_places_;
+  PoolWindows windows_;  // args_ points into it
+  CpuPoolArgs args_;
+};
+
+template <typename Problem>
+void bind_prepared_pool2d(py::module_& m) {
+  using namespace py::literals;
+  m.def(
+      "prepare_pool2d",
+      [](PoolOp op, const Problem& problem, DType dtype, const StrideTuple& x, const StrideTuple& y,
+         const OptionalStrides& places, bool count_include_pad,
+         double divisor) -> std::unique_ptr<PreparedCall> {
+        return std::make_unique<PreparedPool2d>(op, problem, dtype, x, y, places, count_include_pad,
+                                                divisor);
+      },
+      "op"_a, "problem"_a, "dtype"_a, "x"_a, "y"_a, "places"_a = py::none(),
+      "count_include_pad"_a = false, "divisor"_a = 0.0);
+}
+
+}  // namespace
+
+inline void bind_prepared(py::module_& m) {
+  using namespace py::literals;
+  if (!add_call_cache(m.ptr())) throw py::error_already_set();
+  m.def("connect_torch", [](const py::dict& functions) {
+    if (!connect_torch(functions.ptr())) throw py::error_already_set();
+  });
+  py::class_<PreparedCall>(m, "PreparedCall",
+                           "A call that needs nothing but addresses to run again.");
+  m.def(
+      "remember_call",
+      [](const py::object& cache, const py::tuple& arguments, const py::object& prepare) {
+        const auto prepared_call = [](PyObject* call) -> const PreparedCall* {
+          return py::handle(call).cast<const PreparedCall*>();
+        };
+        if (!remember_call(cache.ptr(), arguments.ptr(), prepare.ptr(), prepared_call)) {
+          throw py::error_already_set();
+        }
+      },
+      "cache"_a, "arguments"_a, "prepare"_a);
+  m.def(
+      "prepare_conv2d",
+      [](CpuAlgorithm algorithm, const ConvProblem& problem, DType dtype, const StrideTuple& x,
+         const StrideTuple& w, const StrideTuple& y, bool has_bias, const OptionalStrides& residual,
+         Activation activation) -> std::unique_ptr<PreparedCall> {
+        return std::make_unique<PreparedConv2d>(algorithm, problem, dtype, x, w, y, has_bias,
+                                                residual, activation);
+      },
+      "algorithm"_a, "problem"_a, "dtype"_a, "x"_a, "w"_a, "y"_a, "has_bias"_a, "residual"_a,
+      "activation"_a);
+  m.def(
+      "prepare_conv2d_backward",
+      [](const ConvProblem& problem, DType dtype, Activation activation, const StrideTuple& dy,
+         const StrideTuple& x, const StrideTuple& w, const OptionalStrides& saved,
+         const OptionalStrides& dz, bool wants_db, std::optional<CpuAlgorithm> dgrad,
+         const OptionalStrides& dx, std::optional<CpuAlgorithm> wgrad,
+         const OptionalStrides& dw) -> std::unique_ptr<PreparedCall> {
+        return std::make_unique<PreparedConv2dBackward>(problem, dtype, activation, dy, x, w, saved,
+                                                        dz, wants_db, dgrad, dx, wgrad, dw);
+      },
+      "problem"_a, "dtype"_a, "activation"_a, "dy"_a, "x"_a, "w"_a, "saved"_a, "dz"_a, "wants_db"_a,
+      "dgrad"_a, "dx"_a, "wgrad"_a, "dw"_a);
+  bind_prepared_pool2d<PoolProblem>(m);
+  bind_prepared_pool2d<AdaptivePoolProblem>(m);
+}
+
+}  // namespace fastconv

@@ -1,0 +1,94 @@
+// torch as Python shows it: tensors and the states of the process are read through Python's C API,
+// by functions that Python hands over once. No header and no library of torch takes part.
+#pragma once
+
+#include <Python.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace fastconv {
+
+// Releases a reference at the end of its scope.
+class Reference {
+ public:
+  explicit Reference(PyObject* object = nullptr) : object_(object) {}
+  Reference(Reference&& other) noexcept : object_(other.release()) {}
+  Reference& operator=(Reference&& other) noexcept {
+    PyObject* const before = object_;
+    object_ = other.release();
+    Py_XDECREF(before);
+    return *this;
+  }
+  ~Reference() { Py_XDECREF(object_); }
+
+  static Reference to(PyObject* object) { return Reference(Py_NewRef(object)); }
+  PyObject* get() const { return object_; }
+  PyObject* release() {
+    PyObject* const object = object_;
+    object_ = nullptr;
+    return object;
+  }
+  explicit operator bool() const { return object_ != nullptr; }
+
+ private:
+  PyObject* object_;
+};
+
+// What prepared calls use of torch; filled in by connect_torch, which fastconv/prepared.py calls.
+struct TorchPython {
+  PyTypeObject* tensor = nullptr;     // torch.Tensor
+  PyTypeObject* parameter = nullptr;  // torch.nn.Parameter
+  PyObject* empty_strided = nullptr;  // (size, strides, dtype) -> a tensor on the CPU
+  PyObject* grad_mode = nullptr;      // () -> bool
+  PyObject* num_threads = nullptr;    // () -> int
+  PyObject* forward_ad = nullptr;     // the module whose _current_level is -1 without forward AD
+  PyObject* dispatch = nullptr;       // fastconv.dispatch.state
+  // Each returns something true while calls mean more than computing: a mode, a transform, a tracer
+  // or a profiler is active.
+  std::vector<PyObject*> active;
+
+  bool is_tensor(PyObject* object) const {
+    return Py_TYPE(object) == tensor || Py_TYPE(object) == parameter;
+  }
+};
+
+extern TorchPython torch_python;
+
+// Keeps what the dictionary holds under the names of TorchPython's members. False with an error set
+// where one is missing.
+bool connect_torch(PyObject* functions);
+
+// Whether a call with plain tensors now only computes. False without an error set where not, and
+// where torch does not tell.
+bool torch_is_plain();
+
+// Whether torch records derivatives.
+bool grad_mode();
+
+int num_threads();
+
+// A dense or strided tensor of at most four dimensions, in memory that the CPU reads as it is.
+struct TensorFacts {
+  static constexpr int kMostDimensions = 4;
+  int dimensions = 0;
+  int64_t sizes[kMostDimensions], strides[kMostDimensions];
+  PyObject* dtype = nullptr;  // lives as long as torch
+  bool requires_grad = false;
+  void* address = nullptr;
+  int64_t offset = 0;         // of the first element in the storage, in elements
+  int64_t storage_bytes = 0;  // storages can be resized under their tensors
+
+  // Bytes from the first element's to the end of the last one's; 0 for an empty tensor.
+  int64_t extent(int64_t element_size) const;
+};
+
+// False, without an error set, for any other tensor: on another device, of another layout, negated
+// lazily or without memory of its own.
+bool read_tensor(PyObject* tensor, TensorFacts* facts);
+
+// Of a tensor that was just allocated. Null, or 0, with an error set on failure.
+void* address(PyObject* tensor);
+int64_t element_size(PyObject* tensor);
+
+}  // namespace fastconv

@@ -1,0 +1,99 @@
+"""The derivative of a convolution that was met before: one autograd.Function, whose backward is one
+native call. Where that does not know dy, or somebody differentiates backward, the formulas of
+autograd/conv2d.py take over."""
+
+from functools import partial
+
+import torch
+
+from ..backends import BACKENDS
+from ..prepared import CallCache, remember
+from .conv2d import epilogue_saves_output, fprop_gradients
+
+# Where fastconv.conv2d's tensors are among the arguments of conv2d_fprop.apply.
+_X, _W, _B, _RESIDUAL = 1, 2, 3, 9
+_ARGUMENTS = 12
+
+
+class _Call:
+    """What backward has to know of a call."""
+
+    __slots__ = ("activation", "backend", "backward", "geometry")
+
+    def __init__(self, geometry, activation, backend):
+        self.geometry, self.activation, self.backend = geometry, activation, backend
+        self.backward = CallCache()
+
+
+def remember_fprop(cache, arguments, x, w, b, residual, y, geometry, activation, backend):
+    """From now on `cache` knows fastconv.conv2d(*arguments), which computed y, if it is a call that
+    a cache can know (prepared.py)."""
+
+    def prepare():
+        call = BACKENDS[backend].prepare_fprop(x, w, b, residual, y, geometry, activation)
+        if call is None:
+            return None
+        differentiate = None
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            differentiate = partial(
+                conv2d_fprop.apply_directly, _Call(geometry, activation, backend)
+            )
+        return call, (y,), None, differentiate
+
+    tensors = (x, w, b, residual)
+    remember(cache, arguments, prepare)
+
+
+class conv2d_fprop(torch.autograd.Function):  # grad_fn shows this name
+    @staticmethod
+    def forward(
+        ctx, call, x, w, b, stride, padding, dilation, groups, activation, residual, backend,
+        computed,
+    ):  # fmt: skip
+        (y,) = computed
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        if epilogue_saves_output(call.activation):
+            ctx.save_for_backward(x, w, y)
+        else:
+            ctx.save_for_backward(x, w)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        call, needs = ctx.call, ctx.needs_input_grad
+        x, w, *saved = ctx.saved_tensors
+        saved = saved[0] if saved else None
+        arguments = (dy, x, w, saved, needs)
+        grads = call.backward(*arguments)
+        if grads is not None:
+            return grads
+        needed = needs[_X], needs[_W], needs[_B], needs[_RESIDUAL]
+        tail = (call.geometry, call.activation, call.backend)
+        found = fprop_gradients(dy, x, w, saved, needed, *tail)
+
+        def prepare():
+            dx, dw, db, _ = found
+            backend = BACKENDS[call.backend]
+            native, dz = backend.prepare_fprop_backward(dy, x, w, saved, dx, dw, db, *tail[:2])
+            results = [tensor for tensor in (dz, db, dx, dw) if tensor is not None]
+            numbers = {id(tensor): number for number, tensor in enumerate(results)}
+            returned = [None] * _ARGUMENTS
+            for place, tensor in ((_X, dx), (_W, dw), (_B, db)):
+                returned[place] = numbers.get(id(tensor))
+            if needed[3]:
+                if dz is None:
+                    return None  # the residual's gradient is dy itself
+                returned[_RESIDUAL] = numbers[id(dz)]
+            return native, tuple(results), tuple(returned), None
+
+        if dy is not None and not torch.is_grad_enabled():
+            remember(call.backward, arguments, prepare)
+        grads = [None] * _ARGUMENTS
+        for place, grad in zip((_X, _W, _B, _RESIDUAL), found):
+            grads[place] = grad
+        return tuple(grads)
+
+
+# Function.apply looks at the signature and unwraps dead wrappers; a cache's arguments need neither.
+conv2d_fprop.apply_directly = super(torch.autograd.Function, conv2d_fprop).apply

@@ -1,0 +1,127 @@
+"""The derivatives of poolings that were met before: autograd.Functions whose backward is one native
+call. Where that does not know dy, or somebody differentiates backward, the formulas of
+autograd/pool2d.py take over."""
+
+from functools import partial
+
+import torch
+
+from ..backends import BACKENDS
+from ..prepared import CallCache, remember
+from ..problem import suggests_channels_last
+from .pool2d import avg_bwd, max_bwd
+
+
+class _Call:
+    """What backward has to know of a call: x's size and memory format, and the pooling."""
+
+    __slots__ = ("backend", "backward", "channels_last", "pooling", "x_size")
+
+    def __init__(self, x, pooling, backend):
+        self.x_size, self.channels_last = x.shape, suggests_channels_last(x)
+        self.pooling, self.backend = pooling, backend
+        self.backward = CallCache()
+
+
+def _is_differentiated(x):
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def remember_max(cache, arguments, x, windows, y, places, returns_places, backend):
+    """From now on `cache` knows a max pooling of these arguments, which computed y and places (None
+    where it needs none), if it is a call that a cache can know (prepared.py)."""
+
+    def prepare():
+        call = BACKENDS[backend].prepare_max_pool2d(x, windows, y, places)
+        if call is None:
+            return None
+        differentiate = None
+        if _is_differentiated(x):
+            function = pool2d_max_with_indices if returns_places else pool2d_max
+            differentiate = partial(function.apply_directly, _Call(x, (windows,), backend))
+        return call, (y,) if places is None else (y, places), None, differentiate
+
+    remember(cache, arguments, prepare)
+
+
+def remember_avg(cache, arguments, x, windows, count_include_pad, divisor, y, backend):
+    """As remember_max, for an average pooling."""
+    pooling = (windows, count_include_pad, divisor)
+
+    def prepare():
+        call = BACKENDS[backend].prepare_avg_pool2d(x, *pooling, y)
+        if call is None:
+            return None
+        differentiate = None
+        if _is_differentiated(x):
+            differentiate = partial(pool2d_avg.apply_directly, _Call(x, pooling, backend))
+        return call, (y,), None, differentiate
+
+    remember(cache, arguments, prepare)
+
+
+class pool2d_max(torch.autograd.Function):  # grad_fn shows these names
+    @staticmethod
+    def forward(ctx, call, x, *rest):
+        y, places = rest[-1]
+        ctx.call, ctx.inputs = call, len(rest) + 2
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(places)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy, *_):
+        call = ctx.call
+        (places,) = ctx.saved_tensors
+        dx = call.backward(dy, places)
+        if dx is None and dy is not None:
+            (windows,) = call.pooling
+            dx = max_bwd(dy, places, call.x_size, call.channels_last, windows, call.backend)
+
+            def prepare():
+                backend = BACKENDS[call.backend]
+                native = backend.prepare_max_pool2d_backward(dy, places, windows, dx)
+                return native, (dx,), None, None
+
+            if not torch.is_grad_enabled():
+                remember(call.backward, (dy, places), prepare)
+        return (None, dx, *[None] * (ctx.inputs - 2))
+
+
+class pool2d_max_with_indices(pool2d_max):
+    @staticmethod
+    def forward(ctx, call, x, *rest):
+        pool2d_max.forward(ctx, call, x, *rest)
+        y, places = rest[-1]
+        ctx.mark_non_differentiable(places)
+        return y, places
+
+
+class pool2d_avg(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call, x, *rest):
+        (y,) = rest[-1]
+        ctx.call, ctx.inputs = call, len(rest) + 2
+        ctx.set_materialize_grads(False)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        call = ctx.call
+        dx = call.backward(dy)
+        if dx is None and dy is not None:
+            dx = avg_bwd(dy, call.x_size, call.channels_last, *call.pooling, call.backend)
+
+            def prepare():
+                backend = BACKENDS[call.backend]
+                native = backend.prepare_avg_pool2d_backward(dy, *call.pooling, dx)
+                return native, (dx,), None, None
+
+            if not torch.is_grad_enabled():
+                remember(call.backward, (dy,), prepare)
+        return (None, dx, *[None] * (ctx.inputs - 2))
+
+
+# Function.apply looks at the signature and unwraps dead wrappers; a cache's arguments need neither.
+for _function in (pool2d_max, pool2d_max_with_indices, pool2d_avg):
+    _function.apply_directly = super(torch.autograd.Function, _function).apply
