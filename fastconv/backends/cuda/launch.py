@@ -16,9 +16,15 @@ def launch(function, like, *args):
     if DEVICE == "cpu":
         return function(*args, 0)
     index = like.device.index
+    if index == torch._C._cuda_getDevice():
+        return _launch(function, index, args)
     with torch.cuda.device(index):
-        cuda.set_device(index)  # the module has a CUDA runtime, and so a current device, of its own
-        return function(*args, torch._C._cuda_getCurrentRawStream(index))
+        return _launch(function, index, args)
+
+
+def _launch(function, index, args):
+    cuda.set_device(index)  # the module has a CUDA runtime, and so a current device, of its own
+    return function(*args, torch._C._cuda_getCurrentRawStream(index))
 
 
 def workspace(size, like):
