@@ -21,23 +21,24 @@ def _empty_strided(size, strides, dtype):
     return torch.empty_strided(size, strides, dtype=dtype, device="cpu")
 
 
-core.connect_torch(
-    {
-        "tensor": torch.Tensor,
-        "parameter": torch.nn.Parameter,
-        # The compiler's own allocation of outputs takes half the time.
-        "empty_strided": getattr(torch._C._dynamo.guards, "_empty_strided_cpu", _empty_strided),
-        "grad_mode": torch.is_grad_enabled,
-        "num_threads": torch.get_num_threads,
-        "forward_ad": torch.autograd.forward_ad,
-        "dispatch": state,
-        "active": (
-            torch._C._len_torch_dispatch_stack,
-            torch._C._len_torch_function_stack,
-            torch._C._are_functorch_transforms_active,
-            torch._C._get_tracing_state,
-            torch._C._is_any_autocast_enabled,
-            torch._C._autograd._profiler_enabled,
-        ),
-    }
-)
+TORCH = {
+    "tensor": torch.Tensor,
+    "parameter": torch.nn.Parameter,
+    # The compiler's own allocation of outputs takes half the time.
+    "empty_strided": getattr(torch._C._dynamo.guards, "_empty_strided_cpu", _empty_strided),
+    # The C table of DLPack's exchange, which torch has from 2.10 on.
+    "exchange": getattr(torch.Tensor, "__dlpack_c_exchange_api__", None),
+    "grad_mode": torch.is_grad_enabled,
+    "num_threads": torch.get_num_threads,
+    "forward_ad": torch.autograd.forward_ad,
+    "dispatch": state,
+    "active": (
+        torch._C._len_torch_dispatch_stack,
+        torch._C._len_torch_function_stack,
+        torch._C._are_functorch_transforms_active,
+        torch._C._get_tracing_state,
+        torch._C._is_any_autocast_enabled,
+        torch._C._autograd._profiler_enabled,
+    ),
+}
+core.connect_torch(TORCH)

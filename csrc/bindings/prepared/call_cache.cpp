@@ -102,8 +102,7 @@ class Arguments {
     TensorFacts& facts = operands_[operand_count_];
     if (!read_tensor(tensor, &facts)) return false;
     ++operand_count_;
-    bool fits = add(Kind::tensor, facts.dimensions) &&
-                add(Kind::tensor, static_cast<int64_t>(reinterpret_cast<uintptr_t>(facts.dtype)));
+    bool fits = add(Kind::tensor, facts.dimensions) && add(Kind::tensor, facts.dtype);
     for (int i = 0; fits && i < facts.dimensions; ++i) {
       fits = count_ + 2 <= kMostWords;
       if (!fits) break;
@@ -130,8 +129,7 @@ struct KnownCall {
   std::vector<int64_t> words;
   std::vector<Reference> strings;
   std::vector<int64_t> extents;  // bytes of each operand
-  std::vector<int64_t> element_sizes;
-  Reference owner;  // of `call`
+  Reference owner;               // of `call`
   const PreparedCall* call = nullptr;
   std::vector<ResultTensor> results;
   std::vector<int> returned;  // numbers of results, kAbsent for None; empty: just the results
@@ -151,23 +149,15 @@ struct KnownCall {
     return true;
   }
 
-  // Both are false with an error set on failure.
-  bool keep(const Arguments& read, PyObject* arguments) {
+  void keep(const Arguments& read) {
     words.assign(read.words(), read.words() + read.word_count());
     for (int i = 0; i < read.string_count(); ++i) {
       strings.push_back(Reference::to(read.strings()[i]));
     }
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arguments); ++i) {
-      PyObject* const argument = PyTuple_GET_ITEM(arguments, i);
-      if (!torch_python.is_tensor(argument)) continue;
-      const int64_t size = element_size(argument);
-      if (size == 0) return false;
-      extents.push_back(read.operand(static_cast<int>(extents.size())).extent(size));
-      element_sizes.push_back(size);
-    }
-    return true;
+    for (int i = 0; i < read.operand_count(); ++i) extents.push_back(read.operand(i).extent());
   }
 
+  // False with an error set on failure.
   bool keep_results(PyObject* tensors, PyObject* numbers) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tensors); ++i) {
       PyObject* const tensor = PyTuple_GET_ITEM(tensors, i);
@@ -189,7 +179,7 @@ struct KnownCall {
   bool storages_hold(const Arguments& arguments) const {
     for (size_t i = 0; i < extents.size(); ++i) {
       const TensorFacts& operand = arguments.operand(static_cast<int>(i));
-      if (operand.offset * element_sizes[i] + extents[i] > operand.storage_bytes) return false;
+      if (operand.offset * operand.element_size + extents[i] > operand.storage_bytes) return false;
     }
     return true;
   }
@@ -384,10 +374,8 @@ bool remember_call(PyObject* cache, PyObject* arguments, PyObject* prepare,
   const auto known = std::make_shared<KnownCall>();
   known->call = prepared_call(owner);
   known->owner = Reference::to(owner);
-  if (known->call == nullptr || !known->keep(read, arguments) ||
-      !known->keep_results(results, returned)) {
-    return false;
-  }
+  if (known->call == nullptr || !known->keep_results(results, returned)) return false;
+  known->keep(read);
   if (differentiate != Py_None) known->differentiate = Reference::to(differentiate);
   calls.insert(read, known);
   return true;

@@ -66,35 +66,58 @@ bool read_sizes(PyObject* tuple, int64_t* result, int* count) {
   return true;
 }
 
-bool try_read_tensor(PyObject* tensor, TensorFacts* facts) {
+// Sizes, strides, dtype and address by one call of torch's.
+bool exchange(PyObject* tensor, TensorFacts* facts) {
+  constexpr int kCpu = 1;  // DLPack's number
+  ExchangedTensor seen;
+  if (torch_python.exchange(tensor, &seen) != 0 || seen.device_type != kCpu ||
+      seen.dimensions > TensorFacts::kMostDimensions) {
+    return false;
+  }
+  facts->dimensions = seen.dimensions;
+  for (int i = 0; i < seen.dimensions; ++i) {
+    facts->sizes[i] = seen.sizes[i];
+    facts->strides[i] = seen.strides[i];
+  }
+  facts->dtype = seen.dtype_code << 24 | seen.dtype_bits << 16 | seen.dtype_lanes;
+  facts->element_size = seen.dtype_bits * seen.dtype_lanes / 8;
+  facts->address = static_cast<char*>(seen.data) + seen.byte_offset;
+  // A tensor of lazy zeros has no memory.
+  return seen.data != nullptr;
+}
+
+// The same by the attributes of the Python object.
+bool ask(PyObject* tensor, TensorFacts* facts) {
   const Names& n = names();
-  if (!attribute_is(tensor, n.is_cpu, Py_True)) return false;
   int stride_count = 0;
-  if (!read_sizes(Reference(PyObject_GetAttr(tensor, n.shape)).get(), facts->sizes,
+  int64_t address = 0;
+  if (!attribute_is(tensor, n.is_cpu, Py_True) ||
+      !read_sizes(Reference(PyObject_GetAttr(tensor, n.shape)).get(), facts->sizes,
                   &facts->dimensions) ||
       !read_sizes(Reference(PyObject_CallMethodNoArgs(tensor, n.stride)).get(), facts->strides,
                   &stride_count) ||
-      stride_count != facts->dimensions) {
-    return false;
-  }
-  if (!method_is(tensor, n.is_neg, Py_False) || !method_is(tensor, n.is_zerotensor, Py_False)) {
-    return false;
-  }
-  const Reference dtype(PyObject_GetAttr(tensor, n.dtype));
-  facts->dtype = dtype.get();
-  const Reference requires_grad(PyObject_GetAttr(tensor, n.requires_grad));
-  facts->requires_grad = requires_grad.get() == Py_True;
-  // A sparse tensor, a wrapper and the like have no storage, and raise.
-  const Reference storage(PyObject_CallMethodNoArgs(tensor, n.untyped_storage));
-  int64_t address = 0;
-  if (!dtype || !requires_grad || !storage ||
-      !read_method(storage.get(), n.nbytes, &facts->storage_bytes) ||
-      !read_method(tensor, n.storage_offset, &facts->offset) ||
+      stride_count != facts->dimensions ||
+      !read_method(tensor, n.element_size, &facts->element_size) ||
       !read_method(tensor, n.data_ptr, &address)) {
     return false;
   }
+  const Reference dtype(PyObject_GetAttr(tensor, n.dtype));  // torch keeps it alive
+  facts->dtype = static_cast<int64_t>(reinterpret_cast<uintptr_t>(dtype.get()));
   facts->address = reinterpret_cast<void*>(address);
-  return true;
+  return dtype && method_is(tensor, n.is_zerotensor, Py_False);
+}
+
+bool try_read_tensor(PyObject* tensor, TensorFacts* facts) {
+  const Names& n = names();
+  // A sparse tensor, a wrapper and the like have no strides or no storage, and raise.
+  const bool is_read =
+      torch_python.exchange != nullptr ? exchange(tensor, facts) : ask(tensor, facts);
+  if (!is_read || !method_is(tensor, n.is_neg, Py_False)) return false;
+  const Reference requires_grad(PyObject_GetAttr(tensor, n.requires_grad));
+  facts->requires_grad = requires_grad.get() == Py_True;
+  const Reference storage(PyObject_CallMethodNoArgs(tensor, n.untyped_storage));
+  return requires_grad && storage && read_method(storage.get(), n.nbytes, &facts->storage_bytes) &&
+         read_method(tensor, n.storage_offset, &facts->offset);
 }
 
 bool try_torch_is_plain() {
@@ -116,6 +139,26 @@ bool try_torch_is_plain() {
 
 }  // namespace
 
+namespace {
+
+// The table behind torch.Tensor.__dlpack_c_exchange_api__.
+struct ExchangeTable {
+  uint32_t major, minor;
+  void* older_table;
+  void *allocate, *from_python, *to_python;
+  ReadTensor read;
+};
+
+// The reader of a capsule with that table; null for None, and for a table of another layout.
+ReadTensor reader_of(PyObject* capsule) {
+  if (!PyCapsule_IsValid(capsule, "dlpack_exchange_api")) return nullptr;
+  const auto* const table =
+      static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  return table->major == 1 ? table->read : nullptr;
+}
+
+}  // namespace
+
 bool connect_torch(PyObject* functions) {
   TorchPython& torch = torch_python;
   const auto find = [&](const char* name) {
@@ -130,10 +173,11 @@ bool connect_torch(PyObject* functions) {
   torch.num_threads = find("num_threads");
   torch.forward_ad = find("forward_ad");
   torch.dispatch = find("dispatch");
-  const Reference active(find("active"));
+  const Reference active(find("active")), capsule(find("exchange"));
   if (PyErr_Occurred() != nullptr) return false;
   const Reference items(PySequence_Fast(active.get(), "connect_torch: active is a sequence"));
   if (!items) return false;
+  torch.exchange = reader_of(capsule.get());
   torch.active.clear();
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(items.get()); ++i) {
     torch.active.push_back(Py_NewRef(PySequence_Fast_GET_ITEM(items.get(), i)));
@@ -160,7 +204,7 @@ int num_threads() {
   return static_cast<int>(result);
 }
 
-int64_t TensorFacts::extent(int64_t element_size) const {
+int64_t TensorFacts::extent() const {
   int64_t last = 0;
   for (int i = 0; i < dimensions; ++i) {
     if (sizes[i] == 0) return 0;
@@ -176,14 +220,13 @@ bool read_tensor(PyObject* tensor, TensorFacts* facts) {
 }
 
 void* address(PyObject* tensor) {
+  ExchangedTensor seen;
+  if (torch_python.exchange != nullptr) {
+    return torch_python.exchange(tensor, &seen) == 0 ? seen.data : nullptr;
+  }
   int64_t result = 0;
   if (!read_method(tensor, names().data_ptr, &result)) return nullptr;
   return reinterpret_cast<void*>(result);
-}
-
-int64_t element_size(PyObject* tensor) {
-  int64_t result = 0;
-  return read_method(tensor, names().element_size, &result) ? result : 0;
 }
 
 }  // namespace fastconv

@@ -35,6 +35,20 @@ class Reference {
   PyObject* object_;
 };
 
+// What tensors of every library say of themselves to native code, as the DLPack specification (1.3,
+// "C Exchange API") lays it out.
+struct ExchangedTensor {
+  void* data;
+  int32_t device_type, device_index;
+  int32_t dimensions;
+  uint8_t dtype_code, dtype_bits;
+  uint16_t dtype_lanes;
+  const int64_t *sizes, *strides;  // the tensor's own
+  uint64_t byte_offset;
+};
+// 0, or -1 with an error set.
+using ReadTensor = int (*)(void* tensor, ExchangedTensor* result);
+
 // What prepared calls use of torch; filled in by connect_torch, which fastconv/prepared.py calls.
 struct TorchPython {
   PyTypeObject* tensor = nullptr;     // torch.Tensor
@@ -47,6 +61,8 @@ struct TorchPython {
   // Each returns something true while calls mean more than computing: a mode, a transform, a tracer
   // or a profiler is active.
   std::vector<PyObject*> active;
+  // From torch 2.10 on tensors tell most about themselves in one call; else null.
+  ReadTensor exchange = nullptr;
 
   bool is_tensor(PyObject* object) const {
     return Py_TYPE(object) == tensor || Py_TYPE(object) == parameter;
@@ -73,22 +89,22 @@ struct TensorFacts {
   static constexpr int kMostDimensions = 4;
   int dimensions = 0;
   int64_t sizes[kMostDimensions], strides[kMostDimensions];
-  PyObject* dtype = nullptr;  // lives as long as torch
+  int64_t dtype = 0;         // another number for each dtype, the same as long as the process runs
+  int64_t element_size = 0;  // in bytes
   bool requires_grad = false;
   void* address = nullptr;
   int64_t offset = 0;         // of the first element in the storage, in elements
   int64_t storage_bytes = 0;  // storages can be resized under their tensors
 
   // Bytes from the first element's to the end of the last one's; 0 for an empty tensor.
-  int64_t extent(int64_t element_size) const;
+  int64_t extent() const;
 };
 
 // False, without an error set, for any other tensor: on another device, of another layout, negated
 // lazily or without memory of its own.
 bool read_tensor(PyObject* tensor, TensorFacts* facts);
 
-// Of a tensor that was just allocated. Null, or 0, with an error set on failure.
+// Of a tensor that was just allocated. Null with an error set on failure.
 void* address(PyObject* tensor);
-int64_t element_size(PyObject* tensor);
 
 }  // namespace fastconv
