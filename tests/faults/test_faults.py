@@ -148,14 +148,14 @@ FAULTS = [
     ),
     Fault(
         "a short ln 2",
-        "cpu/vectors/activation_vectors.h",
+        "cpu/vectors/exp_vectors.h",
         " - k * kLn2Low;",
         ";",
         "conv2d/test_activation_vectors.py::test_against_more_digits -k silu",
     ),
     Fault(
         "an exp that overflows before its quotient",
-        "cpu/vectors/activation_vectors.h",
+        "cpu/vectors/exp_vectors.h",
         "shifted < most ? shifted : most",
         "shifted",
         "conv2d/test_activation_vectors.py::test_against_more_digits -k silu",

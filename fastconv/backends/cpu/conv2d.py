@@ -9,9 +9,10 @@ import functools
 import torch
 
 from ..._native import core
+from ...activations import native
 from ...problem import DTYPES, ConvOp
 from ..base import Backend, PassPlan
-from ..conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
+from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from ..memory import location
 from .pool2d import CpuPool2d
 
@@ -62,15 +63,16 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             *location(y),
             0 if bias is None else bias.data_ptr(),
             *location(residual),
-            ACTIVATIONS[activation],
+            native(activation),
             torch.get_num_threads(),
         )
 
     def _epilogue_backward(self, dy, saved, activation, dz, db):
         core.epilogue_backward(
+            self.algorithm == core.CpuAlgorithm.reference,
             tuple(dy.shape),
             DTYPES[dy.dtype],
-            ACTIVATIONS[activation],
+            native(activation),
             *location(dy),
             *location(saved),
             *location(dz),
@@ -80,9 +82,10 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
 
     def _activate(self, z, activation, y):
         core.activation_forward(
+            self.algorithm == core.CpuAlgorithm.reference,
             tuple(z.shape),
             DTYPES[z.dtype],
-            ACTIVATIONS[activation],
+            native(activation),
             *location(z),
             *location(y),
             torch.get_num_threads(),
