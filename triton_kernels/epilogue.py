@@ -119,8 +119,8 @@ def activation_gradient(dy, z, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr
         s = sigmoid(z)
         dy *= s * (1.0 - s)
     elif ACTIVATION == "tanh":
-        t = tanh(z)
-        dy *= 1.0 - t * t
+        e = tl.exp(-2.0 * tl.abs(z))  # 1 - tanh(z)^2 without the difference
+        dy *= 4.0 * e / ((1.0 + e) * (1.0 + e))
     elif ACTIVATION == "hardsigmoid":
         dy = tl.where((z > -3) & (z < 3), dy * (1.0 / 6.0), 0.0)
     else:

@@ -102,8 +102,9 @@ FASTCONV_LOCAL A activation_gradient(A dy, A z, Activation activation) {
       return dy * (s * (A(1) - s));
     }
     case ActivationKind::tanh: {
-      const A t = hyperbolic_tangent(z);
-      return dy * (A(1) - t * t);
+      // 1 - tanh(z)^2 without the difference.
+      const A e = exponential(A(2) * (z < A(0) ? z : -z));
+      return dy * (A(4) * e / ((A(1) + e) * (A(1) + e)));
     }
     case ActivationKind::hardsigmoid:
       return z > A(-3) && z < A(3) ? dy * (A(1) / A(6)) : A(0);

@@ -8,7 +8,10 @@
 
 namespace fastconv::reference {
 
-inline double sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
+inline double sigmoid(double z) {
+  const double e = std::exp(-std::fabs(z));  // cannot overflow
+  return (z < 0 ? e : 1) / (1 + e);
+}
 inline double tanh_softplus(double z) { return std::tanh(std::log1p(std::exp(z))); }
 
 // A NaN stays one.
@@ -22,11 +25,11 @@ inline double activate(double z, Activation activation) {
     case ActivationKind::relu6:
       return z < 0 ? 0 : z > 6 ? 6 : z;
     case ActivationKind::silu:
-      return z / (1 + std::exp(-z));
+      return z * sigmoid(z);
     case ActivationKind::gelu:
       return z / 2 * std::erfc(-z / std::sqrt(2.0));
     case ActivationKind::hardswish:
-      return z * activate(z + 3, {ActivationKind::relu6}) / 6;
+      return z * (activate(z + 3, {ActivationKind::relu6}) / 6);
     case ActivationKind::leaky_relu:
       return z > 0 ? z : parameter * z;
     case ActivationKind::elu:
@@ -55,7 +58,7 @@ inline double activation_gradient(double dy, double saved, Activation activation
     case ActivationKind::relu6:
       return saved <= 0 || saved >= 6 ? 0 : dy;
     case ActivationKind::silu:
-      return dy * (sigmoid(z) + z * sigmoid(z) * (1 - sigmoid(z)));
+      return dy * sigmoid(z) * (1 + z * (1 - sigmoid(z)));
     case ActivationKind::gelu: {
       const double density = std::exp(-z * z / 2) / std::sqrt(2 * M_PI);
       return dy * (std::erfc(-z / std::sqrt(2.0)) / 2 + z * density);

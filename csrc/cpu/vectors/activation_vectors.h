@@ -69,12 +69,14 @@ struct TanhOfSoftplus {
   }
 };
 
-// z tanh(log(1 + exp(z))), rounded to subnormals where it is one; NaN at -inf, as in torch.
+// z tanh(log(1 + exp(z))), rounded to subnormals where it is one; NaN at -inf, as in torch. From
+// z = 20 on the tangent is 1 in both types, and z times the numerator might overflow.
 template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> mish(vector_t<A> z) {
   const TanhOfSoftplus<A> tanh(exp_of_minus<A>(z));
-  const vector_t<A> end = vector_t<A>{} + Format<A>::kExpEnd;
-  return z < end ? z * A(0) : z * tanh.numerator / tanh.denominator;
+  const vector_t<A> end = vector_t<A>{} + Format<A>::kExpEnd, most = vector_t<A>{} + A(20);
+  const vector_t<A> y = z * tanh.numerator / tanh.denominator;
+  return z < end ? z * A(0) : (z > most ? z : y);
 }
 
 template <typename A>
@@ -94,10 +96,12 @@ template <typename A>
   return z == vector_t<A>{} ? z : e / (e + A(2));
 }
 
+// 4 e / (1 + e)^2 with e = exp(-2 |z|): 1 - tanh(z)^2 without the difference.
 template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> tanh_slope(vector_t<A> z) {
-  const vector_t<A> t = tanh<A>(z);
-  return A(1) - t * t;
+  const vector_t<A> zero = {}, twice = A(2) * (z < zero ? -z : z);
+  const vector_t<A> e = exp_of_minus<A>(twice).exp;
+  return twice > A(64) + zero ? zero : A(4) * e / ((A(1) + e) * (A(1) + e));
 }
 
 template <typename A>
