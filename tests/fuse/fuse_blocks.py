@@ -188,7 +188,6 @@ BLOCKS = {
     "leaky relu": (Block(conv_bn_act, act=nn.LeakyReLU()), ALL),
     "steep leaky relu": (Block(conv_bn_act, act=nn.LeakyReLU(-1.5, inplace=True)), ALL),
     "elu of alpha 2": (Block(conv_bn_act, act=nn.ELU(2)), ALL),
-    "elu of an infinite alpha": (Block(conv_bn_act, act=nn.ELU(float("inf"))), ("bn",)),
     "softplus": (Block(conv_bn_act, act=nn.Softplus()), ("bn",)),
     "leaky relu, function": (
         Block(lambda self, x: F.leaky_relu(self.conv(x), 0.2, True)),
