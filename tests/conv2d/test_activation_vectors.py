@@ -67,7 +67,8 @@ def mp_activate(z, activation):
         return s, s * (1 - s), s
     if activation == "tanh":
         e = mpmath.exp(-2 * abs(bounded))
-        return mpmath.tanh(bounded), 4 * e / (1 + e) ** 2, 4 * e / (1 + e) ** 2
+        slope = 4 * e / (1 + e) ** 2
+        return mpmath.tanh(bounded), slope, slope if abs(z) < 32 else 1
     if found.name == "leaky_relu":
         return (z, 1, 1) if z > 0 else (z * parameter[0], parameter[0], abs(parameter[0]))
     if found.name == "elu":
@@ -106,7 +107,7 @@ def torch_activate(z, activation):
         return s, s * (1 - s), s
     if activation == "tanh":
         slopes = 4 * (-2 * z.abs()).exp() / (1 + (-2 * z.abs()).exp()) ** 2
-        return z.tanh(), slopes, slopes
+        return z.tanh(), slopes, torch.where(z.abs() < 32, slopes, 1)
     if found.name == "leaky_relu":
         slopes = torch.where(z > 0, 1, parameter[0]).double()
         return z * slopes, slopes, slopes.abs()
