@@ -76,7 +76,7 @@ inline double activation_gradient(double dy, double saved, Activation activation
     case ActivationKind::sigmoid:
       return dy * sigmoid(z) * (1 - sigmoid(z));
     case ActivationKind::tanh:
-      return dy * (1 - std::tanh(z) * std::tanh(z));
+      return dy / (std::cosh(z) * std::cosh(z));
     case ActivationKind::hardsigmoid:
       return z > -3 && z < 3 ? dy / 6 : 0;
   }
