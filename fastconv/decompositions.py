@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch._ops import OpOverload
 
-from .functional.conv2d import TORCH_ACTIVATIONS
+from .activations import by_torch, parse
 from .ops import conv2d, pool2d
 from .problem import memory_format
 
@@ -34,7 +34,7 @@ def export_decompositions() -> dict[OpOverload, Callable]:
 def _fprop(x, w, b, residual, geometry, activation, backend):
     y = F.conv2d(x, w, b, *geometry)
     y = y if residual is None else y + residual
-    return y if activation == "none" else TORCH_ACTIVATIONS[activation](y)
+    return y if activation == "none" else by_torch(activation, y)
 
 
 def _convolution_backward(dy, x, w, geometry, wanted):
@@ -62,22 +62,13 @@ def _empty(size, like, channels_last):
     )
 
 
-def _activation_backward(dy, saved, activation):
-    if activation == "relu":
-        return _aten.threshold_backward(dy, saved, 0)
-    if activation == "relu6":
-        return _aten.hardtanh_backward(dy, saved, 0.0, 6.0)
-    smooth = {
-        "silu": _aten.silu_backward,
-        "gelu": _aten.gelu_backward,
-        "hardswish": _aten.hardswish_backward,
-    }
-    return smooth[activation](dy, saved)
-
-
 def _epilogue_backward(dy, saved, activation, backend):
     # An operator's result is never its argument itself.
-    dz = dy.clone() if activation == "none" else _activation_backward(dy, saved, activation)
+    if activation == "none":
+        dz = dy.clone()
+    else:
+        found, parameter = parse(activation)
+        dz = found.backward(dy, saved, *parameter)
     return dz, _bias_grad(dz, backend)
 
 
@@ -163,7 +154,7 @@ _DECOMPOSITIONS = {
     conv2d.conv2d_wgrad: _wgrad,
     conv2d.epilogue_backward: _epilogue_backward,
     conv2d.bias_grad: _bias_grad,
-    conv2d.activation_forward: lambda z, activation, backend: TORCH_ACTIVATIONS[activation](z),
+    conv2d.activation_forward: lambda z, activation, backend: by_torch(activation, z),
     pool2d.pool2d_max_values: _max_values,
     pool2d.pool2d_max_fwd: _max_fwd,
     pool2d.pool2d_max_bwd: _max_bwd,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import functional
-from .functional.conv2d import TORCH_ACTIVATIONS
+from .activations import by_torch
 from .fusion.fold_batch_norm import scale_and_shift
 from .layer import Layer
 from .problem import conv_out_size
@@ -154,7 +154,7 @@ class FusedConv2d(Conv2d):
             return self._convolve(input, weight, bias, activation, residual)
         y = self._convolve(input, weight, bias)
         y = y.add_(residual) if in_place else y + residual
-        return y if activation is None else TORCH_ACTIVATIONS[activation](y)
+        return y if activation is None else by_torch(activation, y)
 
     def _is_like_output(self, residual, input):
         """Whether a residual has the result's size and dtype, so that the kernel can add it."""

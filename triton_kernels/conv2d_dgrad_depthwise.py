@@ -92,7 +92,7 @@ def conv2d_dgrad_depthwise(
     store_pixels(
         acc, dx, None, None,
         n.to(OFFSETS) * dx_n + p * dx_h + q * dx_w, channel * dx_c, None, None,
-        c, valid, c < channels, False, False, "none", DX_PIXELS_INNER,
+        c, valid, c < channels, False, False, "none", 0.0, DX_PIXELS_INNER,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from .device.pixels import (
     tile_pixels,
     within,
 )
-from .epilogue import store_pixels
+from .epilogue import constants, store_pixels
 from .launch import (
     MOST_REGISTERS,
     Config,
@@ -109,7 +109,8 @@ def conv2d_fprop_depthwise(
     dilation_h, dilation_w, kernel_h, strips, strip_width, tiles_n,
     KERNEL_W: tl.constexpr, OFFSETS: tl.constexpr,
     LANES_ALONG_PIXELS: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0)
@@ -140,7 +141,7 @@ def conv2d_fprop_depthwise(
         n * y_n + p * y_h + q * y_w, filter * y_c,
         n * residual_n + p * residual_h + q * residual_w, filter * residual_c,
         k, valid, k < filters,
-        HAS_BIAS, HAS_RESIDUAL, ACTIVATION, Y_PIXELS_INNER,
+        HAS_BIAS, HAS_RESIDUAL, ACTIVATION, PARAMETER, Y_PIXELS_INNER,
     )  # fmt: skip
 
 
@@ -215,7 +216,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         Y_PIXELS_INNER=pixels_inner(y),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
-        ACTIVATION=activation,
+        **constants(activation),
         BLOCK_M=block_m,
         BLOCK_N=block_n,
         maxnreg=MOST_REGISTERS,

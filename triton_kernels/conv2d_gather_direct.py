@@ -23,7 +23,7 @@ import triton.language as tl
 from .device.gather_axis import axis_phases, axis_tap_steps, dgrad_axis, fprop_axis
 from .device.language import widen
 from .device.pixels import within
-from .epilogue import store_pixels
+from .epilogue import constants, store_pixels
 from .launch import (
     MOST_REGISTERS,
     Config,
@@ -51,7 +51,8 @@ def conv2d_gather_direct(
     tiles_m, tiles_n, phases_w, groups, columns,
     DGRAD: tl.constexpr, SPREAD: tl.constexpr, OFFSETS: tl.constexpr,
     OUT_PIXELS_INNER: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    ACTIVATION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     # gemm_n is the number of channels of out in a group. columns is how many of them tiles_n tiles
     # cover: a group's or, where SPREAD, all. w_n is the stride of w along channels of out, w_c the
@@ -143,7 +144,7 @@ def conv2d_gather_direct(
         n * out_n + p * out_h + q * out_w, channel * out_c,
         n * residual_n + p * residual_h + q * residual_w, channel * residual_c,
         channel, m_valid, n_valid,
-        HAS_BIAS, HAS_RESIDUAL, ACTIVATION, OUT_PIXELS_INNER,
+        HAS_BIAS, HAS_RESIDUAL, ACTIVATION, PARAMETER, OUT_PIXELS_INNER,
     )  # fmt: skip
 
 
@@ -227,7 +228,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         OUT_PIXELS_INNER=pixels_inner(out),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
-        ACTIVATION=activation,
+        **constants(activation),
         BLOCK_M=block_m,
         BLOCK_N=block_n,
         BLOCK_K=min(config.block_k, channels),

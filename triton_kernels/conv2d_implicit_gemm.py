@@ -30,7 +30,7 @@ from .device.language import dot, terms_apart
 from .device.pixel_spacing import common_vector, decode_pixels, pixel_offsets, spacing
 from .device.pixels import on_axis, within
 from .device.vectors import channel_vector, multiple_of, strides_multiple_of
-from .epilogue import load_tile, store_pixels
+from .epilogue import constants, load_tile, store_pixels
 from .launch import Config, block_k, conv_geometry, launch, offset_type, pixels_inner, strides
 
 # Strides too, except those that may be 1: the VECTORs already say what divides them.
@@ -57,7 +57,8 @@ def conv2d_implicit_gemm(
     MATH: tl.constexpr, OFFSETS: tl.constexpr, W_VECTOR: tl.constexpr,
     SOURCE_SPACING: tl.constexpr, SOURCE_PIXELS_INNER: tl.constexpr, SOURCE_VECTOR: tl.constexpr,
     OUT_SPACING: tl.constexpr, OUT_PIXELS_INNER: tl.constexpr, OUT_VECTOR: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     # STRIDED: dgrad with a stride, which has phases. FLAT_CHANNELS and FLAT_ROW: terms of a tap and
@@ -214,7 +215,7 @@ def conv2d_implicit_gemm(
                       OUT_SPACING, OUT_PIXELS_INNER, OUT_VECTOR, OFFSETS),
         channel * residual_c,
         channel, m < gemm_m, column < gemm_n,
-        HAS_BIAS, HAS_RESIDUAL, ACTIVATION, OUT_PIXELS_INNER,
+        HAS_BIAS, HAS_RESIDUAL, ACTIVATION, PARAMETER, OUT_PIXELS_INNER,
     )  # fmt: skip
 
 
@@ -340,7 +341,7 @@ def launch_conv2d(op, problem, x, w, y, epilogue, config, math, splits):
         OUT_VECTOR=common_vector(stored, gemm_n, pixels_inner(target), out_spacing),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
-        ACTIVATION=activation,
+        **constants(activation),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         BLOCK_K=terms,

@@ -4,9 +4,9 @@ as functions of the convolutions' kernels, and on its own:
     fwd: y = activation(z + bias[k] + residual)
     bwd: dz = dy * activation'(saved), db[k] = sum of dz over n, p, q, in one pass over dy
 
-`saved` is the activated output for relu and relu6, the pre-activation for the others. A program of
-fwd has a tile of pixels x channels, lanes along whichever are adjacent in memory. A program of bwd
-walks through a slice of the pixels, tile by tile, and sums dz before it is rounded;
+`saved` is the activated output for the activations whose slope it tells, else the pre-activation. A
+program of fwd has a tile of pixels x channels, lanes along whichever are adjacent in memory. A
+program of bwd walks through a slice of the pixels, tile by tile, and sums dz before it is rounded;
 epilogue_bias_reduce then adds up the slices' sums in a fixed order.
 
 Bound: bytes. The activations are those of csrc/problem/activation.h.
@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..activations import native
 from .device.language import narrow, widen
 from .device.pixels import on_axis
 from .launch import Config, launch, offset_type, pixels_inner, strides
@@ -35,7 +36,33 @@ def normal_cdf(z):
 
 
 @triton.jit
-def activate(z, ACTIVATION: tl.constexpr):
+def exp_minus_1(z):
+    """exp(z) - 1; near 0, where the difference would lose digits, by its Taylor series."""
+    TERMS: tl.constexpr = 16 if z.dtype == tl.float64 else 9  # of it, for |z| < 1/2
+    series = z * (1.0 / TERMS) + 1.0
+    for n in tl.static_range(TERMS - 1, 1, -1):
+        series = series * (z * (1.0 / n)) + 1.0
+    return tl.where(tl.abs(z) < 0.5, z * series, tl.exp(z) - 1.0)
+
+
+@triton.jit
+def tanh(z):
+    """(exp(2 z) - 1) / (exp(2 z) + 1). From z = 20 on it is 1 in all types."""
+    e = exp_minus_1(2.0 * tl.where(z > 20, 20.0, z))
+    return e / (e + 2.0)
+
+
+@triton.jit
+def tanh_of_softplus(z):
+    """tanh(log(1 + exp(z))) = n / (n + 2) with n = exp(z) (exp(z) + 2). From z = 20 on it is 1 in
+    all types, and n is kept finite."""
+    e = tl.exp(tl.where(z > 20, 20.0, z))
+    n = e * (e + 2.0)
+    return n / (n + 2.0)
+
+
+@triton.jit
+def activate(z, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr):
     """activation(z). Comparisons are written so that a NaN passes through, as in torch."""
     if ACTIVATION == "relu":
         z = tl.where(z < 0, 0.0, z)
@@ -48,13 +75,28 @@ def activate(z, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "hardswish":
         # z times a zero where z <= -3: -0, and NaN where z is -inf.
         z = tl.where(z >= 3, z, z * tl.where(z > -3, z + 3, 0.0) * (1.0 / 6.0))
+    elif ACTIVATION == "leaky_relu":
+        z = tl.where(z > 0, z, z * PARAMETER)
+    elif ACTIVATION == "elu":
+        z = tl.where(z < 0, PARAMETER * exp_minus_1(z), z)
+    elif ACTIVATION == "mish":
+        z = z * tanh_of_softplus(z)
+    elif ACTIVATION == "sigmoid":
+        z = sigmoid(z)
+    elif ACTIVATION == "tanh":
+        z = tanh(z)
+    elif ACTIVATION == "hardsigmoid":
+        z = tl.where(z <= -3, 0.0, tl.where(z >= 3, 1.0, (z + 3) * (1.0 / 6.0)))
+    else:
+        tl.static_assert(ACTIVATION == "none", "activate() in epilogue.py lacks an activation")
     return z
 
 
 @triton.jit
-def activation_gradient(dy, z, ACTIVATION: tl.constexpr):
-    """dy * d activation / dz. Flat pieces give 0 whatever dy is, and a NaN counts as a piece of
-    slope 1, as in torch. For relu and relu6 the activated value serves as well as z."""
+def activation_gradient(dy, z, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr):
+    """dy * d activation / dz. Flat pieces give 0 whatever dy is, and a NaN counts as a piece of the
+    slope that it has in torch. For relu, relu6 and leaky_relu with a slope >= 0 the activated value
+    serves as well as z."""
     if ACTIVATION == "relu":
         dy = tl.where(z <= 0, 0.0, dy)
     elif ACTIVATION == "relu6":
@@ -66,6 +108,25 @@ def activation_gradient(dy, z, ACTIVATION: tl.constexpr):
         dy *= normal_cdf(z) + z * _INV_SQRT_TAU * tl.exp(-0.5 * z * z)
     elif ACTIVATION == "hardswish":
         dy = tl.where(z <= -3, 0.0, tl.where(z < 3, dy * (z * (1.0 / 3.0) + 0.5), dy))
+    elif ACTIVATION == "leaky_relu":
+        dy = tl.where(z > 0, dy, dy * PARAMETER)
+    elif ACTIVATION == "elu":
+        dy = tl.where(z <= 0, dy * (PARAMETER * tl.exp(z)), dy)
+    elif ACTIVATION == "mish":
+        t = tanh_of_softplus(z)
+        dy *= t + z * sigmoid(z) * (1.0 - t * t)
+    elif ACTIVATION == "sigmoid":
+        s = sigmoid(z)
+        dy *= s * (1.0 - s)
+    elif ACTIVATION == "tanh":
+        e = tl.exp(-2.0 * tl.abs(z))  # 1 - tanh(z)^2 without the difference
+        dy *= 4.0 * e / ((1.0 + e) * (1.0 + e))
+    elif ACTIVATION == "hardsigmoid":
+        dy = tl.where((z > -3) & (z < 3), dy * (1.0 / 6.0), 0.0)
+    else:
+        tl.static_assert(
+            ACTIVATION == "none", "activation_gradient() in epilogue.py lacks an activation"
+        )
     return dy
 
 
@@ -85,7 +146,7 @@ def store_pixels(
     z, out, bias, residual, out_rows, out_columns, residual_rows, residual_columns, channel,
     row_valid, column_valid,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
-    PIXELS_INNER: tl.constexpr,
+    PARAMETER: tl.constexpr, PIXELS_INNER: tl.constexpr,
 ):  # fmt: skip
     """Applies the epilogue to a (pixels, channels) tile and stores it, lanes along pixels or along
     channels, whichever are adjacent in memory. *_rows are the offsets of pixels, *_columns those of
@@ -109,7 +170,7 @@ def store_pixels(
         else:
             residual_offsets = residual_rows[:, None] + residual_columns[None, :]
         z += widen(tl.load(residual + residual_offsets, valid, 0.0), z.dtype)
-    z = activate(z, ACTIVATION)
+    z = activate(z, ACTIVATION, PARAMETER)
     tl.store(out + offsets, narrow(z, out.dtype.element_ty), valid)
 
 
@@ -125,7 +186,7 @@ def epilogue_forward(
     z, y, bias, residual, channels, images, height, width, tiles_n,
     z_strides, y_strides, residual_strides,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
-    PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
+    PARAMETER: tl.constexpr, PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0)
@@ -144,7 +205,7 @@ def epilogue_forward(
     if HAS_RESIDUAL:
         offsets = tile_offsets(n, h, w, channel, residual_strides, PIXELS_INNER)
         value += widen(tl.load(residual + offsets, valid, 0.0), dtype)
-    value = activate(value, ACTIVATION)
+    value = activate(value, ACTIVATION, PARAMETER)
     offsets = tile_offsets(n, h, w, channel, y_strides, PIXELS_INNER)
     tl.store(y + offsets, narrow(value, y.dtype.element_ty), valid)
 
@@ -154,7 +215,7 @@ def epilogue_backward(
     dy, saved, dz, partial, channels, images, height, width, tiles_n, steps_per_slice,
     dy_strides, saved_strides, dz_strides,
     HAS_SAVED: tl.constexpr, HAS_DZ: tl.constexpr, ACTIVATION: tl.constexpr,
-    PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
+    PARAMETER: tl.constexpr, PIXELS_INNER: tl.constexpr, OFFSETS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0)
@@ -174,7 +235,7 @@ def epilogue_backward(
         if HAS_SAVED:
             offsets = tile_offsets(n, h, w, channel, saved_strides, PIXELS_INNER)
             z = widen(tl.load(saved + offsets, valid, 0.0), dtype)
-            value = activation_gradient(value, z, ACTIVATION)
+            value = activation_gradient(value, z, ACTIVATION, PARAMETER)
         if HAS_DZ:
             offsets = tile_offsets(n, h, w, channel, dz_strides, PIXELS_INNER)
             tl.store(dz + offsets, narrow(value, dz.dtype.element_ty), valid)
@@ -203,6 +264,12 @@ def epilogue_bias_reduce(
 CONFIGS = (Config(2048, 64, 4, 4),)
 _REDUCE = Config(128, 16, 1, 4)  # slices and channels in a step of epilogue_bias_reduce
 _PROGRAMS_PER_SM = 8
+
+
+def constants(activation):
+    """The constants that kernels take of a call's activation."""
+    found = native(activation)
+    return {"ACTIVATION": found.kind.name, "PARAMETER": found.parameter}
 
 
 def _tiles(tensor):
@@ -235,7 +302,7 @@ def launch_epilogue(z, bias, residual, activation, y=None):
         strides(z), strides(y), strides(residual),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
-        ACTIVATION=activation,
+        **constants(activation),
         PIXELS_INNER=pixels_inner(z),
         OFFSETS=_offsets(z, y, residual),
         BLOCK_M=block_m,
@@ -261,7 +328,7 @@ def launch_backward(dy, saved, activation, dz, db, sm_count):
         strides(dy), strides(saved), strides(dz),
         HAS_SAVED=saved is not None,
         HAS_DZ=dz is not None,
-        ACTIVATION=activation,
+        **constants(activation),
         PIXELS_INNER=pixels_inner(dy),
         OFFSETS=_offsets(dy, saved, dz),
         BLOCK_M=block_m,

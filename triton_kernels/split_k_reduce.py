@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from .device.language import narrow, widen
-from .epilogue import activate
+from .epilogue import activate, constants
 from .launch import Config, launch, offset_type, strides
 
 CONFIG = Config(1024, 1, 1, 4)
@@ -42,7 +42,8 @@ def split_k_reduce(
     partial, out, bias, residual,
     count, splits, channels, height, width,
     out_strides, residual_strides,
-    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
     OFFSETS: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(OFFSETS) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -62,7 +63,7 @@ def split_k_reduce(
     if HAS_RESIDUAL:
         offsets = offsets_of(n, channel, h, w, residual_strides)
         z += widen(tl.load(residual + offsets, valid, 0.0), z.dtype)
-    z = activate(z, ACTIVATION)
+    z = activate(z, ACTIVATION, PARAMETER)
     offsets = offsets_of(n, channel, h, w, out_strides)
     tl.store(out + offsets, narrow(z, out.dtype.element_ty), valid)
 
@@ -94,7 +95,7 @@ def launch_reduce(partial, out, epilogue=(None, None, "none")):
         strides(out), strides(residual),
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,
-        ACTIVATION=activation,
+        **constants(activation),
         OFFSETS=offset_type(partial[0], out, residual),
         BLOCK_M=CONFIG.block_m,
     )  # fmt: skip

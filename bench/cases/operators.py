@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import fastconv
+from fastconv.activations import ACTIVATIONS
 
 from .selection import DTYPES, LAYOUTS
 
@@ -19,16 +20,6 @@ def _geometry(shape):
     return (shape.stride, shape.pad, shape.dilation, shape.groups)
 
 
-# In place where torch has it, as networks write it: the cheapest activations of eager torch.
-_ACTIVATIONS = {
-    "relu": F.relu_,
-    "relu6": lambda y: F.relu6(y, inplace=True),
-    "silu": lambda y: F.silu(y, inplace=True),
-    "gelu": F.gelu,
-    "hardswish": lambda y: F.hardswish(y, inplace=True),
-}
-
-
 # Attributes of the package are looked up at the call: a test replaces one by a wrong kernel.
 def _our_fused(activation):
     return lambda shape, x, w, b, residual=None: fastconv.conv2d(
@@ -39,13 +30,14 @@ def _our_fused(activation):
 def _torch_fused(activation):
     def function(shape, x, w, b, residual=None):
         y = F.conv2d(x, w, b, *_geometry(shape))
-        return _ACTIVATIONS[activation](y if residual is None else y.add_(residual))
+        # In place where torch has it: the cheapest activations of eager torch.
+        return ACTIVATIONS[activation].in_place(y if residual is None else y.add_(residual))
 
     return function
 
 
 def _fused_ops(fused):
-    ops = {f"conv2d+bias+{name}": fused(name) for name in _ACTIVATIONS}
+    ops = {f"conv2d+bias+{name}": fused(name) for name in ACTIVATIONS}
     return ops | {"conv2d+bias+residual+relu": fused("relu")}
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fastconv.activations import ACTIVATIONS
+
 from .shapes import Layer, load_layers, load_pools
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -47,10 +49,11 @@ _POOL_OPS = {
 _VARIANTS = (
     ("resnet18 l1.3x3", {}, "conv2d+bias+relu", ("bgrad",)),
     ("resnet18 l1.3x3", {}, "conv2d+bias+residual+relu", ("fprop",)),
-    ("mobilenet_v2 dw3x3_s1", {}, "conv2d+bias+relu6", ("fprop",)),
-    ("mobilenet_v2 dw3x3_s1", {}, "conv2d+bias+silu", ("fprop",)),
-    ("mobilenet_v2 dw3x3_s1", {}, "conv2d+bias+gelu", ("fprop",)),
-    ("mobilenet_v2 dw3x3_s1", {}, "conv2d+bias+hardswish", ("fprop",)),
+    *(
+        ("mobilenet_v2 dw3x3_s1", {}, f"conv2d+bias+{name}", ("fprop",))
+        for name in ACTIVATIONS
+        if name != "relu"
+    ),
     ("resnet18 max3x3s2", {}, "max_pool2d+indices", ("fwd",)),
     ("resnet18 gap7x7", {"name": "gmp7x7", "kind": "gmp"}, "adaptive_max_pool2d", ("fwd", "bwd")),
 )

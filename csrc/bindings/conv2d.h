@@ -52,13 +52,17 @@ inline void bind_conv2d(py::module_& m) {
       .value("implicit_gemm", CpuAlgorithm::implicit_gemm)
       .value("depthwise", CpuAlgorithm::depthwise)
       .value("planes", CpuAlgorithm::planes);
-  py::enum_<Activation>(m, "Activation")
-      .value("none", Activation::none)
-      .value("relu", Activation::relu)
-      .value("relu6", Activation::relu6)
-      .value("silu", Activation::silu)
-      .value("gelu", Activation::gelu)
-      .value("hardswish", Activation::hardswish);
+  py::enum_<ActivationKind> kinds(m, "ActivationKind");
+#define FASTCONV_VALUE(name) kinds.value(#name, ActivationKind::name);
+  FASTCONV_ACTIVATIONS(FASTCONV_VALUE)
+#undef FASTCONV_VALUE
+  py::class_<Activation>(m, "Activation", "An activation and its parameter.")
+      .def(py::init<ActivationKind, double>(), "kind"_a = ActivationKind::none, "parameter"_a = 0.0)
+      .def_readonly("kind", &Activation::kind)
+      .def_readonly("parameter", &Activation::parameter)
+      .def_property_readonly("numbers", [](const Activation& activation) {
+        return py::make_tuple(static_cast<int>(activation.kind), activation.parameter);
+      });
 
   py::class_<CpuConvPlan>(m, "CpuConvPlan", "The algorithm chosen for a problem, and why.")
       .def(py::init<CpuAlgorithm, std::string>(), "algorithm"_a, "reason"_a)
@@ -86,24 +90,26 @@ inline void bind_conv2d(py::module_& m) {
              num_threads});
       },
       release_gil());
-  // `size` is (N, K, P, Q).
+  // `size` is (N, K, P, Q); `reference` asks for the oracle.
   m.def(
       "epilogue_backward",
-      [](const StrideTuple& size, DType dtype, Activation activation, Address dy,
+      [](bool reference, const StrideTuple& size, DType dtype, Activation activation, Address dy,
          const StrideTuple& dy_strides, Address saved, const StrideTuple& saved_strides, Address dz,
          const StrideTuple& dz_strides, Address db, int num_threads) {
-        cpu_kernels().epilogue_backward({size[0], size[1], size[2], size[3], dtype, activation,
-                                         view(dy, dy_strides), view(saved, saved_strides),
-                                         view(dz, dz_strides), reinterpret_cast<void*>(db),
-                                         num_threads});
+        const auto run = reference ? &epilogue_backward_reference : cpu_kernels().epilogue_backward;
+        run({size[0], size[1], size[2], size[3], dtype, activation, view(dy, dy_strides),
+             view(saved, saved_strides), view(dz, dz_strides), reinterpret_cast<void*>(db),
+             num_threads});
       },
       release_gil());
   m.def(
       "activation_forward",
-      [](const StrideTuple& size, DType dtype, Activation activation, Address z,
+      [](bool reference, const StrideTuple& size, DType dtype, Activation activation, Address z,
          const StrideTuple& z_strides, Address y, const StrideTuple& y_strides, int num_threads) {
-        cpu_kernels().activation_forward({size[0], size[1], size[2], size[3], dtype, activation,
-                                          view(z, z_strides), view(y, y_strides), num_threads});
+        const auto run =
+            reference ? &activation_forward_reference : cpu_kernels().activation_forward;
+        run({size[0], size[1], size[2], size[3], dtype, activation, view(z, z_strides),
+             view(y, y_strides), num_threads});
       },
       release_gil());
 }

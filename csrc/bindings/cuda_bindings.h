@@ -1,5 +1,5 @@
-// fastconv._cuda is a table, like fastconv._core, and takes integers alone: problems are tuples of
-// their sizes, enums are numbers, tensors are addresses and strides. So it works with any build of
+// fastconv._cuda is a table, like fastconv._core, and takes numbers alone: problems are tuples of
+// their sizes, enums are integers, tensors are addresses and strides. So it works with any build of
 // _core, and the emulator's module with it.
 #pragma once
 
@@ -10,9 +10,11 @@
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "bindings/address.h"
 #include "problem/conv_problem.h"
+#include "problem/epilogue.h"
 
 namespace fastconv {
 
@@ -24,6 +26,13 @@ inline ConvProblem conv_problem(const ConvSizes& s) {
                             s[7], s[8], s[9], s[10], s[11], s[12], s[13]};
   problem.validate();
   return problem;
+}
+
+// An ActivationKind and its parameter.
+using ActivationNumbers = std::pair<int, double>;
+
+inline Activation activation_of(const ActivationNumbers& numbers) {
+  return {static_cast<ActivationKind>(numbers.first), numbers.second};
 }
 
 inline cudaStream_t stream_of(Address stream) { return reinterpret_cast<cudaStream_t>(stream); }

@@ -34,7 +34,8 @@ inline void bind_cuda_conv2d(py::module_& m) {
       [](int op, const ConvSizes& sizes, int dtype, const CudaPlanNumbers& plan, Address x,
          const StrideTuple& x_strides, Address w, const StrideTuple& w_strides, Address y,
          const StrideTuple& y_strides, Address bias, Address residual,
-         const StrideTuple& residual_strides, int activation, Address workspace, Address stream) {
+         const StrideTuple& residual_strides, const ActivationNumbers& activation,
+         Address workspace, Address stream) {
         cuda::CudaConvArgs args;
         args.op = static_cast<ConvOp>(op);
         args.problem = conv_problem(sizes);
@@ -43,7 +44,7 @@ inline void bind_cuda_conv2d(py::module_& m) {
         args.w = view(w, w_strides);
         args.y = view(y, y_strides);
         args.epilogue = {reinterpret_cast<void*>(bias), view(residual, residual_strides),
-                         static_cast<Activation>(activation)};
+                         activation_of(activation)};
         args.plan = plan_of(plan);
         args.workspace = reinterpret_cast<void*>(workspace);
         args.stream = stream_of(stream);

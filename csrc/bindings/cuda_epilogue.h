@@ -19,14 +19,14 @@ inline void bind_cuda_epilogue(py::module_& m) {
   });
   m.def(
       "epilogue_backward",
-      [](const StrideTuple& size, int dtype, int activation, Address dy,
+      [](const StrideTuple& size, int dtype, const ActivationNumbers& activation, Address dy,
          const StrideTuple& dy_strides, Address saved, const StrideTuple& saved_strides, Address dz,
          const StrideTuple& dz_strides, Address db, Address workspace, Address stream) {
-        check(cuda::epilogue_backward(
-                  {size[0], size[1], size[2], size[3], static_cast<DType>(dtype),
-                   static_cast<Activation>(activation), view(dy, dy_strides),
-                   view(saved, saved_strides), view(dz, dz_strides), reinterpret_cast<void*>(db),
-                   reinterpret_cast<void*>(workspace), stream_of(stream)}),
+        check(cuda::epilogue_backward({size[0], size[1], size[2], size[3],
+                                       static_cast<DType>(dtype), activation_of(activation),
+                                       view(dy, dy_strides), view(saved, saved_strides),
+                                       view(dz, dz_strides), reinterpret_cast<void*>(db),
+                                       reinterpret_cast<void*>(workspace), stream_of(stream)}),
               "epilogue_backward");
       },
       release_gil());
@@ -34,12 +34,12 @@ inline void bind_cuda_epilogue(py::module_& m) {
       "epilogue_forward",
       [](const StrideTuple& size, int dtype, Address z, const StrideTuple& z_strides, Address y,
          const StrideTuple& y_strides, Address bias, Address residual,
-         const StrideTuple& residual_strides, int activation, Address stream) {
+         const StrideTuple& residual_strides, const ActivationNumbers& activation, Address stream) {
         check(cuda::epilogue_forward(
                   {size[0], size[1], size[2], size[3], static_cast<DType>(dtype),
                    view(z, z_strides), view(y, y_strides),
                    Epilogue{reinterpret_cast<void*>(bias), view(residual, residual_strides),
-                            static_cast<Activation>(activation)},
+                            activation_of(activation)},
                    stream_of(stream)}),
               "epilogue_forward");
       },

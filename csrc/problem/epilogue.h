@@ -4,14 +4,39 @@
 
 #include "problem/tensor.h"
 
+// The activations, which are declared here alone: the enum, its names in Python and their number
+// follow from this list.
+#define FASTCONV_ACTIVATIONS(X) \
+  X(none)                       \
+  X(relu)                       \
+  X(relu6)                      \
+  X(silu)                       \
+  X(gelu)                       \
+  X(hardswish)                  \
+  X(leaky_relu)                 \
+  X(elu)                        \
+  X(mish)                       \
+  X(sigmoid)                    \
+  X(tanh)                       \
+  X(hardsigmoid)
+
 namespace fastconv {
 
-enum class Activation { none, relu, relu6, silu, gelu, hardswish };
+enum class ActivationKind {
+#define FASTCONV_ENUMERATOR(name) name,
+  FASTCONV_ACTIVATIONS(FASTCONV_ENUMERATOR)
+#undef FASTCONV_ENUMERATOR
+};
+
+struct Activation {
+  ActivationKind kind = ActivationKind::none;
+  double parameter = 0;  // the negative slope of leaky_relu, alpha of elu; others have none
+};
 
 struct Epilogue {
   const void* bias = nullptr;  // K contiguous elements of the tensors' dtype, or null
   TensorView residual;         // shaped like y, or null
-  Activation activation = Activation::none;
+  Activation activation;
 };
 
 }  // namespace fastconv

@@ -3,17 +3,18 @@
 fprop, dgrad and wgrad are each bilinear, and each one's derivatives are the other two:
     y = fprop(x, w)       dx = dgrad(dy, w)      dw = wgrad(dy, x)
 so three differentiable callables that call each other give every order of derivative, forward mode
-and vmap. The epilogue's activation is fused into fprop where its backward needs only y (relu,
-relu6); other activations differentiate through activation_forward, which keeps its input. A call
-that nobody seemed to differentiate (dispatch.is_inference) has them fused too; should a derivative
-be asked for after all, the convolution is computed again without the activation.
+and vmap. The epilogue's activation is fused into fprop where its backward needs only y (relu, relu6
+and leaky_relu); other activations differentiate through activation_forward, which keeps its input.
+A call that nobody seemed to differentiate (dispatch.is_inference) has them fused too; should a
+derivative be asked for after all, the convolution is computed again without the activation.
 """
 
 import torch
 
+from ..activations import saves_result
 from ..ops import conv2d as ops
 from ..problem import suggests_channels_last
-from .epilogue import PIECEWISE_LINEAR, bias_grad, epilogue_backward, per_channel
+from .epilogue import bias_grad, epilogue_backward, per_channel
 from .folding import fold, unfold
 from .function import differentiable, save
 
@@ -44,7 +45,7 @@ def _fprop_setup(ctx, inputs, output):
     x, w, b, residual, ctx.geometry, ctx.activation, ctx.backend = inputs
     if ctx.activation == "none":
         save(ctx, x, w)
-    elif epilogue_saves_output(ctx.activation):
+    elif saves_result(ctx.activation):
         save(ctx, x, w, output)
     else:
         save(ctx, x, w, b, residual)
@@ -56,11 +57,6 @@ def _fprop_saved(ctx):
     if len(rest) == 2:
         return x, w, fprop(x, w, *rest, ctx.geometry, "none", ctx.backend)
     return x, w, rest[0] if rest else None
-
-
-def epilogue_saves_output(activation):
-    """Whether the epilogue's backward reads y; without an activation it reads nothing."""
-    return activation in PIECEWISE_LINEAR
 
 
 def fprop_gradients(dy, x, w, saved, needed, geometry, activation, backend):

@@ -2,31 +2,21 @@
 
     dz = dy * activation'(saved)        db[k] = sum of dz over n, p, q
 
-`saved` is y for the piecewise linear activations and z for the smooth ones.
+`saved` is y where the slope can be told from it (activations.saves_result), else z.
 """
-
-import math
 
 import torch
 
+from ..activations import parse, saves_result
 from ..ops import conv2d as ops
 from .folding import fold, unfold
 from .function import differentiable, save
 
-# Activations whose derivative follows from their result; their second derivative is 0.
-PIECEWISE_LINEAR = ("relu", "relu6")
 
-
-def curvature(z, activation):
-    """activation''(z), from torch's differentiable functions; 0 for the piecewise linear ones."""
-    if activation == "silu":
-        s = torch.sigmoid(z)
-        return s * (1 - s) * (2 + z * (1 - 2 * s))
-    if activation == "gelu":
-        return torch.exp(-0.5 * z * z) * ((2 - z * z) / math.sqrt(2 * math.pi))
-    if activation == "hardswish":
-        return (z.abs() < 3).to(z.dtype) / 3
-    raise ValueError(f"no curvature for activation {activation!r}")
+def times_curvature(factor, z, activation):
+    """factor * activation''(z), or None where that is 0 everywhere; differentiable."""
+    found, parameter = parse(activation)
+    return None if found.curvature is None else factor * found.curvature(z, *parameter)
 
 
 def per_channel(b):
@@ -84,8 +74,8 @@ def _epilogue_backward(ctx, ddz, ddb):
     d_dy = d_saved = None
     if ctx.needs_input_grad[0]:
         d_dy, _ = epilogue_backward(direction, saved, ctx.activation, ctx.backend)
-    if ctx.needs_input_grad[1] and ctx.activation not in PIECEWISE_LINEAR:
-        d_saved = direction * dy * curvature(saved, ctx.activation)
+    if ctx.needs_input_grad[1]:
+        d_saved = times_curvature(direction * dy, saved, ctx.activation)
     return d_dy, d_saved, None, None
 
 
@@ -94,8 +84,9 @@ def _epilogue_jvp(ctx, dy_t, saved_t, *_):
     dz_t = torch.zeros_like(dy)
     if dy_t is not None:
         dz_t, _ = epilogue_backward(dy_t, saved, ctx.activation, ctx.backend)
-    if saved_t is not None and ctx.activation not in PIECEWISE_LINEAR:
-        dz_t = dz_t + dy * saved_t * curvature(saved, ctx.activation)
+    if saved_t is not None:
+        of_saved = times_curvature(dy * saved_t, saved, ctx.activation)
+        dz_t = dz_t if of_saved is None else dz_t + of_saved
     return dz_t, bias_grad(dz_t, ctx.backend)
 
 
@@ -121,7 +112,7 @@ epilogue_backward = differentiable(
 
 def _activation_setup(ctx, inputs, output):
     z, ctx.activation, ctx.backend = inputs
-    save(ctx, output if ctx.activation in PIECEWISE_LINEAR else z)
+    save(ctx, output if saves_result(ctx.activation) else z)
 
 
 def _activation_backward(ctx, dy):

@@ -6,9 +6,10 @@ from functools import partial
 
 import torch
 
+from ..activations import saves_result
 from ..backends import BACKENDS
 from ..prepared import CallCache, remember
-from .conv2d import epilogue_saves_output, fprop_gradients
+from .conv2d import fprop_gradients
 
 # Where fastconv.conv2d's tensors are among the arguments of conv2d_fprop.apply.
 _X, _W, _B, _RESIDUAL = 1, 2, 3, 9
@@ -18,10 +19,11 @@ _ARGUMENTS = 12
 class _Call:
     """What backward has to know of a call."""
 
-    __slots__ = ("activation", "backend", "backward", "geometry")
+    __slots__ = ("activation", "backend", "backward", "geometry", "saves_y")
 
     def __init__(self, geometry, activation, backend):
         self.geometry, self.activation, self.backend = geometry, activation, backend
+        self.saves_y = activation != "none" and saves_result(activation)
         self.backward = CallCache()
 
 
@@ -53,7 +55,7 @@ class conv2d_fprop(torch.autograd.Function):  # grad_fn shows this name
         (y,) = computed
         ctx.call = call
         ctx.set_materialize_grads(False)
-        if epilogue_saves_output(call.activation):
+        if call.saves_y:
             ctx.save_for_backward(x, w, y)
         else:
             ctx.save_for_backward(x, w)

@@ -5,11 +5,9 @@ import functools
 
 import torch
 
-from .._native import core
 from ..problem import ConvOp, ConvProblem, suggests_channels_last
 from .memory import check_operand, empty, readable
 
-ACTIVATIONS = {name: getattr(core.Activation, name) for name in core.Activation.__members__}
 NO_EPILOGUE = (None, None, "none")  # bias, residual, activation
 
 

@@ -1,27 +1,17 @@
 """fastconv.conv2d: arguments checked and normalised, a backend chosen, the call differentiated."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import activations
 from ..autograd.conv2d import fprop
-from ..autograd.epilogue import PIECEWISE_LINEAR, activation_forward
+from ..autograd.epilogue import activation_forward
 from ..autograd.prepared_conv2d import remember_fprop
 from ..dispatch import is_inference, select
 from ..prepared import CallCache, is_traced
 from . import checks
 from .tracing import traceable
-
-# What fastconv's activations are, name by name.
-TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "hardswish": F.hardswish,
-}
 
 
 def _by_aten(*args, activation=None, residual=None, **kwargs):
@@ -29,7 +19,7 @@ def _by_aten(*args, activation=None, residual=None, **kwargs):
     _check_activation(activation)
     y = F.conv2d(*args, **kwargs)
     y = y if residual is None else y + residual
-    return y if activation is None else TORCH_ACTIVATIONS[activation](y)
+    return y if activation is None else activations.by_torch(activation, y)
 
 
 _known = CallCache()
@@ -61,7 +51,10 @@ def conv2d(
         padding: int or pair, in pixels on each side, or "valid" (0) or "same" (output size = input
             size; stride 1 only; an odd pixel goes to the bottom or right).
         groups: C and K are divided into this many independent groups.
-        activation: None, "relu", "relu6", "silu", "gelu" (exact, by erf) or "hardswish".
+        activation: None, "relu", "relu6", "leaky_relu", "elu", "silu", "gelu" (exact, by erf),
+            "mish", "hardswish", "sigmoid", "hardsigmoid" or "tanh": torch's function of that name.
+            leaky_relu's negative_slope and elu's alpha are torch's defaults, 0.01 and 1, or stand
+            in brackets: "leaky_relu(0.2)".
         residual: same shape as the result, added before the activation; or None.
         backend: None for the automatic choice, or a name (see fastconv.backend); a named backend
             never falls back.
@@ -74,7 +67,7 @@ def conv2d(
 
     Raises:
         TypeError, RuntimeError, ValueError: as torch.nn.functional.conv2d for the same arguments.
-        ValueError: unknown activation or backend.
+        ValueError: unknown activation or backend, or a parameter that the activation has not.
         NotImplementedError: the named backend has no kernel for this call.
     """
     if not is_traced():
@@ -118,8 +111,12 @@ def _conv2d(
     chosen = select("conv2d", (x4, w, b, residual4), call, backend)
     if chosen is None:
         return _by_aten(x, w, b, *geometry, activation=activation, residual=residual)
-    # A smooth activation's backward needs its input: it is fused only where nobody differentiates.
-    fused = activation is None or activation in PIECEWISE_LINEAR or is_inference(x, w, b, residual)
+    # Where backward needs the activation's input, it is fused only where nobody differentiates.
+    fused = (
+        activation is None
+        or activations.saves_result(activation)
+        or is_inference(x, w, b, residual)
+    )
     epilogue = activation if activation is not None and fused else "none"
     y = fprop(x4, w, b, residual4, geometry, epilogue, chosen)
     if activation is not None and not fused:
@@ -136,11 +133,8 @@ def _conv2d(
 
 
 def _check_activation(activation):
-    if activation is not None and activation not in TORCH_ACTIVATIONS:
-        raise ValueError(
-            f"conv2d(): activation must be None or one of {sorted(TORCH_ACTIVATIONS)}, got "
-            f"{activation!r}"
-        )
+    if activation is not None:
+        activations.parse(activation)
 
 
 def _autocast(*tensors):

@@ -3,38 +3,27 @@ follow it become one call, as long as nothing else reads the results in between.
 where the last of them stood, so that a residual is read no earlier than before. It is a call of a
 new module: other code than this graph may go on calling the old one."""
 
+import math
 import operator
 from dataclasses import dataclass, field
 
 import torch
 import torch.fx as fx
 import torch.nn as nn
-import torch.nn.functional as F
 
 from .. import nn as fast
+from ..activations import ACTIVATIONS, spell
 from .batch_norms import BatchNorms
 from .in_place import works_in_place
 from .kinds import CONVOLUTIONS, computes_as, recast, why_not_plain
 from .report import FusionReport, join, type_name
 
-_ACTIVATION_MODULES = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.SiLU: "silu",
-    nn.GELU: "gelu",
-    nn.Hardswish: "hardswish",
-}
+# torch's modules, functions and a tensor's methods -> what of fastconv.activations they compute.
+_ACTIVATION_MODULES = {found.module: found for found in ACTIVATIONS.values()}
 _ACTIVATION_FUNCTIONS = {
-    F.relu: "relu",
-    F.relu_: "relu",
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    F.relu6: "relu6",
-    F.silu: "silu",
-    F.gelu: "gelu",
-    F.hardswish: "hardswish",
+    function: found for found in ACTIVATIONS.values() for function in (found.function, *found.also)
 }
-_ACTIVATION_METHODS = {"relu": "relu", "relu_": "relu"}
+_ACTIVATION_METHODS = {name: found for found in ACTIVATIONS.values() for name in found.methods}
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE_ADDITIONS = (operator.iadd, "add_")
 
@@ -206,15 +195,26 @@ class Chains:
                 return None
             if type(module) is nn.ReLU6 and (module.min_val, module.max_val) != (0, 6):
                 return None
-            return _ACTIVATION_MODULES.get(type(module))
-        # Arguments besides the tensor may be `inplace`, and approximate="none" of GELU.
-        plain = all(isinstance(argument, bool) for argument in user.args[1:])
-        plain &= all(
-            name == "inplace" or (name, value) == ("approximate", "none")
-            for name, value in user.kwargs.items()
-        )
+            found = _ACTIVATION_MODULES.get(type(module))
+            if found is None or not found.parameter:
+                return None if found is None else found.name
+            return _spelled(found, getattr(module, found.parameter))
         table = _ACTIVATION_METHODS if user.op == "call_method" else _ACTIVATION_FUNCTIONS
-        return table.get(user.target) if plain else None
+        found = table.get(user.target)
+        if found is None:
+            return None
+        # Arguments besides the tensor and the parameter may be `inplace`, and approximate="none" of
+        # GELU.
+        args, kwargs = list(user.args[1:]), dict(user.kwargs)
+        kwargs.pop("inplace", None)
+        if kwargs.get("approximate") == "none":
+            del kwargs["approximate"]
+        parameter = kwargs.pop(found.parameter, None)
+        if found.parameter and args:
+            parameter = args.pop(0)
+        if kwargs or not all(isinstance(argument, bool) for argument in args):
+            return None
+        return found.name if parameter is None else _spelled(found, parameter)
 
     def _is_foldable(self, chain, last, user):
         if user not in self.norms or self.norms.why_left(user):
@@ -262,6 +262,13 @@ class Chains:
         last.replace_all_uses_with(fused)
         for node in reversed(chain.nodes):
             self.norms.erase(node)
+
+
+def _spelled(activation, parameter):
+    """The name of an activation with a parameter, or None where that is no finite number."""
+    if isinstance(parameter, bool) or not isinstance(parameter, int | float):
+        return None
+    return spell(activation, parameter) if math.isfinite(parameter) else None
 
 
 def _residual(last, user):

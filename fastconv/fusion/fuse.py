@@ -37,7 +37,7 @@ def fuse(
     model: nn.Module, *, trainable: bool = False, report: bool = False
 ) -> nn.Module | tuple[nn.Module, list[FusionReport]]:
     """Converts a network (see fastconv.convert) and fuses each Conv2d with the BatchNorm2d, the sum
-    and the activation (ReLU, ReLU6, SiLU, GELU, Hardswish) that follow it.
+    and the activation (those of fastconv.conv2d) that follow it.
 
     The network is traced by torch.fx with the optional arguments of its forward at their defaults;
     the result raises AssertionError for other values of them. A part that cannot be traced keeps

@@ -4,21 +4,22 @@ the same bits wherever in a row an element lies, under every instruction set of 
 import mpmath  # torch depends on it
 import pytest
 import torch
-import torch.nn.functional as F
+from activation_names import NAMES
 from instruction_sets import check_under, once_for_each
 
+from fastconv.activations import by_torch, parse, saves_result
 from fastconv.backends import BACKENDS
 from fastconv.problem import DTYPES
 
 CPU = BACKENDS["cpu"]
 CPUS = {name: backend for name, backend in BACKENDS.items() if name.startswith("cpu:")}
-ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
+REFERENCE = BACKENDS["reference"]
 INF, NAN = float("inf"), float("nan")
 LONGEST = 70  # of a row: four of the widest vectors and a part
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 IDS = {"ids": lambda value: str(value).removeprefix("torch.")}
 dtypes = pytest.mark.parametrize("dtype", list(DTYPES), **IDS)
-activations = pytest.mark.parametrize("activation", ACTIVATIONS)
+activations = pytest.mark.parametrize("activation", NAMES)
 
 
 def bits(x):
@@ -42,23 +43,42 @@ def inputs(dtype):
     return torch.cat([ends, -ends, *kinks, exponents, -exponents, *dense])
 
 
-def forward(x, activation):
-    return CPU.activation_forward(x.view(1, 1, 1, -1), activation).view(-1)
+def forward(x, activation, kernels=CPU):
+    return kernels.activation_forward(x.view(1, 1, 1, -1), activation).view(-1)
 
 
-def slope(x, activation):
+def slope(x, activation, kernels=CPU):
     x = x.view(1, 1, 1, -1)
-    saved = CPU.activation_forward(x, activation) if activation in ("relu", "relu6") else x
-    return CPU.epilogue_backward(torch.ones_like(x), saved, activation)[0].view(-1)
+    saved = kernels.activation_forward(x, activation) if saves_result(activation) else x
+    return kernels.epilogue_backward(torch.ones_like(x), saved, activation)[0].view(-1)
 
 
 def mp_activate(z, activation):
     """(activation, slope, size of the slope's roundings) of an mpmath number."""
+    found, parameter = parse(activation)
+    s = 1 / (1 + mpmath.exp(-z))
+    bounded = max(-2000, min(z, 2000))  # far beyond float64; mpmath has a limit as well
     if activation == "silu":
-        s = 1 / (1 + mpmath.exp(-z))
         return z * s, s * (1 + z * (1 - s)), s * (1 + abs(min(z, 40)))
+    if activation == "mish":
+        t = mpmath.tanh(mpmath.log1p(mpmath.exp(bounded)))
+        return z * t, t + z * s * (1 - t * t), t + s * abs(min(z, 40))
+    if activation == "sigmoid":
+        return s, s * (1 - s), s
+    if activation == "tanh":
+        e = mpmath.exp(-2 * abs(bounded))
+        slope = 4 * e / (1 + e) ** 2
+        return mpmath.tanh(bounded), slope, slope if abs(z) < 32 else 1
+    if found.name == "leaky_relu":
+        return (z, 1, 1) if z > 0 else (z * parameter[0], parameter[0], abs(parameter[0]))
+    if found.name == "elu":
+        (alpha,) = parameter
+        exp = alpha * mpmath.exp(bounded)
+        return (z, 1, 1) if z > 0 else (alpha * mpmath.expm1(bounded), exp, exp)
+    if activation == "hardsigmoid":
+        return min(max(z + 3, 0), 6) / 6, mpmath.mpf(-3 < z < 3) / 6, 1
     if activation == "gelu":
-        bounded = max(-100, min(z, 100))  # far beyond float64; mpmath has a limit as well
+        bounded = max(-100, min(z, 100))
         cdf, pdf = mpmath.erfc(-bounded / mpmath.sqrt(2)) / 2, mpmath.npdf(bounded)
         return z * cdf, cdf + z * pdf, cdf + abs(z) * pdf
     if activation == "hardswish":
@@ -71,18 +91,35 @@ def mp_activate(z, activation):
 
 def torch_activate(z, activation):
     """mp_activate() of the elements of a float64 tensor, as three tensors."""
+    found, parameter = parse(activation)
     inside = (-3 < z) & (z < 3)
+    s = z.sigmoid()
     if activation == "silu":
-        s = z.sigmoid()
         return z * s, s * (1 + z * (1 - s)), s * (1 + z.clamp(max=40).abs())
     if activation == "gelu":
         cdf = torch.special.erfc(-z * 0.5**0.5) / 2
         pdf = (-z * z / 2).exp() / (2 * torch.pi) ** 0.5
         return z * cdf, cdf + z * pdf, cdf + z.abs() * pdf
+    if activation == "mish":
+        t = torch.tanh(torch.log1p(z.exp()))
+        return z * t, t + z * s * (1 - t * t), t + s * z.clamp(max=40).abs()
+    if activation == "sigmoid":
+        return s, s * (1 - s), s
+    if activation == "tanh":
+        slopes = 4 * (-2 * z.abs()).exp() / (1 + (-2 * z.abs()).exp()) ** 2
+        return z.tanh(), slopes, torch.where(z.abs() < 32, slopes, 1)
+    if found.name == "leaky_relu":
+        slopes = torch.where(z > 0, 1, parameter[0]).double()
+        return z * slopes, slopes, slopes.abs()
+    if found.name == "elu":
+        slopes = torch.where(z > 0, 1, parameter[0] * z.exp())
+        return by_torch(activation, z), slopes, slopes
+    if activation == "hardsigmoid":
+        return (z + 3).clamp(0, 6) / 6, inside.double() / 6, torch.ones_like(z)
     if activation == "hardswish":
         line = torch.where(inside, z / 3 + 0.5, (z > 0).double())
-        return torch.where(inside, z * (z + 3) / 6, F.relu(z)), line, z.abs() + 1
-    y = getattr(F, activation)(z)
+        return torch.where(inside, z * (z + 3) / 6, z.relu()), line, z.abs() + 1
+    y = by_torch(activation, z)
     top = 6 if activation == "relu6" else INF
     return y, ((z > 0) & (z < top)).double(), torch.ones_like(z)
 
@@ -108,30 +145,40 @@ def assert_within(got, expected, allowed, x):
 @activations
 @dtypes
 def test_against_more_digits(dtype, activation):
-    """silu to 1.5 eps, as torch's, and hardswish, three roundings, to as much; gelu is
+    """Most to 1.5 eps, as torch's silu is; tanh and mish, of more steps, to 2 and 2.5; gelu is
     ill-conditioned: exp(-z * z / 2) magnifies the rounding of z * z. Subnormals to 1.5 grains."""
     x = inputs(dtype)
     y, slopes, terms = exact(x, activation)
     accumulator = torch.promote_types(dtype, torch.float32)
     info, z = torch.finfo(dtype), x.double()
-    factors = {"relu": 0, "relu6": 0, "silu": 1.5, "hardswish": 1.5}
-    eps = factors.get(activation, 3 + z.clamp(-40, 40) ** 2) * torch.finfo(accumulator).eps
+    factors = {"relu": 0, "relu6": 0, "gelu": 3 + z.clamp(-40, 40) ** 2, "tanh": 2, "mish": 2.5}
+    eps = factors.get(activation, 1.5) * torch.finfo(accumulator).eps
     narrowing = 0 if dtype == accumulator else info.eps / 2
     grain = 1.5 * info.smallest_normal * info.eps
     grains = grain * (1 + z.abs().clamp(max=800))  # of a factor of z
     grain = {"relu": 0, "relu6": 0, "gelu": grains}.get(activation, grain)
     assert_within(forward(x, activation), y, (eps + narrowing) * y.abs() + grain, x)
     assert_within(slope(x, activation), slopes, (2 * eps + narrowing) * terms + grains, x)
+    if dtype in (torch.float32, torch.float64):  # the oracle's formulas are of up to five roundings
+        eps = eps if activation in ("relu", "relu6", "gelu") else 2.5 * info.eps
+        assert_within(forward(x, activation, REFERENCE), y, eps * y.abs() + grains, x)
+        assert_within(slope(x, activation, REFERENCE), slopes, 2 * eps * terms + grains, x)
 
 
 @activations
 @dtypes
 def test_infinities_and_nan(dtype, activation):
     x = torch.tensor([INF, -INF, NAN], dtype=dtype)
-    end = 0.0 if activation in ("relu", "relu6") else NAN  # at -inf; torch's too
-    expected = torch.tensor([6.0 if activation == "relu6" else INF, end, NAN], dtype=dtype)
+    tops = {"relu6": 6, "sigmoid": 1, "tanh": 1, "hardsigmoid": 1}
+    ends = {"tanh": -1, "leaky_relu": -INF, "leaky_relu(-0.5)": INF, "elu": -1, "elu(0.5)": -0.5}
+    ends |= dict.fromkeys(("relu", "relu6", "sigmoid", "hardsigmoid"), 0)
+    # torch's too
+    expected = torch.tensor([tops.get(activation, INF), ends.get(activation, NAN), NAN])
+    expected = expected.to(dtype)
     torch.testing.assert_close(forward(x, activation), expected, rtol=0, atol=0, equal_nan=True)
-    assert slope(x, activation)[2].isnan() == (activation in ("silu", "gelu"))
+    assert slope(x, activation)[2].isnan() == (
+        activation in ("silu", "gelu", "mish", "sigmoid", "tanh")
+    )
 
 
 def row(dtype):
@@ -176,7 +223,7 @@ def test_the_same_bits_wherever_in_a_row(dtype, activation):
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("algorithm", CPUS)
-@pytest.mark.parametrize("activation", ["silu", "hardswish"])
+@pytest.mark.parametrize("activation", ["silu", "elu(0.5)"])
 def test_the_same_bits_after_a_convolution(activation, algorithm, channels_last):
     """The identity, and the identity plus a residual: their sums are exact."""
     layout = torch.channels_last if channels_last else torch.contiguous_format

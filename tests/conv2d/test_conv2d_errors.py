@@ -61,7 +61,13 @@ def test_raises_what_torch_raises(case):
 @pytest.mark.parametrize(
     "kwargs, match",
     [
-        ({"activation": "tanh"}, "activation.*'tanh'"),
+        ({"activation": "sine"}, "activation.*'sine'"),
+        ({"activation": "none"}, "activation.*'none'"),
+        ({"activation": 3}, "activation.*3"),
+        ({"activation": "relu(0.2)"}, "'relu' has no parameter, got 'relu\\(0.2\\)'"),
+        ({"activation": "leaky_relu(nan)"}, "negative_slope, a finite number.*nan"),
+        ({"activation": "leaky_relu(0.2"}, "negative_slope.*'leaky_relu\\(0.2'"),
+        ({"activation": "elu()"}, "alpha.*'elu\\(\\)'"),
         ({"backend": "cudnn"}, "backend.*'cudnn'"),
     ],
 )

@@ -4,6 +4,7 @@ torch on random numbers, in every dtype, layout and pass.
 The CUDA and Triton kernels run on a GPU, or emulated and interpreted. In Triton's interpreter
 dtypes and layouts take turns from problem to problem; --exhaustive tries all of them on each."""
 
+import activation_names
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,10 +28,10 @@ from oracles import assert_exact, assert_no_worse_than_torch, conv_magnitudes, c
 from problems import CONVS, EMPTY_BATCH, drawn, integers, named, normals
 
 from fastconv.backends import BACKENDS
-from fastconv.backends.conv2d import ACTIVATIONS
 from fastconv.problem import DTYPES, allows_tf32
 
 NAMES = ("y", "dx", "dw")
+ACTIVATIONS = ["none", *activation_names.NAMES]
 NAMED = [one if isinstance(one, str) else one.values[0] for one in ALGORITHMS]
 # Each factor of a product is rounded to TF32's 10 bits.
 TF32_ERROR = 2.0**-10
@@ -142,20 +143,20 @@ def test_any_strides(backend):
 
 
 @pytest.mark.parametrize("backend", [*CUDA_ALGORITHMS, *TRITON_ALGORITHMS])
-@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_epilogue(backend, activation, exhaustive):
     """The CPU's kernels take theirs in test_conv2d_autograd.py and test_activation_vectors.py."""
     problem = suited(backend, "odd C and K")
     tolerances = (torch.float32, 1e-5), (torch.bfloat16, 1e-2)
     cases = [(*pair, channels_last) for pair in tolerances for channels_last in LAYOUTS]
-    turn = list(ACTIVATIONS).index(activation)
+    turn = ACTIVATIONS.index(activation)
     for dtype, tolerance, channels_last in in_turn(cases, backend, turn, exhaustive):
         device = device_of(backend)
         x, w, residual = drawn(integers, problem, dtype, channels_last, 2, device=device)
         b = integers((problem.K,), dtype).to(device)
         y = BACKENDS[backend].conv2d_fprop(x, w, b, residual, problem.geometry, activation)
         z = F.conv2d(x.double(), w.double(), b.double(), *problem.geometry) + residual.double()
-        exact = z if activation == "none" else getattr(F, activation)(z)
+        exact = activation_names.exactly(activation, z)
         torch.testing.assert_close(y.double(), exact, rtol=tolerance, atol=tolerance)
 
 

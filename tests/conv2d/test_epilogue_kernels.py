@@ -3,18 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from activation_names import NAMES, exactly
 from devices import CUDA, TRITON, device_of, in_turn, interpreted, skip_half
 
 from fastconv._native import cuda
+from fastconv.activations import native, saves_result
 from fastconv.backends import BACKENDS
-from fastconv.backends.conv2d import ACTIVATIONS as NUMBERS
 from fastconv.backends.cuda.conv2d import _locate
 from fastconv.backends.cuda.launch import launch
 from fastconv.backends.triton.launch import kernels as triton_kernels
 from fastconv.problem import DTYPES
 
 NAN = float("nan")
-ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "hardswish")
 TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 1e-5,
@@ -47,7 +47,7 @@ def sizes_in_turn(backend, turn, exhaustive):
 def derivatives(z, dy, activation):
     """(y, dz, db) in float64."""
     z = z.double().requires_grad_()
-    y = getattr(F, activation)(z)
+    y = exactly(activation, z)
     (dz,) = torch.autograd.grad(y, z, dy.double())
     return y.detach(), dz, dz.sum((0, 2, 3))
 
@@ -63,9 +63,9 @@ def test_activation_forward_and_backward(backend, dtype, layout, exhaustive):
         if layout == "expanded":
             z, dy = z[:, :1, :, :1].expand(size).clone(), dy[:, :1, :, :1].expand(size).clone()
         z_on, dy_on = (LAYOUTS[layout](t.to(device)) for t in (z, dy))
-        for activation in in_turn(ACTIVATIONS, backend, turn + number, exhaustive):
+        for activation in in_turn(NAMES, backend, turn + number, exhaustive):
             y = kernels.activation_forward(z_on, activation)
-            saved = y if activation in ("relu", "relu6") else z_on
+            saved = y if saves_result(activation) else z_on
             dz, db = kernels.epilogue_backward(dy_on, saved, activation)
             for got, exact in zip((y, dz, db), derivatives(z, dy, activation), strict=True):
                 assert got.dtype == dtype
@@ -101,7 +101,7 @@ def epilogue_forward(backend, z, b, residual, y):
         *_locate(y),
         b.data_ptr(),
         *_locate(residual),
-        int(NUMBERS["relu"]),
+        native("relu").numbers,
     )
 
 

@@ -4,12 +4,14 @@ problems of test_conv2d_kernels.py are too small or too plain for."""
 import pytest
 import torch
 import torch.nn.functional as F
+from activation_names import NAMES
 from oracles import assert_exact, conv_passes
 from problems import CONVS, Conv, integers
 
 from fastconv._native import core, cuda, cuda_missing
+from fastconv.activations import native as native_activation
 from fastconv.backends import BACKENDS
-from fastconv.backends.conv2d import ACTIVATIONS, conv_problem
+from fastconv.backends.conv2d import conv_problem
 from fastconv.backends.cuda.launch import DEVICE, launch, workspace
 from fastconv.backends.memory import location, readable
 from fastconv.problem import DTYPES, ConvOp
@@ -62,7 +64,7 @@ def run(op, problem, x, w, y, tile=None, vectorised=None, splits=None, epilogue=
         *(part for tensor in (x, w, y) for part in location(readable(tensor), DEVICE)),
         0 if bias is None else bias.data_ptr(),
         *location(residual, DEVICE),
-        int(ACTIVATIONS[activation]),
+        native_activation(activation).numbers,
         memory.data_ptr(),
     )
     return numbers[0], bool(numbers[1]), numbers[4]
@@ -178,7 +180,7 @@ def test_wgrad_plan_slices_long_sums_within_a_constant_workspace():
         assert (chosen.splits > 100) == (problem.why == "stem")
 
 
-@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("activation", ["none", *NAMES])
 def test_epilogue_of_every_tile(activation):
     reference = BACKENDS["reference"]
     wide, narrow = Conv("", 1, 5, 6, 7, 35, pad=(1, 1)), Conv("", 1, 5, 6, 7, 9)

@@ -42,7 +42,7 @@ def test_compile_fullgraph_agrees(compiler, channels_last):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "leaky_relu(0.2)"])
 def test_compile_dynamic_shapes_and_no_grad(activation):
     w = torch.randn(4, 3, 3, 3, requires_grad=True)
     torch._dynamo.reset()

@@ -4,9 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from activation_names import NAMES
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastconv
+from fastconv.activations import by_torch, saves_result
 from fastconv.geometry import Pool2dWindows
 
 TABLE = fastconv.export_decompositions()
@@ -19,11 +21,10 @@ def _samples():
     x, w, b = torch.randn(2, 4, 9, 8), torch.randn(6, 2, 3, 2), torch.randn(6)
     y = OPS.conv2d_fprop(x, w, b, None, *GEOMETRY, "none", "reference")
     last = x.contiguous(memory_format=torch.channels_last)
-    activations = ("relu", "relu6", "silu", "gelu", "hardswish")
     yield "conv2d_fprop", (x, w, None, None, *GEOMETRY, "none")
-    for activation in activations:
+    for activation in NAMES:
         yield "conv2d_fprop", (last, w, b, torch.randn_like(y), *GEOMETRY, activation)
-        saved = y.relu().clamp(max=6) if activation.startswith("relu") else y
+        saved = by_torch(activation, y) if saves_result(activation) else y
         yield "epilogue_backward", (torch.randn_like(y), saved, activation)
         yield "activation_forward", (y, activation)
     yield "epilogue_backward", (torch.randn_like(y), y, "none")

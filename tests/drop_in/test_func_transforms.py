@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
+from activation_names import NAMES
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -206,7 +207,7 @@ def test_dual_tensors_under_a_mode_and_traced(operator):
     torch.testing.assert_close(traced(*args), TRANSFORMS["jvp"](theirs, args))
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "silu", "gelu", "hardswish"])
+@pytest.mark.parametrize("activation", ["none", *NAMES])
 def test_derivatives_of_the_op_of_a_convolution(activation):
     def fprop(*args):
         geometry = [1, 1], [0, 0], [1, 1], 1

@@ -104,6 +104,7 @@ class Everything(nn.Module):
         x = self.around(self.same(self.conv(x)))
         w = self.conv.weight.new_ones(8, 8, 1, 1) / 8
         y = fastconv.conv2d(x, w, padding=1, activation="hardswish")
+        y = fastconv.conv2d(y, w, activation="leaky_relu(0.2)")
         y = fastconv.conv2d(y, w, residual=y, activation="gelu")
         y = fastconv.max_pool2d(y, 3, 2, 1, ceil_mode=True)
         y = fastconv.avg_pool2d(y, (2, 3), 1, 1, ceil_mode=True, count_include_pad=False)

@@ -26,7 +26,7 @@ FLAGS = [
     *("-std=c++20", "-fPIC", "-pthread"),
     # Symbols are visible, so that a kernel's name can be told, but belong to this module alone.
     *("-fno-gnu-unique", "-fno-semantic-interposition"),
-    *("-Wall", "-Wextra", "-Werror=return-type"),
+    *("-Wall", "-Wextra", "-Werror=switch", "-Werror=return-type"),
     # Kernels say #pragma unroll, which g++ does not know.
     "-Wno-unknown-pragmas",
     "-DFASTCONV_EMULATOR",

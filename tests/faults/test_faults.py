@@ -3,20 +3,11 @@
 A copy of the package is compiled (baseline instruction set, little optimisation), then again with
 one fault at a time, and the named test runs against it in a process of its own."""
 
-import os
 import shlex
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-
-import fastconv.bench
-import fastconv.triton_kernels
-
-ROOT = Path(__file__).parents[2]
+from source_copy import ROOT, SourceCopy
 
 
 @dataclass(frozen=True)
@@ -148,14 +139,14 @@ FAULTS = [
     ),
     Fault(
         "a short ln 2",
-        "cpu/vectors/activation_vectors.h",
+        "cpu/vectors/exp_vectors.h",
         " - k * kLn2Low;",
         ";",
         "conv2d/test_activation_vectors.py::test_against_more_digits -k silu",
     ),
     Fault(
         "an exp that overflows before its quotient",
-        "cpu/vectors/activation_vectors.h",
+        "cpu/vectors/exp_vectors.h",
         "shifted < most ? shifted : most",
         "shifted",
         "conv2d/test_activation_vectors.py::test_against_more_digits -k silu",
@@ -254,85 +245,27 @@ FAULTS = [
 ]
 
 
-class Build:
-    """A copy of the sources, compiled into a copy of the installed Python files."""
-
-    def __init__(self, folder):
-        self.source, self.site = folder / "source", folder / "site"
-        self.source.mkdir()
-        for name in ("csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, self.source / name)
-        for package in (fastconv, fastconv.bench, fastconv.triton_kernels):
-            shutil.copytree(
-                Path(package.__file__).parent,
-                self.site.joinpath(*package.__name__.split(".")),
-                ignore=shutil.ignore_patterns("*.so", "__pycache__"),
-                dirs_exist_ok=True,  # an editable install has them side by side
-            )
-
-    def compile(self):
-        env = {**os.environ, "FASTCONV_INSTRUCTION_SETS": "baseline", "CXXFLAGS": "-O1"}
-        env["FASTCONV_CUDA"] = "0"
-        done = subprocess.run(
-            [
-                sys.executable,
-                "setup.py",
-                "-q",
-                "build_ext",
-                "--build-lib",
-                self.site,
-                "--build-temp",
-                self.source / "build",
-            ],
-            cwd=self.source,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def run(self, pytest_arguments):
-        code = (
-            "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
-            f"sys.path.insert(0, {str(self.site)!r}); import pytest; "
-            "sys.exit(pytest.main(sys.argv[1:]))"
-        )
-        path, *options = shlex.split(pytest_arguments)
-        return subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                code,
-                "-x",
-                "-q",
-                "--exhaustive",
-                "-p",
-                "no:cacheprovider",
-                str(ROOT / "tests" / path),
-                *options,
-            ],
-            cwd=self.site,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+def run_tests(copy, pytest_arguments):
+    path, *options = shlex.split(pytest_arguments)
+    return copy.run(
+        "import pytest; sys.exit(pytest.main(sys.argv[1:]))",
+        *("-x", "-q", "--exhaustive", "-p", "no:cacheprovider"),
+        str(ROOT / "tests" / path),
+        *options,
+    )
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory, request):
     if not request.config.getoption("--exhaustive"):
         pytest.skip("compiles all kernels first: --exhaustive tries it")
-    pytest.importorskip("setuptools")
-    pytest.importorskip("pybind11")
-    pytest.importorskip("ninja")
-    build = Build(tmp_path_factory.mktemp("faults"))
+    build = SourceCopy(tmp_path_factory.mktemp("faults"))
     build.compile()
     return build
 
 
 def test_the_copy_without_a_fault_passes(build):
-    done = build.run(f"{KERNELS} -k 'cpu and implicit_gemm-n2c4h9'")
+    done = run_tests(build, f"{KERNELS} -k 'cpu and implicit_gemm-n2c4h9'")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -349,7 +282,7 @@ def test_fault_is_caught(build, fault):
     try:
         path.write_text(text.replace(fault.right, fault.wrong))
         build.compile()
-        done = build.run(fault.caught_by)
+        done = run_tests(build, fault.caught_by)
         # 1: tests failed; negative: a crash, caught as well. 2, an error in collection, is not.
         assert done.returncode == 1 or done.returncode < 0, done.stdout + done.stderr
     finally:

@@ -70,4 +70,4 @@ def test_errors():
     with pytest.raises(ValueError, match="5 channels, conv has 4"):
         fastconv.fold_batch_norm(conv, nn.BatchNorm2d(5))
     with pytest.raises(ValueError, match="activation"):
-        FusedConv2d(4, 4, 3)(torch.randn(1, 4, 5, 5), activation="tanh")
+        FusedConv2d(4, 4, 3)(torch.randn(1, 4, 5, 5), activation="sine")

@@ -53,12 +53,16 @@ class PreparedConv2d final : public PreparedCall {
 // results: dz where there is an activation; then db, dx, dw, those that are wanted.
 class PreparedConv2dBackward final : public PreparedCall {
  public:
-  PreparedConv2dBackward(const ConvProblem& problem, DType dtype, Activation activation,
-                         const StrideTuple& dy, const StrideTuple& x, const StrideTuple& w,
-                         const OptionalStrides& saved, const OptionalStrides& dz, bool wants_db,
+  PreparedConv2dBackward(bool reference, const ConvProblem& problem, DType dtype,
+                         Activation activation, const StrideTuple& dy, const StrideTuple& x,
+                         const StrideTuple& w, const OptionalStrides& saved,
+                         const OptionalStrides& dz, bool wants_db,
                          std::optional<CpuAlgorithm> dgrad, const OptionalStrides& dx,
                          std::optional<CpuAlgorithm> wgrad, const OptionalStrides& dw)
-      : has_activation_(saved.has_value()), wants_db_(wants_db) {
+      : epilogue_kernel_(reference ? &epilogue_backward_reference
+                                   : cpu_kernels().epilogue_backward),
+        has_activation_(saved.has_value()),
+        wants_db_(wants_db) {
     epilogue_.N = problem.N;
     epilogue_.K = problem.K;
     epilogue_.P = problem.P();
@@ -96,7 +100,7 @@ class PreparedConv2dBackward final : public PreparedCall {
       }
       if (wants_db_) args.db = *results++;
       args.num_threads = num_threads;
-      cpu_kernels().epilogue_backward(args);
+      epilogue_kernel_(args);
     }
     if (dgrad_kernel_ != nullptr) {
       CpuConvArgs args = dgrad_;
@@ -117,6 +121,7 @@ class PreparedConv2dBackward final : public PreparedCall {
   }
 
  private:
+  void (*epilogue_kernel_)(const EpilogueBackwardArgs&);
   bool has_activation_, wants_db_;
   EpilogueBackwardArgs epilogue_;
   Conv2dKernel dgrad_kernel_ = nullptr, wgrad_kernel_ = nullptr;
@@ -211,16 +216,18 @@ inline void bind_prepared(py::module_& m) {
       "activation"_a);
   m.def(
       "prepare_conv2d_backward",
-      [](const ConvProblem& problem, DType dtype, Activation activation, const StrideTuple& dy,
-         const StrideTuple& x, const StrideTuple& w, const OptionalStrides& saved,
-         const OptionalStrides& dz, bool wants_db, std::optional<CpuAlgorithm> dgrad,
-         const OptionalStrides& dx, std::optional<CpuAlgorithm> wgrad,
+      [](bool reference, const ConvProblem& problem, DType dtype, Activation activation,
+         const StrideTuple& dy, const StrideTuple& x, const StrideTuple& w,
+         const OptionalStrides& saved, const OptionalStrides& dz, bool wants_db,
+         std::optional<CpuAlgorithm> dgrad, const OptionalStrides& dx,
+         std::optional<CpuAlgorithm> wgrad,
          const OptionalStrides& dw) -> std::unique_ptr<PreparedCall> {
-        return std::make_unique<PreparedConv2dBackward>(problem, dtype, activation, dy, x, w, saved,
-                                                        dz, wants_db, dgrad, dx, wgrad, dw);
+        return std::make_unique<PreparedConv2dBackward>(reference, problem, dtype, activation, dy,
+                                                        x, w, saved, dz, wants_db, dgrad, dx, wgrad,
+                                                        dw);
       },
-      "problem"_a, "dtype"_a, "activation"_a, "dy"_a, "x"_a, "w"_a, "saved"_a, "dz"_a, "wants_db"_a,
-      "dgrad"_a, "dx"_a, "wgrad"_a, "dw"_a);
+      "reference"_a, "problem"_a, "dtype"_a, "activation"_a, "dy"_a, "x"_a, "w"_a, "saved"_a,
+      "dz"_a, "wants_db"_a, "dgrad"_a, "dx"_a, "wgrad"_a, "dw"_a);
   bind_prepared_pool2d<PoolProblem>(m);
   bind_prepared_pool2d<AdaptivePoolProblem>(m);
 }

@@ -17,7 +17,7 @@ static void backward_run(const EpilogueBackwardArgs& args, int64_t n, int64_t k,
                          int64_t q, int64_t Strides::* axis, int64_t count, accumulator_t<T>* out,
                          accumulator_t<T>* buffer) {
   load_row(out, static_cast<const T*>(args.dy.at<T>(n, k, p, q)), args.dy.strides.*axis, count);
-  if (args.activation != Activation::none) {
+  if (args.activation.kind != ActivationKind::none) {
     activation_gradient_row(out,
                             unit_row(buffer, static_cast<const T*>(args.saved.at<T>(n, k, p, q)),
                                      args.saved.strides.*axis, count),

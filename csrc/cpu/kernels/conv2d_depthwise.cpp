@@ -144,7 +144,7 @@ void depthwise_tile(const DepthwiseProduct& product, const PixelTile& tile, int6
   // Whole panels go to a tensor of adjacent channels without passing through c.
   const bool in_place = product.depth == 1 && y.c == 1 && Clamp<A>::is(e.activation) &&
                         (e.residual.data == nullptr || e.residual.strides.c == 1);
-  const Clamp<A> clamp(in_place ? e.activation : Activation::none), no_clamp(Activation::none);
+  const Clamp<A> clamp(in_place ? e.activation : Activation{}), no_clamp(Activation{});
   const int64_t stored = in_place ? lanes / kLanes<A> * kLanes<A> : 0;
 
   for (int64_t lane = 0; lane < lanes; lane += kLanes<A>) {

@@ -203,7 +203,7 @@ static void depthwise_row(const DepthwiseProduct& product, int64_t n, int64_t u,
                           nullptr,
                           product.out.tensor.strides.w * product.w.count * product.out.w.step,
                           e.residual.strides.w * product.w.count * product.out.w.step,
-                          Clamp<T>(is_clamp ? e.activation : Activation::none)};
+                          Clamp<T>(is_clamp ? e.activation : Activation{})};
   }
   for_each_run<kRowPixels, 4, 2, 1>(w.positions, [&](int64_t v, auto run) {
     constexpr int kPixels = decltype(run)::value;

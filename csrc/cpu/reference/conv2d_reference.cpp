@@ -4,9 +4,9 @@
 //   dgrad: dx[n,c,h,w] = sum over k,p,q,r,s that meet (h,w) of dy[n,k,p,q] * w[k,c,r,s]
 //   wgrad: dw[k,c,r,s] = sum over n,p,q of dy[n,k,p,q] * x[n,c,h,w]
 // with h = p*stride_h - pad_h + r*dilation_h, w alike, and c counted inside the filter's group.
+#include "cpu/reference/activation_reference.h"
 #include "cpu/reference/elements.h"
 #include "cpu/runtime/kernels.h"
-#include "cpu/staging/epilogue.h"
 #include "cpu/vectors/isa.h"
 
 namespace fastconv {
@@ -39,7 +39,7 @@ void fprop(const CpuConvArgs& args) {
           sum += static_cast<double>(to_accumulator(static_cast<const T*>(epilogue.bias)[k]));
         }
         if (epilogue.residual.data != nullptr) sum += load<T>(epilogue.residual, n, k, p, q);
-        store<T>(args.y, n, k, p, q, activate(sum, epilogue.activation));
+        store<T>(args.y, n, k, p, q, reference::activate(sum, epilogue.activation));
       }
     }
   });

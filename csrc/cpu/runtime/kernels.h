@@ -10,11 +10,12 @@
 namespace fastconv {
 
 // dz = dy * activation'(saved), db[k] = sum of dz over n, p, q; both optional.
-// `saved` is the activated output for relu and relu6, the pre-activation for the others.
+// `saved` is the activated output for the activations whose slope it tells, else the
+// pre-activation: problem/activation.h.
 struct EpilogueBackwardArgs {
   int64_t N = 0, K = 0, P = 0, Q = 0;
   DType dtype = DType::float32;
-  Activation activation = Activation::none;
+  Activation activation;
   TensorView dy, saved, dz;  // saved is null without activation; dz is null where not wanted
   void* db = nullptr;        // K contiguous elements, or null
   int num_threads = 1;
@@ -24,7 +25,7 @@ struct EpilogueBackwardArgs {
 struct ActivationArgs {
   int64_t N = 0, K = 0, P = 0, Q = 0;
   DType dtype = DType::float32;
-  Activation activation = Activation::none;
+  Activation activation;
   TensorView z, y;
   int num_threads = 1;
 };
@@ -50,6 +51,8 @@ const CpuKernels& cpu_kernels();
 
 // The oracle: plain loops, sums in double. One version, for every processor.
 void conv2d_reference(ConvOp op, const CpuConvArgs& args);
+void epilogue_backward_reference(const EpilogueBackwardArgs& args);
+void activation_forward_reference(const ActivationArgs& args);
 void pool2d_reference(PoolOp op, const PoolProblem& problem, const CpuPoolArgs& args,
                       bool count_include_pad);
 void pool2d_reference(PoolOp op, const AdaptivePoolProblem& problem, const CpuPoolArgs& args,

@@ -35,7 +35,7 @@ template <typename T>
 static RegisterOutput<accumulator_t<T>> register_output(const TileOutput& output,
                                                         const PixelTile& tile, int64_t first) {
   using A = accumulator_t<T>;
-  const RegisterOutput<A> none = {nullptr, 0, FilterEpilogue<A>(Activation::none)};
+  const RegisterOutput<A> none = {nullptr, 0, FilterEpilogue<A>(Activation{})};
   if constexpr (std::is_same_v<T, A>) {
     const TensorView &y = output.tensor, &residual = output.epilogue->residual;
     const int64_t step = pixel_step(output, tile, y.strides);
@@ -85,7 +85,7 @@ static void store_planes(const accumulator_t<T>* z, int64_t count, int64_t colum
   const bool whole =
       count == kLanes<A> && out_step == 1 && (residual == nullptr || residual_step == 1);
   const bool is_clamp = Clamp<A>::is(epilogue.activation);
-  const Clamp<A> clamp(is_clamp ? epilogue.activation : Activation::none);
+  const Clamp<A> clamp(is_clamp ? epilogue.activation : Activation{});
   const vector_t<A> biases = whole && bias != nullptr ? load_vector(bias) : vector_t<A>{};
   for (int64_t first = 0; first < columns; first += kLanes<A>) {
     // The last block ends with the run and stores some pixels twice.

@@ -2,7 +2,7 @@
 // element gets the same bits wherever in a row it lies. problem/activation.h has the definitions.
 #pragma once
 
-#include "cpu/vectors/vectors.h"
+#include "cpu/vectors/exp_vectors.h"
 #include "problem/activation.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -14,11 +14,12 @@ struct Clamp {
   A low, high;
 
   static bool is(Activation a) {
-    return a == Activation::none || a == Activation::relu || a == Activation::relu6;
+    return a.kind == ActivationKind::none || a.kind == ActivationKind::relu ||
+           a.kind == ActivationKind::relu6;
   }
-  explicit Clamp(Activation a = Activation::none)
-      : low(a == Activation::none ? -static_cast<A>(__builtin_inf()) : A(0)),
-        high(a == Activation::relu6 ? A(6) : static_cast<A>(__builtin_inf())) {}
+  explicit Clamp(Activation a = {})
+      : low(a.kind == ActivationKind::none ? -static_cast<A>(__builtin_inf()) : A(0)),
+        high(a.kind == ActivationKind::relu6 ? A(6) : static_cast<A>(__builtin_inf())) {}
   vector_t<A> operator()(vector_t<A> z) const {
     const vector_t<A> zero = {}, least = zero + low, most = zero + high;
     z = z < least ? least : z;
@@ -26,98 +27,97 @@ struct Clamp {
   }
 };
 
-// ---- SiLU ------------------------------------------------------------------------------------
+// ---- smooth ----------------------------------------------------------------------------------
 
-// Of IEEE 754's formats, and what exp needs in them.
+// 1 / (1 + exp(-z)), rounded to subnormals where it is one.
 template <typename A>
-struct Format;
-template <>
-struct Format<float> {
-  using bits = uint32_t;
-  static constexpr int kFractionBits = 23, kBias = 127;
-  static constexpr int kExpDegree = 7;        // the remainder is below 6e-9
-  static constexpr int kGreatestPower = 100;  // of two
-  static constexpr float kSiluEnd = -111;     // silu is less than any subnormal below
-};
-template <>
-struct Format<double> {
-  using bits = uint64_t;
-  static constexpr int kFractionBits = 52, kBias = 1023;
-  static constexpr int kExpDegree = 13;  // the remainder is below 5e-18
-  static constexpr int kGreatestPower = 900;
-  static constexpr double kSiluEnd = -753;
-};
-
-template <typename A>
-struct BitsOf {
-  typedef typename Format<A>::bits type __attribute__((vector_size(kVectorBytes)));
-};
-
-// What exp(t) is to 1 + exp(t): exp / unit, where unit is 1, or the power of two that keeps exp
-// finite.
-template <typename A>
-struct ScaledExp {
-  vector_t<A> exp, unit;
-};
-
-// exp(t) = 2^k exp(r) with |r| <= ln 2 / 2, and exp(r) by its Taylor series. For t in [-64,
-// -kSiluEnd].
-template <typename A>
-[[gnu::always_inline]] static inline ScaledExp<A> scaled_exp(vector_t<A> t) {
-  using F = Format<A>;
-  using bits_t = typename BitsOf<A>::type;
-  constexpr A kLog2E = A(1.44269504088896340736);
-  // ln 2 in two parts; k times the first, 355 / 512, is exact.
-  constexpr A kLn2High = A(0.693359375), kLn2Low = A(-2.12194440054690582768e-4);
-  // Added to an integer, it leaves the integer in the last bits; added to a number, it rounds it.
-  constexpr A kShift = A(3) * A(typename F::bits{1} << (F::kFractionBits - 1));
-  const auto power_of_two = [](vector_t<A> shifted) {
-    const bits_t exponent = reinterpret_cast<bits_t>(shifted) + F::kBias;
-    return reinterpret_cast<vector_t<A>>(exponent << F::kFractionBits);
-  };
-  const vector_t<A> zero = {}, most = zero + (kShift + F::kGreatestPower);
-  const vector_t<A> shifted = t * kLog2E + kShift, k = shifted - kShift;
-  const vector_t<A> r = (t - k * kLn2High) - k * kLn2Low;
-  // Horner's scheme: 1 + r (1 + r / 2 (1 + r / 3 (...))), without the quotients.
-  constexpr auto kCoefficients = [] {
-    struct {
-      A of[F::kExpDegree + 1];
-    } inverse = {};
-    double factorial = 1;
-    for (int n = 0; n <= F::kExpDegree; factorial *= ++n) inverse.of[n] = A(1 / factorial);
-    return inverse;
-  }();
-  vector_t<A> sum = zero + kCoefficients.of[F::kExpDegree];
-#pragma GCC unroll 16
-  for (int n = F::kExpDegree - 1; n >= 0; --n) sum = sum * r + kCoefficients.of[n];
-  const vector_t<A> capped = shifted < most ? shifted : most;
-  return {sum * power_of_two(capped), power_of_two(capped - shifted + kShift)};
+[[gnu::always_inline]] static inline vector_t<A> sigmoid(vector_t<A> z) {
+  const auto [exp, unit] = exp_of_minus<A>(z);
+  return unit / (unit + exp);
 }
 
-// exp(-z) for the sigmoid 1 / (1 + exp(-z)) in A's precision, of any z.
 template <typename A>
-[[gnu::always_inline]] static inline ScaledExp<A> sigmoid_exp(vector_t<A> z) {
-  const vector_t<A> zero = {}, least = zero + Format<A>::kSiluEnd, most = zero + A(64);
-  z = z > most ? most : z;
-  return scaled_exp<A>(-(z < least ? least : z));
+[[gnu::always_inline]] static inline vector_t<A> sigmoid_slope(vector_t<A> z) {
+  const vector_t<A> s = sigmoid<A>(z);
+  return s * (A(1) - s);
 }
 
 // z / (1 + exp(-z)), rounded to subnormals where it is one; NaN at -inf, as in torch.
 template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> silu(vector_t<A> z) {
-  const auto [exp, unit] = sigmoid_exp<A>(z);
-  const vector_t<A> end = vector_t<A>{} + Format<A>::kSiluEnd;
+  const auto [exp, unit] = exp_of_minus<A>(z);
+  const vector_t<A> end = vector_t<A>{} + Format<A>::kExpEnd;
   return z < end ? z * A(0) : z * unit / (unit + exp);
 }
 
 template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> silu_slope(vector_t<A> z) {
-  const auto [exp, unit] = sigmoid_exp<A>(z);
-  const vector_t<A> sigmoid = unit / (unit + exp);
-  return sigmoid * (z * (A(1) - sigmoid) + A(1));
+  const vector_t<A> s = sigmoid<A>(z);
+  return s * (z * (A(1) - s) + A(1));
 }
 
-// ---- hardswish -------------------------------------------------------------------------------
+// tanh(log(1 + exp(z))) = n / (n + 2 exp(-z)) with n = 2 + exp(z): numerator and denominator, both
+// times the unit of exp(-z).
+template <typename A>
+struct TanhOfSoftplus {
+  vector_t<A> numerator, denominator;
+
+  [[gnu::always_inline]] explicit TanhOfSoftplus(ScaledExp<A> of_minus) {
+    const auto [exp, unit] = of_minus;
+    numerator = unit * (unit / exp + A(2));
+    denominator = numerator + A(2) * exp;
+  }
+};
+
+// z tanh(log(1 + exp(z))), rounded to subnormals where it is one; NaN at -inf, as in torch. From
+// z = 20 on the tangent is 1 in both types, and z times the numerator might overflow.
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> mish(vector_t<A> z) {
+  const TanhOfSoftplus<A> tanh(exp_of_minus<A>(z));
+  const vector_t<A> end = vector_t<A>{} + Format<A>::kExpEnd, most = vector_t<A>{} + A(20);
+  const vector_t<A> y = z * tanh.numerator / tanh.denominator;
+  return z < end ? z * A(0) : (z > most ? z : y);
+}
+
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> mish_slope(vector_t<A> z) {
+  const ScaledExp<A> of_minus = exp_of_minus<A>(z);
+  const TanhOfSoftplus<A> tanh(of_minus);
+  const vector_t<A> t = tanh.numerator / tanh.denominator;
+  const vector_t<A> s = of_minus.unit / (of_minus.unit + of_minus.exp);
+  return t + z * s * (A(1) - t * t);
+}
+
+// (exp(2 z) - 1) / (exp(2 z) + 1). From z = 20 on it is 1 in both types.
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> tanh(vector_t<A> z) {
+  const vector_t<A> most = vector_t<A>{} + A(20);
+  const vector_t<A> e = exp_minus_1<A>(A(2) * (z > most ? most : z));
+  return z == vector_t<A>{} ? z : e / (e + A(2));
+}
+
+// 4 e / (1 + e)^2 with e = exp(-2 |z|): 1 - tanh(z)^2 without the difference.
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> tanh_slope(vector_t<A> z) {
+  const vector_t<A> zero = {}, twice = A(2) * (z < zero ? -z : z);
+  const vector_t<A> e = exp_of_minus<A>(twice).exp;
+  return twice > A(64) + zero ? zero : A(4) * e / ((A(1) + e) * (A(1) + e));
+}
+
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> elu(vector_t<A> z, A alpha) {
+  const vector_t<A> zero = {};
+  return z < zero ? alpha * exp_minus_1<A>(z < zero ? z : zero) : z;
+}
+
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> elu_gradient(vector_t<A> dy, vector_t<A> z,
+                                                              A alpha) {
+  const auto [exp, unit] = exp_of_minus<A>(z);
+  return z <= vector_t<A>{} ? dy * (alpha * (unit / exp)) : dy;
+}
+
+// ---- piecewise -------------------------------------------------------------------------------
 
 template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> hardswish(vector_t<A> z) {
@@ -129,6 +129,19 @@ template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> hardswish_gradient(vector_t<A> dy, vector_t<A> z) {
   const vector_t<A> zero = {}, three = zero + A(3);
   return z <= -three ? zero : (z < three ? dy * (z * (A(1) / A(3)) + A(0.5)) : dy);
+}
+
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> hardsigmoid(vector_t<A> z) {
+  const vector_t<A> zero = {}, one = zero + A(1), three = zero + A(3);
+  return z <= -three ? zero : (z >= three ? one : (z + three) / A(6));
+}
+
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> hardsigmoid_gradient(vector_t<A> dy,
+                                                                      vector_t<A> z) {
+  const vector_t<A> zero = {}, three = zero + A(3);
+  return (z > -three) & (z < three) ? dy / A(6) : zero;
 }
 
 // ---- rows ------------------------------------------------------------------------------------
@@ -152,18 +165,31 @@ static inline void map_row(A* out, int64_t n, const F& f, const In*... in) {
 template <typename A>
 [[gnu::flatten, gnu::noinline]] static void activate_row(A* z, int64_t n, Activation activation) {
   using V = vector_t<A>;
-  switch (activation) {
-    case Activation::none:
+  const A parameter = static_cast<A>(activation.parameter);
+  switch (activation.kind) {
+    case ActivationKind::none:
       return;
-    case Activation::relu:
-    case Activation::relu6:
+    case ActivationKind::relu:
+    case ActivationKind::relu6:
       return map_row(z, n, Clamp<A>(activation));
-    case Activation::silu:
+    case ActivationKind::silu:
       return map_row(z, n, [](V v) { return silu<A>(v); });
-    case Activation::hardswish:
+    case ActivationKind::hardswish:
       return map_row(z, n, [](V v) { return hardswish<A>(v); });
-    case Activation::gelu:
-      for (int64_t i = 0; i < n; ++i) z[i] = activate(z[i], Activation::gelu);
+    case ActivationKind::leaky_relu:
+      return map_row(z, n, [=](V v) { return v > V{} ? v : v * parameter; });
+    case ActivationKind::elu:
+      return map_row(z, n, [=](V v) { return elu<A>(v, parameter); });
+    case ActivationKind::mish:
+      return map_row(z, n, [](V v) { return mish<A>(v); });
+    case ActivationKind::sigmoid:
+      return map_row(z, n, [](V v) { return sigmoid<A>(v); });
+    case ActivationKind::tanh:
+      return map_row(z, n, [](V v) { return tanh<A>(v); });
+    case ActivationKind::hardsigmoid:
+      return map_row(z, n, [](V v) { return hardsigmoid<A>(v); });
+    case ActivationKind::gelu:
+      for (int64_t i = 0; i < n; ++i) z[i] = activate(z[i], activation);
   }
 }
 
@@ -176,21 +202,32 @@ template <typename A>
   using V = vector_t<A>;
   const V zero = {}, six = zero + A(6);
   const auto gradients = [&](const auto& gradient) { map_row(dy, n, gradient, z); };
-  switch (activation) {
-    case Activation::none:
+  const A parameter = static_cast<A>(activation.parameter);
+  switch (activation.kind) {
+    case ActivationKind::none:
       return;
-    case Activation::relu:
+    case ActivationKind::relu:
       return gradients([&](V dy, V at) { return at <= zero ? zero : dy; });
-    case Activation::relu6:
+    case ActivationKind::relu6:
       return gradients([&](V dy, V at) { return (at <= zero) | (at >= six) ? zero : dy; });
-    case Activation::silu:
+    case ActivationKind::silu:
       return gradients([](V dy, V at) { return dy * silu_slope<A>(at); });
-    case Activation::hardswish:
+    case ActivationKind::hardswish:
       return gradients([](V dy, V at) { return hardswish_gradient<A>(dy, at); });
-    case Activation::gelu:
-      for (int64_t i = 0; i < n; ++i) {
-        dy[i] = activation_gradient(dy[i], z[i], Activation::gelu);
-      }
+    case ActivationKind::leaky_relu:
+      return gradients([=](V dy, V at) { return at > zero ? dy : dy * parameter; });
+    case ActivationKind::elu:
+      return gradients([=](V dy, V at) { return elu_gradient<A>(dy, at, parameter); });
+    case ActivationKind::mish:
+      return gradients([](V dy, V at) { return dy * mish_slope<A>(at); });
+    case ActivationKind::sigmoid:
+      return gradients([](V dy, V at) { return dy * sigmoid_slope<A>(at); });
+    case ActivationKind::tanh:
+      return gradients([](V dy, V at) { return dy * tanh_slope<A>(at); });
+    case ActivationKind::hardsigmoid:
+      return gradients([](V dy, V at) { return hardsigmoid_gradient<A>(dy, at); });
+    case ActivationKind::gelu:
+      for (int64_t i = 0; i < n; ++i) dy[i] = activation_gradient(dy[i], z[i], activation);
   }
 }
 

@@ -1,8 +1,8 @@
 // The epilogue on its own.
 //   fwd: y = activation(z + bias[k] + residual)
 //   bwd: dz = dy * activation'(saved), db[k] = sum of dz over n, p, q, in one pass over dy
-// `saved` is the activated output for relu and relu6, the pre-activation for the others. Sums are
-// of dz before it is rounded, in a fixed order:
+// `saved` is the activated output for the activations whose slope it tells, else the
+// pre-activation: problem/activation.h. Sums are of dz before it is rounded, in a fixed order:
 //
 //     positions ->  | slice 0 | slice 1 | slice 2 |      a block sums one slice of `lanes` (vectors
 //     channels v    | block   | block   | block   |      of) channels, each thread every
@@ -14,7 +14,7 @@
 // planes without gaps are one row). With kVector 1 strides are any.
 //
 // Bound: bytes. fwd (2 + residual) * sizeof(T) an element; bwd 3 * sizeof(T), one less without
-// activation or without dz. FLOPs: a few an element; exponentials for silu and gelu.
+// activation or without dz. FLOPs: a few an element; exponentials for the smooth activations.
 #pragma once
 
 #include "cuda/device/element_grid.cuh"
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
 // each of channel_step adjacent channels.
 struct EpilogueBackwardParams {
   TensorView dy, saved, dz;
-  Activation activation = Activation::none;
+  Activation activation;
   void* partials = nullptr;  // [slice][k], in accumulator type; null where db is not wanted
   int64_t K = 0;
   int64_t channels = 0;         // K / channel_step
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
     A dz[kVector];
 #pragma unroll
     for (int v = 0; v < kVector; ++v) dz[v] = to_accumulator(dy.v[v]);
-    if (params.activation != Activation::none) {
+    if (params.activation.kind != ActivationKind::none) {
       const auto saved = load_vector<T, kVector>(params.saved.at<const T>(n, k, p, q));
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {

@@ -9,11 +9,12 @@
 namespace fastconv::cuda {
 
 // dz = dy * activation'(saved), db[k] = sum of dz over n, p, q; both optional.
-// `saved` is the activated output for relu and relu6, the pre-activation for the others.
+// `saved` is the activated output for the activations whose slope it tells, else the
+// pre-activation: problem/activation.h.
 struct EpilogueBackwardArgs {
   int64_t N = 0, K = 0, P = 0, Q = 0;
   DType dtype = DType::float32;
-  Activation activation = Activation::none;
+  Activation activation;
   TensorView dy, saved, dz;   // saved is null without activation; dz is null where not wanted
   void* db = nullptr;         // K contiguous elements, or null
   void* workspace = nullptr;  // epilogue_backward_workspace() bytes

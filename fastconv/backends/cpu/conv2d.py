@@ -9,9 +9,10 @@ import functools
 import torch
 
 from ..._native import core
+from ...activations import native
 from ...problem import DTYPES, ConvOp, suggests_channels_last
 from ..base import Backend, PassPlan
-from ..conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
+from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from ..memory import empty, location
 from .pool2d import CpuPool2d
 
@@ -62,7 +63,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             *location(y),
             0 if bias is None else bias.data_ptr(),
             *location(residual),
-            ACTIVATIONS[activation],
+            native(activation),
             torch.get_num_threads(),
         )
 
@@ -79,7 +80,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             y.stride(),
             b is not None,
             _strides(residual),
-            ACTIVATIONS[activation],
+            native(activation),
         )
 
     def prepare_fprop_backward(self, dy, x, w, saved, dx, dw, db, geometry, activation):
@@ -88,9 +89,10 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
         problem = conv_problem(x.shape, w.shape, geometry)
         dz = None if saved is None else empty(dy.shape, dy, suggests_channels_last(saved))
         call = core.prepare_conv2d_backward(
+            self.algorithm == core.CpuAlgorithm.reference,
             problem,
             DTYPES[x.dtype],
-            ACTIVATIONS[activation],
+            native(activation),
             *map(_strides, (dy, x, w, saved, dz)),
             db is not None,
             None if dx is None else self._plan(ConvOp.dgrad, problem).algorithm,
@@ -102,9 +104,10 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
 
     def _epilogue_backward(self, dy, saved, activation, dz, db):
         core.epilogue_backward(
+            self.algorithm == core.CpuAlgorithm.reference,
             tuple(dy.shape),
             DTYPES[dy.dtype],
-            ACTIVATIONS[activation],
+            native(activation),
             *location(dy),
             *location(saved),
             *location(dz),
@@ -114,9 +117,10 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
 
     def _activate(self, z, activation, y):
         core.activation_forward(
+            self.algorithm == core.CpuAlgorithm.reference,
             tuple(z.shape),
             DTYPES[z.dtype],
-            ACTIVATIONS[activation],
+            native(activation),
             *location(z),
             *location(y),
             torch.get_num_threads(),

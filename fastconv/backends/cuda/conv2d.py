@@ -9,10 +9,11 @@ import functools
 import torch
 
 from ..._native import core, cuda, cuda_missing
+from ...activations import native
 from ...problem import DTYPES, ConvOp, allows_tf32
 from .. import im2col
 from ..base import Backend, PassPlan
-from ..conv2d import ACTIVATIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
+from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from ..memory import location
 from . import im2col as cuda_im2col
 from .launch import DEVICE, device_properties, launch, unusable_reason, workspace
@@ -121,7 +122,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             *locations[2],
             0 if bias is None else bias.data_ptr(),
             *_locate(residual),
-            int(ACTIVATIONS[activation]),
+            native(activation).numbers,
             0 if memory is None else memory.data_ptr(),
         )
 
@@ -133,7 +134,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             dy,
             size,
             dtype,
-            int(ACTIVATIONS[activation]),
+            native(activation).numbers,
             *_locate(dy),
             *_locate(saved),
             *_locate(dz),
@@ -151,7 +152,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             *_locate(y),
             0,
             *_locate(None),
-            int(ACTIVATIONS[activation]),
+            native(activation).numbers,
         )
 
 

@@ -3,8 +3,8 @@
 import functools
 
 from ..._native import cuda
+from ...activations import native
 from ...problem import DTYPES
-from ..conv2d import ACTIVATIONS
 from ..memory import location
 from .launch import DEVICE, launch
 
@@ -37,5 +37,5 @@ def epilogue(z, bias, residual, activation):
         *_locate(z),
         0 if bias is None else bias.data_ptr(),
         *_locate(residual),
-        int(ACTIVATIONS[activation]),
+        native(activation).numbers,
     )

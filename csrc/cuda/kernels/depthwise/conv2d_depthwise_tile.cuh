@@ -162,10 +162,10 @@ __device__ __forceinline__ void apply_epilogue(float (&z)[kStrip], const Epilogu
       if (w0 + e < width) z[e] += to_accumulator(residual[e * epilogue.residual.strides.w]);
     }
   }
-  if (epilogue.activation == Activation::none) return;
-  if (epilogue.activation == Activation::relu) {
+  if (epilogue.activation.kind == ActivationKind::none) return;
+  if (epilogue.activation.kind == ActivationKind::relu) {
 #pragma unroll
-    for (int e = 0; e < kStrip; ++e) z[e] = activate(z[e], Activation::relu);
+    for (int e = 0; e < kStrip; ++e) z[e] = activate(z[e], Activation{ActivationKind::relu});
     return;
   }
   // The others are long: one copy of the code, past which the strip is turned round in registers.
