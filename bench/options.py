@@ -8,7 +8,7 @@ from .cases.selection import DTYPES, LAYOUTS, PASSES
 from .measure.baselines import BASELINES
 from .measure.networks import PASSES as NETWORK_PASSES
 
-PARTS = ("layers", "pools", "models", "ops")
+PARTS = ("layers", "pools", "models", "ops", "calls")
 OUT = "fastconv-results"
 
 
@@ -72,7 +72,8 @@ def add_bench_options(parser):
         default=["layers", "pools"],
         metavar="PART",
         help="of layers, pools (of known networks, each problem once), models (whole networks), "
-        "ops (a line or two for each operator and variant) (default: layers pools)",
+        "ops (a line or two for each operator and variant), calls (what a call costs: tensors so "
+        "small that computing takes no time, by default with one thread) (default: layers pools)",
     )
     parser.add_argument(
         "--device", type=_device, metavar="cpu|cuda", help="default: cuda where there is one"
@@ -89,14 +90,13 @@ def add_bench_options(parser):
         type=_positives,
         metavar="LIST",
         help="batch sizes (default: layers and pools 1,8 on a CPU, 32,128 on a GPU; ops 8, 32 on a "
-        "GPU; models 8; with --quick 1, layers, pools and ops on a GPU 32)",
+        "GPU; models 8; calls 1; with --quick 1, layers, pools and ops on a GPU 32)",
     )
     parser.add_argument(
         "--layout",
         type=_names(LAYOUTS),
-        default=list(LAYOUTS),
         metavar="LIST",
-        help="of nchw, channels_last (default: both)",
+        help="of nchw, channels_last (default: both; calls nchw)",
     )
     known = (*PASSES, *NETWORK_PASSES)
     parser.add_argument(
@@ -105,7 +105,7 @@ def add_bench_options(parser):
         default=list(known),
         metavar="LIST",
         help="of fprop, dgrad, wgrad, bgrad (convolutions), fwd, bwd (pools), inference, "
-        "'training step' (models) (default: all)",
+        "'training step' (models, calls) (default: all)",
     )
     parser.add_argument(
         "--baseline",
@@ -139,7 +139,7 @@ def add_bench_options(parser):
         type=_seconds,
         metavar="S",
         help="measuring time for each side of a line (default: 0.4, with --quick 0.1; models 4, "
-        "with --quick 0.3)",
+        "with --quick 0.3; calls 0.2, with --quick 0.1)",
     )
     parser.add_argument(
         "--backend", metavar="NAME", help="a backend of fastconv, such as reference or cpu:direct"
@@ -148,14 +148,14 @@ def add_bench_options(parser):
         "--threads",
         type=_positives,
         metavar="LIST",
-        help="numbers of CPU threads, one after the other (default: torch's)",
+        help="numbers of CPU threads, one after the other (default: torch's; calls 1)",
     )
     parser.add_argument(
         "--out",
         default=OUT,
         metavar="FOLDER",
-        help="of layers.csv, pools.csv, models.csv, ops.csv, written line by line; a run goes on "
-        f"with what is there (default: {OUT})",
+        help="of layers.csv, pools.csv, models.csv, ops.csv, calls.csv, written line by line; a "
+        f"run goes on with what is there (default: {OUT})",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="put earlier results aside and measure again"

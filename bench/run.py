@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..dispatch import get_backend
-from .cases.selection import select_cases
+from .cases.calls import select_calls
+from .cases.selection import LAYOUTS, select_cases
 from .measure import networks
 from .measure.baselines import Baseline, baselines, why_impossible
+from .measure.calls import measure_call
 from .measure.ceilings import Ceilings
 from .measure.measure import measure, no_fallback
 from .measure.record import environment
@@ -36,6 +38,9 @@ class Part:
     quick_seconds: float
     batches: dict  # device -> values of N; None: those of the CSVs
     quick_batches: dict
+    layouts: tuple = tuple(LAYOUTS)
+    threads: int | None = None  # None: torch's
+    has_roofline: bool = True  # whether its times are held against the device's ceilings
 
 
 PARTS = {
@@ -43,7 +48,22 @@ PARTS = {
     "pools": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
     "ops": Part(measure, 0.4, 0.1, {"cpu": [8], "cuda": [32]}, {"cpu": [1], "cuda": [32]}),
     "models": Part(
-        networks.measure_network, 4, 0.3, {"cpu": [8], "cuda": [8]}, {"cpu": [1], "cuda": [1]}
+        networks.measure_network,
+        4,
+        0.3,
+        {"cpu": [8], "cuda": [8]},
+        {"cpu": [1], "cuda": [1]},
+        has_roofline=False,
+    ),
+    "calls": Part(
+        measure_call,
+        0.2,
+        0.1,
+        {"cpu": [1], "cuda": [1]},
+        {"cpu": [1], "cuda": [1]},
+        layouts=("nchw",),
+        threads=1,
+        has_roofline=False,
     ),
 }
 
@@ -63,12 +83,15 @@ class BadRequest(Exception):
 
 
 def _cases(part, device, options):
-    quick = options.quick
-    batches = options.batch or (PARTS[part].quick_batches if quick else PARTS[part].batches)[device]
+    quick, defaults = options.quick, PARTS[part]
+    batches = options.batch or (defaults.quick_batches if quick else defaults.batches)[device]
+    layouts = options.layout or defaults.layouts
     words = [word.strip() for word in options.filter.split(",") if word.strip()]
-    wanted = (options.layout, options.passes, options.dtype, words, quick)
+    wanted = (layouts, options.passes, options.dtype, words, quick)
     if part == "models":
         return networks.select_networks(batches, options.image_size, *wanted)
+    if part == "calls":
+        return select_calls(batches, *wanted)
     return select_cases(batches, *wanted, [part])
 
 
@@ -85,8 +108,8 @@ def _plan(device, options):
         raise BadRequest(f"--baseline {reason}")
     lines = [
         Line(part, case, threads, baselines(case, device, options.backend, options.baseline))
-        for threads in options.threads or [torch.get_num_threads()]
         for part in parts
+        for threads in options.threads or [PARTS[part].threads or torch.get_num_threads()]
         for case in _cases(part, device, options)
     ]
     if not lines:
@@ -122,8 +145,9 @@ def _missing(lines, results, options):
 
 
 def _ceilings(lines, device, dtypes):
-    """{number of threads: Ceilings} of those that lines are measured with."""
+    """{number of threads: Ceilings} of the lines that are held against them."""
     ceilings = {}
+    lines = [line for line in lines if PARTS[line.part].has_roofline]
     for threads in dict.fromkeys(line.threads for line in lines):
         torch.set_num_threads(threads)
         ceilings[threads] = Ceilings.measured(device, dtypes)
@@ -153,9 +177,11 @@ def _measure_all(lines, results, device, options, where, ceilings):
             torch.set_num_threads(line.threads)
             seconds = _seconds(line, options)
             rows = part.measure(case, device, seconds, options.backend, attempts, line.against)
-            if line.part != "models":
+            roof = {}
+            if part.has_roofline:
                 ceilings[line.threads].fill(rows, case)
-            results[line.part].add(rows, where | ceilings[line.threads].as_dict())
+                roof = ceilings[line.threads].as_dict()
+            results[line.part].add(rows, where | dict.fromkeys(Ceilings.columns()) | roof)
             progress.advance(task)
 
 

@@ -24,11 +24,11 @@ class Row:
     """A case against one baseline. Times in microseconds, medians where the name does not tell
     another percentile; None where there is no number."""
 
-    op: str  # of fastconv, "conv2d+bias+relu" for example; "network" for a whole one
+    op: str  # of fastconv, as "conv2d+bias+relu"; "network" for a whole one; "call" for its cost
     pass_: str
-    family: str  # the kind of layer, whose rows share a mean; of a network its model
-    model: str  # the network that the layer is of
-    layer: str  # its name there; of a network the variant, "converted" or "fused"
+    family: str  # the kind of layer, whose rows share a mean; of a network or call as its model
+    model: str  # the network that the layer is of; of a call the operator
+    layer: str  # its name there; of a network "converted" or "fused", of a call its form
     problem: str  # its sizes in short, as in cases/shapes.py
     layout: str
     dtype: str

@@ -14,8 +14,9 @@ SAME = ("device", "instruction_set", "commit", "torch", "fastconv")
 
 def key(row):
     """What tells one row from the others. Networks share layers, whose problem is timed once under
-    one of their names; a network's own rows go by its name and variant."""
-    named = (row.model, row.layer) if row.op == "network" else ()
+    one of their names; a network's own rows go by its name and variant, a call's by its operator
+    and form."""
+    named = (row.model, row.layer) if row.op in ("network", "call") else ()
     return (
         row.op, row.pass_, *named, row.problem, row.layout, row.dtype, row.threads,
         row.requested_backend, row.baseline,

@@ -181,10 +181,39 @@ def _print_networks(console, rows):
             ratio_text(best.get(id(row)), row.is_quotable),
         )
     console.print(table)
+    _print_pass_means(console, rows, lambda row: (row.layer, row.pass_))
+
+
+def _print_calls(console, rows):
+    """Calls of one baseline and dtype."""
+    first = rows[0]
+    table = plain_table(f"Calls of tiny tensors, {first.dtype}, against {first.baseline}")
+    for name in ("operator", "as", "pass", "layout"):
+        table.add_column(name, no_wrap=True)
+    for name in ("thr", "ours us", f"{first.baseline} us", "ratio", "+-%"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            f"{row.model} {row.problem.split('c', 1)[0]}",
+            row.layer,
+            row.pass_.removesuffix(" step"),
+            LAYOUT_NAMES[row.layout],
+            str(row.threads),
+            _microseconds(row.us) if row.us else row.status,
+            _microseconds(row.baseline_us),
+            ratio_text(row.x_baseline, row.is_quotable),
+            _spread(row),
+        )
+    console.print(table)
+    _print_pass_means(console, rows, lambda row: (row.pass_,))
+
+
+def _print_pass_means(console, rows, key):
+    """The geometric mean of the quotable rows of each key."""
     quotable = [row for row in rows if row.is_quotable]
-    for (variant, pass_), group in grouped(quotable, lambda row: (row.layer, row.pass_)).items():
+    for names, group in grouped(quotable, key).items():
         mean = ratio_text(geometric_mean([row.x_baseline for row in group]))
-        console.print(f"{variant} {pass_}: geometric mean {mean}")
+        console.print(f"{' '.join(names)}: geometric mean {mean}")
     console.print()
 
 
@@ -213,9 +242,11 @@ def print_report(console, rows):
     for group in grouped(rows, lambda row: (row.op, row.dtype, row.baseline)).values():
         if group[0].op == "network":
             _print_networks(console, group)
+        elif group[0].op == "call":
+            _print_calls(console, group)
         else:
             _print_lines(console, group)
-    quotable = [row for row in rows if row.is_quotable and row.op != "network"]
+    quotable = [row for row in rows if row.is_quotable and row.op not in ("network", "call")]
     for group in grouped(quotable, lambda row: (row.dtype, row.baseline)).values():
         _print_means(console, group, best_layout_ratios(rows))
     for (status, reason), group in grouped(rows, lambda row: (row.status, row.reason)).items():

@@ -20,7 +20,10 @@ PARTS = {
     "Networks": ("models.csv",),
     "Layers and pools": ("layers.csv", "pools.csv"),
     "Operators": ("ops.csv",),
+    "Calls": ("calls.csv",),
 }
+# Whose rows the tables of the READMEs are made from.
+_IN_READMES = ("Networks", "Layers and pools", "Calls")
 
 
 class Result(NamedTuple):
@@ -77,5 +80,5 @@ def results_of(parts):
 
 def rows_of_the_readme(parts):
     """The rows that the README's tables are made from."""
-    pairs = [pair for part in ("Networks", "Layers and pools") for pair in parts.get(part, ())]
+    pairs = [pair for part in _IN_READMES for pair in parts.get(part, ())]
     return own_choice([row for row, _ in pairs])

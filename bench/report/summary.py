@@ -96,6 +96,10 @@ def is_network(row):
     return row.op == "network"
 
 
+def is_call(row):
+    return row.op == "call"
+
+
 def in_order(rows):
     """Rows of networks: each network's together, in the order of first appearance."""
     models = list(dict.fromkeys(row.model for row in rows))
@@ -194,5 +198,5 @@ def best_layout_mean(rows, best):
 
 
 def _same_but_for_layout(row):
-    named = (row.model, row.layer) if row.op == "network" else ()
+    named = (row.model, row.layer) if row.op in ("network", "call") else ()
     return (row.op, row.pass_, *named, row.problem, row.dtype, row.baseline, row.threads)

@@ -13,6 +13,7 @@ from .summary import (
     family_name,
     grouped,
     in_order,
+    is_call,
     is_network,
     kind_of,
     network_name,
@@ -67,7 +68,9 @@ def _layers_of_the_comparison(rows):
     rows = [
         row
         for row in rows
-        if (row.baseline, row.dtype) == (README_BASELINE, README_DTYPE) and not is_network(row)
+        if (row.baseline, row.dtype) == (README_BASELINE, README_DTYPE)
+        and not is_network(row)
+        and not is_call(row)
     ]
     if not quotable(rows):
         raise ValueError(f"no line of a layer compares {README_DTYPE} with {README_BASELINE}")
@@ -155,7 +158,40 @@ def networks_table(rows):
     return _markdown(["network", "variant", "pass", "threads", *LAYOUTS.values()], lines)
 
 
-TABLES = {"kinds": kinds_table, "families": families_table, "networks": networks_table}
+def _microseconds(us):
+    return "-" if us is None else f"{us:.1f}"
+
+
+def calls_table(rows):
+    """Microseconds of a call of torch and of fastconv, and their ratio, by operator, form and
+    pass."""
+    rows = [
+        row
+        for row in rows
+        if (row.baseline, row.dtype) == (README_BASELINE, README_DTYPE) and is_call(row)
+    ]
+    if not rows:
+        raise ValueError(f"no line of a call compares {README_DTYPE} with {README_BASELINE}")
+    lines = [
+        [
+            row.model,
+            row.layer,
+            row.pass_,
+            _microseconds(row.baseline_us),
+            _microseconds(row.us),
+            _ratio([row]),
+        ]
+        for row in rows
+    ]
+    return _markdown(["operator", "as", "pass", "torch, us", "fastconv, us", "ratio"], lines)
+
+
+TABLES = {
+    "kinds": kinds_table,
+    "families": families_table,
+    "networks": networks_table,
+    "calls": calls_table,
+}
 
 
 def with_tables(text, rows):

@@ -13,6 +13,7 @@ from fastconv.bench.report.results import read_parts, rows_of_the_readme
 from fastconv.bench.report.summary import by_family, family_name, kind_of
 from fastconv.bench.report.tables import (
     TABLES,
+    calls_table,
     families_table,
     kinds_table,
     networks_table,
@@ -20,7 +21,7 @@ from fastconv.bench.report.tables import (
 )
 
 ROOT = Path(__file__).parents[2]
-QUOTING = {"README.md": ["kinds"], "bench/README.md": ["families", "networks"]}
+QUOTING = {"README.md": ["kinds"], "bench/README.md": ["families", "networks", "calls"]}
 
 
 def test_families_are_named_and_ordered():
@@ -61,6 +62,17 @@ def test_a_row_without_a_number_still_says_how_fast_the_baseline_is():
     assert families_table([ours, wrong]).splitlines()[2:] == [
         "| dense 1 x 1 | fprop | 2.00 (2.00-2.00) | 1 wrong | 0.50 |",
     ]
+
+
+def test_a_call_is_a_row_with_both_sides_microseconds():
+    call = {"op": "call", "model": "conv2d", "layer": "module", "pass_": "training step"}
+    rows = [layer(0.5, 12.34, **call), layer(None, None, **call, status="wrong"), *LAYERS]
+    assert calls_table(rows).splitlines()[2:] == [
+        "| conv2d | module | training step | 6.2 | 12.3 | 0.50 |",
+        "| conv2d | module | training step | - | - | wrong |",
+    ]
+    with pytest.raises(ValueError, match="no line of a call"):
+        calls_table(LAYERS)
 
 
 def both_layouts(ratios, **fields):
@@ -119,7 +131,7 @@ def marked(*names):
 @pytest.mark.parametrize(
     "text, missing",
     [
-        ("a\n", "there is no <!-- kinds|families|networks: generated"),
+        ("a\n", "there is no <!-- kinds|families|networks|calls: generated"),
         (marked("nothing"), "nothing: generated"),
         (marked("kinds").partition("old")[0], "there is no <!-- end --> after <!-- kinds:"),
     ],
