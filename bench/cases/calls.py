@@ -1,5 +1,5 @@
 """The calls whose cost `fastconv bench calls` times. Their tensors are so small that computing
-takes next to no time: what remains is checking arguments, choosing a kernel, recording a derivative.
+takes next to no time; what remains is to check arguments, choose a kernel, record a derivative.
 
 Each operator is called as a function and as a module, as a user of torch would write it.
 """
