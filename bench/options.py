@@ -6,6 +6,7 @@ import torch
 
 from .cases.selection import DTYPES, LAYOUTS, PASSES
 from .measure.baselines import BASELINES
+from .measure.load import DISTURBED_LIMIT
 from .measure.networks import PASSES as NETWORK_PASSES
 
 PARTS = ("layers", "pools", "models", "ops", "calls")
@@ -47,6 +48,16 @@ def _seconds(text):
         value = 0.0
     if not 0 < value < 3600:
         raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
+    return value
+
+
+def _cpus(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of CPUs, 0 or more, got {text!r}")
     return value
 
 
@@ -150,6 +161,7 @@ def add_bench_options(parser):
         metavar="LIST",
         help="numbers of CPU threads, one after the other (default: torch's; calls 1)",
     )
+    add_disturbed_limit(parser, DISTURBED_LIMIT)
     parser.add_argument(
         "--out",
         default=OUT,
@@ -159,6 +171,18 @@ def add_bench_options(parser):
     )
     parser.add_argument(
         "--fresh", action="store_true", help="put earlier results aside and measure again"
+    )
+
+
+def add_disturbed_limit(parser, default):
+    parser.add_argument(
+        "--disturbed-limit",
+        type=_cpus,
+        default=default,
+        metavar="CPUS",
+        help="a line during which other programs kept more than so many CPUs busy is disturbed: "
+        "marked with ! and left out of means that have others (default: "
+        + (f"{DISTURBED_LIMIT})" if default else "as measured)"),
     )
 
 
@@ -185,6 +209,7 @@ def add_report_options(parser):
         metavar="FOLDER",
         help=f"where the results lie, and the page goes (default: ./{OUT})",
     )
+    add_disturbed_limit(parser, None)
     parser.add_argument(
         "--readme",
         action="append",

@@ -25,8 +25,8 @@ from .measure.results_file import ResultsFile
 from .measure.timing import keep_pages
 from .report.console import print_header, print_report
 
-# How often at most a line is timed while other programs keep the CPUs busy.
-BUSY_ATTEMPTS = 4
+# How often at most a line is timed that other programs disturb.
+ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,19 @@ def _plan(device, options):
     return lines
 
 
-def _open_results(parts, folder, where, fresh):
+def _open_results(parts, folder, where, options):
     """{part: its ResultsFile}, before minutes are spent on what cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        results = {part: ResultsFile(folder / f"{part}.csv", where, fresh) for part in parts}
+        results = {
+            part: ResultsFile(
+                folder / f"{part}.csv",
+                where,
+                options.fresh,
+                disturbed_limit=options.disturbed_limit,
+            )
+            for part in parts
+        }
     except OSError as error:
         raise BadRequest(f"--out: {error}") from None
     for path in (folder, *(one.path for one in results.values() if one.path.exists())):
@@ -167,7 +175,7 @@ def _measure_all(lines, results, device, options, where, ceilings):
     )
     # A CUDA graph cannot be captured on the default stream.
     stream = torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
-    attempts = 1 if options.quick else BUSY_ATTEMPTS
+    attempts = 1 if options.quick else ATTEMPTS
     with progress, stream, no_fallback():
         task = progress.add_task("", total=len(lines))
         for line in lines:
@@ -176,7 +184,15 @@ def _measure_all(lines, results, device, options, where, ceilings):
             progress.update(task, description=name)
             torch.set_num_threads(line.threads)
             seconds = _seconds(line, options)
-            rows = part.measure(case, device, seconds, options.backend, attempts, line.against)
+            rows = part.measure(
+                case,
+                device,
+                seconds,
+                options.backend,
+                attempts,
+                line.against,
+                options.disturbed_limit,
+            )
             roof = {}
             if part.has_roofline:
                 ceilings[line.threads].fill(rows, case)
@@ -192,7 +208,7 @@ def _run(device, options, command_line):
         dict.fromkeys(line.part for line in lines),
         Path(options.out),
         where | dict.fromkeys(Ceilings.columns()),
-        options.fresh,
+        options,
     )
     missing = list(_missing(lines, results, options))
     # Before keep_pages: the memory of these large tensors is to be given back.

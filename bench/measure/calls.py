@@ -15,8 +15,8 @@ import fastconv
 from ...dispatch import recording
 from ..cases.calls import contender
 from .baselines import OURS, baselines, compiled
-from .measure import fill_times, first_line, settings_of, time_sides, unmeasured, why_not
-from .record import Row
+from .load import DISTURBED_LIMIT
+from .measure import fill_times, first_line, new_row, settings_of, time_sides, unmeasured, why_not
 from .timing import Side
 from .verify import ROUNDINGS, judge
 
@@ -86,11 +86,19 @@ def _measure_against(case, device, seconds, backend, attempts, baseline, row):
     return row
 
 
-def measure_call(case, device, seconds, backend=None, attempts=1, against=None):
+def measure_call(
+    case,
+    device,
+    seconds,
+    backend=None,
+    attempts=1,
+    against=None,
+    disturbed_limit=DISTURBED_LIMIT,
+):
     """The rows of a CallCase, one a baseline; arguments as in measure.measure."""
     if against is None:
         against = baselines(case, device, backend)
-    row = replace(Row.of(case, torch.get_num_threads(), backend), seconds=seconds)
+    row = new_row(case, seconds, backend, disturbed_limit)
     try:
         return [
             _measure_against(

@@ -16,7 +16,7 @@ from typing import get_args
 import torch
 
 from ..._native import core
-from .load import is_busy
+from .load import DISTURBED_LIMIT
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Row:
     requested_backend: str | None = None  # None: fastconv's own choice
     seconds: float | None = None  # of measuring each side, as asked for
     samples: int | None = None  # calls of fastconv, or without it the baseline, that were timed
+    disturbed_limit: float | None = DISTURBED_LIMIT  # of others_cpus; see is_disturbed
 
     @classmethod
     def of(cls, case, threads, backend=None, baseline=None):
@@ -91,10 +92,19 @@ class Row:
         return self.status in ("wrong", "failed")
 
     @property
+    def is_disturbed(self):
+        """Whether other programs kept more CPUs busy meanwhile than a time to be quoted allows."""
+        return self.others_cpus is not None and self.others_cpus > self.disturbed_limit
+
+    @property
+    def has_ratio(self):
+        """Whether there is a right result's ratio."""
+        return self.status == "ok" and self.x_baseline is not None
+
+    @property
     def is_quotable(self):
         """Whether there is a right result's ratio, taken on a machine that did little else."""
-        measured = self.status == "ok" and self.x_baseline is not None
-        return measured and not is_busy(self.others_cpus)
+        return self.has_ratio and not self.is_disturbed
 
 
 def _column(name):

@@ -2,10 +2,11 @@
 with."""
 
 import re
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from .load import is_busy
+from .load import DISTURBED_LIMIT
 from .record import Row, append_csv, columns, read_rows
 
 # What two runs must share for one to go on with the other's file.
@@ -71,7 +72,7 @@ def _put_aside(path, commit):
 
 
 def _serves(row, seconds):
-    return row is not None and row.seconds >= seconds and not is_busy(row.others_cpus)
+    return row is not None and row.seconds >= seconds and not row.is_disturbed
 
 
 class ResultsFile:
@@ -85,9 +86,10 @@ class ResultsFile:
         fresh: do not go on with any file.
         keep_others: put a file that is not gone on with aside; False: remove it, if it has the same
             columns.
+        disturbed_limit: by which rows of earlier runs are judged; see Row.is_disturbed.
     """
 
-    def __init__(self, path, where, fresh=False, keep_others=True):
+    def __init__(self, path, where, fresh=False, keep_others=True, disturbed_limit=DISTURBED_LIMIT):
         self.path = Path(path)
         self.rows = {}
         if not self.path.exists():
@@ -97,7 +99,8 @@ class ResultsFile:
         if fresh:
             difference = "--fresh"
         if difference is None:
-            self.rows = {key(row): row for row, _ in pairs}
+            rows = (replace(row, disturbed_limit=disturbed_limit) for row, _ in pairs)
+            self.rows = {key(row): row for row in rows}
             return
         if keep_others or not _has_columns(self.path, where):
             aside = _put_aside(self.path, pairs[0][1].get("commit") if pairs else None)

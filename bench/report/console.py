@@ -5,8 +5,15 @@ from statistics import geometric_mean
 from rich.markup import escape
 from rich.table import Table
 
-from ..measure.load import BUSY, is_busy
-from .summary import TIE, best_layout_mean, best_layout_ratios, grouped, wins_and_losses
+from .summary import (
+    TIE,
+    best_layout_mean,
+    best_layout_ratios,
+    counted,
+    grouped,
+    quotable,
+    wins_and_losses,
+)
 
 LAYOUT_NAMES = {"nchw": "NCHW", "channels_last": "NHWC"}
 WIDE = 110  # columns of a terminal, from which on the problem is spelled out
@@ -119,19 +126,21 @@ def _print_lines(console, rows):
 
 def _mean(rows, best):
     """(lines, geometric mean, worst to best, geometric mean with the faster layout) of ratios."""
+    rows = counted(rows)
     if not rows:
         return "0", "-", "-", "-"
-    ratios = [row.x_baseline for row in rows]
+    ratios, quiet = [row.x_baseline for row in rows], rows[0].is_quotable
     return (
         str(len(ratios)),
-        ratio_text(geometric_mean(ratios)),
+        ratio_text(geometric_mean(ratios), quiet),
         f"{min(ratios):.2f}-{max(ratios):.2f}",
-        ratio_text(best_layout_mean(rows, best)),
+        ratio_text(best_layout_mean(rows, best), quiet),
     )
 
 
 def _print_means(console, rows, best):
-    """Geometric means by family, pass and layout of the quotable rows of one baseline and dtype.
+    """Geometric means by family, pass and layout of the rows of one baseline and dtype that have a
+    ratio.
 
     Args:
         best: best_layout_ratios of all rows.
@@ -209,18 +218,19 @@ def _print_calls(console, rows):
 
 
 def _print_pass_means(console, rows, key):
-    """The geometric mean of the quotable rows of each key."""
-    quotable = [row for row in rows if row.is_quotable]
-    for names, group in grouped(quotable, key).items():
-        mean = ratio_text(geometric_mean([row.x_baseline for row in group]))
-        console.print(f"{' '.join(names)}: geometric mean {mean}")
+    """The geometric mean of the ratios of each key."""
+    for names, group in grouped(rows, key).items():
+        if group := counted(group):
+            mean = geometric_mean([row.x_baseline for row in group])
+            text = ratio_text(mean, group[0].is_quotable)
+            console.print(f"{' '.join(names)}: geometric mean {text}")
     console.print()
 
 
 def _print_counts(console, rows):
-    ratios = [row.x_baseline for row in rows if row.is_quotable]
+    ratios = [row.x_baseline for row in quotable(rows)]
     wins, losses = wins_and_losses(ratios)
-    disturbed = sum(is_busy(row.others_cpus) for row in rows)
+    disturbed = sum(row.is_disturbed for row in rows)
     missing = sum(row.x_baseline is None for row in rows)
     console.print(
         f"{len(rows)} lines: faster (^) on {wins}, slower (v) on {losses}, within {TIE:.0%} (=) on "
@@ -228,8 +238,9 @@ def _print_counts(console, rows):
     )
     if disturbed:
         console.print(
-            f"[yellow](!) other programs kept more than {BUSY} CPUs busy, which slows torch's "
-            "OpenMP more than it slows fastconv: not counted, not to be quoted[/]"
+            f"[yellow](!) other programs kept more than {rows[0].disturbed_limit:g} CPUs busy "
+            "(--disturbed-limit), which slows torch's OpenMP more than it slows fastconv: not to "
+            "be quoted, and in a mean only where all its lines are disturbed[/]"
         )
 
 
@@ -246,8 +257,8 @@ def print_report(console, rows):
             _print_calls(console, group)
         else:
             _print_lines(console, group)
-    quotable = [row for row in rows if row.is_quotable and row.op not in ("network", "call")]
-    for group in grouped(quotable, lambda row: (row.dtype, row.baseline)).values():
+    means = [row for row in rows if row.has_ratio and row.op not in ("network", "call")]
+    for group in grouped(means, lambda row: (row.dtype, row.baseline)).values():
         _print_means(console, group, best_layout_ratios(rows))
     for (status, reason), group in grouped(rows, lambda row: (row.status, row.reason)).items():
         if status == "ok":

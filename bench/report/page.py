@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jinja2
 
-from ..measure.load import BUSY
 from .choices import compare_choices
 from .plots import COLOUR_LIMIT, plot_families, plot_networks, ratio_colours
 from .results import PARTS, read_parts, results_of, rows_of_the_readme
@@ -22,6 +21,7 @@ from .summary import (
     TIE,
     Summary,
     by_family,
+    counted,
     family_name,
     grouped,
     in_order,
@@ -29,7 +29,6 @@ from .summary import (
     network_name,
     own_choice,
     pass_name,
-    quotable,
 )
 from .tables import with_tables
 
@@ -97,10 +96,10 @@ def _layer_plots(folder, stem, results, draw):
     """One figure a comparison, where it has anything to draw.
 
     Args:
-        draw: (path, quotable rows, baseline) -> the path, or None.
+        draw: (path, rows with a ratio, baseline) -> the path, or None.
     """
     for index, result in enumerate(results, 1):
-        rows = quotable(result.rows)
+        rows = counted(result.rows)
         if rows and (path := draw(folder / f"{stem}_{index}.png", rows, rows[0].baseline)):
             yield Plot(path, result.title)
 
@@ -175,7 +174,7 @@ def write_page(folder, parts):
         legend=[2 ** (COLOUR_LIMIT * step / _LEGEND_STEPS) for step in steps],
         layouts=LAYOUTS,
         tie=TIE,
-        busy=BUSY,
+        limits=sorted({row.disturbed_limit for row in rows}),
     )
     path = folder / PAGE
     path.write_text(page, encoding="utf-8")
@@ -191,7 +190,7 @@ def run(options):
     """Writes what parsed options ask for and returns the exit status."""
     folder = Path(options.folder)
     try:
-        parts = read_parts(folder)
+        parts = read_parts(folder, options.disturbed_limit)
         if not any(parts.values()):
             names = ", ".join(chain(*PARTS.values()))
             return _stop(f"{folder} has no results; `fastconv bench` writes {names}")

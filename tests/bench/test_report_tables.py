@@ -45,6 +45,9 @@ def test_tables_are_made_from_quotable_rows():
         "| dense 1 x 1 | fprop | 1.00 (0.50-2.00), 1 disturbed, 1 wrong | 4.00 (4.00-4.00) | - |",
         "| | dgrad | 1 no kernel | - | - |",
         "| max pool | forward | 1.00 (1.00-1.00) | - | - |",
+        "",
+        "1 of 7 lines are disturbed: other programs kept more than 0.2 CPUs busy. A `!` marks "
+        "numbers that have no others.",
     ]
     wrong = network("resnet18", "fused", "channels_last", None, None, status="wrong")
     assert networks_table([*NETWORKS, wrong]).splitlines()[2:] == [
@@ -54,6 +57,17 @@ def test_tables_are_made_from_quotable_rows():
     ]
     with pytest.raises(ValueError, match="n1c3h64, n8c3h224"):
         networks_table([*NETWORKS, replace(NETWORKS[0], problem="n1c3h64")])
+
+
+def test_where_every_row_is_disturbed_the_tables_have_marked_numbers():
+    rows = [replace(row, others_cpus=0.7) for row in (*LAYERS[1:3], *NETWORKS[:1])]
+    assert families_table(rows).splitlines()[2:] == [
+        "| dense 1 x 1 | fprop | 0.50 ! (0.50-0.50) | 4.00 ! (4.00-4.00) | - |",
+        "",
+        "2 of 2 lines are disturbed: other programs kept more than 0.2 CPUs busy. A `!` marks "
+        "numbers that have no others.",
+    ]
+    assert "| inference | 1 | 1.25 ! | - |" in networks_table(rows)
 
 
 def test_a_row_without_a_number_still_says_how_fast_the_baseline_is():
@@ -159,5 +173,7 @@ def test_readmes_are_brought_up_to_date(tmp_path, capsys):
     text = second.read_text()
     assert "old" not in text and "| dense 1 x 1 | fprop |" in text and "| ResNet-18 |" in text
     assert re.fullmatch(
-        r"a\n<.*-->\n\n\|.*\|\n\n<!-- end -->\nb\n", text[: text.index("b\n") + 2], re.S
+        r"a\n<.*-->\n\n\|.*\|\n\n1 of 7 [^\n]*\n\n<!-- end -->\nb\n",
+        text[: text.index("b\n") + 2],
+        re.S,
     )
