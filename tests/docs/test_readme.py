@@ -92,6 +92,7 @@ ELSEWHERE = {
     "fastconv bench": Here(f"{{}} {SMALL} --filter l4.3x3"),
     "fastconv bench --filter": Here(f"{{}} {SMALL}"),
     "fastconv bench models": Here(f"{{}} {SMALL_NETWORKS}"),
+    "fastconv bench calls": Here("{} --seconds 0.001 --filter 'max_pool2d function inference'"),
     "fastconv bench ops": Here(f"{{}} {SMALL} --filter l4.3x3"),
     ".ci/run": Here("bash -n .ci/run"),
     ".ci/full": Here("bash -n .ci/full"),
