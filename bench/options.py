@@ -5,19 +5,35 @@ import argparse
 import torch
 
 from .cases.selection import DTYPES, LAYOUTS, PASSES
+from .cases.shape_text import parse_shape
 from .measure.baselines import BASELINES
 from .measure.load import DISTURBED_LIMIT
 from .measure.networks import PASSES as NETWORK_PASSES
 
 PARTS = ("layers", "pools", "models", "ops", "calls")
+KNOWN_PASSES = (*PASSES, *NETWORK_PASSES)
 OUT = "fastconv-results"
+# What people write for a name of ours, in lower case.
+_LAYOUT_ALIASES = {"nhwc": "channels_last", "contiguous": "nchw"}
+_DTYPE_ALIASES = {
+    **dict.fromkeys(("bf16",), "bfloat16"),
+    **dict.fromkeys(("fp16", "half"), "float16"),
+    **dict.fromkeys(("fp32", "float"), "float32"),
+    **dict.fromkeys(("fp64", "double"), "float64"),
+}
 
 
-def _names(known):
-    """An argparse type: comma-separated names out of `known`."""
+def _names(known, aliases=None):
+    """An argparse type: comma-separated names out of `known`, in upper or lower case.
+
+    Args:
+        aliases: {another name, in lower case: the known one}
+    """
+    aliases = {name.lower(): name for name in known} | (aliases or {})
 
     def parse(text):
         names = [name.strip() for name in text.split(",") if name.strip()]
+        names = [aliases.get(name.lower(), name) for name in names]
         unknown = [name for name in names if name not in known]
         if unknown or not names:
             wrong = ", ".join(map(repr, unknown)) or "no name"
@@ -25,6 +41,13 @@ def _names(known):
         return list(dict.fromkeys(names))
 
     return parse
+
+
+def _shape(text):
+    try:
+        return parse_shape(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def positive(text):
@@ -80,21 +103,35 @@ def add_bench_options(parser):
         "parts",
         nargs="*",
         type=_part,
-        default=["layers", "pools"],
         metavar="PART",
         help="of layers, pools (of known networks, each problem once), models (whole networks), "
         "ops (a line or two for each operator and variant), calls (what a call costs: tensors so "
-        "small that computing takes no time, by default with one thread) (default: layers pools)",
+        "small that computing takes no time, by default with one thread) (default: layers pools; "
+        "with --shape none)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,...",
+        help="a problem of your own; may be repeated. Keys n, c, h, w, k, r, s, stride, pad, "
+        "dilation, groups and op: n=8,c=64,h=56,k=64,r=3; op=max_pool2d,c=64,h=56,r=3,stride=2,"
+        "pad=1; op=adaptive_avg_pool2d,c=64,h=56,p=7,q=7. Or as explain's tables and ours have it: "
+        "n8c64h56k64r3s1p1. Defaults: n=1, w=h, s=r; convolutions stride=1 and the pad with which "
+        "an odd filter keeps the size; pools stride=r, pad=0. stride, pad and dilation may be "
+        "2x1, vertical first. Without op, what a network's convolution is timed with",
     )
     parser.add_argument(
         "--device", type=_device, metavar="cpu|cuda", help="default: cuda where there is one"
     )
     parser.add_argument(
         "--dtype",
-        type=_names(DTYPES),
+        type=_names(DTYPES, _DTYPE_ALIASES),
         default=["float32"],
         metavar="LIST",
-        help=f"of {', '.join(DTYPES)} (default: float32); models: float32, bfloat16 (autocast)",
+        help=f"of {', '.join(DTYPES)}, or bf16, fp16, half, fp32, fp64 (default: float32); models: "
+        "float32, bfloat16 (autocast)",
     )
     parser.add_argument(
         "--batch",
@@ -105,15 +142,13 @@ def add_bench_options(parser):
     )
     parser.add_argument(
         "--layout",
-        type=_names(LAYOUTS),
+        type=_names(LAYOUTS, _LAYOUT_ALIASES),
         metavar="LIST",
-        help="of nchw, channels_last (default: both; calls nchw)",
+        help="of nchw, channels_last or nhwc (default: both; calls nchw)",
     )
-    known = (*PASSES, *NETWORK_PASSES)
     parser.add_argument(
         "--passes",
-        type=_names(known),
-        default=list(known),
+        type=_names(KNOWN_PASSES),
         metavar="LIST",
         help="of fprop, dgrad, wgrad, bgrad (convolutions), fwd, bwd (pools), inference, "
         "'training step' (models, calls) (default: all)",
@@ -166,11 +201,20 @@ def add_bench_options(parser):
         "--out",
         default=OUT,
         metavar="FOLDER",
-        help="of layers.csv, pools.csv, models.csv, ops.csv, calls.csv, written line by line; a "
-        f"run goes on with what is there (default: {OUT})",
+        help="of layers.csv, pools.csv and so on for each part, shapes.csv for --shape, written "
+        f"line by line; a run goes on with what is there (default: {OUT})",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="put earlier results aside and measure again"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="also write the run's rows there, with the columns of the CSV files; -: to standard "
+        "output, and all else to standard error",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the lines that would be measured, and stop"
     )
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..dispatch import get_backend
 from .cases.calls import select_calls
-from .cases.selection import LAYOUTS, select_cases
+from .cases.selection import LAYOUTS, select_cases, select_shapes
 from .measure import networks
 from .measure.baselines import Baseline, baselines, why_impossible
 from .measure.calls import measure_call
@@ -23,7 +23,9 @@ from .measure.measure import measure, no_fallback
 from .measure.record import environment
 from .measure.results_file import ResultsFile
 from .measure.timing import keep_pages
-from .report.console import print_header, print_report
+from .options import KNOWN_PASSES
+from .report.console import print_header, print_plan, print_report
+from .report.json_rows import write_json
 
 # How often at most a line is timed that other programs disturb.
 ATTEMPTS = 4
@@ -47,6 +49,7 @@ PARTS = {
     "layers": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
     "pools": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
     "ops": Part(measure, 0.4, 0.1, {"cpu": [8], "cuda": [32]}, {"cpu": [1], "cuda": [32]}),
+    "shapes": Part(measure, 0.4, 0.1, {"cpu": [], "cuda": []}, {"cpu": [], "cuda": []}),
     "models": Part(
         networks.measure_network,
         4,
@@ -86,18 +89,24 @@ def _cases(part, device, options):
     quick, defaults = options.quick, PARTS[part]
     batches = options.batch or (defaults.quick_batches if quick else defaults.batches)[device]
     layouts = options.layout or defaults.layouts
+    passes = options.passes or KNOWN_PASSES
     words = [word.strip() for word in options.filter.split(",") if word.strip()]
-    wanted = (layouts, options.passes, options.dtype, words, quick)
+    wanted = (layouts, passes, options.dtype, words, quick)
     if part == "models":
         return networks.select_networks(batches, options.image_size, *wanted)
     if part == "calls":
         return select_calls(batches, *wanted)
+    if part == "shapes":
+        return select_shapes(options.shape, *wanted[:-1])
     return select_cases(batches, *wanted, [part])
 
 
 def _plan(device, options):
     """All Lines that are asked for. Raises BadRequest where one of them is impossible."""
-    parts = list(dict.fromkeys(options.parts))
+    parts = list(dict.fromkeys(options.parts or ([] if options.shape else ("layers", "pools"))))
+    parts += ["shapes"] * bool(options.shape)
+    if parts == ["shapes"] and options.batch:
+        raise BadRequest("--batch: a --shape has its own n")
     if "models" in parts and (other := set(options.dtype) - set(networks.DTYPES)):
         raise BadRequest(f"--dtype {min(other)}: models take {' and '.join(networks.DTYPES)} only")
     try:
@@ -113,7 +122,14 @@ def _plan(device, options):
         for case in _cases(part, device, options)
     ]
     if not lines:
-        raise BadRequest("nothing to time: no line fits --filter, --passes and --quick together")
+        narrowing = {
+            "--filter": options.filter,
+            "--passes": options.passes,
+            "--quick": options.quick,
+        }
+        given = " and ".join(name for name, value in narrowing.items() if value)
+        together = " together" if " and " in given else ""
+        raise BadRequest(f"nothing to time: no line fits {given}{together}")
     return lines
 
 
@@ -142,6 +158,11 @@ def _seconds(line, options):
     """Measuring time for each side of a line."""
     part = PARTS[line.part]
     return options.seconds or (part.quick_seconds if options.quick else part.seconds)
+
+
+def _least_seconds(lines, options):
+    """What measuring lines takes at least: each side's time and a fifth of it to warm up."""
+    return sum(1.2 * _seconds(line, options) * (len(line.against) + 1) for line in lines)
 
 
 def _missing(lines, results, options):
@@ -203,6 +224,12 @@ def _measure_all(lines, results, device, options, where, ceilings):
 
 def _run(device, options, command_line):
     lines = _plan(device, options)
+    console = Console(stderr=options.json == "-")
+    if options.list:
+        print_plan(console, lines, _least_seconds(lines, options))
+        return 0
+    if options.json not in (None, "-") and not Path(options.json).resolve().parent.is_dir():
+        raise BadRequest(f"--json: there is no folder {Path(options.json).parent}")
     where = environment(device) | {"command": command_line}
     results = _open_results(
         dict.fromkeys(line.part for line in lines),
@@ -213,7 +240,6 @@ def _run(device, options, command_line):
     missing = list(_missing(lines, results, options))
     # Before keep_pages: the memory of these large tensors is to be given back.
     ceilings = _ceilings(missing, device, options.dtype)
-    console = Console()
     print_header(
         console,
         where,
@@ -223,12 +249,17 @@ def _run(device, options, command_line):
         pages_kept=device != "cpu" or keep_pages(),
     )
     _measure_all(missing, results, device, options, where, ceilings)
-    rows = [
-        results[line.part].get(line.case, line.threads, options.backend, baseline)
+    found = [
+        (results[line.part], line.case, line.threads, options.backend, baseline)
         for line in lines
         for baseline in line.against
     ]
+    rows = [file.get(*which) for file, *which in found]
     print_report(console, rows)
+    console.print(f"results: {options.out}", soft_wrap=True, highlight=False)
+    if options.json:
+        records = [file.record(row) for (file, *_), row in zip(found, rows)]
+        write_json(options.json, where, records)
     return 1 if any(row.is_failure for row in rows) else 0
 
 

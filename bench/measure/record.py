@@ -198,7 +198,8 @@ def environment(device):
     return values
 
 
-def _as_dict(row):
+def as_dict(row):
+    """A row by column, as a file has it."""
     values = {_column(name): value for name, value in asdict(row).items()}
     for name, value in values.items():
         if isinstance(value, float):  # five digits, and no NaN: readers differ about it
@@ -227,7 +228,7 @@ def append_csv(path, rows, where):
         if file.tell() == 0:
             writer.writeheader()
         for row in rows:
-            record = _as_dict(row) | where
+            record = as_dict(row) | where
             writer.writerow({name: _one_line(value) for name, value in record.items()})
 
 

@@ -2,12 +2,13 @@
 with."""
 
 import re
+import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from .load import DISTURBED_LIMIT
-from .record import Row, append_csv, columns, read_rows
+from .record import Row, append_csv, as_dict, columns, read_rows
 
 # What two runs must share for one to go on with the other's file.
 SAME = ("device", "instruction_set", "commit", "torch", "fastconv")
@@ -91,7 +92,7 @@ class ResultsFile:
 
     def __init__(self, path, where, fresh=False, keep_others=True, disturbed_limit=DISTURBED_LIMIT):
         self.path = Path(path)
-        self.rows = {}
+        self.rows, self.where = {}, {}
         if not self.path.exists():
             return
         _drop_cut_off_line(self.path)
@@ -101,13 +102,14 @@ class ResultsFile:
         if difference is None:
             rows = (replace(row, disturbed_limit=disturbed_limit) for row, _ in pairs)
             self.rows = {key(row): row for row in rows}
+            self.where = {key(row): environment for row, environment in pairs}
             return
         if keep_others or not _has_columns(self.path, where):
             aside = _put_aside(self.path, pairs[0][1].get("commit") if pairs else None)
-            print(f"{self.path}: {difference}; moved to {aside.name}", flush=True)
+            print(f"{self.path}: {difference}; moved to {aside.name}", file=sys.stderr)
         else:
             self.path.unlink()
-            print(f"{self.path}: {difference}; removed", flush=True)
+            print(f"{self.path}: {difference}; removed", file=sys.stderr)
 
     def missing(self, case, threads, backend, against, seconds):
         """The baselines, among those in `against`, that a case has no row for, or only one that was
@@ -123,3 +125,10 @@ class ResultsFile:
         """Appends rows, which are in the file when this returns."""
         append_csv(self.path, rows, where)
         self.rows |= {key(row): row for row in rows}
+        self.where |= {key(row): where for row in rows}
+
+    def record(self, row):
+        """The columns of a row that the file has: {name: value, None where it is empty}."""
+        where = self.where[key(row)]
+        record = dict.fromkeys(columns(where)) | as_dict(row)
+        return record | {name: value for name, value in where.items() if value != ""}

@@ -91,6 +91,22 @@ def print_header(console, where, threads, count, count_there, pages_kept):
         )
 
 
+def print_plan(console, lines, seconds):
+    """The lines that would be measured: what --filter looks at, and what they are held against.
+
+    Args:
+        seconds: what measuring them takes at least.
+    """
+    for line in lines:
+        against = ", ".join(one.name for one in line.against)
+        text = f"{line.part}: {line.case.title}, threads: {line.threads}, against {against}"
+        console.print(escape(text), soft_wrap=True, highlight=False)
+    console.print(
+        f"{len(lines)} lines, at least {seconds:,.0f} s of measuring; verifying comes on top, and "
+        "disturbed lines are measured again"
+    )
+
+
 def _print_lines(console, rows):
     first = rows[0]
     baseline = first.baseline or "torch"
@@ -105,8 +121,8 @@ def _print_lines(console, rows):
         table.add_column(name, justify="right", no_wrap=True)
     shown = None
     for row in rows:
-        batch = row.problem.split("c", 1)[0]
-        key = f"{row.model} {row.layer} {batch}"
+        batch = "" if row.layer == row.problem else row.problem.split("c", 1)[0]
+        key = f"{row.model} {row.layer} {batch}".rstrip()
         problem = (row.problem,) if wide else ()
         table.add_row(
             escape(key) if key != shown else "",

@@ -21,6 +21,7 @@ PARTS = {
     "Networks": ("models.csv",),
     "Layers and pools": ("layers.csv", "pools.csv"),
     "Operators": ("ops.csv",),
+    "Shapes": ("shapes.csv",),
     "Calls": ("calls.csv",),
 }
 # Whose rows the tables of the READMEs are made from.

@@ -139,7 +139,7 @@ def test_a_file_of_another_commit_is_moved_aside_and_kept(bench, monkeypatch, tm
     capsys.readouterr()
     assert bench() == (0, 4)
     message = r"layers.csv: commit abc.* def; moved to layers.abc.csv\n"
-    assert re.search(message, capsys.readouterr().out)
+    assert re.search(message, capsys.readouterr().err)
     assert (tmp_path / "layers.abc.csv").read_bytes() == first
     assert_complete(tmp_path / "layers.csv")
     assert bench("--fresh") == (0, 4)  # the same commit, whose name is free
@@ -171,7 +171,7 @@ def test_a_file_that_cannot_be_gone_on_with_is_moved_aside(bench, tmp_path, caps
     assert old in text
     path.write_bytes(text.replace(old, new, 1).encode("latin-1"))
     assert bench() == (0, 4)
-    assert why in capsys.readouterr().out
+    assert why in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 2
 
 
