@@ -248,10 +248,11 @@ def add_demo_options(parser):
 def add_report_options(parser):
     parser.add_argument(
         "folder",
-        nargs="?",
-        default=OUT,
+        nargs="*",
         metavar="FOLDER",
-        help=f"where the results lie, and the page goes (default: ./{OUT})",
+        help=f"where the results lie, and the page goes (default: ./{OUT}). With two, BEFORE and "
+        "AFTER, what changed between them is printed instead; each is a folder, or a commit whose "
+        f"results ./{OUT} has",
     )
     add_disturbed_limit(parser, None)
     parser.add_argument(

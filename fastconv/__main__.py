@@ -61,9 +61,10 @@ def _parser():
     add_bench_options(bench)
     report = commands.add_parser(
         "report",
-        help="a page and plots from the results of bench",
+        help="a page and plots from the results of bench, or what changed between two runs",
         description="Writes report.html, one page that needs nothing else, and its plots as PNG "
-        "files, from the CSV files that bench left in FOLDER. Exit status 2 where there are none.",
+        "files, from the CSV files that bench left in FOLDER; or prints, line by line, what became "
+        "faster or slower between two FOLDERs. Exit status 2 where there are no results.",
     )
     add_report_options(report)
     demo = commands.add_parser(

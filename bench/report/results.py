@@ -1,6 +1,7 @@
 """The results that a folder of CSV files holds, comparison by comparison."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from ..measure.record import read_rows
@@ -58,18 +59,24 @@ class Result(NamedTuple):
         return sum(not row.has_ratio for row in self.rows)
 
 
-def read_parts(folder, disturbed_limit=None):
+def read_parts(folder, disturbed_limit=None, commit=None):
     """{name of a part: (Row, environment) of its lines}, of the files that are there. Of lines that
     were measured again the last one counts.
 
     Args:
         disturbed_limit: by which rows are judged (Row.is_disturbed); None: that of their run.
+        commit: only rows of the commit that begins so, those that were put aside too; None: all
+            rows, of the files that bench goes on with.
     """
     parts = {}
     for part, names in PARTS.items():
         paths = [path for path in (folder / name for name in names) if path.is_file()]
+        if commit is not None:
+            paths += [path for name in names for path in folder.glob(f"{Path(name).stem}.*.csv")]
         if paths:
             pairs = [pair for path in paths for pair in read_rows(path)]
+            if commit is not None:
+                pairs = [(row, w) for row, w in pairs if w.get("commit", "").startswith(commit)]
             if disturbed_limit is not None:
                 pairs = [(replace(row, disturbed_limit=disturbed_limit), w) for row, w in pairs]
             parts[part] = [

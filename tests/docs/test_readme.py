@@ -93,7 +93,7 @@ ELSEWHERE = {
     "fastconv bench --filter": Here(f"{{}} {SMALL}"),
     "fastconv bench models": Here(f"{{}} {SMALL_NETWORKS}"),
     "fastconv bench calls": Here("{} --seconds 0.001 --filter 'max_pool2d function inference'"),
-    "fastconv bench --shape": Here("{} --threads 1 --seconds 0.001"),
+    "fastconv bench --shape": Here("{} --threads 1 --seconds 0.001 --layout nchw"),
     "fastconv bench ops --list": Here("{}"),
     "fastconv bench ops": Here(f"{{}} {SMALL} --filter l4.3x3"),
     ".ci/run": Here("bash -n .ci/run"),
