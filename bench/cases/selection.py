@@ -21,7 +21,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 INDEX_BYTES = 8  # of an int64
-# One of each family, none of them slow: a picture of everything in under a minute on two cores.
+# One of each family, none of them slow: a picture of everything.
 QUICK = {
     "resnet18 conv1",
     "resnet18 l1.3x3",
