@@ -3,134 +3,26 @@ request, or 130 after Ctrl-C."""
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..dispatch import get_backend
-from .cases.calls import select_calls
-from .cases.selection import LAYOUTS, select_cases, select_shapes
-from .measure import networks
-from .measure.baselines import Baseline, baselines, why_impossible
-from .measure.calls import measure_call
+from .lines import PARTS, BadRequest, least_seconds, plan_lines, seconds_of
 from .measure.ceilings import Ceilings
-from .measure.measure import measure, no_fallback
+from .measure.gpu_state import gpu_state
+from .measure.measure import no_fallback
 from .measure.record import environment
 from .measure.results_file import ResultsFile
 from .measure.timing import keep_pages
-from .options import KNOWN_PASSES
 from .report.console import print_header, print_plan, print_report
 from .report.json_rows import write_json
 
 # How often at most a line is timed that other programs disturb.
 ATTEMPTS = 4
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the bench and its file of results."""
-
-    measure: Callable  # measure.measure or one with its arguments
-    seconds: float  # measuring time for each side of a line
-    quick_seconds: float
-    batches: dict  # device -> values of N; None: those of the CSVs
-    quick_batches: dict
-    layouts: tuple = tuple(LAYOUTS)
-    threads: int | None = None  # None: torch's
-    has_roofline: bool = True  # whether its times are held against the device's ceilings
-
-
-PARTS = {
-    "layers": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
-    "pools": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
-    "ops": Part(measure, 0.4, 0.1, {"cpu": [8], "cuda": [32]}, {"cpu": [1], "cuda": [32]}),
-    "shapes": Part(measure, 0.4, 0.1, {"cpu": [], "cuda": []}, {"cpu": [], "cuda": []}),
-    "models": Part(
-        networks.measure_network,
-        4,
-        0.3,
-        {"cpu": [8], "cuda": [8]},
-        {"cpu": [1], "cuda": [1]},
-        has_roofline=False,
-    ),
-    "calls": Part(
-        measure_call,
-        0.2,
-        0.1,
-        {"cpu": [1], "cuda": [1]},
-        {"cpu": [1], "cuda": [1]},
-        layouts=("nchw",),
-        threads=1,
-        has_roofline=False,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Line:
-    """A case of a part and what it is to be held against."""
-
-    part: str
-    case: object
-    threads: int
-    against: list[Baseline]
-
-
-class BadRequest(Exception):
-    """What cannot be done, in one line that names the argument."""
-
-
-def _cases(part, device, options):
-    quick, defaults = options.quick, PARTS[part]
-    batches = options.batch or (defaults.quick_batches if quick else defaults.batches)[device]
-    layouts = options.layout or defaults.layouts
-    passes = options.passes or KNOWN_PASSES
-    words = [word.strip() for word in options.filter.split(",") if word.strip()]
-    wanted = (layouts, passes, options.dtype, words, quick)
-    if part == "models":
-        return networks.select_networks(batches, options.image_size, *wanted)
-    if part == "calls":
-        return select_calls(batches, *wanted)
-    if part == "shapes":
-        return select_shapes(options.shape, *wanted[:-1])
-    return select_cases(batches, *wanted, [part])
-
-
-def _plan(device, options):
-    """All Lines that are asked for. Raises BadRequest where one of them is impossible."""
-    parts = list(dict.fromkeys(options.parts or ([] if options.shape else ("layers", "pools"))))
-    parts += ["shapes"] * bool(options.shape)
-    if parts == ["shapes"] and options.batch:
-        raise BadRequest("--batch: a --shape has its own n")
-    if "models" in parts and (other := set(options.dtype) - set(networks.DTYPES)):
-        raise BadRequest(f"--dtype {min(other)}: models take {' and '.join(networks.DTYPES)} only")
-    try:
-        get_backend(options.backend)
-    except ValueError as error:
-        raise BadRequest(f"--backend: {error}") from None
-    if reason := why_impossible(options.baseline or (), device):
-        raise BadRequest(f"--baseline {reason}")
-    lines = [
-        Line(part, case, threads, baselines(case, device, options.backend, options.baseline))
-        for part in parts
-        for threads in options.threads or [PARTS[part].threads or torch.get_num_threads()]
-        for case in _cases(part, device, options)
-    ]
-    if not lines:
-        narrowing = {
-            "--filter": options.filter,
-            "--passes": options.passes,
-            "--quick": options.quick,
-        }
-        given = " and ".join(name for name, value in narrowing.items() if value)
-        together = " together" if " and " in given else ""
-        raise BadRequest(f"nothing to time: no line fits {given}{together}")
-    return lines
 
 
 def _open_results(parts, folder, where, options):
@@ -154,21 +46,10 @@ def _open_results(parts, folder, where, options):
     return results
 
 
-def _seconds(line, options):
-    """Measuring time for each side of a line."""
-    part = PARTS[line.part]
-    return options.seconds or (part.quick_seconds if options.quick else part.seconds)
-
-
-def _least_seconds(lines, options):
-    """What measuring lines takes at least: each side's time and a fifth of it to warm up."""
-    return sum(1.2 * _seconds(line, options) * (len(line.against) + 1) for line in lines)
-
-
 def _missing(lines, results, options):
     """The lines that lack rows, each with those of its baselines alone that have none yet."""
     for line in lines:
-        file, seconds = results[line.part], _seconds(line, options)
+        file, seconds = results[line.part], seconds_of(line, options)
         if against := file.missing(line.case, line.threads, options.backend, line.against, seconds):
             yield replace(line, against=against)
 
@@ -181,6 +62,23 @@ def _ceilings(lines, device, dtypes):
         torch.set_num_threads(threads)
         ceilings[threads] = Ceilings.measured(device, dtypes)
     return ceilings
+
+
+def _measured(line, device, options):
+    """The rows of a line."""
+    rows = PARTS[line.part].measure(
+        line.case,
+        device,
+        seconds_of(line, options),
+        options.backend,
+        1 if options.quick else ATTEMPTS,
+        line.against,
+        options.disturbed_limit,
+    )
+    if device == "cuda":
+        state = gpu_state()
+        rows = [replace(row, **state) for row in rows]
+    return rows
 
 
 def _measure_all(lines, results, device, options, where, ceilings):
@@ -196,26 +94,16 @@ def _measure_all(lines, results, device, options, where, ceilings):
     )
     # A CUDA graph cannot be captured on the default stream.
     stream = torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
-    attempts = 1 if options.quick else ATTEMPTS
     with progress, stream, no_fallback():
         task = progress.add_task("", total=len(lines))
         for line in lines:
-            case, part = line.case, PARTS[line.part]
+            case = line.case
             name = f"{case.model} {case.layer} {case.pass_} {case.layout} {line.threads} threads"
             progress.update(task, description=name)
             torch.set_num_threads(line.threads)
-            seconds = _seconds(line, options)
-            rows = part.measure(
-                case,
-                device,
-                seconds,
-                options.backend,
-                attempts,
-                line.against,
-                options.disturbed_limit,
-            )
+            rows = _measured(line, device, options)
             roof = {}
-            if part.has_roofline:
+            if PARTS[line.part].has_roofline:
                 ceilings[line.threads].fill(rows, case)
                 roof = ceilings[line.threads].as_dict()
             results[line.part].add(rows, where | dict.fromkeys(Ceilings.columns()) | roof)
@@ -223,10 +111,10 @@ def _measure_all(lines, results, device, options, where, ceilings):
 
 
 def _run(device, options, command_line):
-    lines = _plan(device, options)
+    lines = plan_lines(device, options)
     console = Console(stderr=options.json == "-")
     if options.list:
-        print_plan(console, lines, _least_seconds(lines, options))
+        print_plan(console, lines, least_seconds(lines, options))
         return 0
     if options.json not in (None, "-") and not Path(options.json).resolve().parent.is_dir():
         raise BadRequest(f"--json: there is no folder {Path(options.json).parent}")

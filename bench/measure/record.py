@@ -62,6 +62,9 @@ class Row:
     seconds: float | None = None  # of measuring each side, as asked for
     samples: int | None = None  # calls of fastconv, or without it the baseline, that were timed
     disturbed_limit: float | None = DISTURBED_LIMIT  # of others_cpus; see is_disturbed
+    gpu_clock_mhz: float | None = None  # of the SMs, after the line was timed, as the next two
+    gpu_power_w: float | None = None
+    gpu_temperature_c: float | None = None
 
     @classmethod
     def of(cls, case, threads, backend=None, baseline=None):
