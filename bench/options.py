@@ -178,7 +178,8 @@ def add_bench_options(parser):
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one layer of each family, four networks, measured briefly and once; --list tells "
+        help="one layer of each family, four networks, functions alone of the calls, measured "
+        "briefly and once; --list tells "
         "how long that takes at least",
     )
     parser.add_argument(

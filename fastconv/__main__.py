@@ -55,8 +55,8 @@ def _parser():
         help="verify, then time fastconv against torch",
         description="Verifies every kernel against float64, then times it in turns with torch's: "
         "convolutions, conv+bias+ReLU and pools of known networks, each pass apart; whole networks "
-        "too. Exit status 1 where a result is wrong; a wrong result gets no number. Ctrl-C keeps "
-        "what was measured, and the next run goes on.",
+        "and the cost of calls too. Exit status 1 where a result is wrong; a wrong result gets no "
+        "number. Ctrl-C keeps what was measured, and the next run goes on.",
     )
     add_bench_options(bench)
     report = commands.add_parser(

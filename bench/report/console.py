@@ -230,7 +230,7 @@ def _print_calls(console, rows):
             _spread(row),
         )
     console.print(table)
-    _print_pass_means(console, rows, lambda row: (row.pass_,))
+    _print_pass_means(console, rows, lambda row: (row.pass_, f"threads: {row.threads}"))
 
 
 def _print_pass_means(console, rows, key):
