@@ -15,12 +15,12 @@ WANTED = {"fprop": None, "fwd": None, "dgrad": 0, "bwd": 0, "wgrad": 1, "bgrad":
 PER_SAMPLE = (0, 3)
 
 
-def _geometry(shape):
-    return (shape.stride, shape.pad, shape.dilation, shape.groups)
-
-
 def _windows(shape):
     return (shape.kernel_size, shape.stride, shape.pad, shape.dilation)
+
+
+def _geometry(shape):
+    return (shape.stride, shape.pad, shape.dilation, shape.groups)
 
 
 # In place where torch has it, as networks write it: the cheapest activations of eager torch.
