@@ -52,7 +52,7 @@ def _markdown(header, lines, rows):
     limits = " or ".join(f"{limit:g}" for limit in sorted({r.disturbed_limit for r in disturbed}))
     return (
         f"{table}\n\n{len(disturbed)} of {len(rows)} lines are disturbed: other programs kept more "
-        f"than {limits} CPUs busy. A `!` marks numbers that have no others."
+        f"than {limits} CPUs busy. A `!` marks numbers of such lines alone."
     )
 
 
@@ -189,6 +189,8 @@ def calls_table(rows):
     ]
     if not rows:
         raise ValueError(f"no line of a call compares {README_DTYPE} with {README_BASELINE}")
+    if max(Counter((row.model, row.layer, row.pass_) for row in rows).values()) > 1:
+        raise ValueError("calls have several layouts, batch sizes or numbers of threads")
     lines = [
         [
             row.model,

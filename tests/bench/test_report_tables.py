@@ -47,7 +47,7 @@ def test_tables_are_made_from_quotable_rows():
         "| max pool | forward | 1.00 (1.00-1.00) | - | - |",
         "",
         "1 of 7 lines are disturbed: other programs kept more than 0.2 CPUs busy. A `!` marks "
-        "numbers that have no others.",
+        "numbers of such lines alone.",
     ]
     wrong = network("resnet18", "fused", "channels_last", None, None, status="wrong")
     assert networks_table([*NETWORKS, wrong]).splitlines()[2:] == [
@@ -65,7 +65,7 @@ def test_where_every_row_is_disturbed_the_tables_have_marked_numbers():
         "| dense 1 x 1 | fprop | 0.50 ! (0.50-0.50) | 4.00 ! (4.00-4.00) | - |",
         "",
         "2 of 2 lines are disturbed: other programs kept more than 0.2 CPUs busy. A `!` marks "
-        "numbers that have no others.",
+        "numbers of such lines alone.",
     ]
     assert "| inference | 1 | 1.25 ! | - |" in networks_table(rows)
 
@@ -80,11 +80,14 @@ def test_a_row_without_a_number_still_says_how_fast_the_baseline_is():
 
 def test_a_call_is_a_row_with_both_sides_microseconds():
     call = {"op": "call", "model": "conv2d", "layer": "module", "pass_": "training step"}
-    rows = [layer(0.5, 12.34, **call), layer(None, None, **call, status="wrong"), *LAYERS]
+    wrong = layer(None, None, **call | {"pass_": "inference"}, status="wrong")
+    rows = [layer(0.5, 12.34, **call), wrong, *LAYERS]
     assert calls_table(rows).splitlines()[2:] == [
         "| conv2d | module | training step | 6.2 | 12.3 | 0.50 |",
-        "| conv2d | module | training step | - | - | wrong |",
+        "| conv2d | module | inference | - | - | wrong |",
     ]
+    with pytest.raises(ValueError, match="numbers of threads"):
+        calls_table([*rows, replace(rows[0], threads=2)])
     with pytest.raises(ValueError, match="no line of a call"):
         calls_table(LAYERS)
 
