@@ -16,7 +16,7 @@ from .summary import (
 )
 
 LAYOUT_NAMES = {"nchw": "NCHW", "channels_last": "NHWC"}
-WIDE = 110  # columns of a terminal, from which on the problem is spelled out
+WIDE = 110  # columns of a terminal, from which on problems and ranges are spelled out
 
 
 def plain_table(title):
@@ -141,17 +141,17 @@ def _print_lines(console, rows):
 
 
 def _mean(rows, best):
-    """(lines, geometric mean, worst to best, geometric mean with the faster layout) of ratios."""
+    """{column: text} of a layout's rows; best: the geometric mean with the faster layout."""
     rows = counted(rows)
     if not rows:
-        return "0", "-", "-", "-"
+        return {"n": "0", "mean": "-", "range": "-", "best": "-"}
     ratios, quiet = [row.x_baseline for row in rows], rows[0].is_quotable
-    return (
-        str(len(ratios)),
-        ratio_text(geometric_mean(ratios), quiet),
-        f"{min(ratios):.2f}-{max(ratios):.2f}",
-        ratio_text(best_layout_mean(rows, best), quiet),
-    )
+    return {
+        "n": str(len(ratios)),
+        "mean": ratio_text(geometric_mean(ratios), quiet),
+        "range": f"{min(ratios):.2f}-{max(ratios):.2f}",
+        "best": ratio_text(best_layout_mean(rows, best), quiet),
+    }
 
 
 def _print_means(console, rows, best):
@@ -166,16 +166,18 @@ def _print_means(console, rows, best):
         f"Geometric means of {first.baseline} time / fastconv time, {first.dtype}; best: with the "
         f"faster of {first.baseline}'s layouts"
     )
-    table.add_column("family", overflow="fold")
+    table.add_column("family", overflow="fold", min_width=14)
     table.add_column("pass", no_wrap=True)
     present = {row.layout for row in rows}
     layouts = [layout for layout in LAYOUT_NAMES if layout in present]
+    names = ("n", "mean", "range", "best") if console.width >= WIDE else ("n", "mean", "best")
     for layout in layouts:
-        for name in (f"{LAYOUT_NAMES[layout]} n", "mean", "range", "best"):
-            table.add_column(name, justify="right", no_wrap=True)
+        for name in names:
+            title = f"{LAYOUT_NAMES[layout]} n" if name == "n" else name
+            table.add_column(title, justify="right", no_wrap=True)
     for key, group in grouped(rows, lambda row: (row.family, row.pass_)).items():
         cells = [_mean([row for row in group if row.layout == layout], best) for layout in layouts]
-        table.add_row(*key, *(text for texts in cells for text in texts))
+        table.add_row(*key, *(texts[name] for texts in cells for name in names))
     console.print(table)
     console.print()
 
