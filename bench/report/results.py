@@ -59,6 +59,14 @@ class Result(NamedTuple):
         return sum(not row.has_ratio for row in self.rows)
 
 
+def _is_commit(found, wanted):
+    """Whether a commit begins as wanted. Edited files ("+" and a digest) are another commit, which
+    is wanted only where "+" is."""
+    commit, plus, digest = found.partition("+")
+    start, wants_plus, digest_start = wanted.partition("+")
+    return commit.startswith(start) and plus == wants_plus and digest.startswith(digest_start)
+
+
 def read_parts(folder, disturbed_limit=None, commit=None):
     """{name of a part: (Row, environment) of its lines}, of the files that are there. Of lines that
     were measured again the last one counts.
@@ -76,7 +84,7 @@ def read_parts(folder, disturbed_limit=None, commit=None):
         if paths:
             pairs = [pair for path in paths for pair in read_rows(path)]
             if commit is not None:
-                pairs = [(row, w) for row, w in pairs if w.get("commit", "").startswith(commit)]
+                pairs = [(row, w) for row, w in pairs if _is_commit(w.get("commit", ""), commit)]
             if disturbed_limit is not None:
                 pairs = [(replace(row, disturbed_limit=disturbed_limit), w) for row, w in pairs]
             parts[part] = [

@@ -80,8 +80,11 @@ def test_a_commit_stands_for_its_rows_also_those_put_aside(tmp_path, monkeypatch
     folder.mkdir()
     append_csv(folder / "layers.abc.csv", [timed(10.0)], WHERE)
     append_csv(folder / "layers.csv", [timed(5.0)], WHERE | {"commit": "def123"})
+    append_csv(folder / "layers.def.csv", [timed(1.0)], WHERE | {"commit": "def123+456"})
     assert main(["report", "abc", "def"]) == 0
     assert "2.00 ^" in capsys.readouterr().out
+    assert main(["report", "abc", "def+"]) == 0
+    assert "10.00 ^" in capsys.readouterr().out
     assert main(["report", "abc", "fed"]) == 2
     assert "fed is no folder, and fastconv-results has no" in capsys.readouterr().err
     assert main(["report", "a", "b", "c"]) == 2 and "got 3" in capsys.readouterr().err
