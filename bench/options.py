@@ -5,18 +5,35 @@ import argparse
 import torch
 
 from .cases.selection import DTYPES, LAYOUTS, PASSES
+from .cases.shape_text import parse_shape
 from .measure.baselines import BASELINES
+from .measure.load import DISTURBED_LIMIT
 from .measure.networks import PASSES as NETWORK_PASSES
 
-PARTS = ("layers", "pools", "models", "ops")
+PARTS = ("layers", "pools", "models", "ops", "calls")
+KNOWN_PASSES = (*PASSES, *NETWORK_PASSES)
 OUT = "fastconv-results"
+# What people write for a name of ours, in lower case.
+_LAYOUT_ALIASES = {"nhwc": "channels_last", "contiguous": "nchw"}
+_DTYPE_ALIASES = {
+    **dict.fromkeys(("bf16",), "bfloat16"),
+    **dict.fromkeys(("fp16", "half"), "float16"),
+    **dict.fromkeys(("fp32", "float"), "float32"),
+    **dict.fromkeys(("fp64", "double"), "float64"),
+}
 
 
-def _names(known):
-    """An argparse type: comma-separated names out of `known`."""
+def _names(known, aliases=None):
+    """An argparse type: comma-separated names out of `known`, in upper or lower case.
+
+    Args:
+        aliases: {another name, in lower case: the known one}
+    """
+    aliases = {name.lower(): name for name in known} | (aliases or {})
 
     def parse(text):
         names = [name.strip() for name in text.split(",") if name.strip()]
+        names = [aliases.get(name.lower(), name) for name in names]
         unknown = [name for name in names if name not in known]
         if unknown or not names:
             wrong = ", ".join(map(repr, unknown)) or "no name"
@@ -24,6 +41,13 @@ def _names(known):
         return list(dict.fromkeys(names))
 
     return parse
+
+
+def _shape(text):
+    try:
+        return parse_shape(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def positive(text):
@@ -50,6 +74,16 @@ def _seconds(text):
     return value
 
 
+def _cpus(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of CPUs, 0 or more, got {text!r}")
+    return value
+
+
 def _device(text):
     if text not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"expected cpu or cuda, got {text!r}")
@@ -69,43 +103,55 @@ def add_bench_options(parser):
         "parts",
         nargs="*",
         type=_part,
-        default=["layers", "pools"],
         metavar="PART",
         help="of layers, pools (of known networks, each problem once), models (whole networks), "
-        "ops (a line or two for each operator and variant) (default: layers pools)",
+        "ops (a line or two for each operator and variant), calls (what a call costs: tensors so "
+        "small that computing takes no time, by default with one thread) (default: layers pools; "
+        "with --shape none)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,...",
+        help="a problem of your own; may be repeated. Keys n, c, h, w, k, r, s, stride, pad, "
+        "dilation, groups and op: n=8,c=64,h=56,k=64,r=3; op=max_pool2d,c=64,h=56,r=3,stride=2,"
+        "pad=1; op=adaptive_avg_pool2d,c=64,h=56,p=7,q=7. Or as explain's tables and ours have it: "
+        "n8c64h56k64r3s1p1. Defaults: n=1, w=h, s=r; convolutions stride=1 and the pad with which "
+        "an odd filter keeps the size; pools stride=r, pad=0. stride, pad and dilation may be "
+        "2x1, vertical first. Without op, what a network's convolution is timed with",
     )
     parser.add_argument(
         "--device", type=_device, metavar="cpu|cuda", help="default: cuda where there is one"
     )
     parser.add_argument(
         "--dtype",
-        type=_names(DTYPES),
+        type=_names(DTYPES, _DTYPE_ALIASES),
         default=["float32"],
         metavar="LIST",
-        help=f"of {', '.join(DTYPES)} (default: float32); models: float32, bfloat16 (autocast)",
+        help=f"of {', '.join(DTYPES)}, or bf16, fp16, half, fp32, fp64 (default: float32); models: "
+        "float32, bfloat16 (autocast)",
     )
     parser.add_argument(
         "--batch",
         type=_positives,
         metavar="LIST",
         help="batch sizes (default: layers and pools 1,8 on a CPU, 32,128 on a GPU; ops 8, 32 on a "
-        "GPU; models 8; with --quick 1, layers, pools and ops on a GPU 32)",
+        "GPU; models 8; calls 1; with --quick 1, layers, pools and ops on a GPU 32)",
     )
     parser.add_argument(
         "--layout",
-        type=_names(LAYOUTS),
-        default=list(LAYOUTS),
+        type=_names(LAYOUTS, _LAYOUT_ALIASES),
         metavar="LIST",
-        help="of nchw, channels_last (default: both)",
+        help="of nchw, channels_last or nhwc (default: both; calls nchw)",
     )
-    known = (*PASSES, *NETWORK_PASSES)
     parser.add_argument(
         "--passes",
-        type=_names(known),
-        default=list(known),
+        type=_names(KNOWN_PASSES),
         metavar="LIST",
         help="of fprop, dgrad, wgrad, bgrad (convolutions), fwd, bwd (pools), inference, "
-        "'training step' (models) (default: all)",
+        "'training step' (models, calls) (default: all)",
     )
     parser.add_argument(
         "--baseline",
@@ -132,14 +178,16 @@ def add_bench_options(parser):
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one layer of each family, four networks: about a minute",
+        help="one layer of each family, four networks, functions alone of the calls, measured "
+        "briefly and once; --list tells "
+        "how long that takes at least",
     )
     parser.add_argument(
         "--seconds",
         type=_seconds,
         metavar="S",
         help="measuring time for each side of a line (default: 0.4, with --quick 0.1; models 4, "
-        "with --quick 0.3)",
+        "with --quick 0.3; calls 0.2, with --quick 0.1)",
     )
     parser.add_argument(
         "--backend", metavar="NAME", help="a backend of fastconv, such as reference or cpu:direct"
@@ -148,17 +196,39 @@ def add_bench_options(parser):
         "--threads",
         type=_positives,
         metavar="LIST",
-        help="numbers of CPU threads, one after the other (default: torch's)",
+        help="numbers of CPU threads, one after the other (default: torch's; calls 1)",
     )
+    add_disturbed_limit(parser, DISTURBED_LIMIT)
     parser.add_argument(
         "--out",
         default=OUT,
         metavar="FOLDER",
-        help="of layers.csv, pools.csv, models.csv, ops.csv, written line by line; a run goes on "
-        f"with what is there (default: {OUT})",
+        help="of layers.csv, pools.csv and so on for each part, shapes.csv for --shape, written "
+        f"line by line; a run goes on with what is there (default: {OUT})",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="put earlier results aside and measure again"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="also write the run's rows there, with the columns of the CSV files; -: to standard "
+        "output, and all else to standard error",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the lines that would be measured, and stop"
+    )
+
+
+def add_disturbed_limit(parser, default):
+    parser.add_argument(
+        "--disturbed-limit",
+        type=_cpus,
+        default=default,
+        metavar="CPUS",
+        help="a line during which other programs kept more than so many CPUs busy is disturbed: "
+        "marked with ! and left out of means that have others (default: "
+        + (f"{DISTURBED_LIMIT})" if default else "as measured)"),
     )
 
 
@@ -180,11 +250,13 @@ def add_demo_options(parser):
 def add_report_options(parser):
     parser.add_argument(
         "folder",
-        nargs="?",
-        default=OUT,
+        nargs="*",
         metavar="FOLDER",
-        help=f"where the results lie, and the page goes (default: ./{OUT})",
+        help=f"where the results lie, and the page goes (default: ./{OUT}). With two, BEFORE and "
+        "AFTER, what changed between them is printed instead; each is a folder, or a commit whose "
+        f"results ./{OUT} has",
     )
+    add_disturbed_limit(parser, None)
     parser.add_argument(
         "--readme",
         action="append",

@@ -3,102 +3,41 @@ request, or 130 after Ctrl-C."""
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..dispatch import get_backend
-from .cases.selection import select_cases
-from .measure import networks
-from .measure.baselines import Baseline, baselines, why_impossible
+from .lines import PARTS, BadRequest, least_seconds, plan_lines, seconds_of
 from .measure.ceilings import Ceilings
-from .measure.measure import measure, no_fallback
+from .measure.gpu_state import gpu_state
+from .measure.measure import no_fallback
 from .measure.record import environment
 from .measure.results_file import ResultsFile
 from .measure.timing import keep_pages
-from .report.console import print_header, print_report
+from .report.console import print_header, print_plan, print_report
+from .report.json_rows import write_json
 
-# How often at most a line is timed while other programs keep the CPUs busy.
-BUSY_ATTEMPTS = 4
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the bench and its file of results."""
-
-    measure: Callable  # measure.measure or one with its arguments
-    seconds: float  # measuring time for each side of a line
-    quick_seconds: float
-    batches: dict  # device -> values of N; None: those of the CSVs
-    quick_batches: dict
+# How often at most a line is timed that other programs disturb.
+ATTEMPTS = 4
 
 
-PARTS = {
-    "layers": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
-    "pools": Part(measure, 0.4, 0.1, {"cpu": [1, 8], "cuda": None}, {"cpu": [1], "cuda": [32]}),
-    "ops": Part(measure, 0.4, 0.1, {"cpu": [8], "cuda": [32]}, {"cpu": [1], "cuda": [32]}),
-    "models": Part(
-        networks.measure_network, 4, 0.3, {"cpu": [8], "cuda": [8]}, {"cpu": [1], "cuda": [1]}
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Line:
-    """A case of a part and what it is to be held against."""
-
-    part: str
-    case: object
-    threads: int
-    against: list[Baseline]
-
-
-class BadRequest(Exception):
-    """What cannot be done, in one line that names the argument."""
-
-
-def _cases(part, device, options):
-    quick = options.quick
-    batches = options.batch or (PARTS[part].quick_batches if quick else PARTS[part].batches)[device]
-    words = [word.strip() for word in options.filter.split(",") if word.strip()]
-    wanted = (options.layout, options.passes, options.dtype, words, quick)
-    if part == "models":
-        return networks.select_networks(batches, options.image_size, *wanted)
-    return select_cases(batches, *wanted, [part])
-
-
-def _plan(device, options):
-    """All Lines that are asked for. Raises BadRequest where one of them is impossible."""
-    parts = list(dict.fromkeys(options.parts))
-    if "models" in parts and (other := set(options.dtype) - set(networks.DTYPES)):
-        raise BadRequest(f"--dtype {min(other)}: models take {' and '.join(networks.DTYPES)} only")
-    try:
-        get_backend(options.backend)
-    except ValueError as error:
-        raise BadRequest(f"--backend: {error}") from None
-    if reason := why_impossible(options.baseline or (), device):
-        raise BadRequest(f"--baseline {reason}")
-    lines = [
-        Line(part, case, threads, baselines(case, device, options.backend, options.baseline))
-        for threads in options.threads or [torch.get_num_threads()]
-        for part in parts
-        for case in _cases(part, device, options)
-    ]
-    if not lines:
-        raise BadRequest("nothing to time: no line fits --filter, --passes and --quick together")
-    return lines
-
-
-def _open_results(parts, folder, where, fresh):
+def _open_results(parts, folder, where, options):
     """{part: its ResultsFile}, before minutes are spent on what cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        results = {part: ResultsFile(folder / f"{part}.csv", where, fresh) for part in parts}
+        results = {
+            part: ResultsFile(
+                folder / f"{part}.csv",
+                where,
+                options.fresh,
+                disturbed_limit=options.disturbed_limit,
+            )
+            for part in parts
+        }
     except OSError as error:
         raise BadRequest(f"--out: {error}") from None
     for path in (folder, *(one.path for one in results.values() if one.path.exists())):
@@ -107,27 +46,39 @@ def _open_results(parts, folder, where, fresh):
     return results
 
 
-def _seconds(line, options):
-    """Measuring time for each side of a line."""
-    part = PARTS[line.part]
-    return options.seconds or (part.quick_seconds if options.quick else part.seconds)
-
-
 def _missing(lines, results, options):
     """The lines that lack rows, each with those of its baselines alone that have none yet."""
     for line in lines:
-        file, seconds = results[line.part], _seconds(line, options)
+        file, seconds = results[line.part], seconds_of(line, options)
         if against := file.missing(line.case, line.threads, options.backend, line.against, seconds):
             yield replace(line, against=against)
 
 
 def _ceilings(lines, device, dtypes):
-    """{number of threads: Ceilings} of those that lines are measured with."""
+    """{number of threads: Ceilings} of the lines that are held against them."""
     ceilings = {}
+    lines = [line for line in lines if PARTS[line.part].has_roofline]
     for threads in dict.fromkeys(line.threads for line in lines):
         torch.set_num_threads(threads)
         ceilings[threads] = Ceilings.measured(device, dtypes)
     return ceilings
+
+
+def _measured(line, device, options):
+    """The rows of a line."""
+    rows = PARTS[line.part].measure(
+        line.case,
+        device,
+        seconds_of(line, options),
+        options.backend,
+        1 if options.quick else ATTEMPTS,
+        line.against,
+        options.disturbed_limit,
+    )
+    if device == "cuda":
+        state = gpu_state()
+        rows = [replace(row, **state) for row in rows]
+    return rows
 
 
 def _measure_all(lines, results, device, options, where, ceilings):
@@ -143,35 +94,40 @@ def _measure_all(lines, results, device, options, where, ceilings):
     )
     # A CUDA graph cannot be captured on the default stream.
     stream = torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
-    attempts = 1 if options.quick else BUSY_ATTEMPTS
     with progress, stream, no_fallback():
         task = progress.add_task("", total=len(lines))
         for line in lines:
-            case, part = line.case, PARTS[line.part]
+            case = line.case
             name = f"{case.model} {case.layer} {case.pass_} {case.layout} {line.threads} threads"
             progress.update(task, description=name)
             torch.set_num_threads(line.threads)
-            seconds = _seconds(line, options)
-            rows = part.measure(case, device, seconds, options.backend, attempts, line.against)
-            if line.part != "models":
+            rows = _measured(line, device, options)
+            roof = {}
+            if PARTS[line.part].has_roofline:
                 ceilings[line.threads].fill(rows, case)
-            results[line.part].add(rows, where | ceilings[line.threads].as_dict())
+                roof = ceilings[line.threads].as_dict()
+            results[line.part].add(rows, where | dict.fromkeys(Ceilings.columns()) | roof)
             progress.advance(task)
 
 
 def _run(device, options, command_line):
-    lines = _plan(device, options)
+    lines = plan_lines(device, options)
+    console = Console(stderr=options.json == "-")
+    if options.list:
+        print_plan(console, lines, least_seconds(lines, options))
+        return 0
+    if options.json not in (None, "-") and not Path(options.json).resolve().parent.is_dir():
+        raise BadRequest(f"--json: there is no folder {Path(options.json).parent}")
     where = environment(device) | {"command": command_line}
     results = _open_results(
         dict.fromkeys(line.part for line in lines),
         Path(options.out),
         where | dict.fromkeys(Ceilings.columns()),
-        options.fresh,
+        options,
     )
     missing = list(_missing(lines, results, options))
     # Before keep_pages: the memory of these large tensors is to be given back.
     ceilings = _ceilings(missing, device, options.dtype)
-    console = Console()
     print_header(
         console,
         where,
@@ -181,12 +137,17 @@ def _run(device, options, command_line):
         pages_kept=device != "cpu" or keep_pages(),
     )
     _measure_all(missing, results, device, options, where, ceilings)
-    rows = [
-        results[line.part].get(line.case, line.threads, options.backend, baseline)
+    found = [
+        (results[line.part], line.case, line.threads, options.backend, baseline)
         for line in lines
         for baseline in line.against
     ]
+    rows = [file.get(*which) for file, *which in found]
     print_report(console, rows)
+    console.print(f"results: {options.out}", soft_wrap=True, highlight=False)
+    if options.json:
+        records = [file.record(row) for (file, *_), row in zip(found, rows)]
+        write_json(options.json, where, records)
     return 1 if any(row.is_failure for row in rows) else 0
 
 

@@ -16,6 +16,10 @@ WANTED = {"fprop": None, "fwd": None, "dgrad": 0, "bwd": 0, "wgrad": 1, "bgrad":
 PER_SAMPLE = (0, 3)
 
 
+def _windows(shape):
+    return (shape.kernel_size, shape.stride, shape.pad, shape.dilation)
+
+
 def _geometry(shape):
     return (shape.stride, shape.pad, shape.dilation, shape.groups)
 
@@ -44,25 +48,25 @@ def _fused_ops(fused):
 _OURS = {
     "conv2d": lambda shape, x, w: fastconv.conv2d(x, w, None, *_geometry(shape)),
     **_fused_ops(_our_fused),
-    "max_pool2d": lambda shape, x: fastconv.max_pool2d(x, shape.R, shape.stride, shape.pad),
+    "max_pool2d": lambda shape, x: fastconv.max_pool2d(x, *_windows(shape)),
     "max_pool2d+indices": lambda shape, x: fastconv.max_pool2d(
-        x, shape.R, shape.stride, shape.pad, return_indices=True
+        x, *_windows(shape), return_indices=True
     ),
-    "avg_pool2d": lambda shape, x: fastconv.avg_pool2d(x, shape.R, shape.stride, shape.pad),
-    "adaptive_avg_pool2d": lambda shape, x: fastconv.adaptive_avg_pool2d(x, 1),
-    "adaptive_max_pool2d": lambda shape, x: fastconv.adaptive_max_pool2d(x, 1),
+    "avg_pool2d": lambda shape, x: fastconv.avg_pool2d(x, *_windows(shape)[:3]),
+    "adaptive_avg_pool2d": lambda shape, x: fastconv.adaptive_avg_pool2d(x, shape.out_size()[2:]),
+    "adaptive_max_pool2d": lambda shape, x: fastconv.adaptive_max_pool2d(x, shape.out_size()[2:]),
 }
 _TORCH = {
     "conv2d": lambda shape, x, w: F.conv2d(x, w, None, *_geometry(shape)),
     **_fused_ops(_torch_fused),
-    "max_pool2d": lambda shape, x: F.max_pool2d(x, shape.R, shape.stride, shape.pad),
-    "max_pool2d+indices": lambda shape, x: F.max_pool2d(
-        x, shape.R, shape.stride, shape.pad, return_indices=True
-    ),
-    "avg_pool2d": lambda shape, x: F.avg_pool2d(x, shape.R, shape.stride, shape.pad),
-    "adaptive_avg_pool2d": lambda shape, x: F.adaptive_avg_pool2d(x, 1),
-    "adaptive_max_pool2d": lambda shape, x: F.adaptive_max_pool2d(x, 1),
+    "max_pool2d": lambda shape, x: F.max_pool2d(x, *_windows(shape)),
+    "max_pool2d+indices": lambda shape, x: F.max_pool2d(x, *_windows(shape), return_indices=True),
+    "avg_pool2d": lambda shape, x: F.avg_pool2d(x, *_windows(shape)[:3]),
+    "adaptive_avg_pool2d": lambda shape, x: F.adaptive_avg_pool2d(x, shape.out_size()[2:]),
+    "adaptive_max_pool2d": lambda shape, x: F.adaptive_max_pool2d(x, shape.out_size()[2:]),
 }
+
+OPERATORS = tuple(_OURS)
 
 
 def ours(case):

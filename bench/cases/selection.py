@@ -23,7 +23,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 INDEX_BYTES = 8  # of an int64
-# One of each family, none of them slow: a picture of everything in under a minute on two cores.
+# One of each family, none of them slow: a picture of everything.
 QUICK = {
     "resnet18 conv1",
     "resnet18 l1.3x3",
@@ -38,7 +38,7 @@ QUICK = {
 }
 QUICK_FUSED = {"resnet18 l1.3x3", "mobilenet_v2 dw3x3_s1"}
 
-_POOL_OPS = {
+POOL_OPS = {
     "max": "max_pool2d",
     "avg": "avg_pool2d",
     "gap": "adaptive_avg_pool2d",
@@ -78,7 +78,7 @@ class Case:
 
     @property
     def layer(self):
-        return self.shape.name
+        return self.shape.name or self.shape.problem
 
     @property
     def problem(self):
@@ -114,7 +114,7 @@ def _operators(shape):
         yield "conv2d", ("fprop", "dgrad", "wgrad")
         yield "conv2d+bias+relu", ("fprop",)
     else:
-        yield _POOL_OPS[shape.kind], ("fwd", "bwd")
+        yield POOL_OPS[shape.kind], ("fwd", "bwd")
 
 
 def _csv_lines(rows, quick):
@@ -153,6 +153,39 @@ def _lines(part, batches, quick):
     raise ValueError(f"part must be layers, pools or ops, got {part!r}")
 
 
+def _chosen(lines, layouts, passes, dtypes, words):
+    """The Cases of (shape, op, passes), each problem once."""
+    chosen = {}
+    for shape, op, op_passes in lines:
+        for pass_ in (name for name in op_passes if name in passes):
+            for layout in layouts:
+                for dtype in dtypes:
+                    case = Case(op, pass_, layout, dtype, shape)
+                    title = case.title.lower()
+                    if words and not any(word.lower() in title for word in words):
+                        continue
+                    # Networks share layers: the same problem is timed once.
+                    chosen.setdefault((op, pass_, layout, dtype, shape.problem), case)
+    return list(chosen.values())
+
+
+def select_shapes(shapes, layouts, passes, dtypes, words=()):
+    """The cases of shapes that a user gives, in their order.
+
+    Args:
+        shapes: (shape, op); op None: those that a layer of a network is timed with.
+        layouts, passes, dtypes, words: as in select_cases.
+    """
+    lines = []
+    for shape, wanted in shapes:
+        ops = dict(_operators(shape))
+        if wanted is not None:
+            forward = "fprop" if isinstance(shape, Layer) else "fwd"
+            ops = {wanted: ops.get(wanted, (forward,))}
+        lines += [(shape, op, op_passes) for op, op_passes in ops.items()]
+    return _chosen(lines, layouts, passes, dtypes, words)
+
+
 def select_cases(
     batches, layouts, passes, dtypes, words=(), quick=False, parts=("layers", "pools")
 ):
@@ -166,16 +199,5 @@ def select_cases(
         parts: "layers" and "pools", the rows of the CSV of that name; "ops", one line or two for
             each operator and variant.
     """
-    chosen = {}
-    for part in parts:
-        for shape, op, op_passes in _lines(part, batches, quick):
-            for pass_ in (name for name in op_passes if name in passes):
-                for layout in layouts:
-                    for dtype in dtypes:
-                        case = Case(op, pass_, layout, dtype, shape)
-                        title = case.title.lower()
-                        if words and not any(word.lower() in title for word in words):
-                            continue
-                        # Networks share layers: the same problem is timed once.
-                        chosen.setdefault((op, pass_, layout, dtype, shape.problem), case)
-    return list(chosen.values())
+    lines = [line for part in parts for line in _lines(part, batches, quick)]
+    return _chosen(lines, layouts, passes, dtypes, words)

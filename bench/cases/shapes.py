@@ -1,25 +1,49 @@
 """The problems that are timed: convolution layers and pools of known networks.
 
-layers.csv and pools.csv hold one row a layer and batch (N = 32 and 128, sizes for a GPU); their
-`stride`, `pad` and `dilation` hold for both axes. Letters as everywhere: x (N,C,H,W),
-w (K,C/groups,R,S), y (N,K,P,Q).
+layers.csv and pools.csv hold one row a layer and batch (N = 32 and 128, sizes for a GPU). `stride`,
+`pad` and `dilation` are one number for both axes, or (vertical, horizontal). Letters as everywhere:
+x (N,C,H,W), w (K,C/groups,R,S), y (N,K,P,Q).
 """
 
 import csv
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
-from ...problem import ConvOp, ConvProblem, PoolProblem
+from ...explanation.rows import work
+from ...problem import AdaptivePoolProblem, ConvOp, ConvProblem, PoolProblem
 
 HERE = Path(__file__).parent
+
+
+def pair(value):
+    """(vertical, horizontal) of one number for both axes, or of such a pair."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _text(value):
+    """As `explain` writes it: "3", or where the axes differ "3x1", vertical first."""
+    vertical, horizontal = pair(value)
+    return f"{vertical}" if vertical == horizontal else f"{vertical}x{horizontal}"
+
+
+def _by_axis(name, value):
+    vertical, horizontal = pair(value)
+    return {f"{name}_h": vertical, f"{name}_w": horizontal}
 
 
 class Shape:
     """What layers and pools have in common."""
 
     @property
+    def input_text(self):
+        """For example n8c64h56; with w where W differs from H."""
+        return f"n{self.N}c{self.C}h{self.H}" + (f"w{self.W}" if self.W != self.H else "")
+
+    @property
     def layer(self):
-        return f"{self.model} {self.name}"
+        """Its name: the network's and the layer's there, or of a shape that a user gave its
+        problem."""
+        return f"{self.model} {self.name or self.problem}"
 
     def with_batch(self, N):
         return replace(self, N=N)
@@ -36,9 +60,9 @@ class Layer(Shape):
     K: int
     R: int
     S: int
-    stride: int
-    pad: int
-    dilation: int
+    stride: int | tuple
+    pad: int | tuple
+    dilation: int | tuple
     groups: int
 
     @property
@@ -50,7 +74,7 @@ class Layer(Shape):
             return f"grouped C/g={self.C // self.groups}"
         if self.C <= 4:
             return "stem (C=3)"
-        if self.dilation > 1:
+        if max(pair(self.dilation)) > 1:
             return "dilated"
         return "dense 1x1" if self.R == self.S == 1 else "dense RxS"
 
@@ -58,18 +82,17 @@ class Layer(Shape):
     def problem(self):
         """For example n8c64h56k128r3s2p1: N, C, H, K, R, stride, pad; w, d and g where they differ
         from H, 1 and 1."""
-        text = f"n{self.N}c{self.C}h{self.H}" + (f"w{self.W}" if self.W != self.H else "")
-        text += f"k{self.K}r{self.R}" + (f"x{self.S}" if self.S != self.R else "")
-        text += f"s{self.stride}p{self.pad}"
-        text += f"d{self.dilation}" if self.dilation != 1 else ""
+        text = f"{self.input_text}k{self.K}r{_text((self.R, self.S))}"
+        text += f"s{_text(self.stride)}p{_text(self.pad)}"
+        text += f"d{_text(self.dilation)}" if pair(self.dilation) != (1, 1) else ""
         return text + (f"g{self.groups}" if self.groups != 1 else "")
 
     def _core(self):
         return ConvProblem(
             **{letter: getattr(self, letter) for letter in "NCHWKRS"},
-            **{f"stride_{axis}": self.stride for axis in "hw"},
-            **{f"pad_{axis}": self.pad for axis in "hw"},
-            **{f"dilation_{axis}": self.dilation for axis in "hw"},
+            **_by_axis("stride", self.stride),
+            **_by_axis("pad", self.pad),
+            **_by_axis("dilation", self.dilation),
             groups=self.groups,
         )
 
@@ -96,8 +119,14 @@ class Pool(Shape):
     H: int
     W: int
     R: int
-    stride: int
-    pad: int
+    stride: int | tuple
+    pad: int | tuple
+    S: int | None = None  # None: as R
+    dilation: int | tuple = 1
+
+    @property
+    def kernel_size(self):
+        return (self.R, self.R if self.S is None else self.S)
 
     @property
     def family(self):
@@ -110,15 +139,17 @@ class Pool(Shape):
 
     @property
     def problem(self):
-        width = f"w{self.W}" if self.W != self.H else ""
-        return f"n{self.N}c{self.C}h{self.H}{width}r{self.R}s{self.stride}p{self.pad}"
+        text = f"{self.input_text}r{_text(self.kernel_size)}"
+        text += f"s{_text(self.stride)}p{_text(self.pad)}"
+        return text + (f"d{_text(self.dilation)}" if pair(self.dilation) != (1, 1) else "")
 
     def _core(self):
         return PoolProblem(
             **{letter: getattr(self, letter) for letter in "NCHWR"},
-            S=self.R,
-            **{f"stride_{axis}": self.stride for axis in "hw"},
-            **{f"pad_{axis}": self.pad for axis in "hw"},
+            S=self.kernel_size[1],
+            **_by_axis("stride", self.stride),
+            **_by_axis("pad", self.pad),
+            **_by_axis("dilation", self.dilation),
         )
 
     def out_size(self):
@@ -134,11 +165,51 @@ class Pool(Shape):
         return self._core().bytes(element_size)
 
 
+@dataclass(frozen=True)
+class AdaptivePool(Shape):
+    """An adaptive pool to any size; those of the networks are Pools, over the whole plane."""
+
+    model: str
+    name: str
+    kind: str  # "gap" or "gmp", as of a Pool
+    N: int
+    C: int
+    H: int
+    W: int
+    P: int
+    Q: int
+
+    @property
+    def family(self):
+        return {"gap": "adaptive average pool", "gmp": "adaptive max pool"}[self.kind]
+
+    @property
+    def problem(self):
+        """For example "n8c64h56 to 7x7"."""
+        return f"{self.input_text} to {self.P}x{self.Q}"
+
+    def _core(self):
+        return AdaptivePoolProblem(**{letter: getattr(self, letter) for letter in "NCHWPQ"})
+
+    def out_size(self):
+        """(N, C, P, Q)"""
+        return (self.N, self.C, self.P, self.Q)
+
+    def flops(self):
+        """One operation a window element."""
+        return work(self._core(), 1)[0]
+
+    def bytes(self, element_size):
+        """Compulsory bytes of a pass: x and y (or their gradients), no indices."""
+        return work(self._core(), element_size)[1]
+
+
 def _read(path, kind):
-    types = {field.name: field.type for field in fields(kind)}
+    texts = {field.name: field.type is str for field in fields(kind) if field.default is MISSING}
     with open(path, newline="") as file:
         return [
-            kind(**{name: types[name](row[name]) for name in types}) for row in csv.DictReader(file)
+            kind(**{n: row[n] if is_text else int(row[n]) for n, is_text in texts.items()})
+            for row in csv.DictReader(file)
         ]
 
 

@@ -10,6 +10,7 @@ curve parts from torch's float64 curve, or from torch's without oneDNN, by up to
 import copy
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,14 @@ MIN_ACCURACY = 0.97
 # three times what torch differs from itself by, see the top. float64: a difference of 1e-16, the
 # rounding, was seen to grow to 5e-16; 1e-9 leaves room for other machines and none for wrong taps.
 TOLERANCE = {torch.float32: 0.03, torch.float64: 1e-9}
+
+
+class Verdict(Enum):
+    """On two trainings."""
+
+    AGREE = "[green]agree[/]"
+    DISAGREE = "[red]DO NOT AGREE[/]"
+    TOO_FEW_EPOCHS = "[yellow]agree, but too few epochs to become accurate[/]"
 
 
 @dataclass
@@ -112,14 +121,17 @@ def weight_difference(pair):
     return torch.stack([(theirs[name] - ours[name]).abs().max() for name in theirs]).max().item()
 
 
-def agrees(dtype, pair):
-    """Whether the loss curves agree and both networks have learnt to read (false for NaN)."""
-    accurate = all(training.accuracy >= MIN_ACCURACY for training in pair)
-    return accurate and loss_difference(pair) <= TOLERANCE[dtype]
+def verdict(dtype, pair):
+    """AGREE where the loss curves do and both networks have learnt to read; TOO_FEW_EPOCHS where
+    neither has, so that the curves say little. NaN is a disagreement."""
+    accurate = [training.accuracy >= MIN_ACCURACY for training in pair]
+    if not loss_difference(pair) <= TOLERANCE[dtype] or accurate[0] != accurate[1]:
+        return Verdict.DISAGREE
+    return Verdict.AGREE if all(accurate) else Verdict.TOO_FEW_EPOCHS
 
 
 def report_training(console, pairs):
-    """Prints the trainings' curves side by side and returns whether all agree.
+    """Prints the trainings' curves side by side and returns the Verdicts.
 
     Args:
         pairs: dtype -> (torch's Training, fastconv's).
@@ -139,12 +151,11 @@ def report_training(console, pairs):
         table.add_row(*cells)
     console.print(table)
     for dtype, pair in pairs.items():
-        verdict = "[green]agree[/]" if agrees(dtype, pair) else "[red]DO NOT AGREE[/]"
         console.print(
             f"{str(dtype).removeprefix('torch.')}: test accuracy {pair[0].accuracy:.2%} torch, "
             f"{pair[1].accuracy:.2%} fastconv (at least {MIN_ACCURACY:.0%}); largest difference "
             f"{loss_difference(pair):.1e} of losses (at most {TOLERANCE[dtype]:.0e}), "
-            f"{weight_difference(pair):.1e} of weights: {verdict}"
+            f"{weight_difference(pair):.1e} of weights: {verdict(dtype, pair).value}"
         )
     console.print()
-    return all(agrees(dtype, pair) for dtype, pair in pairs.items())
+    return [verdict(dtype, pair) for dtype, pair in pairs.items()]

@@ -76,7 +76,9 @@ def _compiled(case, settings):
         with settings(), torch._functorch.config.patch(donated_buffer=False):
             yield
 
-    return Baseline("torch.compile", settings if case.op == "network" else enter, compiled=True)
+    return Baseline(
+        "torch.compile", settings if case.op in ("network", "call") else enter, compiled=True
+    )
 
 
 def _on_cpu(name, case):
@@ -94,6 +96,8 @@ def _on_cuda(name, case):
     convolves = case.op.startswith("conv2d") or case.op == "network"
     if name == "compile":
         yield _compiled(case, _cudnn(case.layout, case.dtype != "float32"))
+    elif case.op == "call":
+        yield Baseline("torch", nullcontext)
     elif not convolves:
         yield Baseline("ATen", nullcontext)
     elif name == "aten":
@@ -117,7 +121,7 @@ def baselines(case, device, backend=None, names=None):
     """
     on_device = _on_cpu if device == "cpu" else _on_cuda
     found = {b.name: b for name in names or DEFAULT[device] for b in on_device(name, case)}
-    if backend == "triton" and cuda is not None and case.op != "network":
+    if backend == "triton" and cuda is not None and case.op not in ("network", "call"):
         last = [*found.values()][-1]
         name = OURS + " CUDA" + (" TF32" if last.name.endswith("TF32") else "")
         found[name] = Baseline(name, last.settings, backend="cuda")

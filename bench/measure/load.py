@@ -8,9 +8,9 @@ that hand out small tasks lose little. A busy machine would flatter us by factor
 import os
 import time
 
-# CPUs' worth of other programs from which on a time is not to be quoted. /proc/stat counts in steps
+# CPUs' worth of other programs above which a time is not to be quoted. /proc/stat counts in steps
 # of 10 ms, so a line of --quick is known to some 0.1 CPUs.
-BUSY = 0.2
+DISTURBED_LIMIT = 0.2
 
 
 def _busy_seconds():
@@ -44,7 +44,3 @@ class OthersLoad:
         if end[0] is not None and self._begin[0] is not None:
             busy, own, wall = (b - a for a, b in zip(self._begin, end, strict=True))
             self.cpus = max(0.0, (busy - own) / wall)
-
-
-def is_busy(cpus):
-    return cpus is not None and cpus > BUSY

@@ -14,7 +14,7 @@ from ...dispatch import recording
 from ..cases.operators import make_call, make_inputs, ours, theirs
 from ..cases.selection import DTYPES
 from .baselines import OURS, baselines
-from .load import OthersLoad, is_busy
+from .load import DISTURBED_LIMIT, OthersLoad
 from .record import Row
 from .timing import Side, time_cpu
 from .timing_cuda import input_sets, time_cuda
@@ -126,7 +126,7 @@ def time_sides(sides, device, seconds, attempts, row):
             attempt = time_cpu(sides, seconds)
         if timings is None or load.cpus < row.others_cpus:
             timings, row.others_cpus = attempt, load.cpus
-        if not is_busy(load.cpus):
+        if not row.is_disturbed:
             break
     return timings
 
@@ -145,25 +145,40 @@ def fill_times(row, baseline, timings):
         row.x_baseline = other.median_us / own.median_us
 
 
+def new_row(case, seconds, backend, disturbed_limit):
+    """The row of a case before anything is measured, with the threads that torch is set to."""
+    row = Row.of(case, torch.get_num_threads(), backend)
+    return replace(row, seconds=seconds, disturbed_limit=disturbed_limit)
+
+
 def unmeasured(row, error, against):
     """Rows that say why, one a baseline."""
     status, reason = why_not(error)
     return [replace(row, status=status, reason=reason, baseline=b.name) for b in against]
 
 
-def measure(case, device, seconds, backend=None, attempts=1, against=None):
+def measure(
+    case,
+    device,
+    seconds,
+    backend=None,
+    attempts=1,
+    against=None,
+    disturbed_limit=DISTURBED_LIMIT,
+):
     """The rows of a case, one a baseline.
 
     Args:
         device: "cpu" or "cuda"; on a GPU the current stream must not be the default one.
         seconds: measuring time for each side.
         backend: a backend of fastconv, None for its own choice.
-        attempts: how often at most to time a case while other programs use the CPUs.
+        attempts: how often at most to time a case that is disturbed.
         against: Baselines; None: torch as it comes.
+        disturbed_limit: see Row.is_disturbed.
     """
     if against is None:
         against = baselines(case, device, backend)
-    row = replace(Row.of(case, torch.get_num_threads(), backend), seconds=seconds)
+    row = new_row(case, seconds, backend, disturbed_limit)
     try:
         sets = 1
         if device == "cuda":

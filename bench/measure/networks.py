@@ -19,8 +19,8 @@ from ...problem import ConvOp
 from ..cases.selection import LAYOUTS
 from ..models import NETWORKS
 from .baselines import OURS, baselines, compiled
-from .measure import fill_times, first_line, settings_of, time_sides, unmeasured, why_not
-from .record import Row
+from .load import DISTURBED_LIMIT
+from .measure import fill_times, first_line, new_row, settings_of, time_sides, unmeasured, why_not
 from .timing import Side
 
 PASSES = ("inference", "training step")
@@ -234,11 +234,19 @@ def _measure_against(contest, case, device, seconds, attempts, baseline, row):
     return row
 
 
-def measure_network(case, device, seconds, backend=None, attempts=1, against=None):
+def measure_network(
+    case,
+    device,
+    seconds,
+    backend=None,
+    attempts=1,
+    against=None,
+    disturbed_limit=DISTURBED_LIMIT,
+):
     """The rows of a NetworkCase, one a baseline; arguments as in measure.measure."""
     if against is None:
         against = baselines(case, device, backend)
-    row = replace(Row.of(case, torch.get_num_threads(), backend), seconds=seconds)
+    row = new_row(case, seconds, backend, disturbed_limit)
     try:
         contest = _prepare(case, device)
         return [

@@ -16,7 +16,7 @@ from typing import get_args
 import torch
 
 from ..._native import core
-from .load import is_busy
+from .load import DISTURBED_LIMIT
 
 
 @dataclass
@@ -24,11 +24,11 @@ class Row:
     """A case against one baseline. Times in microseconds, medians where the name does not tell
     another percentile; None where there is no number."""
 
-    op: str  # of fastconv, "conv2d+bias+relu" for example; "network" for a whole one
+    op: str  # of fastconv, as "conv2d+bias+relu"; "network" for a whole one; "call" for its cost
     pass_: str
-    family: str  # the kind of layer, whose rows share a mean; of a network its model
-    model: str  # the network that the layer is of
-    layer: str  # its name there; of a network the variant, "converted" or "fused"
+    family: str  # the kind of layer, whose rows share a mean; of a network or call as its model
+    model: str  # the network that the layer is of; of a call the operator
+    layer: str  # its name there; of a network "converted" or "fused", of a call its form
     problem: str  # its sizes in short, as in cases/shapes.py
     layout: str
     dtype: str
@@ -61,6 +61,10 @@ class Row:
     requested_backend: str | None = None  # None: fastconv's own choice
     seconds: float | None = None  # of measuring each side, as asked for
     samples: int | None = None  # calls of fastconv, or without it the baseline, that were timed
+    disturbed_limit: float | None = DISTURBED_LIMIT  # of others_cpus; see is_disturbed
+    gpu_clock_mhz: float | None = None  # of the SMs, after the line was timed, as the next two
+    gpu_power_w: float | None = None
+    gpu_temperature_c: float | None = None
 
     @classmethod
     def of(cls, case, threads, backend=None, baseline=None):
@@ -91,10 +95,19 @@ class Row:
         return self.status in ("wrong", "failed")
 
     @property
+    def is_disturbed(self):
+        """Whether other programs kept more CPUs busy meanwhile than a time to be quoted allows."""
+        return self.others_cpus is not None and self.others_cpus > self.disturbed_limit
+
+    @property
+    def has_ratio(self):
+        """Whether there is a right result's ratio."""
+        return self.status == "ok" and self.x_baseline is not None
+
+    @property
     def is_quotable(self):
         """Whether there is a right result's ratio, taken on a machine that did little else."""
-        measured = self.status == "ok" and self.x_baseline is not None
-        return measured and not is_busy(self.others_cpus)
+        return self.has_ratio and not self.is_disturbed
 
 
 def _column(name):
@@ -188,7 +201,8 @@ def environment(device):
     return values
 
 
-def _as_dict(row):
+def as_dict(row):
+    """A row by column, as a file has it."""
     values = {_column(name): value for name, value in asdict(row).items()}
     for name, value in values.items():
         if isinstance(value, float):  # five digits, and no NaN: readers differ about it
@@ -217,7 +231,7 @@ def append_csv(path, rows, where):
         if file.tell() == 0:
             writer.writeheader()
         for row in rows:
-            record = _as_dict(row) | where
+            record = as_dict(row) | where
             writer.writerow({name: _one_line(value) for name, value in record.items()})
 
 

@@ -2,11 +2,13 @@
 with."""
 
 import re
+import sys
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from .load import is_busy
-from .record import Row, append_csv, columns, read_rows
+from .load import DISTURBED_LIMIT
+from .record import Row, append_csv, as_dict, columns, read_rows
 
 # What two runs must share for one to go on with the other's file.
 SAME = ("device", "instruction_set", "commit", "torch", "fastconv")
@@ -14,8 +16,9 @@ SAME = ("device", "instruction_set", "commit", "torch", "fastconv")
 
 def key(row):
     """What tells one row from the others. Networks share layers, whose problem is timed once under
-    one of their names; a network's own rows go by its name and variant."""
-    named = (row.model, row.layer) if row.op == "network" else ()
+    one of their names; a network's own rows go by its name and variant, a call's by its operator
+    and form."""
+    named = (row.model, row.layer) if row.op in ("network", "call") else ()
     return (
         row.op, row.pass_, *named, row.problem, row.layout, row.dtype, row.threads,
         row.requested_backend, row.baseline,
@@ -70,7 +73,7 @@ def _put_aside(path, commit):
 
 
 def _serves(row, seconds):
-    return row is not None and row.seconds >= seconds and not is_busy(row.others_cpus)
+    return row is not None and row.seconds >= seconds and not row.is_disturbed
 
 
 class ResultsFile:
@@ -84,11 +87,12 @@ class ResultsFile:
         fresh: do not go on with any file.
         keep_others: put a file that is not gone on with aside; False: remove it, if it has the same
             columns.
+        disturbed_limit: by which rows of earlier runs are judged; see Row.is_disturbed.
     """
 
-    def __init__(self, path, where, fresh=False, keep_others=True):
+    def __init__(self, path, where, fresh=False, keep_others=True, disturbed_limit=DISTURBED_LIMIT):
         self.path = Path(path)
-        self.rows = {}
+        self.rows, self.where = {}, {}
         if not self.path.exists():
             return
         _drop_cut_off_line(self.path)
@@ -96,14 +100,16 @@ class ResultsFile:
         if fresh:
             difference = "--fresh"
         if difference is None:
-            self.rows = {key(row): row for row, _ in pairs}
+            rows = (replace(row, disturbed_limit=disturbed_limit) for row, _ in pairs)
+            self.rows = {key(row): row for row in rows}
+            self.where = {key(row): environment for row, environment in pairs}
             return
         if keep_others or not _has_columns(self.path, where):
             aside = _put_aside(self.path, pairs[0][1].get("commit") if pairs else None)
-            print(f"{self.path}: {difference}; moved to {aside.name}", flush=True)
+            print(f"{self.path}: {difference}; moved to {aside.name}", file=sys.stderr)
         else:
             self.path.unlink()
-            print(f"{self.path}: {difference}; removed", flush=True)
+            print(f"{self.path}: {difference}; removed", file=sys.stderr)
 
     def missing(self, case, threads, backend, against, seconds):
         """The baselines, among those in `against`, that a case has no row for, or only one that was
@@ -119,3 +125,10 @@ class ResultsFile:
         """Appends rows, which are in the file when this returns."""
         append_csv(self.path, rows, where)
         self.rows |= {key(row): row for row in rows}
+        self.where |= {key(row): where for row in rows}
+
+    def record(self, row):
+        """The columns of a row that the file has: {name: value, None where it is empty}."""
+        where = self.where[key(row)]
+        record = dict.fromkeys(columns(where)) | as_dict(row)
+        return record | {name: value for name, value in where.items() if value != ""}

@@ -15,7 +15,7 @@ from ..cases.operators import PER_SAMPLE, make_call, theirs
 CHUNK = {"cpu": 1, "cuda": 8}
 # What two float64 sums of the same terms in different orders may differ by: roundings at the size
 # of the sum of the terms' magnitudes.
-_ROUNDINGS = 16
+ROUNDINGS = 16
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def reference_rounding(case, inputs):
     dy = None if inputs.dy is None else inputs.dy.abs()
     magnitudes = exact_result(case, replace(inputs, tensors=_magnitudes(inputs.tensors), dy=dy))
     largest = magnitudes[0] if isinstance(magnitudes, tuple) else magnitudes
-    return _ROUNDINGS * torch.finfo(torch.float64).eps * largest.abs().max().item()
+    return ROUNDINGS * torch.finfo(torch.float64).eps * largest.abs().max().item()
 
 
 def _magnitudes(tensors):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .summary import VARIANTS, grouped, in_order, network_name, quotable, variant
+from .summary import VARIANTS, counted, grouped, in_order, network_name, variant
 
 
 class Choice(NamedTuple):
@@ -35,8 +35,16 @@ class Line(NamedTuple):
 
 def _baseline_choice(rows):
     """The lower time, where the baseline was timed against several variants."""
-    times = [row.baseline_us for row in quotable(rows)]
-    return Choice(min(times, default=None), note="-", is_baseline=True)
+    rows = counted(rows)
+    us = min((row.baseline_us for row in rows), default=None)
+    if rows and rows[0].is_disturbed:
+        return Choice(None, note=_marked_milliseconds(us), is_baseline=True)
+    return Choice(us, note="-", is_baseline=True)
+
+
+def _marked_milliseconds(us):
+    """A disturbed time is shown, but is never the fastest."""
+    return f"{us / 1e3:.3g} !"
 
 
 def _own_choice(rows):
@@ -46,7 +54,7 @@ def _own_choice(rows):
     if row.status != "ok":
         return Choice(None, note=row.status)
     if not row.is_quotable:
-        return Choice(None, note="disturbed")
+        return Choice(None, note=_marked_milliseconds(row.us) if row.has_ratio else "-")
     return Choice(row.us, row.x_baseline)
 
 

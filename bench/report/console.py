@@ -5,11 +5,18 @@ from statistics import geometric_mean
 from rich.markup import escape
 from rich.table import Table
 
-from ..measure.load import BUSY, is_busy
-from .summary import TIE, best_layout_mean, best_layout_ratios, grouped, wins_and_losses
+from .summary import (
+    TIE,
+    best_layout_mean,
+    best_layout_ratios,
+    counted,
+    grouped,
+    quotable,
+    wins_and_losses,
+)
 
 LAYOUT_NAMES = {"nchw": "NCHW", "channels_last": "NHWC"}
-WIDE = 110  # columns of a terminal, from which on the problem is spelled out
+WIDE = 110  # columns of a terminal, from which on problems and ranges are spelled out
 
 
 def plain_table(title):
@@ -84,6 +91,22 @@ def print_header(console, where, threads, count, count_there, pages_kept):
         )
 
 
+def print_plan(console, lines, seconds):
+    """The lines that would be measured: what --filter looks at, and what they are held against.
+
+    Args:
+        seconds: what measuring them takes at least.
+    """
+    for line in lines:
+        against = ", ".join(one.name for one in line.against)
+        text = f"{line.part}: {line.case.title}, threads: {line.threads}, against {against}"
+        console.print(escape(text), soft_wrap=True, highlight=False)
+    console.print(
+        f"{len(lines)} lines, at least {seconds:,.0f} s of measuring; verifying comes on top, and "
+        "disturbed lines are measured again"
+    )
+
+
 def _print_lines(console, rows):
     first = rows[0]
     baseline = first.baseline or "torch"
@@ -98,8 +121,8 @@ def _print_lines(console, rows):
         table.add_column(name, justify="right", no_wrap=True)
     shown = None
     for row in rows:
-        batch = row.problem.split("c", 1)[0]
-        key = f"{row.model} {row.layer} {batch}"
+        batch = "" if row.layer == row.problem else row.problem.split("c", 1)[0]
+        key = f"{row.model} {row.layer} {batch}".rstrip()
         problem = (row.problem,) if wide else ()
         table.add_row(
             escape(key) if key != shown else "",
@@ -118,20 +141,22 @@ def _print_lines(console, rows):
 
 
 def _mean(rows, best):
-    """(lines, geometric mean, worst to best, geometric mean with the faster layout) of ratios."""
+    """{column: text} of a layout's rows; best: the geometric mean with the faster layout."""
+    rows = counted(rows)
     if not rows:
-        return "0", "-", "-", "-"
-    ratios = [row.x_baseline for row in rows]
-    return (
-        str(len(ratios)),
-        ratio_text(geometric_mean(ratios)),
-        f"{min(ratios):.2f}-{max(ratios):.2f}",
-        ratio_text(best_layout_mean(rows, best)),
-    )
+        return {"n": "0", "mean": "-", "range": "-", "best": "-"}
+    ratios, quiet = [row.x_baseline for row in rows], rows[0].is_quotable
+    return {
+        "n": str(len(ratios)),
+        "mean": ratio_text(geometric_mean(ratios), quiet),
+        "range": f"{min(ratios):.2f}-{max(ratios):.2f}",
+        "best": ratio_text(best_layout_mean(rows, best), quiet),
+    }
 
 
 def _print_means(console, rows, best):
-    """Geometric means by family, pass and layout of the quotable rows of one baseline and dtype.
+    """Geometric means by family, pass and layout of the rows of one baseline and dtype that have a
+    ratio.
 
     Args:
         best: best_layout_ratios of all rows.
@@ -141,16 +166,18 @@ def _print_means(console, rows, best):
         f"Geometric means of {first.baseline} time / fastconv time, {first.dtype}; best: with the "
         f"faster of {first.baseline}'s layouts"
     )
-    table.add_column("family", overflow="fold")
+    table.add_column("family", overflow="fold", min_width=14)
     table.add_column("pass", no_wrap=True)
     present = {row.layout for row in rows}
     layouts = [layout for layout in LAYOUT_NAMES if layout in present]
+    names = ("n", "mean", "range", "best") if console.width >= WIDE else ("n", "mean", "best")
     for layout in layouts:
-        for name in (f"{LAYOUT_NAMES[layout]} n", "mean", "range", "best"):
-            table.add_column(name, justify="right", no_wrap=True)
+        for name in names:
+            title = f"{LAYOUT_NAMES[layout]} n" if name == "n" else name
+            table.add_column(title, justify="right", no_wrap=True)
     for key, group in grouped(rows, lambda row: (row.family, row.pass_)).items():
         cells = [_mean([row for row in group if row.layout == layout], best) for layout in layouts]
-        table.add_row(*key, *(text for texts in cells for text in texts))
+        table.add_row(*key, *(texts[name] for texts in cells for name in names))
     console.print(table)
     console.print()
 
@@ -181,17 +208,47 @@ def _print_networks(console, rows):
             ratio_text(best.get(id(row)), row.is_quotable),
         )
     console.print(table)
-    quotable = [row for row in rows if row.is_quotable]
-    for (variant, pass_), group in grouped(quotable, lambda row: (row.layer, row.pass_)).items():
-        mean = ratio_text(geometric_mean([row.x_baseline for row in group]))
-        console.print(f"{variant} {pass_}: geometric mean {mean}")
+    _print_pass_means(console, rows, lambda row: (row.layer, row.pass_))
+
+
+def _print_calls(console, rows):
+    """Calls of one baseline and dtype."""
+    first = rows[0]
+    table = plain_table(f"Calls of tiny tensors, {first.dtype}, against {first.baseline}")
+    for name in ("operator", "as", "pass", "layout"):
+        table.add_column(name, no_wrap=True)
+    for name in ("thr", "ours us", f"{first.baseline} us", "ratio", "+-%"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            f"{row.model} {row.problem.split('c', 1)[0]}",
+            row.layer,
+            row.pass_.removesuffix(" step"),
+            LAYOUT_NAMES[row.layout],
+            str(row.threads),
+            _microseconds(row.us) if row.us else row.status,
+            _microseconds(row.baseline_us),
+            ratio_text(row.x_baseline, row.is_quotable),
+            _spread(row),
+        )
+    console.print(table)
+    _print_pass_means(console, rows, lambda row: (row.pass_, f"threads: {row.threads}"))
+
+
+def _print_pass_means(console, rows, key):
+    """The geometric mean of the ratios of each key."""
+    for names, group in grouped(rows, key).items():
+        if group := counted(group):
+            mean = geometric_mean([row.x_baseline for row in group])
+            text = ratio_text(mean, group[0].is_quotable)
+            console.print(f"{' '.join(names)}: geometric mean {text}")
     console.print()
 
 
 def _print_counts(console, rows):
-    ratios = [row.x_baseline for row in rows if row.is_quotable]
+    ratios = [row.x_baseline for row in quotable(rows)]
     wins, losses = wins_and_losses(ratios)
-    disturbed = sum(is_busy(row.others_cpus) for row in rows)
+    disturbed = sum(row.is_disturbed for row in rows)
     missing = sum(row.x_baseline is None for row in rows)
     console.print(
         f"{len(rows)} lines: faster (^) on {wins}, slower (v) on {losses}, within {TIE:.0%} (=) on "
@@ -199,8 +256,9 @@ def _print_counts(console, rows):
     )
     if disturbed:
         console.print(
-            f"[yellow](!) other programs kept more than {BUSY} CPUs busy, which slows torch's "
-            "OpenMP more than it slows fastconv: not counted, not to be quoted[/]"
+            f"[yellow](!) other programs kept more than {rows[0].disturbed_limit:g} CPUs busy "
+            "(--disturbed-limit), which slows torch's OpenMP more than it slows fastconv: not to "
+            "be quoted, and in a mean only where all its lines are disturbed[/]"
         )
 
 
@@ -213,10 +271,12 @@ def print_report(console, rows):
     for group in grouped(rows, lambda row: (row.op, row.dtype, row.baseline)).values():
         if group[0].op == "network":
             _print_networks(console, group)
+        elif group[0].op == "call":
+            _print_calls(console, group)
         else:
             _print_lines(console, group)
-    quotable = [row for row in rows if row.is_quotable and row.op != "network"]
-    for group in grouped(quotable, lambda row: (row.dtype, row.baseline)).values():
+    means = [row for row in rows if row.has_ratio and row.op not in ("network", "call")]
+    for group in grouped(means, lambda row: (row.dtype, row.baseline)).values():
         _print_means(console, group, best_layout_ratios(rows))
     for (status, reason), group in grouped(rows, lambda row: (row.status, row.reason)).items():
         if status == "ok":

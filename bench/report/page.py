@@ -1,4 +1,5 @@
-"""`fastconv report`: one HTML page that needs nothing else, from the CSV files of a folder.
+"""`fastconv report`: one HTML page that needs nothing else, from the CSV files of a folder; or what
+changed between two runs.
 
 Exit status 0, or 2 for a bad request.
 """
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 import jinja2
 
-from ..measure.load import BUSY
+from ..options import OUT
+from .changes import print_changes
 from .choices import compare_choices
 from .plots import COLOUR_LIMIT, plot_families, plot_networks, ratio_colours
 from .results import PARTS, read_parts, results_of, rows_of_the_readme
@@ -22,6 +24,7 @@ from .summary import (
     TIE,
     Summary,
     by_family,
+    counted,
     family_name,
     grouped,
     in_order,
@@ -29,7 +32,6 @@ from .summary import (
     network_name,
     own_choice,
     pass_name,
-    quotable,
 )
 from .tables import with_tables
 
@@ -97,10 +99,10 @@ def _layer_plots(folder, stem, results, draw):
     """One figure a comparison, where it has anything to draw.
 
     Args:
-        draw: (path, quotable rows, baseline) -> the path, or None.
+        draw: (path, rows with a ratio, baseline) -> the path, or None.
     """
     for index, result in enumerate(results, 1):
-        rows = quotable(result.rows)
+        rows = counted(result.rows)
         if rows and (path := draw(folder / f"{stem}_{index}.png", rows, rows[0].baseline)):
             yield Plot(path, result.title)
 
@@ -175,7 +177,7 @@ def write_page(folder, parts):
         legend=[2 ** (COLOUR_LIMIT * step / _LEGEND_STEPS) for step in steps],
         layouts=LAYOUTS,
         tie=TIE,
-        busy=BUSY,
+        limits=sorted({row.disturbed_limit for row in rows}),
     )
     path = folder / PAGE
     path.write_text(page, encoding="utf-8")
@@ -187,14 +189,44 @@ def _stop(message):
     return 2
 
 
-def run(options):
-    """Writes what parsed options ask for and returns the exit status."""
-    folder = Path(options.folder)
+def _read_folder(folder, disturbed_limit):
+    parts = read_parts(folder, disturbed_limit)
+    if not any(parts.values()):
+        names = ", ".join(chain(*PARTS.values()))
+        raise ValueError(f"{folder} has no results; `fastconv bench` writes {names}")
+    return parts
+
+
+def _read_run(name, disturbed_limit):
+    """The parts of a folder, or else of a commit whose results are in the default folder."""
+    if Path(name).is_dir():
+        return _read_folder(Path(name), disturbed_limit)
+    parts = read_parts(Path(OUT), disturbed_limit, commit=name)
+    if not any(parts.values()):
+        raise ValueError(f"{name} is no folder, and {OUT} has no results of such a commit")
+    return parts
+
+
+def _compare(options):
+    if options.readme:
+        return _stop("--readme: the tables are of one folder")
     try:
-        parts = read_parts(folder)
-        if not any(parts.values()):
-            names = ", ".join(chain(*PARTS.values()))
-            return _stop(f"{folder} has no results; `fastconv bench` writes {names}")
+        runs = [_read_run(name, options.disturbed_limit) for name in options.folder]
+    except (OSError, ValueError) as error:
+        return _stop(str(error))
+    print_changes(*runs, options.folder)
+    return 0
+
+
+def run(options):
+    """Writes or prints what parsed options ask for and returns the exit status."""
+    if len(options.folder) > 2:
+        return _stop(f"expected one folder, or two to compare, got {len(options.folder)}")
+    if len(options.folder) == 2:
+        return _compare(options)
+    folder = Path(*options.folder or (OUT,))
+    try:
+        parts = _read_folder(folder, options.disturbed_limit)
         readmes = {
             path: with_tables(path.read_text("utf-8"), rows_of_the_readme(parts))
             for path in map(Path, options.readme)

@@ -163,14 +163,16 @@ def plot_networks(path, rows, baseline):
 
 
 def plot_families(path, rows, baseline):
-    """Geometric means of quotable rows with their range, by family and pass, one panel a layout."""
+    """Geometric means with their range, by family and pass, one panel a layout."""
     groups, layouts = {}, list(grouped(rows, lambda row: row.layout))
     for family, passes in by_family(rows).items():
         lines = groups.setdefault(family_name(family), {})
         for pass_, group in passes.items():
             sums = {layout: Summary.of(of_layout(group, layout)) for layout in layouts}
             lines[pass_name(pass_)] = {
-                LAYOUTS.get(layout, layout): Bar(s.mean, s.low, s.high)
+                LAYOUTS.get(layout, layout): Bar(
+                    s.mean, s.low, s.high, "!" if s.is_disturbed else "", not s.is_disturbed
+                )
                 for layout, s in sums.items()
                 if s
             }

@@ -121,7 +121,7 @@ def plot_roofline(path, rows, where, baseline):
     files have it.
 
     Args:
-        rows: quotable rows of one comparison.
+        rows: rows with a ratio, of one comparison.
         where: {id(row): its environment}
 
     Returns the path, or None where no row has both rates.

@@ -1,7 +1,8 @@
 """Results summed up and put in order, for the page, the plots and the README's tables.
 
 A ratio is the baseline's time over fastconv's: above 1 fastconv is the faster one. Means and counts
-are of quotable rows alone (record.Row.is_quotable).
+are of quotable rows alone (record.Row.is_quotable); where there is none, of the disturbed ones, and
+marked.
 """
 
 import re
@@ -10,7 +11,6 @@ from statistics import geometric_mean
 from typing import NamedTuple
 
 from ..cases.selection import PASSES as LAYER_PASSES
-from ..measure.load import is_busy
 
 LAYOUTS = {"nchw": "NCHW", "channels_last": "channels_last"}
 # Closer to 1 than this the noise of a shared machine decides which side is the faster one.
@@ -96,6 +96,10 @@ def is_network(row):
     return row.op == "network"
 
 
+def is_call(row):
+    return row.op == "call"
+
+
 def in_order(rows):
     """Rows of networks: each network's together, in the order of first appearance."""
     models = list(dict.fromkeys(row.model for row in rows))
@@ -140,6 +144,11 @@ def quotable(rows):
     return [row for row in rows if row.is_quotable]
 
 
+def counted(rows):
+    """The rows that a mean is of: the quotable ones, or where there is none, the disturbed ones."""
+    return quotable(rows) or [row for row in rows if row.has_ratio]
+
+
 def wins_and_losses(ratios):
     """How many are above 1, and how many below, by more than the noise."""
     return sum(r >= 1 + TIE for r in ratios), sum(r <= 1 / (1 + TIE) for r in ratios)
@@ -155,15 +164,18 @@ class Summary:
     high: float
     wins: int  # by more than the noise, as are losses
     losses: int
+    is_disturbed: bool  # there is no other row
 
     @classmethod
     def of(cls, rows):
-        """None without a quotable row."""
-        ratios = [row.x_baseline for row in quotable(rows)]
-        if not ratios:
+        """None without a ratio."""
+        rows = counted(rows)
+        if not rows:
             return None
-        mean = geometric_mean(ratios)
-        return cls(len(ratios), mean, min(ratios), max(ratios), *wins_and_losses(ratios))
+        ratios = [row.x_baseline for row in rows]
+        tally = wins_and_losses(ratios)
+        mean, disturbed = geometric_mean(ratios), rows[0].is_disturbed
+        return cls(len(ratios), mean, min(ratios), max(ratios), *tally, disturbed)
 
     @property
     def level(self):
@@ -177,10 +189,11 @@ def of_layout(rows, layout):
 def best_layout_ratios(rows):
     """Each row's ratio with the faster of the baseline's layouts, by id(row), where both were
     timed: a user of torch may choose the layout, so that is the time to beat. Rows without a number
-    of ours have a say in it."""
+    of ours have a say in it; disturbed ones where there are no others."""
     best = {}
     for group in grouped(rows, _same_but_for_layout).values():
-        quiet = [row for row in group if row.baseline_us and not is_busy(row.others_cpus)]
+        timed = [row for row in group if row.baseline_us]
+        quiet = [row for row in timed if not row.is_disturbed] or timed
         times = {row.layout: row.baseline_us for row in quiet}
         if len(times) == len(LAYOUTS):
             best |= {id(row): min(times.values()) / row.us for row in group if row.us}
@@ -194,5 +207,5 @@ def best_layout_mean(rows, best):
 
 
 def _same_but_for_layout(row):
-    named = (row.model, row.layer) if row.op == "network" else ()
+    named = (row.model, row.layer) if row.op in ("network", "call") else ()
     return (row.op, row.pass_, *named, row.problem, row.dtype, row.baseline, row.threads)

@@ -10,15 +10,16 @@ from .summary import (
     best_layout_mean,
     best_layout_ratios,
     by_family,
+    counted,
     family_name,
     grouped,
     in_order,
+    is_call,
     is_network,
     kind_of,
     network_name,
     of_layout,
     pass_name,
-    quotable,
     variant,
 )
 
@@ -42,24 +43,39 @@ def _line(cells):
     return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
 
-def _markdown(header, lines):
-    return "\n".join([_line(header), "|" + "---|" * len(header), *map(_line, lines)])
+def _markdown(header, lines, rows):
+    """A table, and below it what its marks mean, where it has any."""
+    table = "\n".join([_line(header), "|" + "---|" * len(header), *map(_line, lines)])
+    disturbed = [row for row in rows if row.has_ratio and row.is_disturbed]
+    if not disturbed:
+        return table
+    limits = " or ".join(f"{limit:g}" for limit in sorted({r.disturbed_limit for r in disturbed}))
+    return (
+        f"{table}\n\n{len(disturbed)} of {len(rows)} lines are disturbed: other programs kept more "
+        f"than {limits} CPUs busy. A `!` marks numbers of such lines alone."
+    )
+
+
+def _mark(row):
+    return " !" if row.is_disturbed else ""
 
 
 def _without_ratio(row):
-    """What stands for the ratio of a row that has none to quote."""
+    """What stands for a row that no mean counts."""
     return "disturbed" if row.status == "ok" else row.status
 
 
 def _mean_and_range(rows, ratio=lambda row: row.x_baseline):
-    """The geometric mean and the range of quotable rows' ratios, and how many other rows there are,
+    """The geometric mean and the range of the ratios that count, and how many other rows there are,
     and why."""
-    ratios = [ratio(row) for row in quotable(rows)]
-    ratios = [value for value in ratios if value is not None]
-    others = Counter(_without_ratio(row) for row in rows if not row.is_quotable)
+    means = counted(rows)
+    ratios = [value for value in map(ratio, means) if value is not None]
+    ids = set(map(id, means))
+    others = Counter(_without_ratio(row) for row in rows if id(row) not in ids)
     parts = []
     if ratios:
-        parts = [f"{geometric_mean(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"]
+        mark = _mark(means[0])
+        parts = [f"{geometric_mean(ratios):.2f}{mark} ({min(ratios):.2f}-{max(ratios):.2f})"]
     return ", ".join([*parts, *(f"{n} {what}" for what, n in others.items())]) or "-"
 
 
@@ -67,9 +83,11 @@ def _layers_of_the_comparison(rows):
     rows = [
         row
         for row in rows
-        if (row.baseline, row.dtype) == (README_BASELINE, README_DTYPE) and not is_network(row)
+        if (row.baseline, row.dtype) == (README_BASELINE, README_DTYPE)
+        and not is_network(row)
+        and not is_call(row)
     ]
-    if not quotable(rows):
+    if not counted(rows):
         raise ValueError(f"no line of a layer compares {README_DTYPE} with {README_BASELINE}")
     return rows
 
@@ -103,7 +121,7 @@ def kinds_table(rows):
         cells = grouped(group, _column)
         ratios = [_mean_and_range(cells.get(c, ()), lambda row: best.get(id(row))) for c in columns]
         lines.append([family_name(kind), *ratios])
-    return _markdown(["kind of layer", *columns], lines)
+    return _markdown(["kind of layer", *columns], lines, rows)
 
 
 def families_table(rows):
@@ -115,11 +133,13 @@ def families_table(rows):
         name = family_name(family)
         for pass_, group in passes.items():
             means = [_mean_and_range(of_layout(group, layout)) for layout in LAYOUTS]
-            both = best_layout_mean(quotable(group), best)
-            lines.append([name, pass_name(pass_), *means, f"{both:.2f}" if both else "-"])
+            means_of = counted(group)
+            both = best_layout_mean(means_of, best)
+            text = f"{both:.2f}{_mark(means_of[0])}" if both else "-"
+            lines.append([name, pass_name(pass_), *means, text])
             name = ""
     header = ["family", "pass", *LAYOUTS.values(), "both, against the faster layout"]
-    return _markdown(header, lines)
+    return _markdown(header, lines, rows)
 
 
 def _variant_and_dtype(row):
@@ -133,7 +153,7 @@ def _ratio(rows):
     if len(rows) > 1:
         raise ValueError(f"{len(rows)} lines of one network, variant, pass and layout")
     row = rows[0]
-    return f"{row.x_baseline:.2f}" if row.is_quotable else _without_ratio(row)
+    return f"{row.x_baseline:.2f}{_mark(row)}" if row.has_ratio else row.status
 
 
 def networks_table(rows):
@@ -152,10 +172,45 @@ def networks_table(rows):
     for (model, built, pass_, threads), group in cells.items():
         ratios = [_ratio(of_layout(group, layout)) for layout in LAYOUTS]
         lines.append([network_name(model), built, pass_, str(threads or "-"), *ratios])
-    return _markdown(["network", "variant", "pass", "threads", *LAYOUTS.values()], lines)
+    return _markdown(["network", "variant", "pass", "threads", *LAYOUTS.values()], lines, rows)
 
 
-TABLES = {"kinds": kinds_table, "families": families_table, "networks": networks_table}
+def _microseconds(us):
+    return "-" if us is None else f"{us:.1f}"
+
+
+def calls_table(rows):
+    """Microseconds of a call of torch and of fastconv, and their ratio, by operator, form and
+    pass."""
+    rows = [
+        row
+        for row in rows
+        if (row.baseline, row.dtype) == (README_BASELINE, README_DTYPE) and is_call(row)
+    ]
+    if not rows:
+        raise ValueError(f"no line of a call compares {README_DTYPE} with {README_BASELINE}")
+    if max(Counter((row.model, row.layer, row.pass_) for row in rows).values()) > 1:
+        raise ValueError("calls have several layouts, batch sizes or numbers of threads")
+    lines = [
+        [
+            row.model,
+            row.layer,
+            row.pass_,
+            _microseconds(row.baseline_us),
+            _microseconds(row.us),
+            _ratio([row]),
+        ]
+        for row in rows
+    ]
+    return _markdown(["operator", "as", "pass", "torch, us", "fastconv, us", "ratio"], lines, rows)
+
+
+TABLES = {
+    "kinds": kinds_table,
+    "families": families_table,
+    "networks": networks_table,
+    "calls": calls_table,
+}
 
 
 def with_tables(text, rows):

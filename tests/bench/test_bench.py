@@ -253,6 +253,37 @@ def test_a_wrong_index_or_bias_gradient_is_wrong(monkeypatch, tmp_path):
     assert [row["status"] for row in read(tmp_path / "ops.csv")] == ["wrong", "wrong"]
 
 
+CALLS = ["bench", "calls", "--device", "cpu", "--seconds", "0.001"]
+
+
+def test_every_operator_is_called_as_a_function_and_as_a_module(tmp_path, capsys):
+    assert main([*CALLS, "--out", str(tmp_path)]) == 0, capsys.readouterr().out
+    rows = read(tmp_path / "calls.csv")
+    operators = ("conv2d", "conv2d+bias+relu", "depthwise conv2d", "max_pool2d", "avg_pool2d")
+    operators += ("adaptive_avg_pool2d", "adaptive_max_pool2d")
+    assert [(row["model"], row["layer"], row["pass"]) for row in rows] == [
+        (operator, form, pass_)
+        for operator in operators
+        for form in ("function", "module")
+        for pass_ in ("inference", "training step")
+    ]
+    for row in rows:
+        assert (row["status"], row["backend"], row["threads"]) == ("ok", "cpu", "1")
+        ratio = float(row["baseline_us"]) / float(row["us"])
+        assert float(row["x_baseline"]) == pytest.approx(ratio, rel=1e-3)
+    assert "depthwise conv2d" in capsys.readouterr().out
+
+
+def test_a_wrong_call_and_one_that_torch_answers_get_no_number(monkeypatch, tmp_path):
+    right = fastconv.avg_pool2d
+    monkeypatch.setattr(fastconv, "avg_pool2d", lambda *a: _wrong_corner(right(*a)))
+    monkeypatch.setattr(fastconv, "max_pool2d", torch.nn.functional.max_pool2d)
+    words = "call avg_pool2d function inference,call max_pool2d function inference"
+    assert main([*CALLS, "--filter", words, "--out", str(tmp_path)]) == 1
+    found = [(row["status"], row["us"]) for row in read(tmp_path / "calls.csv")]
+    assert found == [("no kernel", ""), ("wrong", "")]
+
+
 MODELS = ["bench", "models", "--quick", "--device", "cpu", "--threads", "1"]
 MODELS += ["--seconds", "0.01", "--batch"]
 

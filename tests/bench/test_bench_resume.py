@@ -32,7 +32,7 @@ class Measuring:
     def __init__(self, breaks_after=None, how=None, **fields):
         self.breaks_after, self.how, self.fields, self.calls = breaks_after, how, fields, []
 
-    def __call__(self, case, device, seconds, backend, attempts, against):
+    def __call__(self, case, device, seconds, backend, attempts, against, disturbed_limit):
         if len(self.calls) == self.breaks_after:
             self.how()
         self.calls.append(case)
@@ -42,7 +42,7 @@ class Measuring:
         return [
             replace(
                 Row.of(case, threads, backend, b.name), backend="cpu", x_baseline=2.0,
-                seconds=seconds, **times | self.fields,
+                seconds=seconds, disturbed_limit=disturbed_limit, **times | self.fields,
             )
             for b in against
         ]  # fmt: skip
@@ -114,6 +114,7 @@ def test_what_was_measured_for_less_time_or_on_a_busy_machine_is_measured_again(
     assert bench("--seconds", "0.1") == (0, 4)
     assert bench("--seconds", "0.1") == (0, 0)
     assert bench(measuring=Measuring(others_cpus=0.9)) == (0, 4)
+    assert bench("--disturbed-limit", "1") == (0, 0)
     assert bench() == (0, 4)
     assert bench() == bench("--seconds", "0.1") == (0, 0)
     assert len(read(tmp_path / "layers.csv")) == 3 * 4
@@ -138,7 +139,7 @@ def test_a_file_of_another_commit_is_moved_aside_and_kept(bench, monkeypatch, tm
     capsys.readouterr()
     assert bench() == (0, 4)
     message = r"layers.csv: commit abc.* def; moved to layers.abc.csv\n"
-    assert re.search(message, capsys.readouterr().out)
+    assert re.search(message, capsys.readouterr().err)
     assert (tmp_path / "layers.abc.csv").read_bytes() == first
     assert_complete(tmp_path / "layers.csv")
     assert bench("--fresh") == (0, 4)  # the same commit, whose name is free
@@ -170,7 +171,7 @@ def test_a_file_that_cannot_be_gone_on_with_is_moved_aside(bench, tmp_path, caps
     assert old in text
     path.write_bytes(text.replace(old, new, 1).encode("latin-1"))
     assert bench() == (0, 4)
-    assert why in capsys.readouterr().out
+    assert why in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 2
 
 

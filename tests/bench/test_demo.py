@@ -8,7 +8,7 @@ import torch
 import fastconv
 from fastconv.__main__ import main
 from fastconv.bench.demo import demo, digits, resnet_agreement
-from fastconv.bench.demo.digits import Training, agrees, loss_difference, train_both
+from fastconv.bench.demo.digits import Training, Verdict, loss_difference, train_both, verdict
 from fastconv.bench.demo.resnet_agreement import Agreement, compare_resnet
 
 
@@ -60,19 +60,20 @@ def test_float64_curves_part_where_one_gradient_tap_is_off_by_a_thousandth(monke
 
 
 @pytest.mark.parametrize(
-    ("losses", "accuracy", "good"),
+    ("losses", "accuracies", "expected"),
     [
-        ([1.0, 0.1], 0.98, True),
-        ([1.0, 0.1], 0.96, False),
-        ([1.0, 0.2], 0.98, False),
-        ([1.0, float("nan")], 0.98, False),
+        ([1.0, 0.1], (0.98, 0.97), Verdict.AGREE),
+        ([1.0, 0.1], (0.98, 0.96), Verdict.DISAGREE),
+        ([1.0, 0.1], (0.96, 0.5), Verdict.TOO_FEW_EPOCHS),
+        ([1.0, 0.2], (0.98, 0.98), Verdict.DISAGREE),
+        ([1.0, 0.2], (0.5, 0.5), Verdict.DISAGREE),
+        ([1.0, float("nan")], (0.98, 0.98), Verdict.DISAGREE),
     ],
 )
-def test_trainings_agree_only_with_equal_losses_and_enough_accuracy(losses, accuracy, good):
+def test_trainings_agree_only_with_equal_losses_and_enough_accuracy(losses, accuracies, expected):
     state = {"w": torch.zeros(1)}
-    pair = Training([1.0, 0.1], 0.98, state), Training(losses, accuracy, state)
-    assert agrees(torch.float32, pair) is good
-    assert agrees(torch.float32, pair[::-1]) is good
+    pair = [Training(x, y, state) for x, y in zip(([1.0, 0.1], losses), accuracies, strict=True)]
+    assert verdict(torch.float32, pair) is verdict(torch.float32, pair[::-1]) is expected
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -89,17 +90,27 @@ def test_resnet_bounds_hold_and_catch_one_wrong_border_element(
     assert not wrong["output"].holds
 
 
-@pytest.mark.parametrize("bad", ["training", "resnet"])
-def test_a_disagreement_is_the_exit_status(bad, monkeypatch, capsys):
-    accuracy = 0.5 if bad == "training" else 0.99
-    training = Training([0.1], accuracy, {"w": torch.zeros(1)})
-    monkeypatch.setattr(demo, "train_both", lambda *arguments: (training, training))
-    error = 1.0 if bad == "resnet" else 1e-6
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "error", "status", "words"),
+    [
+        (0.1, 0.99, 1e-6, 0, "fastconv agrees with torch"),
+        (0.2, 0.99, 1e-6, 1, "DISAGREEMENT"),
+        (0.1, 0.99, 1.0, 1, "DISAGREEMENT"),
+        (0.1, 0.5, 1.0, 1, "DISAGREEMENT"),
+        (0.1, 0.5, 1e-6, 3, "too few epochs to judge"),
+    ],
+)
+def test_the_exit_status_tells_agreement_disagreement_and_too_few_epochs(
+    loss, accuracy, error, status, words, monkeypatch, capsys
+):
+    state = {"w": torch.zeros(1)}
+    pair = [Training([value], accuracy, state) for value in (0.1, loss)]
+    monkeypatch.setattr(demo, "train_both", lambda *arguments: pair)
     agreements = [Agreement("output", 1e-6, 1e-6), Agreement("d input", 1e-6, error)]
     monkeypatch.setattr(demo, "compare_resnet", lambda *arguments: agreements)
-    assert main(["demo"]) == 1
-    out = capsys.readouterr().out
-    assert "DISAGREEMENT" in out and "agrees with torch" not in out
+    assert main(["demo"]) == status
+    last = " ".join(capsys.readouterr().out.splitlines()[-1].split())
+    assert words in last
 
 
 def test_nan_errors_do_not_hold():

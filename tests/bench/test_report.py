@@ -118,7 +118,9 @@ def test_a_summary_counts_what_is_quotable():
     assert summary.lines == 4 and (summary.low, summary.high) == (0.5, 4.0)
     assert summary.mean == pytest.approx(4 ** (1 / 4))  # of 2, 1/2, 4 and 1
     assert (summary.wins, summary.losses, summary.level) == (2, 1, 1)
-    assert Summary.of(LAYERS[3:6]) is None
+    assert not summary.is_disturbed and Summary.of(LAYERS[4:6]) is None
+    disturbed = Summary.of(LAYERS[3:6])
+    assert disturbed.is_disturbed and (disturbed.lines, disturbed.mean) == (1, pytest.approx(9.0))
 
 
 @pytest.mark.parametrize("results", ["made_up", "committed"])
@@ -143,6 +145,15 @@ def test_the_page_gives_the_numbers(page):
     row = page.row("n1c9h8k8r1s1p0")
     assert row[-5:] == ["10.0", "5.00", "0.50", "87.2", "ok"]
     assert page.row("n3c8h8k8r1s1p0")[-3:] == ["9.00\xa0!", "-", "disturbed: 0.70 CPUs"]
+
+
+def test_of_disturbed_lines_alone_the_page_has_marked_numbers(tmp_path, capsys):
+    append_csv(tmp_path / "layers.csv", [layer(9.0, others_cpus=0.7)], WHERE)
+    page = reported(tmp_path)
+    assert "9.00\xd7 !" in page.words and "1 disturbed by other programs" in page.words
+    assert "(all lines disturbed): geometric mean 9.00x" in capsys.readouterr().out
+    page = reported(tmp_path, "--disturbed-limit", "0.8")
+    assert "9.00\xd7" in page.words and "9.00\xd7 !" not in page.words
 
 
 def test_names_are_text_whatever_they_hold(page):
@@ -250,7 +261,7 @@ def test_the_fastest_choice_is_marked():
     assert line.choices[0].us == 90000
     disturbed = network("resnet18", "fused", "nchw", 1e3, 90.0, others_cpus=0.9)
     _, (line,) = compare_choices([NETWORKS[0], disturbed])
-    assert [(c.us, c.note) for c in line.choices][2] == (None, "disturbed")
+    assert [(c.us, c.note) for c in line.choices][2] == (None, "1 !")
     assert [c.is_fastest_of_all for c in line.choices] == [False, True, False]
 
 

@@ -13,6 +13,7 @@ from fastconv.bench.report.results import read_parts, rows_of_the_readme
 from fastconv.bench.report.summary import by_family, family_name, kind_of
 from fastconv.bench.report.tables import (
     TABLES,
+    calls_table,
     families_table,
     kinds_table,
     networks_table,
@@ -20,7 +21,7 @@ from fastconv.bench.report.tables import (
 )
 
 ROOT = Path(__file__).parents[2]
-QUOTING = {"README.md": ["kinds"], "bench/README.md": ["families", "networks"]}
+QUOTING = {"README.md": ["kinds"], "bench/README.md": ["families", "networks", "calls"]}
 
 
 def test_families_are_named_and_ordered():
@@ -44,6 +45,9 @@ def test_tables_are_made_from_quotable_rows():
         "| dense 1 x 1 | fprop | 1.00 (0.50-2.00), 1 disturbed, 1 wrong | 4.00 (4.00-4.00) | - |",
         "| | dgrad | 1 no kernel | - | - |",
         "| max pool | forward | 1.00 (1.00-1.00) | - | - |",
+        "",
+        "1 of 7 lines are disturbed: other programs kept more than 0.2 CPUs busy. A `!` marks "
+        "numbers of such lines alone.",
     ]
     wrong = network("resnet18", "fused", "channels_last", None, None, status="wrong")
     assert networks_table([*NETWORKS, wrong]).splitlines()[2:] == [
@@ -55,12 +59,37 @@ def test_tables_are_made_from_quotable_rows():
         networks_table([*NETWORKS, replace(NETWORKS[0], problem="n1c3h64")])
 
 
+def test_where_every_row_is_disturbed_the_tables_have_marked_numbers():
+    rows = [replace(row, others_cpus=0.7) for row in (*LAYERS[1:3], *NETWORKS[:1])]
+    assert families_table(rows).splitlines()[2:] == [
+        "| dense 1 x 1 | fprop | 0.50 ! (0.50-0.50) | 4.00 ! (4.00-4.00) | - |",
+        "",
+        "2 of 2 lines are disturbed: other programs kept more than 0.2 CPUs busy. A `!` marks "
+        "numbers of such lines alone.",
+    ]
+    assert "| inference | 1 | 1.25 ! | - |" in networks_table(rows)
+
+
 def test_a_row_without_a_number_still_says_how_fast_the_baseline_is():
     ours = layer(2.0, 10.0)
     wrong = replace(layer(None, None, layout="channels_last", status="wrong"), baseline_us=5.0)
     assert families_table([ours, wrong]).splitlines()[2:] == [
         "| dense 1 x 1 | fprop | 2.00 (2.00-2.00) | 1 wrong | 0.50 |",
     ]
+
+
+def test_a_call_is_a_row_with_both_sides_microseconds():
+    call = {"op": "call", "model": "conv2d", "layer": "module", "pass_": "training step"}
+    wrong = layer(None, None, **call | {"pass_": "inference"}, status="wrong")
+    rows = [layer(0.5, 12.34, **call), wrong, *LAYERS]
+    assert calls_table(rows).splitlines()[2:] == [
+        "| conv2d | module | training step | 6.2 | 12.3 | 0.50 |",
+        "| conv2d | module | inference | - | - | wrong |",
+    ]
+    with pytest.raises(ValueError, match="numbers of threads"):
+        calls_table([*rows, replace(rows[0], threads=2)])
+    with pytest.raises(ValueError, match="no line of a call"):
+        calls_table(LAYERS)
 
 
 def both_layouts(ratios, **fields):
@@ -119,7 +148,7 @@ def marked(*names):
 @pytest.mark.parametrize(
     "text, missing",
     [
-        ("a\n", "there is no <!-- kinds|families|networks: generated"),
+        ("a\n", "there is no <!-- kinds|families|networks|calls: generated"),
         (marked("nothing"), "nothing: generated"),
         (marked("kinds").partition("old")[0], "there is no <!-- end --> after <!-- kinds:"),
     ],
@@ -147,5 +176,7 @@ def test_readmes_are_brought_up_to_date(tmp_path, capsys):
     text = second.read_text()
     assert "old" not in text and "| dense 1 x 1 | fprop |" in text and "| ResNet-18 |" in text
     assert re.fullmatch(
-        r"a\n<.*-->\n\n\|.*\|\n\n<!-- end -->\nb\n", text[: text.index("b\n") + 2], re.S
+        r"a\n<.*-->\n\n\|.*\|\n\n1 of 7 [^\n]*\n\n<!-- end -->\nb\n",
+        text[: text.index("b\n") + 2],
+        re.S,
     )

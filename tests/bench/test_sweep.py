@@ -10,9 +10,9 @@ def test_the_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     with ours. Lines of the CPU show this as well as a GPU's."""
     from fastconv.bench import sweep
     from fastconv.bench.cases.selection import select_cases
-    from fastconv.bench.measure import results_file
+    from fastconv.bench.measure.record import Row
 
-    monkeypatch.setattr(results_file, "is_busy", lambda cpus: False)  # else it measures some again
+    monkeypatch.setattr(Row, "is_disturbed", False)  # else it measures some again
     ceilings = sweep.Ceilings(copy_gbs=10, fp32_tflops=0.1, bf16_tflops=0.1)
     monkeypatch.setattr(sweep.Ceilings, "measured", lambda device, dtypes: ceilings)
     monkeypatch.setenv("FASTCONV_COMMIT", "abc")
