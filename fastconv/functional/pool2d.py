@@ -209,7 +209,7 @@ def adaptive_avg_pool2d(
     windows = checks_pool2d.adaptive_windows("adaptive_avg_pool2d", x, output_size)
     planes = x.dim() in (3, 4) and x.shape[-2] > 0 and x.shape[-1] > 0
     if not planes and windows.output_size == (1, 1):
-        reason = f"torch's mean of the last two dimensions, of an input of size {list(x.shape)}"
+        reason = "torch's mean of the last two dimensions, where these are no planes of 3-D or 4-D"
         leave_to_aten("adaptive_avg_pool2d", x, reason, backend)
         return F.adaptive_avg_pool2d(x, 1)
     checks_pool2d.adaptive_input("adaptive_avg_pool2d", x, channels_may_be_empty=True)
