@@ -1,6 +1,6 @@
 """The pooling functions: arguments checked, a backend chosen, the call differentiated."""
 
-from typing import Any, TypeAlias
+from typing import Literal, TypeAlias, overload
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +12,51 @@ from . import checks, checks_pool2d
 from .tracing import traceable
 
 # A Tensor, or with return_indices (Tensor, Tensor).
-MaxPooled: TypeAlias = Any
+MaxPooled: TypeAlias = Tensor | tuple[Tensor, Tensor]
+_Pair: TypeAlias = int | tuple[int, int]
+_OutputSize: TypeAlias = int | tuple[int | None, int | None]
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    dilation: _Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+    *,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    dilation: _Pair = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    dilation: _Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    backend: str | None = None,
+) -> MaxPooled: ...
 
 
 @traceable(F.max_pool2d)
@@ -68,6 +112,36 @@ def max_pool2d(
         windows.dilation,
         ceil_mode,
     )
+
+
+@overload
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: _OutputSize,
+    return_indices: Literal[False] = False,
+    *,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: _OutputSize,
+    return_indices: Literal[True],
+    *,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: _OutputSize,
+    return_indices: bool = False,
+    *,
+    backend: str | None = None,
+) -> MaxPooled: ...
 
 
 @traceable(F.adaptive_max_pool2d)
