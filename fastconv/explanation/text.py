@@ -13,6 +13,8 @@ from .rows import ATEN, layer_time
 _WIDTH = 120  # of running text, in columns
 _LAYER_WIDTH, _PROBLEM_WIDTH, _TILE_WIDTH = 30, 36, 16  # of what is cut to fit, in columns
 _SLOWEST = 3
+# What torch asks; older versions lack some of it.
+_BFLOAT16_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 # ---- single calls --------------------------------------------------------------------------------
@@ -156,7 +158,8 @@ def _not_fastconv(reports):
 def _bfloat16(rows):
     """A line where fastconv's CPU kernels ran bfloat16 on a CPU with instructions for it."""
     ran = any(row.dtype == torch.bfloat16 and row.backend.startswith("cpu") for row in rows)
-    if not ran or not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    has_instructions = any(getattr(torch.cpu, name, bool)() for name in _BFLOAT16_INSTRUCTIONS)
+    if not ran or not has_instructions:
         return ""
     return textwrap.fill(
         "bfloat16: fastconv's CPU kernels multiply in float32. This CPU has instructions for "

@@ -30,6 +30,12 @@ def public():
     return sorted(found.values(), key=lambda pair: pair[0])
 
 
+def test_help_begins_with_all_public_names():
+    text = fastconv.__doc__[: fastconv.__doc__.index("All else")]
+    named = set(re.findall(r"\w+", text[text.index("Networks") :]))
+    assert set(fastconv.__all__) - named == {"functional", "nn"}
+
+
 def sections(docstring):
     """{"": what comes first, "Args": ..., "Raises": ...}; a heading is a word and a colon."""
     first, *others = re.split(r"^(\w+):\n", inspect.cleandoc(docstring) + "\n", flags=re.MULTILINE)

@@ -63,8 +63,10 @@ def test_paths(folder, pattern):
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
 def test_links(readme):
-    """Links are followed from the README's folder."""
-    links = [link for link in readme.links if "://" not in link]
+    """Links are followed from the README's folder, or to a heading of it."""
+    headings = re.findall(r"^#+ (.+)$", readme.text, flags=re.M)
+    anchors = {"#" + re.sub(r"[^\w -]", "", name).lower().replace(" ", "-") for name in headings}
+    links = [link for link in readme.links if "://" not in link and link not in anchors]
     assert [link for link in links if not (readme.path.parent / link).exists()] == []
 
 
