@@ -18,6 +18,7 @@ def networks(model: nn.Module, x: Tensor) -> None:
     fused, fusions = fastconv.fuse(model, trainable=True, report=True)
     assert_type(fastconv.unconvert(fused, inplace=True), nn.Module)
     assert_type(fusions[0].reason, str)
+    torch.export.export(model, (x,)).run_decompositions(fastconv.export_decompositions())
     assert_type(str(fastconv.explain(model, x, measure=False)), str)
     assert_type(str(fastconv.info()["backends"]), str)
 
