@@ -8,6 +8,7 @@
 Networks    convert, unconvert, fuse, fold_batch_norm, export_decompositions
 Layers      Conv2d, ConvReLU2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d
 Functions   conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d
+Modules     nn, functional (the layers and functions, where torch has its own)
 Insight     explain (what ran a call, and how fast), info (what this installation can do)
 Choice      backend (names the backend of all calls inside a `with` block)
 Results     ConversionReport, LayerReport, FusionReport, Explanation, ConvProblem, PoolProblem
