@@ -1,15 +1,26 @@
 """fastconv: hand-written convolution and pooling kernels behind torch's own interfaces.
 
-model = fastconv.convert(model)          # swap the layers of an existing network
-model = fastconv.fuse(model)             # for inference: BatchNorm and activation into the kernels
-layer = fastconv.Conv2d(3, 64, 7)        # or use them as torch.nn's
-y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
+    model = fastconv.convert(model)      # swap the layers of an existing network
+    model = fastconv.fuse(model)         # for inference: BatchNorm and activation into the kernels
+    layer = fastconv.Conv2d(3, 64, 7)    # or use them as torch.nn's
+    y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
+
+Networks    convert, unconvert, fuse, fold_batch_norm, export_decompositions
+Layers      Conv2d, ConvReLU2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d
+Functions   conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d
+Modules     nn, functional (the layers and functions, where torch has its own)
+Insight     explain (what ran a call, and how fast), info (what this installation can do)
+Choice      backend (names the backend of all calls inside a `with` block)
+Results     ConversionReport, LayerReport, FusionReport, Explanation, ConvProblem, PoolProblem
+
+All else is internal. Calls that go to ATen give a warning for each reason. Of logging, the logger
+"fastconv" has the calls to ATen that an export expects (INFO), and what tuning chose (DEBUG).
 """
 
 from importlib.metadata import version as _version
 
-from . import functional, nn
-from .convert import LayerReport, convert, unconvert
+from . import functional, nn, variables
+from .convert import ConversionReport, LayerReport, convert, unconvert
 from .decompositions import export_decompositions
 from .dispatch import backend
 from .explanation.explain import Explanation, explain
@@ -27,6 +38,7 @@ from .info import info
 from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
 from .problem import ConvProblem, PoolProblem
 
+variables.check()
 __version__ = _version("fastconv")
 
 __all__ = [
@@ -36,6 +48,7 @@ __all__ = [
     "Conv2d",
     "ConvProblem",
     "ConvReLU2d",
+    "ConversionReport",
     "Explanation",
     "FusionReport",
     "LayerReport",

@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import shlex
 import sys
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from .bench.options import add_bench_options, add_demo_options, add_report_options
 
@@ -49,6 +49,7 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="fastconv", description="Hand-written convolution and pooling kernels for PyTorch."
     )
+    parser.add_argument("--version", action="version", version=f"fastconv {version('fastconv')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     bench = commands.add_parser(
         "bench",

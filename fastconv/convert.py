@@ -3,7 +3,7 @@ again."""
 
 import functools
 import types
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -51,6 +51,21 @@ class LayerReport:
         return f"{self.name or '(model)'}: {self.type} -> {self.reason}"
 
 
+class ConversionReport(list[LayerReport]):
+    """A LayerReport of each convolution or pooling layer, in the model's order. It prints as a
+    summary, why layers were left by number, and a line for each layer."""
+
+    def summary(self) -> str:
+        """How many layers are fastconv's, and why the others are not, counted by reason."""
+        left = Counter(layer.reason for layer in self if not layer.converted)
+        lines = [f"{len(self) - left.total()} of {len(self)} layers are fastconv's"]
+        lines += [f"  {count} {reason}" for reason, count in left.most_common()]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return "\n".join((self.summary(), *map(str, self)))
+
+
 @overload
 def convert(
     model: nn.Module, inplace: bool = False, report: Literal[False] = False
@@ -60,12 +75,12 @@ def convert(
 @overload
 def convert(
     model: nn.Module, inplace: bool = False, *, report: Literal[True]
-) -> tuple[nn.Module, list[LayerReport]]: ...
+) -> tuple[nn.Module, ConversionReport]: ...
 
 
 def convert(
     model: nn.Module, inplace: bool = False, report: bool = False
-) -> nn.Module | tuple[nn.Module, list[LayerReport]]:
+) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """Swaps every supported layer (Conv2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
     AdaptiveMaxPool2d) of a model for fastconv's.
 
@@ -77,10 +92,11 @@ def convert(
         inplace: False: the model does not change; a copy of its module structure is returned,
             which *shares* its parameters, buffers and hook functions; what torch.compile compiled
             is copied uncompiled. True: the model's own layers change class.
-        report: also return a list of LayerReport, one for each convolution or pooling layer.
+        report: also return a ConversionReport, a list with a LayerReport for each convolution or
+            pooling layer, which prints with a summary.
 
     Returns:
-        The converted model, or (model, list of LayerReport).
+        The converted model, or (model, ConversionReport).
 
     Raises:
         TypeError: model is not a torch.nn.Module.
@@ -88,7 +104,7 @@ def convert(
     _check_module("convert", model)
     if not inplace:
         model = _copy_structure(model)
-    reports = []
+    reports = ConversionReport()
     for name, module in model.named_modules():
         kind = type(module)
         if kind in CONVERTED_TYPES:

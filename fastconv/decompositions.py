@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch._ops import OpOverload
+from torch._ops import OperatorBase
 
 from .activations import by_torch, parse
 from .ops import conv2d, pool2d
@@ -14,7 +14,7 @@ from .problem import memory_format
 _aten = torch.ops.aten
 
 
-def export_decompositions() -> dict[OpOverload, Callable]:
+def export_decompositions() -> dict[OperatorBase, Callable]:
     """The decomposition table of fastconv's operators: `program.run_decompositions(table)` replaces
     them by ATen's in a program that torch.export.export made, for tools that know ATen's only.
 

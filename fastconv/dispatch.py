@@ -2,13 +2,15 @@
 
 A backend is named "cpu", "reference", ... or "cpu:direct" where one algorithm is wanted. A backend
 that the caller names runs the call, or the reason why it cannot is raised. Where none is named the
-device decides; a call that no kernel supports goes to ATen, and the reason is counted
-(`fastconv.info()`) and shown (`fastconv.explain`), or raised where FASTCONV_STRICT=1.
+device decides; a call that no kernel supports goes to ATen, with a warning for each new reason. The
+reason is counted (`fastconv.info()`) and shown (`fastconv.explain`), or raised where
+FASTCONV_STRICT=1.
 """
 
 import contextlib
-import os
+import logging
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,9 +19,16 @@ import torch
 
 from .backends import BACKENDS
 from .problem import suggests_channels_last
+from .variables import is_set
+
+_log = logging.getLogger(__name__)
 
 # Reason -> number of calls that went to ATen for it.
 fallbacks: Counter[str] = Counter()
+
+# Reasons that whoever exports a network expects: these are logged, without a warning.
+TRACED = "torch.jit.trace records ATen's operators"
+_EXPORTED = "torch.onnx.export knows ATen's operators"
 
 # Type of device -> the backends that are tried for its tensors, in this order.
 _CANDIDATES = {"cpu": ("cpu",), "meta": ("cpu",), "cuda": ("cuda", "triton")}
@@ -151,7 +160,7 @@ def why_foreign(kind):
     # Fake and functional tensors stand for plain ones, except while torch.onnx exports. It is in
     # sys.modules then; an import here would slow all other programs down.
     if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
-        return "torch.onnx.export knows ATen's operators"
+        return _EXPORTED
     return None
 
 
@@ -185,10 +194,33 @@ def leave_to_aten(operator, x, reason, requested):
 
 def _go_to_aten(operator, rejected, requested):
     reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
-    if requested is not None or os.environ.get("FASTCONV_STRICT") == "1":
+    if requested is not None or is_set("FASTCONV_STRICT"):
         raise NotImplementedError(f"fastconv.{operator}: no kernel for this call: {reasons}")
-    if not torch.compiler.is_compiling():
-        fallbacks[reasons] += 1
+    if torch.compiler.is_compiling():
+        return
+    if reasons not in fallbacks:
+        if rejected.keys() == {"auto"} and rejected["auto"] in (TRACED, _EXPORTED):
+            _log.info("%s goes to ATen: %s", operator, reasons)
+        else:
+            _warn(operator, reasons)
+    fallbacks[reasons] += 1
+
+
+def _warn(operator, reasons):
+    """A warning at the line of the first caller that is neither fastconv's nor torch's code."""
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back is not None and _is_library(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"fastconv.{operator}: this call goes to ATen: {reasons}. Further calls for this reason do "
+        "so without a warning. fastconv.explain(model, input) names the layers, fastconv.info() "
+        "counts the calls, and FASTCONV_STRICT=1 makes them errors.",
+        stacklevel=level + 1,
+    )
+
+
+def _is_library(frame):
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("fastconv", "torch")
 
 
 def select(operator, tensors, call, requested):

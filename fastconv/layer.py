@@ -1,4 +1,5 @@
-"""The base class that all layers of fastconv have besides torch's: it leads back to torch's class.
+"""The base class that all layers of fastconv have besides torch's: it leads back to torch's class,
+and shows in print(model) whose layer it is.
 
 torch's quantisation in eager mode gives each layer a `qconfig` and then looks its exact class up.
 It leaves a class that it does not know in floating point and says nothing.
@@ -16,12 +17,24 @@ def torch_class(layer):
     return base
 
 
+def _printed_name(layer):
+    """How print(model) calls a layer, in place of torch.nn.Module._get_name. A class that others
+    derive from fastconv's has its own name alone, as torch prints it."""
+    kind = type(layer)
+    ours = kind.__module__.partition(".")[0] == __package__
+    return f"{__package__}.{kind.__name__}" if ours else kind.__name__
+
+
 class Layer:
     """A layer's class becomes torch's again when it is given a qconfig that is not None. The value
     is kept in the layer's __dict__, where torch looks for it once the class is torch's."""
 
     __slots__ = ()  # else __class__ could not be set: both classes need the same memory layout
     __jit_unused_properties__ = ("qconfig",)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls._get_name = _printed_name  # torch's class, a base before this one, has it too
 
     @property
     def qconfig(self):

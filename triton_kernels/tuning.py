@@ -15,7 +15,6 @@ import contextlib
 import functools
 import importlib.util
 import logging
-import os
 import re
 import threading
 
@@ -25,6 +24,7 @@ import triton.testing
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
+from ..variables import is_set
 from .launch import IS_INTERPRETED, pixels_inner
 from .tuning_cache import Tuned, TunedChoices, folder
 
@@ -112,7 +112,7 @@ _untunable = set()
 
 
 def _is_wanted(key, out):
-    if os.environ.get("FASTCONV_AUTOTUNE") != "1" or key in _untunable:
+    if key in _untunable or not is_set("FASTCONV_AUTOTUNE"):
         return False
     if IS_INTERPRETED:
         return timer is not device_us

@@ -2,9 +2,7 @@
 long it took, and how far that is from what the device can do."""
 
 import contextlib
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,12 +11,10 @@ from torch.nn.parameter import is_lazy
 
 from ..convert import left_out
 from ..dispatch import Decision
+from .medians import take_medians
 from .observer import observe
 from .rows import LayerTime, layer_time
 from .text import describe, table
-
-_MOST_RUNS = 5
-_SECONDS = 0.5  # after which no further run begins
 
 
 class Explanation(list[Decision]):
@@ -29,9 +25,11 @@ class Explanation(list[Decision]):
         decisions: of one run, in order.
         runs: how many runs their times are medians of.
         model: the torch.nn.Module that was called, or None.
+        disturbance: what other programs did to the runs, "" for nothing that shows.
 
     Attributes:
         runs: how many runs the times are medians of; 0 where nothing was measured.
+        disturbance: as above. Where it is not empty no layer is said to be slow for a reason.
         not_fastconv: LayerReports of the model's convolution and pooling layers that are not
             fastconv's.
     """
@@ -41,9 +39,11 @@ class Explanation(list[Decision]):
         decisions: Iterable[Decision] = (),
         runs: int = 0,
         model: torch.nn.Module | None = None,
+        disturbance: str = "",
     ):
         super().__init__(decisions)
         self.runs = runs
+        self.disturbance = disturbance
         self.not_fastconv = [] if model is None else left_out(model)
         self._is_model = model is not None and any(True for _ in model.children())
 
@@ -54,7 +54,7 @@ class Explanation(list[Decision]):
 
     def __str__(self) -> str:
         if self._is_model:
-            return table(self.rows(), self.runs, self.not_fastconv)
+            return table(self.rows(), self.runs, self.not_fastconv, self.disturbance)
         if not self:
             return "no fastconv operator was called"
         return "\n".join(line for decision in self for line in describe(decision))
@@ -69,10 +69,10 @@ def explain(
 
     A time is that of the whole operator call as the program sees it: on a CPU the wall time from
     Python into the kernel and back, on a GPU the time between two events in the stream, before and
-    after the call. It is the median of at most five runs (half a second) after a first one. A
-    module's buffers and the random number generators are restored; anything else that a call
-    changes, such as an input that is written in place, is changed by each run. What torch.compile
-    compiled runs uncompiled.
+    after the call. It is the median of at most five runs (half a second) after a first one, of up
+    to fifteen where other programs disturb them. A module's buffers and the random number
+    generators are restored; anything else that a call changes, such as an input that is written in
+    place, is changed by each run. What torch.compile compiled runs uncompiled.
 
     Args:
         function: fastconv.conv2d or another function of it, a module, or a whole model.
@@ -90,33 +90,14 @@ def explain(
     def run():
         return observe(lambda: _call_without_traces(function, args, kwargs))
 
-    decisions, runs = run(), 0
+    decisions, runs, disturbance = run(), 0, ""
     measure = model is not None if measure is None else measure
     can_measure = any(decision.time_us is not None for decision in decisions)
     for decision in decisions:
         decision.time_us = None  # a first call also pays for plans, caches and pages
     if measure and can_measure:
-        runs = _take_medians(run, decisions)
-    return Explanation(decisions, runs, model)
-
-
-def _take_medians(run, decisions):
-    """Sets the times of decisions; returns the number of runs that made the same calls."""
-    samples = []
-    end = time.perf_counter() + _SECONDS
-    for _ in range(_MOST_RUNS):
-        again = run()
-        if list(map(_identity, again)) == list(map(_identity, decisions)):
-            samples.append([decision.time_us for decision in again])
-        if time.perf_counter() > end:
-            break
-    for decision, times in zip(decisions, zip(*samples)):
-        decision.time_us = None if None in times else statistics.median(times)
-    return len(samples)
-
-
-def _identity(decision):
-    return decision.layer, decision.operator, decision.call, decision.dtype, decision.backend
+        runs, disturbance = take_medians(run, decisions)
+    return Explanation(decisions, runs, model, disturbance)
 
 
 def _call_without_traces(function, args, kwargs):

@@ -4,6 +4,7 @@ from ..problem import ConvOp, ConvProblem
 from .rows import ATEN
 
 _CALL_US = 20  # what a call costs however small it is: Python, checks, a launch
+_MOST_CALL_US = 100  # what takes longer is not explained by that cost
 _NEAR_FLOOR, _PAST_FLOOR = 80, 120  # percent of the floor
 _FEW_TERMS = 32  # of a sum, below which gathering and storing outweigh the multiplications
 
@@ -15,7 +16,7 @@ def why_slow(row):
         return f"no kernel of fastconv's ran it: {plan}"
     if row.floor_us is None:
         return plan
-    if row.floor_us < _CALL_US:
+    if row.floor_us < _CALL_US and row.time_us < _MOST_CALL_US:
         return f"the floor is below the {_CALL_US} us or so that any call costs; {plan}"
     if row.percent_of_floor > _PAST_FLOOR:
         return f"past its floor: the device was busy when its roofline was measured; {plan}"

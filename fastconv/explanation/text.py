@@ -2,6 +2,8 @@
 
 import textwrap
 
+import torch
+
 from ..convert import CONVERTIBLE
 from ..dispatch import get_backend
 from ..problem import AdaptivePoolProblem, ConvOp, ConvProblem
@@ -11,6 +13,8 @@ from .rows import ATEN, layer_time
 _WIDTH = 120  # of running text, in columns
 _LAYER_WIDTH, _PROBLEM_WIDTH, _TILE_WIDTH = 30, 36, 16  # of what is cut to fit, in columns
 _SLOWEST = 3
+# What torch asks; older versions lack some of it.
+_BFLOAT16_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 # ---- single calls --------------------------------------------------------------------------------
@@ -63,28 +67,36 @@ _HEADER = (
 _LEFT_ALIGNED = 5  # columns; the others hold numbers
 
 
-def table(rows, runs, not_fastconv):
-    """The table of LayerTimes, what went to ATen, the slowest layers, and the LayerReports of what
-    is not fastconv's."""
-    blocks = [_table(rows, runs), _to_aten(rows), _slowest(rows), _not_fastconv(not_fastconv)]
+def table(rows, runs, not_fastconv, disturbance=""):
+    """The table of LayerTimes, what went to ATen, the slowest layers, what torch may do faster, and
+    the LayerReports of what is not fastconv's."""
+    blocks = [
+        _table(rows, runs, disturbance),
+        _to_aten(rows),
+        _slowest(rows, disturbance),
+        _bfloat16(rows),
+        _not_fastconv(not_fastconv),
+    ]
     return "\n\n".join(filter(None, blocks))
 
 
-def _table(rows, runs):
+def _table(rows, runs, disturbance):
     if not rows:
         return "no fastconv operator was called"
     lines = [_HEADER, *map(_cells, rows), _totals(rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     head, *body, total = (_line(cells, widths) for cells in lines)
     rule = "-" * len(head)
-    return "\n".join((_caption(rows, runs), "", head, rule, *body, rule, total))
+    return "\n".join((_caption(rows, runs, disturbance), "", head, rule, *body, rule, total))
 
 
-def _caption(rows, runs):
+def _caption(rows, runs, disturbance):
     kinds = (f"{_short(row.dtype)}, {_layout(row)}, on {row.device}" for row in rows)
     times = {0: "not measured", 1: "of one run"}.get(runs, f"medians of {runs} runs")
+    if disturbance:
+        times += f", disturbed: {disturbance}"
     floor = "bytes at a copy's rate or FLOPs at a matrix product's, whichever takes longer"
-    return f"{'; '.join(dict.fromkeys(kinds))}\ntimes: {times}; floor: {floor}"
+    return f"{'; '.join(dict.fromkeys(kinds))}\ntimes: {times}\nfloor: {floor}"
 
 
 def _line(cells, widths):
@@ -143,7 +155,21 @@ def _not_fastconv(reports):
     return "\n".join(textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in lines)
 
 
-def _slowest(rows):
+def _bfloat16(rows):
+    """A line where fastconv's CPU kernels ran bfloat16 on a CPU with instructions for it."""
+    ran = any(row.dtype == torch.bfloat16 and row.backend.startswith("cpu") for row in rows)
+    has_instructions = any(getattr(torch.cpu, name, bool)() for name in _BFLOAT16_INSTRUCTIONS)
+    if not ran or not has_instructions:
+        return ""
+    return textwrap.fill(
+        "bfloat16: fastconv's CPU kernels multiply in float32. This CPU has instructions for "
+        "bfloat16, which torch uses: its own layers are mostly faster in this dtype.",
+        _WIDTH,
+        subsequent_indent="  ",
+    )
+
+
+def _slowest(rows, disturbance):
     if not rows or any(row.time_us is None for row in rows):
         return ""
     total = sum(row.time_us for row in rows)
@@ -152,7 +178,7 @@ def _slowest(rows):
     for row in slowest:
         share = f"{100 * row.time_us / total:.0f} % of the time"
         floor = "" if row.floor_us is None else f", at {row.percent_of_floor:.0f} % of the floor"
-        text = f"{_name(row)}: {share}{floor}: {why_slow(row)}"
+        text = f"{_name(row)}: {share}{floor}" + ("" if disturbance else f": {why_slow(row)}")
         lines.append(textwrap.fill(text, _WIDTH, initial_indent="  ", subsequent_indent="    "))
     return "\n".join(("slowest:", *lines))
 

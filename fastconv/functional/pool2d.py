@@ -1,6 +1,6 @@
 """The pooling functions: arguments checked, a backend chosen, the call differentiated."""
 
-from typing import Any, TypeAlias
+from typing import Literal, TypeAlias, overload
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,10 +14,54 @@ from . import checks, checks_pool2d
 from .tracing import traceable
 
 # A Tensor, or with return_indices (Tensor, Tensor).
-MaxPooled: TypeAlias = Any
+MaxPooled: TypeAlias = Tensor | tuple[Tensor, Tensor]
+_Pair: TypeAlias = int | tuple[int, int]
+_OutputSize: TypeAlias = int | tuple[int | None, int | None]
 
 _known_max, _known_adaptive_max = CallCache(), CallCache()
 _known_avg, _known_adaptive_avg = CallCache(), CallCache()
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    dilation: _Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+    *,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    dilation: _Pair = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: _Pair,
+    stride: _Pair | None = None,
+    padding: _Pair = 0,
+    dilation: _Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    backend: str | None = None,
+) -> MaxPooled: ...
 
 
 def max_pool2d(
@@ -78,6 +122,36 @@ def _max_pool2d(
     arguments = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend)
     by_aten = (*windows[:4], ceil_mode)
     return _max("max_pool2d", x, windows, return_indices, backend, by_aten, _known_max, arguments)
+
+
+@overload
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: _OutputSize,
+    return_indices: Literal[False] = False,
+    *,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: _OutputSize,
+    return_indices: Literal[True],
+    *,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: _OutputSize,
+    return_indices: bool = False,
+    *,
+    backend: str | None = None,
+) -> MaxPooled: ...
 
 
 def adaptive_max_pool2d(
@@ -273,7 +347,7 @@ def _adaptive_avg_pool2d(input, output_size, *, backend):
     windows = checks_pool2d.adaptive_windows("adaptive_avg_pool2d", x, output_size)
     planes = x.dim() in (3, 4) and x.shape[-2] > 0 and x.shape[-1] > 0
     if not planes and windows.output_size == (1, 1):
-        reason = f"torch's mean of the last two dimensions, of an input of size {list(x.shape)}"
+        reason = "torch's mean of the last two dimensions, where these are no planes of 3-D or 4-D"
         leave_to_aten("adaptive_avg_pool2d", x, reason, backend)
         return F.adaptive_avg_pool2d(x, 1)
     checks_pool2d.adaptive_input("adaptive_avg_pool2d", x, channels_may_be_empty=True)

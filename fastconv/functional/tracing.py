@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch.overrides import handle_torch_function
 
-from ..dispatch import leave_to_aten, state, why_foreign
+from ..dispatch import TRACED, leave_to_aten, state, why_foreign
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -20,7 +20,6 @@ _NO_STAND_INS = frozenset(
 )
 # Not None while torch.jit.trace runs, which torch.onnx.export may use too.
 _tracing_state = torch._C._get_tracing_state
-_TRACED = "torch.jit.trace records ATen's operators"
 
 
 def _refuse_quantisation(operator, stand_in):
@@ -45,7 +44,7 @@ def traceable(
     def decorate(function):
         @functools.wraps(function)
         def call(*args, **kwargs):
-            reason = None if _tracing_state() is None else _TRACED
+            reason = None if _tracing_state() is None else TRACED
             for arg in (*args, *kwargs.values()):
                 kind = type(arg)
                 if kind in _NO_STAND_INS:

@@ -118,7 +118,7 @@ class Chains:
         if id(conv) in self.opaque:
             return f"left: it {self.opaque[id(conv)]}"
         if hasattr(conv, "parametrizations"):
-            return "left: it is parametrised"
+            return "left: it is parametrised; torch.nn.utils.parametrize can make that permanent"
         if not computes_as(conv, *CONVOLUTIONS):
             return f"left: {type(conv).__name__} has a call of its own"
         if reason := why_not_plain(conv):
@@ -141,8 +141,10 @@ class Chains:
         while True:
             last = chain.nodes[-1]
             readers = [user for user in last.users if not _asks_dimensions(user)]
-            if len(readers) != 1:
-                return f"its result is read {len(readers)} times"
+            if not readers:
+                return "nothing reads its result"
+            if len(readers) > 1:
+                return f"its result is read by {' and '.join(map(self._name, readers))}"
             if chain.residual is not None and len(last.users) != 1:
                 return "the dimensions of its sum, which may be more, are asked for"
             (user,) = readers
@@ -233,6 +235,8 @@ class Chains:
         return False
 
     def _name(self, node):
+        if node.op == "output":
+            return "the network's caller"
         if node.op == "call_module":
             return join(self.prefix, node.target)
         return node.target if node.op == "call_method" else getattr(node.target, "__name__", "?")

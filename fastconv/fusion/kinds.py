@@ -85,7 +85,7 @@ def has_hooks(module):
 def why_not_plain(module):
     """Why a call of a module is more than its class's forward, or None."""
     if has_hooks(module):
-        return "has hooks"
+        return "has hooks; remove them before fastconv.fuse"
     if {"forward", "_conv_forward"} & vars(module).keys():
         return "has a forward of its own, unlike others of its class"
     return None

@@ -109,6 +109,12 @@ def test_info_prints_versions(capsys):
     assert torch.__version__ in capsys.readouterr().out
 
 
+def test_version(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"fastconv {fastconv.__version__}\n"
+
+
 def test_a_run_is_recorded_in_full(tmp_path, ceilings, capsys):
     words = "resnet18 l4.0.3x3s2 dense rxs conv2d fprop,dw3x3_s1 depthwise 3x3 conv2d wgrad"
     arguments = [*TINY, "--filter", words, "--out", str(tmp_path)]

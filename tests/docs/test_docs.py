@@ -30,6 +30,12 @@ def public():
     return sorted(found.values(), key=lambda pair: pair[0])
 
 
+def test_help_begins_with_all_public_names():
+    _, _, text = fastconv.__doc__.partition("Networks ")
+    table, _, _ = text.partition("\n\n")
+    assert set(fastconv.__all__) <= set(re.findall(r"\w+", table))
+
+
 def sections(docstring):
     """{"": what comes first, "Args": ..., "Raises": ...}; a heading is a word and a colon."""
     first, *others = re.split(r"^(\w+):\n", inspect.cleandoc(docstring) + "\n", flags=re.MULTILINE)

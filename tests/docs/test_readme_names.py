@@ -14,6 +14,7 @@ from readme import FOLDERS, READMES, ROOT, variables
 
 import fastconv
 from fastconv.bench.options import add_bench_options
+from fastconv.variables import KNOWN
 
 SUFFIXES = {".py", ".h", ".cpp", ".cu", ".cuh", ".sh", ".csv", ".md", ".toml"}
 # Variables that others' programs read, and ours that no user needs.
@@ -62,8 +63,10 @@ def test_paths(folder, pattern):
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
 def test_links(readme):
-    """Links are followed from the README's folder."""
-    links = [link for link in readme.links if "://" not in link]
+    """Links are followed from the README's folder, or to a heading of it."""
+    headings = re.findall(r"^#+ (.+)$", readme.text, flags=re.M)
+    anchors = {"#" + re.sub(r"[^\w -]", "", name).lower().replace(" ", "-") for name in headings}
+    links = [link for link in readme.links if "://" not in link and link not in anchors]
     assert [link for link in links if not (readme.path.parent / link).exists()] == []
 
 
@@ -130,7 +133,7 @@ PACKAGE = ("fastconv", "csrc", "triton_kernels", "bench")
 
 
 def is_read(variable):
-    reads = rf'(environ(\.get\(|\[)|(getenv|_environment)\()\s*"{variable}"'
+    reads = rf'(environ(\.get\(|\[)|(getenv|_environment|is_set)\()\s*"{variable}"'
     reads += rf'|"{variable}" in os\.environ'
     return re.search(reads, sources(*PACKAGE, "tests/emulator")) is not None
 
@@ -144,6 +147,8 @@ def test_no_variable_is_missing():
     ours = set(re.findall(r"""["'](FASTCONV_[A-Z0-9_]+)["']""", sources(*PACKAGE)))
     assert len(ours) > len(INTERNAL)
     assert ours - set(variables()) == INTERNAL.keys()
+    named = {name for name in variables() if name.startswith("FASTCONV_")}
+    assert named | INTERNAL.keys() == set(KNOWN)
 
 
 def test_what_is_not_there_would_be_found():

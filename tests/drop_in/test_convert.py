@@ -137,6 +137,12 @@ def test_report_says_what_was_left_and_why():
         ("param", "parametrised"),
     ):
         assert not by_name[name].converted and word in by_name[name].reason
+    lines = str(report).splitlines()
+    assert lines[:2] == [
+        "2 of 7 layers are fastconv's",
+        "  2 left: fastconv has no kernel for it",
+    ]
+    assert lines[-len(report) :] == list(map(str, report)) and len(lines) == 5 + len(report)
 
 
 def test_lazy_layers_of_a_copy_and_of_the_original_are_initialised_once():

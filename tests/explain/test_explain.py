@@ -1,6 +1,7 @@
 """fastconv.explain's rows and times, and a model that is as it was before."""
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -163,7 +164,7 @@ def test_layers_that_are_not_fastconvs_are_named():
 
 def test_models_are_measured_and_functions_are_not():
     explanation = fastconv.explain(Block(), image())
-    assert 1 <= explanation.runs <= 5
+    assert 1 <= explanation.runs <= 15
     for row in explanation.rows():
         assert row.time_us > 0 and row.floor_us > 0
         assert row.floor_us == max(row.flops_us, row.bytes_us)
@@ -192,6 +193,38 @@ def test_a_time_is_that_of_the_call(monkeypatch):
     monkeypatch.setattr(backend, "_convolve", slow_conv)
     (row,) = fastconv.explain(fastconv.Conv2d(3, 4, 3), image()).rows()
     assert row.time_us == 10_000
+
+
+@pytest.mark.parametrize(
+    "usual, others, runs, disturbance",
+    [
+        (1, 0, 5, ""),
+        (3, 0, 15, "half of the runs took 3.0 times the fastest's time or longer"),
+        (1, 1e3, 5, "other programs kept 1000.0 of"),
+    ],
+)
+def test_disturbed_runs_are_told_and_repeated(usual, others, runs, disturbance, monkeypatch):
+    """One run of three takes 1 ms, the others `usual` ms."""
+    clock, calls = [0], []
+
+    def conv(*args):
+        calls.append(args)
+        clock[0] += 1_000_000 * (1 if len(calls) % 3 == 0 else usual)
+        return real(*args)
+
+    monkeypatch.setattr("fastconv.explanation.observer.time.perf_counter_ns", lambda: clock[0])
+    backend = fastconv.backends.BACKENDS["cpu"]
+    real = backend._convolve
+    monkeypatch.setattr(backend, "_convolve", conv)
+    for name, value in {"_SECONDS": 60, "_MOST_SECONDS": 60, "_LOAD_SECONDS": 0}.items():
+        monkeypatch.setattr(f"fastconv.explanation.medians.{name}", value)
+    monkeypatch.setattr(
+        "fastconv.explanation.medians.OthersLoad",
+        lambda: contextlib.nullcontext(SimpleNamespace(cpus=others)),
+    )
+    explanation = fastconv.explain(nn.Sequential(fastconv.Conv2d(3, 4, 3)), image())
+    assert explanation.runs == runs and explanation.disturbance.startswith(disturbance)
+    assert bool(explanation.disturbance) == ("disturbed" in str(explanation)) == bool(disturbance)
 
 
 def test_runs_that_take_another_way_do_not_count():

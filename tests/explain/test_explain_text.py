@@ -68,6 +68,24 @@ def test_totals_are_sums(rows):
     ]
 
 
+def test_no_layer_is_blamed_for_what_other_programs_did(rows):
+    calm, disturbed = (table(rows, 5, [], disturbance) for disturbance in ("", "it was busy"))
+    assert "disturbed" not in calm and rows[2].reason in calm
+    assert "medians of 5 runs, disturbed: it was busy" in disturbed
+    assert "25 % of the time" in disturbed
+    assert all(row.reason not in disturbed for row in rows)
+
+
+def test_bfloat16_says_where_the_cpu_has_instructions_for_it(rows, monkeypatch):
+    halves = [dataclasses.replace(row, dtype=torch.bfloat16) for row in rows]
+    elsewhere = [dataclasses.replace(row, backend="cuda") for row in halves]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for supported in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)  # noqa: B023
+        texts = [table(some, 5, []) for some in (halves, rows, elsewhere)]
+        assert ["This CPU has instructions" in text for text in texts] == [supported, False, False]
+
+
 def test_reasons_follow_from_the_row(rows):
     stem, depthwise, pointwise, pool = rows
     slow = {"bytes_us": 100.0, "flops_us": 50.0}
@@ -82,7 +100,8 @@ def test_reasons_follow_from_the_row(rows):
         assert "channels_last" in why(row, **slow)
         assert "channels_last" not in why(row, **slow, channels_last=True)
     assert "channels_last" not in why(pool, **slow)
-    assert "any call costs" in why(pool, bytes_us=5.0, flops_us=1.0)
+    assert "any call costs" in why(pool, bytes_us=5.0, flops_us=1.0, time_us=60.0)
+    assert "any call costs" not in why(pool, bytes_us=5.0, flops_us=1.0)
     assert "near its floor" in why(pool, bytes_us=900.0)
     assert "past its floor" in why(pool, bytes_us=2000.0)
     assert "no kernel" in why(pool, backend="ATen", algorithm="", reason="cpu: because")

@@ -27,11 +27,11 @@ def test_blocks(name, trainable):
 
 def test_what_is_left_has_a_reason():
     for name, part in (
-        ("read twice", "read 2 times"),
+        ("read twice", "read by bn and mean"),
         ("called twice", "called 2 times"),
         ("sigmoid", "followed by act"),
         ("input changed between", "changed before"),
-        ("two results", "read 2 times"),
+        ("two results", "read by act and the network's caller"),
     ):
         _, reports = fastconv.fuse(lively(copy.deepcopy(BLOCKS[name][0])), report=True)
         report = next(r for r in reports if r.name == "conv")
