@@ -56,8 +56,8 @@ class CopiedTree:
             (root / "fastconv" / name).symlink_to(root / name)
 
     def follow(self, insertions):
-        """Puts the tree into its first state plus these insertions. A file that stays as it is keeps
-        its time, so that a build does not compile it again."""
+        """Puts the tree into its first state plus these insertions. A file that stays as it is
+        keeps its time, so that a build does not compile it again."""
         texts = {file: _original(file) for file in self._changed}
         for one in insertions:
             texts[one.file] = one.apply(texts.get(one.file) or _original(one.file))
@@ -96,7 +96,8 @@ class CopiedTree:
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": path, **environment},
+            # Without bytecode, whose time stamps tell no two versions of a file of one second.
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": path, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
