@@ -37,8 +37,14 @@ CXX_FLAGS = [
     # Rows are short: a call of memcpy or memset costs more than the loop that it would replace.
     "-fno-tree-loop-distribute-patterns",
     *("-Wall", "-Wextra"),
+    # A switch that lacks a value of its enum, or a function its result, computes wrong numbers.
+    *("-Werror=switch", "-Werror=return-type"),
 ]
-NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Werror=switch,-Werror=return-type",
+]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 INSTRUCTION_SETS = {"baseline": []}

@@ -25,14 +25,11 @@ void run(CpuAlgorithm algorithm, ConvOp op, const CpuConvArgs& args) {
   switch (algorithm) {
     case CpuAlgorithm::reference:
       return conv2d_reference(op, args);
-    case CpuAlgorithm::direct:
-      return cpu_kernels().conv2d_direct(op, args);
-    case CpuAlgorithm::implicit_gemm:
-      return cpu_kernels().conv2d_implicit_gemm(op, args);
-    case CpuAlgorithm::depthwise:
-      return cpu_kernels().conv2d_depthwise(op, args);
-    case CpuAlgorithm::planes:
-      return cpu_kernels().conv2d_planes(op, args);
+#define FASTCONV_CASE(name) \
+  case CpuAlgorithm::name:  \
+    return cpu_kernels().conv2d_##name(op, args);
+      FASTCONV_CPU_ALGORITHMS(FASTCONV_CASE)
+#undef FASTCONV_CASE
   }
   throw std::invalid_argument("unknown CpuAlgorithm " +
                               std::to_string(static_cast<int>(algorithm)));
@@ -44,12 +41,11 @@ inline void bind_conv2d(py::module_& m) {
   using namespace py::literals;
   using release_gil = py::call_guard<py::gil_scoped_release>;
 
-  py::enum_<CpuAlgorithm>(m, "CpuAlgorithm")
-      .value("reference", CpuAlgorithm::reference)
-      .value("direct", CpuAlgorithm::direct)
-      .value("implicit_gemm", CpuAlgorithm::implicit_gemm)
-      .value("depthwise", CpuAlgorithm::depthwise)
-      .value("planes", CpuAlgorithm::planes);
+  py::enum_<CpuAlgorithm> algorithms(m, "CpuAlgorithm");
+  algorithms.value("reference", CpuAlgorithm::reference);
+#define FASTCONV_VALUE(name) algorithms.value(#name, CpuAlgorithm::name);
+  FASTCONV_CPU_ALGORITHMS(FASTCONV_VALUE)
+#undef FASTCONV_VALUE
   py::enum_<Activation>(m, "Activation")
       .value("none", Activation::none)
       .value("relu", Activation::relu)

@@ -58,6 +58,7 @@ class CopiedTree:
     def follow(self, insertions):
         """Puts the tree into its first state plus these insertions. A file that stays as it is
         keeps its time, so that a build does not compile it again."""
+        insertions = tuple(insertions)
         texts = {file: _original(file) for file in self._changed}
         for one in insertions:
             texts[one.file] = one.apply(texts.get(one.file) or _original(one.file))
