@@ -12,7 +12,13 @@ import platform
 import sys
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
+
+if int(setuptools.__version__.partition(".")[0]) < 77:
+    raise SystemExit(
+        "fastconv: building needs setuptools >= 77, which understands pyproject.toml's `license`, "
+        f"and this is {setuptools.__version__}. Update it, or let pip build in isolation"
+    )
 
 CSRC = Path(__file__).parent.resolve() / "csrc"
 sys.path.insert(0, str(CSRC))
@@ -60,26 +66,26 @@ def sources(folder, pattern):
 def core_module(cuda_status):
     """Problems, plans, CPU kernels."""
     kernels = sources("cpu/kernels", "*.cpp")
-    compilations = [
-        Compilation(source, f"{source.stem}.{isa}.o", (f"-DFASTCONV_ISA={isa}", *flags))
-        for isa, flags in INSTRUCTION_SETS.items()
-        for source in kernels
-    ]
-    portable = [
-        "-DFASTCONV_ISA=baseline",
-        *(f"-DFASTCONV_HAS_{i.upper()}" for i in INSTRUCTION_SETS),
-    ]
+    bindings = CSRC / "bindings" / "core_module.cpp"
+    # Each flag goes to the files that read it, so that another value compiles no other file again.
     status = f'-DFASTCONV_CUDA_STATUS="{cuda_status}"'
-    separate = {*kernels, CSRC / "bindings" / "cuda_module.cpp"}
-    compilations += [
-        Compilation(
-            source,
-            f"{folder}_{source.stem}.o",
-            (*portable, status) if source.stem == "core_module" else tuple(portable),
-        )
-        for folder in ("bindings", "cpu", "plan")
-        for source in sources(folder, "*.cpp")
-        if source not in separate
+    built = tuple(f"-DFASTCONV_HAS_{isa.upper()}" for isa in INSTRUCTION_SETS)
+    compilations = [
+        # Ninja starts them in this order: what takes longest comes first.
+        Compilation(bindings, (status,), bindings=True),
+        *(
+            Compilation(source, (f"-DFASTCONV_ISA={isa}", *flags), variant=isa)
+            for isa, flags in INSTRUCTION_SETS.items()
+            for source in kernels
+        ),
+        *(
+            Compilation(
+                source, ("-DFASTCONV_ISA=baseline", *(built if source.stem == "dispatch" else ()))
+            )
+            for source in sources("cpu", "*.cpp")
+            if source not in kernels
+        ),
+        *(Compilation(source) for source in sources("plan", "*.cpp")),
     ]
     return NativeModule("fastconv._core", compilations, CXX_FLAGS)
 
@@ -90,15 +96,11 @@ def cuda_module(toolkit, missing):
     if toolkit is None:
         return module
     archs = f'-DFASTCONV_CUDA_ARCHS="{toolkit.describe_archs()}"'
-    # Ninja starts them in this order: those that take longest come first.
-    files = [*sources("cuda/launch", "*.cu"), CSRC / "bindings" / "cuda_module.cpp"]
+    bindings = CSRC / "bindings" / "cuda_module.cpp"
     module.compilations = [
-        Compilation(
-            source,
-            f"{source.parent.name}_{source.stem}.o",
-            (archs,) if source.stem == "cuda_module" else (),
-        )
-        for source in [*files, *sources("plan", "*.cpp")]
+        *(Compilation(source) for source in sources("cuda/launch", "*.cu")),
+        Compilation(bindings, (archs,), bindings=True),
+        *(Compilation(source) for source in sources("plan", "*.cpp")),
     ]
     module.cxx_flags = [*CXX_FLAGS, *(f"-isystem{path}" for path in toolkit.include_folders)]
     module.nvcc, module.nvcc_flags = toolkit.nvcc, [*NVCC_FLAGS, *toolkit.gencode_flags()]
@@ -112,7 +114,7 @@ def cuda_module(toolkit, missing):
 
 toolkit, missing = find_toolkit()
 modules = [cuda_module(toolkit, missing), core_module(missing or "fastconv._cuda was built")]
-setup(
+setuptools.setup(
     ext_modules=[module.extension() for module in modules],
     cmdclass={"build_ext": NinjaBuild},
 )

@@ -3,13 +3,16 @@ or None and the reason in `cuda_missing`."""
 
 import importlib.util
 import os
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 try:
     from . import _core as core
 except ImportError as error:
     _here = Path(__file__).resolve().parent
-    if (_here.parent / "setup.py").exists():
+    if any((_here / f"_core{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
+        _advice = "It does not load: an undefined symbol is a kernel that no source has."
+    elif (_here.parent / "setup.py").exists():
         _advice = (
             f"Python found fastconv's source tree in {_here.parent}, where nothing is compiled, "
             "before the installed package. Start Python in another directory, or install with "

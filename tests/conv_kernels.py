@@ -8,7 +8,7 @@ from problems import integers
 
 from fastconv.backends import BACKENDS
 
-CPU_ALGORITHMS = ["reference", "cpu:direct", "cpu:implicit_gemm", "cpu:depthwise", "cpu:planes"]
+CPU_ALGORITHMS = [name for name in BACKENDS if name == "reference" or name.startswith("cpu:")]
 CUDA_ALGORITHMS, TRITON_ALGORITHMS = (
     [
         pytest.param(f"{backend.values[0]}:{name}", marks=backend.marks)

@@ -27,14 +27,11 @@ Conv2dKernel conv2d_kernel(CpuAlgorithm algorithm, ConvOp op, const ConvProblem&
   switch (algorithm) {
     case CpuAlgorithm::reference:
       return conv2d_reference;
-    case CpuAlgorithm::direct:
-      return cpu_kernels().conv2d_direct;
-    case CpuAlgorithm::implicit_gemm:
-      return cpu_kernels().conv2d_implicit_gemm;
-    case CpuAlgorithm::depthwise:
-      return cpu_kernels().conv2d_depthwise;
-    case CpuAlgorithm::planes:
-      return cpu_kernels().conv2d_planes;
+#define FASTCONV_CASE(name) \
+  case CpuAlgorithm::name:  \
+    return cpu_kernels().conv2d_##name;
+      FASTCONV_CPU_ALGORITHMS(FASTCONV_CASE)
+#undef FASTCONV_CASE
   }
   throw std::invalid_argument("unknown CpuAlgorithm " +
                               std::to_string(static_cast<int>(algorithm)));
@@ -46,12 +43,11 @@ inline void bind_conv2d(py::module_& m) {
   using namespace py::literals;
   using release_gil = py::call_guard<py::gil_scoped_release>;
 
-  py::enum_<CpuAlgorithm>(m, "CpuAlgorithm")
-      .value("reference", CpuAlgorithm::reference)
-      .value("direct", CpuAlgorithm::direct)
-      .value("implicit_gemm", CpuAlgorithm::implicit_gemm)
-      .value("depthwise", CpuAlgorithm::depthwise)
-      .value("planes", CpuAlgorithm::planes);
+  py::enum_<CpuAlgorithm> algorithms(m, "CpuAlgorithm");
+  algorithms.value("reference", CpuAlgorithm::reference);
+#define FASTCONV_VALUE(name) algorithms.value(#name, CpuAlgorithm::name);
+  FASTCONV_CPU_ALGORITHMS(FASTCONV_VALUE)
+#undef FASTCONV_VALUE
   py::enum_<ActivationKind> kinds(m, "ActivationKind");
 #define FASTCONV_VALUE(name) kinds.value(#name, ActivationKind::name);
   FASTCONV_ACTIVATIONS(FASTCONV_VALUE)

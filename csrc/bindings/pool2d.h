@@ -18,14 +18,13 @@ enum class PoolAlgorithm { reference, vectorised };
 void run_vectorised(PoolOp op, const CpuPoolArgs& args) {
   const CpuKernels& kernels = cpu_kernels();
   switch (op) {
-    case PoolOp::max_fwd:
-      return kernels.pool2d_max_fwd(args);
-    case PoolOp::max_bwd:
-      return kernels.pool2d_max_bwd(args);
-    case PoolOp::avg_fwd:
-      return kernels.pool2d_avg_fwd(args);
-    case PoolOp::avg_bwd:
-      return kernels.pool2d_avg_bwd(args);
+#define FASTCONV_CASES(name)                  \
+  case PoolOp::name##_fwd:                    \
+    return kernels.pool2d_##name##_fwd(args); \
+  case PoolOp::name##_bwd:                    \
+    return kernels.pool2d_##name##_bwd(args);
+    FASTCONV_POOLS(FASTCONV_CASES)
+#undef FASTCONV_CASES
   }
   throw std::invalid_argument("unknown PoolOp " + std::to_string(static_cast<int>(op)));
 }
@@ -39,9 +38,8 @@ void run(PoolAlgorithm algorithm, PoolOp op, const Problem& problem, CpuPoolArgs
     case PoolAlgorithm::reference:
       return pool2d_reference(op, problem, args, count_include_pad);
     case PoolAlgorithm::vectorised: {
-      const bool bwd = op == PoolOp::max_bwd || op == PoolOp::avg_bwd;
       const PoolWindows windows(pool_axes(problem), args.N, args.C, args.x.strides,
-                                count_include_pad, bwd);
+                                count_include_pad, is_bwd(op));
       args.h = windows.h();
       args.w = windows.w();
       return run_vectorised(op, args);
@@ -94,11 +92,12 @@ inline void bind_pool2d(py::module_& m) {
   py::enum_<PoolAlgorithm>(m, "PoolAlgorithm")
       .value("reference", PoolAlgorithm::reference)
       .value("vectorised", PoolAlgorithm::vectorised);
-  py::enum_<PoolOp>(m, "PoolOp")
-      .value("max_fwd", PoolOp::max_fwd)
-      .value("max_bwd", PoolOp::max_bwd)
-      .value("avg_fwd", PoolOp::avg_fwd)
-      .value("avg_bwd", PoolOp::avg_bwd);
+  py::enum_<PoolOp> ops(m, "PoolOp");
+#define FASTCONV_VALUES(name)                  \
+  ops.value(#name "_fwd", PoolOp::name##_fwd); \
+  ops.value(#name "_bwd", PoolOp::name##_bwd);
+  FASTCONV_POOLS(FASTCONV_VALUES)
+#undef FASTCONV_VALUES
   bind_passes<PoolProblem>(m);
   bind_passes<AdaptivePoolProblem>(m);
 }

@@ -3,11 +3,10 @@
 
 #include <string>
 
+#include "plan/cpu_algorithms.h"
 #include "problem/conv_problem.h"
 
 namespace fastconv {
-
-enum class CpuAlgorithm { reference, direct, implicit_gemm, depthwise, planes };
 
 struct CpuConvPlan {
   CpuAlgorithm algorithm = CpuAlgorithm::reference;

@@ -11,7 +11,25 @@
 
 namespace fastconv {
 
-enum class PoolOp { max_fwd, max_bwd, avg_fwd, avg_bwd };
+// The pools, declared here alone: the passes, the CPU's table of kernels pool2d_<name>_fwd and
+// pool2d_<name>_bwd, their calls and their names in Python follow from this list.
+#define FASTCONV_POOLS(X) \
+  X(max)                  \
+  X(avg)
+
+enum class PoolOp {
+#define FASTCONV_PASSES(name) name##_fwd, name##_bwd,
+  FASTCONV_POOLS(FASTCONV_PASSES)
+#undef FASTCONV_PASSES
+};
+
+inline bool is_bwd(PoolOp op) {
+#define FASTCONV_IS_BWD(name) \
+  if (op == PoolOp::name##_bwd) return true;
+  FASTCONV_POOLS(FASTCONV_IS_BWD)
+#undef FASTCONV_IS_BWD
+  return false;
+}
 
 struct PoolAxis {
   int64_t x_size = 1, y_size = 1;

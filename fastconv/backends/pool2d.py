@@ -36,6 +36,12 @@ def pool_problem(x_size, windows):
     )
 
 
+def pool_op(operator, name):
+    """The PoolOp of a functional's name and a pass, "fwd" or "bwd"."""
+    kind = operator.removeprefix("adaptive_").removesuffix("_pool2d")
+    return core.PoolOp.__members__[f"{kind}_{name}"]
+
+
 def avg_problem(x_size, windows):
     """pool_problem for average pooling; RuntimeError where there is dilation, which its kernels do
     not have."""

@@ -154,26 +154,40 @@ def _run_ninja(folder, name, flags, instrument, objects, others=()):
             "$cxx -MMD -MF $out.d $flags $extra -x c++ -c $in -o $out",
             depfile="$out.d",
             deps="gcc",
-            description="compile $out",
+            description="compiling $out",
         )
         # A new file, so that a process which has loaded the old one goes on.
         out.rule(
             "link",
             f"$cxx -shared {' '.join(instrument)} $in -o $out.new -pthread -ldl"
             " && mv $out.new $out",
-            description="link $out",
+            description="linking $out",
         )
         for object_name, (source, extra) in objects.items():
             out.build(object_name, "compile", str(source), variables={"extra": extra})
         out.build(name, "link", [*objects, *map(str, others)])
     jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
     command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(folder), *jobs]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{done.stdout}\nfastconv: building the emulated {name} failed")
-    if "warning:" in done.stdout:
-        print(done.stdout, file=sys.stderr)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        words = _show_progress(running.stdout)
+    if running.returncode != 0:
+        raise SystemExit(f"{words}\nfastconv: building the emulated {name} failed")
+    if "warning:" in words:
+        print(words, file=sys.stderr)
     return folder / name
+
+
+def _show_progress(lines):
+    """Writes ninja's lines "[3/43] compiling ..." to stderr while it runs; returns the others."""
+    others = []
+    for line in lines:
+        if line.startswith("["):
+            print(f"emulator: {line}", end="", file=sys.stderr, flush=True)
+        else:
+            others.append(line)
+    return "".join(others)
 
 
 def _dependencies(folder):

@@ -127,19 +127,20 @@ from pathlib import Path
 from setuptools import setup
 sys.path.insert(0, {csrc!r})
 from fastconv_build.native import Compilation, NativeModule, NinjaBuild
-module = NativeModule("one", [Compilation(Path("kernel.cu").resolve(), "kernel.o")],
+module = NativeModule("one", [Compilation(Path(file).resolve()) for file in {files!r}],
                       nvcc={nvcc!r}, missing={missing!r})
 setup(name="one", ext_modules=[module.extension()], cmdclass={{"build_ext": NinjaBuild}})
 """
 
 
-def build(folder, nvcc="", missing=None, **environment):
+def build(folder, nvcc="", missing=None, files=("kernel.cu",), **environment):
     pytest.importorskip("ninja")
     pytest.importorskip("pybind11")
     (folder / "setup.py").write_text(
-        SETUP.format(csrc=str(ROOT / "csrc"), nvcc=str(nvcc), missing=missing)
+        SETUP.format(csrc=str(ROOT / "csrc"), nvcc=str(nvcc), missing=missing, files=files)
     )
-    (folder / "kernel.cu").touch()
+    for path in map(folder.joinpath, files):
+        path.exists() or path.touch()
     return subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],
         cwd=folder,
@@ -148,6 +149,76 @@ def build(folder, nvcc="", missing=None, **environment):
         text=True,
         timeout=120,
     )
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_only_what_a_change_concerns_is_compiled_again(tmp_path):
+    (tmp_path / "part.h").touch()
+    (tmp_path / "a.cpp").write_text('#include "part.h"\n')
+
+    def compiled(**environment):
+        done = build(tmp_path, files=("a.cpp", "b.cpp"), CXX="c++", **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return sorted(line.split()[-1] for line in done.stdout.splitlines() if "compiling" in line)
+
+    assert compiled() == ["a.cpp", "b.cpp"]
+    (tmp_path / "part.h").write_text("// Changed.\n")
+    assert compiled() == ["a.cpp"]
+    # The environment's flags, as all flags, are part of the command.
+    assert compiled(CXXFLAGS="-O1") == ["a.cpp", "b.cpp"]
+    tools = next(tmp_path.glob("build/temp*/one/tools"))
+    tools.write_text("another compiler's version")
+    assert compiled(CXXFLAGS="-O1") == ["a.cpp", "b.cpp"]
+    assert compiled(CXXFLAGS="-O1") == []
+
+
+def test_an_editable_install_keeps_its_build_folder(monkeypatch, tmp_path):
+    """The folder of `setup.py build_ext`; pip's own is another each time."""
+    native = pytest.importorskip("fastconv_build.native")
+    from setuptools import Distribution
+
+    folders = []
+    for editable in (False, True):
+        command = native.NinjaBuild(Distribution())
+        command.editable_mode = editable
+        if editable:
+            command.build_temp = str(tmp_path)
+        command.ensure_finalized()
+        folders.append(command.build_temp)
+    assert folders[0] == folders[1]
+
+
+@pytest.mark.parametrize(
+    "compiler",
+    ["#!/bin/sh\ncase $* in *c++20*) echo unknown -std=c++20; exit 1;; esac\n", None],
+    ids=["too old", "missing"],
+)
+def test_a_compiler_without_cxx20_is_named(tmp_path, compiler):
+    path = tmp_path / "old-c++"
+    if compiler:
+        path.write_text(compiler)
+        path.chmod(0o755)
+    done = build(tmp_path, files=("a.cpp",), CXX=str(path))
+    assert done.returncode != 0
+    assert f"building one failed: {path} does not compile C++20" in done.stderr
+    assert ("unknown -std=c++20" if compiler else "No such file") in done.stderr
+
+
+def test_a_missing_build_tool_is_named(tmp_path):
+    (tmp_path / "pybind11.py").write_text("raise ImportError('gone', name='pybind11')")
+    done = build(tmp_path, files=("a.cpp",), PYTHONPATH=str(tmp_path))
+    assert done.returncode != 0
+    assert "building needs pybind11: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_old_setuptools_is_named():
+    code = "import runpy, setuptools; setuptools.__version__ = '65.5.1'; runpy.run_path('setup.py')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "setuptools >= 77" in done.stderr and "65.5.1" in done.stderr
+    assert "setuptools>=77" in (ROOT / "pyproject.toml").read_text()
 
 
 def test_a_failing_nvcc_is_an_error(tmp_path):

@@ -8,32 +8,36 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-void conv2d_direct(ConvOp op, const CpuConvArgs& args);
-void conv2d_implicit_gemm(ConvOp op, const CpuConvArgs& args);
-void conv2d_depthwise(ConvOp op, const CpuConvArgs& args);
-void conv2d_planes(ConvOp op, const CpuConvArgs& args);
+#define FASTCONV_DECLARATION(name) void conv2d_##name(ConvOp op, const CpuConvArgs& args);
+FASTCONV_CPU_ALGORITHMS(FASTCONV_DECLARATION)
+#undef FASTCONV_DECLARATION
+#define FASTCONV_DECLARATIONS(name)                  \
+  void pool2d_##name##_fwd(const CpuPoolArgs& args); \
+  void pool2d_##name##_bwd(const CpuPoolArgs& args);
+FASTCONV_POOLS(FASTCONV_DECLARATIONS)
+#undef FASTCONV_DECLARATIONS
 void epilogue_backward(const EpilogueBackwardArgs& args);
 void activation_forward(const ActivationArgs& args);
-void pool2d_max_fwd(const CpuPoolArgs& args);
-void pool2d_max_bwd(const CpuPoolArgs& args);
-void pool2d_avg_fwd(const CpuPoolArgs& args);
-void pool2d_avg_bwd(const CpuPoolArgs& args);
+
+static constexpr CpuKernels make_table() {
+  CpuKernels table{};
+  table.instruction_set = FASTCONV_STRING(FASTCONV_ISA);
+  table.micro_rows = kMicroRows;
+  table.micro_bytes = kMicroVectors * kVectorBytes;
+#define FASTCONV_ENTRY(name) table.conv2d_##name = conv2d_##name;
+  FASTCONV_CPU_ALGORITHMS(FASTCONV_ENTRY)
+#undef FASTCONV_ENTRY
+  table.epilogue_backward = epilogue_backward;
+  table.activation_forward = activation_forward;
+#define FASTCONV_ENTRIES(name)                     \
+  table.pool2d_##name##_fwd = pool2d_##name##_fwd; \
+  table.pool2d_##name##_bwd = pool2d_##name##_bwd;
+  FASTCONV_POOLS(FASTCONV_ENTRIES)
+#undef FASTCONV_ENTRIES
+  return table;
+}
 
 extern const CpuKernels kernel_table;
-const CpuKernels kernel_table = {
-    .instruction_set = FASTCONV_STRING(FASTCONV_ISA),
-    .micro_rows = kMicroRows,
-    .micro_bytes = kMicroVectors * kVectorBytes,
-    .conv2d_direct = conv2d_direct,
-    .conv2d_implicit_gemm = conv2d_implicit_gemm,
-    .conv2d_depthwise = conv2d_depthwise,
-    .conv2d_planes = conv2d_planes,
-    .epilogue_backward = epilogue_backward,
-    .activation_forward = activation_forward,
-    .pool2d_max_fwd = pool2d_max_fwd,
-    .pool2d_max_bwd = pool2d_max_bwd,
-    .pool2d_avg_fwd = pool2d_avg_fwd,
-    .pool2d_avg_bwd = pool2d_avg_bwd,
-};
+constinit const CpuKernels kernel_table = make_table();
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

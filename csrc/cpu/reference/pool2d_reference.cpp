@@ -84,39 +84,39 @@ void max_fwd_window(const CpuPoolArgs& args, const Taps& rows, const Taps& colum
 template <typename T, typename Problem>
 void plane(PoolOp op, const Problem& o, const CpuPoolArgs& args, bool count_include_pad, int64_t n,
            int64_t c) {
-  const bool bwd = op == PoolOp::max_bwd || op == PoolOp::avg_bwd;
+  const bool bwd = is_bwd(op);
   double* const dx = static_cast<double*>(
       scratch(ScratchSlot::kTask, bwd ? o.H * o.W * static_cast<int64_t>(sizeof(double)) : 0));
   for (int64_t i = 0; bwd && i < o.H * o.W; ++i) dx[i] = 0;
 
-  for (int64_t p = 0; p < rows_of(o); ++p) {
-    const Taps rows = taps_h(o, p);
-    for (int64_t q = 0; q < columns_of(o); ++q) {
-      const Taps columns = taps_w(o, q);
-      if (op == PoolOp::max_fwd) {
-        max_fwd_window<T>(args, rows, columns, n, c, p, q);
-        continue;
-      }
-      if (op == PoolOp::max_bwd) {
+  const auto window = [&](const Taps& rows, const Taps& columns, int64_t p, int64_t q) {
+    const auto divisor = [&] {
+      const int64_t elements = rows.extent(count_include_pad) * columns.extent(count_include_pad);
+      return args.divisor != 0 ? args.divisor : static_cast<double>(elements);
+    };
+    switch (op) {
+      case PoolOp::max_fwd:
+        return max_fwd_window<T>(args, rows, columns, n, c, p, q);
+      case PoolOp::max_bwd: {
         const int64_t index = *args.indices.at<int64_t>(n, c, p, q);
         if (index < 0 || index >= o.H * o.W) throw_bad_pool_index();
         dx[index] += load<T>(args.y, n, c, p, q);
-        continue;
+        return;
       }
-      const double divisor = args.divisor != 0
-                                 ? args.divisor
-                                 : static_cast<double>(rows.extent(count_include_pad) *
-                                                       columns.extent(count_include_pad));
-      if (op == PoolOp::avg_fwd) {
+      case PoolOp::avg_fwd: {
         double sum = 0;
         for_window(rows, columns,
                    [&](int64_t h, int64_t w) { sum += load<T>(args.x, n, c, h, w); });
-        store<T>(args.y, n, c, p, q, sum / divisor);
-      } else {
-        const double share = load<T>(args.y, n, c, p, q) / divisor;
-        for_window(rows, columns, [&](int64_t h, int64_t w) { dx[h * o.W + w] += share; });
+        return store<T>(args.y, n, c, p, q, sum / divisor());
+      }
+      case PoolOp::avg_bwd: {
+        const double share = load<T>(args.y, n, c, p, q) / divisor();
+        return for_window(rows, columns, [&](int64_t h, int64_t w) { dx[h * o.W + w] += share; });
       }
     }
+  };
+  for (int64_t p = 0; p < rows_of(o); ++p) {
+    for (int64_t q = 0; q < columns_of(o); ++q) window(taps_h(o, p), taps_w(o, q), p, q);
   }
   for (int64_t i = 0; bwd && i < o.H * o.W; ++i) store<T>(args.x, n, c, i / o.W, i % o.W, dx[i]);
 }

@@ -4,6 +4,7 @@
 
 #include "cpu/runtime/conv2d_args.h"
 #include "cpu/runtime/pool2d_args.h"
+#include "plan/cpu_algorithms.h"
 #include "problem/epilogue.h"
 #include "problem/pool_problem.h"
 
@@ -34,16 +35,16 @@ struct ActivationArgs {
 struct CpuKernels {
   const char* instruction_set;
   int micro_rows, micro_bytes;  // of the sums that implicit GEMM keeps in registers: rows, a row
-  void (*conv2d_direct)(ConvOp, const CpuConvArgs&);
-  void (*conv2d_implicit_gemm)(ConvOp, const CpuConvArgs&);
-  void (*conv2d_depthwise)(ConvOp, const CpuConvArgs&);
-  void (*conv2d_planes)(ConvOp, const CpuConvArgs&);
+#define FASTCONV_KERNEL(name) void (*conv2d_##name)(ConvOp, const CpuConvArgs&);
+  FASTCONV_CPU_ALGORITHMS(FASTCONV_KERNEL)
+#undef FASTCONV_KERNEL
   void (*epilogue_backward)(const EpilogueBackwardArgs&);
   void (*activation_forward)(const ActivationArgs&);
-  void (*pool2d_max_fwd)(const CpuPoolArgs&);
-  void (*pool2d_max_bwd)(const CpuPoolArgs&);
-  void (*pool2d_avg_fwd)(const CpuPoolArgs&);
-  void (*pool2d_avg_bwd)(const CpuPoolArgs&);
+#define FASTCONV_KERNELS(name)                     \
+  void (*pool2d_##name##_fwd)(const CpuPoolArgs&); \
+  void (*pool2d_##name##_bwd)(const CpuPoolArgs&);
+  FASTCONV_POOLS(FASTCONV_KERNELS)
+#undef FASTCONV_KERNELS
 };
 
 // The kernels of the best instruction set that this processor and FASTCONV_ISA allow.

@@ -6,9 +6,13 @@ cudaError_t pool2d(const CudaPoolArgs& args) {
   const PoolOp op = args.call.op;
   switch (args.plan.algorithm) {
     case CudaPoolAlgorithm::reduce:
-      return op == PoolOp::max_fwd ? pool2d_max_fwd(args) : pool2d_avg_fwd(args);
+      if (op == PoolOp::max_fwd) return pool2d_max_fwd(args);
+      if (op == PoolOp::avg_fwd) return pool2d_avg_fwd(args);
+      break;
     case CudaPoolAlgorithm::gather:
-      return op == PoolOp::max_bwd ? pool2d_max_bwd(args) : pool2d_avg_bwd(args);
+      if (op == PoolOp::max_bwd) return pool2d_max_bwd(args);
+      if (op == PoolOp::avg_bwd) return pool2d_avg_bwd(args);
+      break;
     case CudaPoolAlgorithm::strip:
       return pool2d_max_fwd_strip(args);
     case CudaPoolAlgorithm::tile:

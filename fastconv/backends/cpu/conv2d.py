@@ -1,7 +1,7 @@
 """The CPU backend.
 
-"cpu" lets the plan choose the algorithm; "cpu:direct", "cpu:implicit_gemm", "cpu:depthwise" and
-"cpu:planes" fix it; "reference" is the oracle: plain loops that sum in double.
+"cpu" lets the plan choose the algorithm; "cpu:direct", "cpu:implicit_gemm" and so on, one for each
+of csrc/plan/cpu_algorithms.h, fix it; "reference" is the oracle: plain loops that sum in double.
 """
 
 import functools
@@ -142,9 +142,8 @@ CPU_BACKENDS = {
     for backend in (
         CpuBackend("cpu"),
         *(
-            CpuBackend(f"cpu:{name}", getattr(core.CpuAlgorithm, name))
-            for name in ("direct", "implicit_gemm", "depthwise", "planes")
+            CpuBackend(name if name == "reference" else f"cpu:{name}", algorithm)
+            for name, algorithm in core.CpuAlgorithm.__members__.items()
         ),
-        CpuBackend("reference", core.CpuAlgorithm.reference),
     )
 }

@@ -8,7 +8,7 @@ from ..._native import core, cuda
 from ...problem import DTYPES, memory_format
 from ..base import PassPlan
 from ..memory import NO_STRIDES, location
-from ..pool2d import Pool2dBackend, pool_problem
+from ..pool2d import Pool2dBackend, pool_op, pool_problem
 from .launch import DEVICE, launch
 
 _locate = functools.partial(location, device=DEVICE)
@@ -44,7 +44,7 @@ class CudaPool2d(Pool2dBackend):
         )
         plans = {}
         for name in ("fwd", "bwd"):
-            op = core.PoolOp.__members__[f"{'max' if 'max' in operator else 'avg'}_{name}"]
+            op = pool_op(operator, name)
             offsets = op == core.PoolOp.max_bwd and self.saves_offsets(call[1])
             places = (_ALIGNED, y) if op == core.PoolOp.max_bwd else (0, NO_STRIDES)
             plan = core.plan_pool2d_cuda(

@@ -6,7 +6,7 @@ import torch
 
 from ..._native import core
 from ..base import PassPlan
-from ..pool2d import Pool2dBackend, pool_problem
+from ..pool2d import Pool2dBackend, pool_op, pool_problem
 from .launch import current_device, kernels, sm_count, without_memory
 
 _LARGEST = 2**31 - 2**11  # what 32 bits hold, less a tile
@@ -16,7 +16,6 @@ _KERNELS = {
     core.PoolOp.avg_fwd: "pool2d_reduce",
     core.PoolOp.avg_bwd: "pool2d_avg",
 }
-_BACKWARD = (core.PoolOp.max_bwd, core.PoolOp.avg_bwd)
 _ALGORITHMS = {
     "fwd": ("window", "each program reduces a tile of windows, tap by tap"),
     "bwd": ("gather", "each program sums what the windows around its tile send back"),
@@ -42,9 +41,9 @@ class TritonPool2d(Pool2dBackend):
         """(problem, {pass: PassPlan}) of a call (x size, windows), for dense tensors."""
         problem = pool_problem(*call)
         x, y = (without_memory(size, channels_last) for size in (call[0], problem.out_size()))
-        kind, plans = "max" if "max" in operator else "avg", {}
+        plans = {}
         for name, (algorithm, reason) in _ALGORITHMS.items():
-            op = core.PoolOp.__members__[f"{kind}_{name}"]
+            op = pool_op(operator, name)
             strides = x.stride(), y.stride()
             key, config = _key_and_table(op, problem, dtype, *strides, current_device())
             tuned = kernels("tuning").choices(current_device()).get(key)
@@ -80,7 +79,7 @@ class TritonPool2d(Pool2dBackend):
         self._run(op, problem, x, y, None, run)
 
     def _run(self, op, problem, x, y, places, run):
-        outs = (x,) if op in _BACKWARD else (y, places)
+        outs = (x,) if op.name.endswith("_bwd") else (y, places)
         strides = x.stride(), y.stride()
         key, table = _key_and_table(op, problem, x.dtype, *strides, x.device.index)
         run(kernels("tuning").choose(key, table, outs, run), outs)
@@ -92,7 +91,7 @@ def _key_and_table(op, problem, dtype, x_strides, y_strides, device):
     x = torch.empty_strided(problem.sizes[:4], x_strides, device="meta")
     y = torch.empty_strided(problem.out_size(), y_strides, device="meta")
     tuning, windows = kernels("tuning"), kernels("device.pool2d_windows").geometry(problem)
-    stem, out = _KERNELS[op], x if op in _BACKWARD else y
+    stem, out = _KERNELS[op], x if op.name.endswith("_bwd") else y
     along_columns = kernels("launch").pixels_inner(x)
     key = tuning.make_key(
         stem,
