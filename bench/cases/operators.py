@@ -53,8 +53,8 @@ _OURS = {
         x, *_windows(shape), return_indices=True
     ),
     "avg_pool2d": lambda shape, x: fastconv.avg_pool2d(x, *_windows(shape)[:3]),
-    "adaptive_avg_pool2d": lambda shape, x: fastconv.adaptive_avg_pool2d(x, shape.out_size()[2:]),
-    "adaptive_max_pool2d": lambda shape, x: fastconv.adaptive_max_pool2d(x, shape.out_size()[2:]),
+    "adaptive_avg_pool2d": lambda shape, x: fastconv.adaptive_avg_pool2d(x, shape.output_size),
+    "adaptive_max_pool2d": lambda shape, x: fastconv.adaptive_max_pool2d(x, shape.output_size),
 }
 _TORCH = {
     "conv2d": lambda shape, x, w: F.conv2d(x, w, None, *_geometry(shape)),
@@ -62,8 +62,8 @@ _TORCH = {
     "max_pool2d": lambda shape, x: F.max_pool2d(x, *_windows(shape)),
     "max_pool2d+indices": lambda shape, x: F.max_pool2d(x, *_windows(shape), return_indices=True),
     "avg_pool2d": lambda shape, x: F.avg_pool2d(x, *_windows(shape)[:3]),
-    "adaptive_avg_pool2d": lambda shape, x: F.adaptive_avg_pool2d(x, shape.out_size()[2:]),
-    "adaptive_max_pool2d": lambda shape, x: F.adaptive_max_pool2d(x, shape.out_size()[2:]),
+    "adaptive_avg_pool2d": lambda shape, x: F.adaptive_avg_pool2d(x, shape.output_size),
+    "adaptive_max_pool2d": lambda shape, x: F.adaptive_max_pool2d(x, shape.output_size),
 }
 
 OPERATORS = tuple(_OURS)

@@ -129,6 +129,11 @@ class Pool(Shape):
         return (self.R, self.R if self.S is None else self.S)
 
     @property
+    def output_size(self):
+        """Of the adaptive kinds."""
+        return (1, 1)
+
+    @property
     def family(self):
         return {
             "max": "max pool",
@@ -187,6 +192,10 @@ class AdaptivePool(Shape):
     def problem(self):
         """For example "n8c64h56 to 7x7"."""
         return f"{self.input_text} to {self.P}x{self.Q}"
+
+    @property
+    def output_size(self):
+        return (self.P, self.Q)
 
     def _core(self):
         return AdaptivePoolProblem(**{letter: getattr(self, letter) for letter in "NCHWPQ"})
