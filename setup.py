@@ -73,6 +73,7 @@ def core_module(cuda_status):
     compilations = [
         # Ninja starts them in this order: what takes longest comes first.
         Compilation(bindings, (status,), bindings=True),
+        *(Compilation(source, bindings=True) for source in sources("bindings/prepared", "*.cpp")),
         *(
             Compilation(source, (f"-DFASTCONV_ISA={isa}", *flags), variant=isa)
             for isa, flags in INSTRUCTION_SETS.items()

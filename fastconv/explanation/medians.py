@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from ..bench.measure.load import BUSY, OthersLoad
+from ..bench.measure.load import DISTURBED_LIMIT, OthersLoad
 
 # So many runs, begun within so many seconds; and where these differ much, up to so many.
 _RUNS, _SECONDS = 5, 0.5
@@ -59,7 +59,7 @@ def _spread(samples):
 def _disturbance(spread, others):
     if spread > _SPREAD:
         return f"half of the runs took {spread:.1f} times the fastest's time or longer"
-    if others is not None and others + torch.get_num_threads() > _cpus() + BUSY:
+    if others is not None and others + torch.get_num_threads() > _cpus() + DISTURBED_LIMIT:
         return f"other programs kept {others:.1f} of {_cpus()} CPUs busy"
     return ""
 
