@@ -215,9 +215,10 @@ def _print_calls(console, rows):
     """Calls of one baseline and dtype."""
     first = rows[0]
     table = plain_table(f"Calls of tiny tensors, {first.dtype}, against {first.baseline}")
-    for name in ("operator", "as", "pass", "layout"):
+    table.add_column("operator", overflow="fold", min_width=14)
+    for name in ("as", "pass", "layout"):
         table.add_column(name, no_wrap=True)
-    for name in ("thr", "ours us", f"{first.baseline} us", "ratio", "+-%"):
+    for name in ("thr", "ours us", "theirs us", "ratio", "+-%"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -232,7 +233,7 @@ def _print_calls(console, rows):
             _spread(row),
         )
     console.print(table)
-    _print_pass_means(console, rows, lambda row: (row.pass_, f"threads: {row.threads}"))
+    _print_pass_means(console, rows, lambda row: (row.pass_, f"({row.threads} threads)"))
 
 
 def _print_pass_means(console, rows, key):
