@@ -7,8 +7,9 @@ the next call with that signature computes at once, as long as torch does nothin
 
 import torch
 
-from ._native import core
+from ._native import core, cuda
 from .dispatch import state
+from .problem import allows_tf32
 
 CallCache = core.CallCache
 remember = core.remember_call
@@ -26,6 +27,11 @@ TORCH = {
     "parameter": torch.nn.Parameter,
     # The compiler's own allocation of outputs takes half the time.
     "empty_strided": getattr(torch._C._dynamo.guards, "_empty_strided_cpu", _empty_strided),
+    "empty_strided_cuda": getattr(torch._C._dynamo.guards, "_empty_strided_cuda", None),
+    "cuda_device": getattr(torch._C, "_cuda_getDevice", None),
+    "cuda_stream": getattr(torch._C, "_cuda_getCurrentRawStream", None),
+    "cuda_is_emulated": cuda is not None and cuda.is_emulated,
+    "allows_tf32": allows_tf32,
     # The C table of DLPack's exchange, which torch has from 2.10 on.
     "exchange": getattr(torch.Tensor, "__dlpack_c_exchange_api__", None),
     "grad_mode": torch.is_grad_enabled,

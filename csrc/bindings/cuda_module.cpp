@@ -5,6 +5,7 @@
 #include "bindings/cuda_epilogue.h"
 #include "bindings/cuda_im2col.h"
 #include "bindings/cuda_pool2d.h"
+#include "bindings/cuda_prepared.h"
 
 namespace py = pybind11;
 
@@ -61,4 +62,5 @@ PYBIND11_MODULE(_cuda, m) {
   bind_cuda_epilogue(m);
   bind_cuda_im2col(m);
   bind_cuda_pool2d(m);
+  bind_cuda_prepared(m);
 }

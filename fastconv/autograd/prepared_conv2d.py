@@ -32,15 +32,16 @@ def remember_fprop(cache, arguments, x, w, b, residual, y, geometry, activation,
     a cache can know (prepared.py)."""
 
     def prepare():
-        call = BACKENDS[backend].prepare_fprop(x, w, b, residual, y, geometry, activation)
-        if call is None:
+        found = BACKENDS[backend].prepare_fprop(x, w, b, residual, y, geometry, activation)
+        if found is None:
             return None
+        call, *workspace = found
         differentiate = None
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             differentiate = partial(
                 conv2d_fprop.apply_directly, _Call(geometry, activation, backend)
             )
-        return call, (y,), None, differentiate
+        return call, (y, *workspace), 0, differentiate
 
     tensors = (x, w, b, residual)
     remember(cache, arguments, prepare)
@@ -52,7 +53,7 @@ class conv2d_fprop(torch.autograd.Function):  # grad_fn shows this name
         ctx, call, x, w, b, stride, padding, dilation, groups, activation, residual, backend,
         computed,
     ):  # fmt: skip
-        (y,) = computed
+        y = computed[0]
         ctx.call = call
         ctx.set_materialize_grads(False)
         if call.saves_y:
@@ -77,8 +78,11 @@ class conv2d_fprop(torch.autograd.Function):  # grad_fn shows this name
         def prepare():
             dx, dw, db, _ = found
             backend = BACKENDS[call.backend]
-            native, dz = backend.prepare_fprop_backward(dy, x, w, saved, dx, dw, db, *tail[:2])
-            results = [tensor for tensor in (dz, db, dx, dw) if tensor is not None]
+            prepared = backend.prepare_fprop_backward(dy, x, w, saved, dx, dw, db, *tail[:2])
+            if prepared is None:
+                return None
+            native, dz, *workspace = prepared
+            results = [tensor for tensor in (dz, db, dx, dw, *workspace) if tensor is not None]
             numbers = {id(tensor): number for number, tensor in enumerate(results)}
             returned = [None] * _ARGUMENTS
             for place, tensor in ((_X, dx), (_W, dw), (_B, db)):

@@ -39,7 +39,8 @@ def remember_max(cache, arguments, x, windows, y, places, returns_places, backen
         if _is_differentiated(x):
             function = pool2d_max_with_indices if returns_places else pool2d_max
             differentiate = partial(function.apply_directly, _Call(x, (windows,), backend))
-        return call, (y,) if places is None else (y, places), None, differentiate
+        results = (y,) if places is None else (y, places)
+        return call, results, (0, 1) if returns_places else 0, differentiate
 
     remember(cache, arguments, prepare)
 
@@ -55,7 +56,7 @@ def remember_avg(cache, arguments, x, windows, count_include_pad, divisor, y, ba
         differentiate = None
         if _is_differentiated(x):
             differentiate = partial(pool2d_avg.apply_directly, _Call(x, pooling, backend))
-        return call, (y,), None, differentiate
+        return call, (y,), 0, differentiate
 
     remember(cache, arguments, prepare)
 
@@ -81,7 +82,7 @@ class pool2d_max(torch.autograd.Function):  # grad_fn shows these names
             def prepare():
                 backend = BACKENDS[call.backend]
                 native = backend.prepare_max_pool2d_backward(dy, places, windows, dx)
-                return native, (dx,), None, None
+                return native, (dx,), 0, None
 
             if not torch.is_grad_enabled():
                 remember(call.backward, (dy, places), prepare)
@@ -115,7 +116,7 @@ class pool2d_avg(torch.autograd.Function):
             def prepare():
                 backend = BACKENDS[call.backend]
                 native = backend.prepare_avg_pool2d_backward(dy, *call.pooling, dx)
-                return native, (dx,), None, None
+                return native, (dx,), 0, None
 
             if not torch.is_grad_enabled():
                 remember(call.backward, (dy,), prepare)

@@ -55,7 +55,14 @@ class Conv2dBackend:
         return y
 
     def prepare_fprop(self, x, w, b, residual, y, geometry, activation):
-        """A native call (prepared.py) that computes another y like this one, or None."""
+        """(a native call that computes another y like this one, its workspace if it needs one), or
+        None: prepared.py."""
+        return None
+
+    def prepare_fprop_backward(self, dy, x, w, saved, dx, dw, db, geometry, activation):
+        """(a native call, dz, its workspace if it needs one), or None, for a backward that computed
+        dx, dw and db, those that are not None: from dy, or from dz where there is an activation,
+        which `saved` was saved for. dz is None where there is none."""
         return None
 
     def conv2d_dgrad(self, dy, w, x_size, channels_last, geometry):

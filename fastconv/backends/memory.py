@@ -66,3 +66,8 @@ def location(tensor, device="cpu"):
             f"expected 4-D tensors on {device}, got size {list(tensor.shape)} on {tensor.device}"
         )
     return tensor.data_ptr(), tensor.stride()
+
+
+def optional_strides(tensor):
+    """A tensor's strides; None for None."""
+    return None if tensor is None else tensor.stride()

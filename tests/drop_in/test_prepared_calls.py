@@ -104,6 +104,67 @@ def test_second_call_is_short_and_equal(name, dtype, long_calls):
     assert all(a.data_ptr() != b.data_ptr() for a, b in zip(first, second))
 
 
+CUDA_CALLS = {
+    "direct": lambda x, w, b: fastconv.conv2d(x, w, b, padding=1, backend="cuda:direct"),
+    "implicit GEMM": lambda x, w, b: fastconv.conv2d(
+        x, w, b, 2, 1, activation="relu", backend="cuda:implicit_gemm"
+    ),
+    "residual": lambda x, w, b: fastconv.conv2d(
+        x, w, b, padding=1, residual=x[:, :1].expand(-1, 6, -1, -1), activation="relu6",
+        backend="cuda",
+    ),
+    "depthwise": lambda x, w, b: fastconv.conv2d(
+        x, w[:4, :1], b[:4], groups=4, activation="leaky_relu(0.1)", backend="cuda:depthwise"
+    ),
+    "max": lambda x, w, b: fastconv.max_pool2d(x, 3, 2, 1, backend="cuda"),
+    "indices": lambda x, w, b: fastconv.max_pool2d(x, 2, return_indices=True, backend="cuda"),
+    "avg": lambda x, w, b: fastconv.avg_pool2d(x, 3, 2, 1, backend="cuda"),
+    "adaptive avg": lambda x, w, b: fastconv.adaptive_avg_pool2d(x, 2, backend="cuda"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUDA_CALLS)
+@pytest.mark.parametrize("size", [(2, 4, 7, 9), (2, 64, 4, 4)], ids=["small", "workspace"])
+def test_cuda_in_the_emulator(name, size, long_calls, monkeypatch):
+    """Inference twice and training three times, as the tests above do on the CPU."""
+    if not fastconv._native.cuda or not fastconv._native.cuda.is_emulated:
+        pytest.skip("needs the emulated CUDA module")
+    if name == "depthwise" and size[1] != 4:
+        pytest.skip("has no workspace")
+    call = CUDA_CALLS[name]
+    steps = []
+    for step in range(3):
+        tensors = conv_tensors(requires_grad=True, size=size)
+        with torch.no_grad():
+            inferred = as_tuple(call(*tensors))
+        if step == 2:
+            del long_calls[:]
+            monkeypatch.delattr("fastconv.autograd.prepared_conv2d.fprop_gradients")
+            monkeypatch.delattr("fastconv.autograd.prepared_pool2d.max_bwd")
+            monkeypatch.delattr("fastconv.autograd.prepared_pool2d.avg_bwd")
+        y = as_tuple(call(*tensors))[0]
+        assert torch.equal(y, inferred[0])
+        y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y))
+        steps.append([*inferred, y.detach(), *(t.grad for t in tensors if t.grad is not None)])
+    assert not long_calls
+    assert all(map(same_bits, steps[0], steps[1])) and all(map(same_bits, steps[0], steps[2]))
+
+
+def test_tf32_is_part_of_a_cuda_signature(long_calls):
+    x, w, b = conv_tensors(size=(1, 32, 6, 6))
+    call = CUDA_CALLS["implicit GEMM"]
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        exact, rounded = [], []
+        for _ in range(2):
+            for flag, results in ((False, exact), (True, rounded)):
+                torch.backends.cudnn.allow_tf32 = flag
+                results.append(call(x, w, b))
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert torch.equal(*exact) and torch.equal(*rounded) and not torch.equal(exact[0], rounded[0])
+
+
 @parametrize_calls
 def test_training(name, long_calls, monkeypatch):
     """Three steps: the second one's forward is prepared, and the third one's backward, too."""

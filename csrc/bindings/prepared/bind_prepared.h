@@ -32,14 +32,14 @@ class PreparedConv2d final : public PreparedCall {
     args_.epilogue.activation = activation;
   }
 
-  void run(void* const* operands, void* const* results, int num_threads) const override {
+  void run(void* const* operands, void* const* results, const RunContext& context) const override {
     CpuConvArgs args = args_;
     args.x.data = *operands++;
     args.w.data = *operands++;
     if (has_bias_) args.epilogue.bias = *operands++;
     if (has_residual_) args.epilogue.residual.data = *operands++;
     args.y.data = results[0];
-    args.num_threads = num_threads;
+    args.num_threads = context.num_threads;
     kernel_(ConvOp::fprop, args);
   }
 
@@ -89,7 +89,7 @@ class PreparedConv2dBackward final : public PreparedCall {
     }
   }
 
-  void run(void* const* operands, void* const* results, int num_threads) const override {
+  void run(void* const* operands, void* const* results, const RunContext& context) const override {
     void *dz = operands[0], *const x = operands[1], *const w = operands[2];
     if (has_activation_ || wants_db_) {
       EpilogueBackwardArgs args = epilogue_;
@@ -99,7 +99,7 @@ class PreparedConv2dBackward final : public PreparedCall {
         args.dz.data = dz = *results++;
       }
       if (wants_db_) args.db = *results++;
-      args.num_threads = num_threads;
+      args.num_threads = context.num_threads;
       epilogue_kernel_(args);
     }
     if (dgrad_kernel_ != nullptr) {
@@ -107,7 +107,7 @@ class PreparedConv2dBackward final : public PreparedCall {
       args.y.data = dz;
       args.w.data = w;
       args.x.data = *results++;
-      args.num_threads = num_threads;
+      args.num_threads = context.num_threads;
       dgrad_kernel_(ConvOp::dgrad, args);
     }
     if (wgrad_kernel_ != nullptr) {
@@ -115,7 +115,7 @@ class PreparedConv2dBackward final : public PreparedCall {
       args.y.data = dz;
       args.x.data = x;
       args.w.data = *results++;
-      args.num_threads = num_threads;
+      args.num_threads = context.num_threads;
       wgrad_kernel_(ConvOp::wgrad, args);
     }
   }
@@ -152,12 +152,12 @@ class PreparedPool2d final : public PreparedCall {
     args_.divisor = divisor;
   }
 
-  void run(void* const* operands, void* const* results, int num_threads) const override {
+  void run(void* const* operands, void* const* results, const RunContext& context) const override {
     CpuPoolArgs args = args_;
     args.x.data = is_bwd_ ? results[0] : operands[0];
     args.y.data = is_bwd_ ? operands[0] : results[0];
     if (has_places_) args.indices.data = is_bwd_ ? operands[1] : results[1];
-    args.num_threads = num_threads;
+    args.num_threads = context.num_threads;
     run_vectorised(op_, args);
   }
 
@@ -197,6 +197,9 @@ inline void bind_prepared(py::module_& m) {
       "remember_call",
       [](const py::object& cache, const py::tuple& arguments, const py::object& prepare) {
         const auto prepared_call = [](PyObject* call) -> const PreparedCall* {
+          if (PyCapsule_IsValid(call, kPreparedCallCapsule)) {
+            return static_cast<PreparedCall*>(PyCapsule_GetPointer(call, kPreparedCallCapsule));
+          }
           return py::handle(call).cast<const PreparedCall*>();
         };
         if (!remember_call(cache.ptr(), arguments.ptr(), prepare.ptr(), prepared_call)) {

@@ -32,7 +32,7 @@ class Arguments {
  public:
   // False for a call that has no signature.
   bool read(PyObject* const* arguments, Py_ssize_t count) {
-    words_[count_++] = 0;  // becomes `differentiated`
+    count_ = kFixedWords;
     bool requires_grad = false;
     for (Py_ssize_t i = 0; i < count; ++i) {
       PyObject* const argument = arguments[i];
@@ -43,11 +43,18 @@ class Arguments {
         return false;
       }
     }
-    words_[0] = requires_grad && grad_mode();
+    for (int i = 1; i < operand_count_; ++i) {
+      if (operands_[i].device != device()) return false;
+    }
+    words_[kDifferentiated] = requires_grad && grad_mode();
+    words_[kDevice] = device();
+    words_[kCudaState] =
+        device() != TensorFacts::kCpu || torch_python.cuda_is_emulated ? cuda_state() : 0;
     return true;
   }
 
-  bool differentiated() const { return words_[0] != 0; }
+  bool differentiated() const { return words_[kDifferentiated] != 0; }
+  int device() const { return operand_count_ == 0 ? TensorFacts::kCpu : operands_[0].device; }
   int operand_count() const { return operand_count_; }
   const TensorFacts& operand(int i) const { return operands_[i]; }
   const int64_t* words() const { return words_.data(); }
@@ -66,6 +73,20 @@ class Arguments {
   }
 
  private:
+  enum { kDifferentiated, kDevice, kCudaState, kFixedWords };
+
+  // What CUDA's plans depend on besides sizes: TF32, and which addresses are aligned for the widest
+  // loads.
+  int64_t cuda_state() const {
+    constexpr uintptr_t kWidestLoad = 16;  // bytes
+    int64_t state = allows_tf32();
+    for (int i = 0; i < operand_count_; ++i) {
+      const bool aligned = reinterpret_cast<uintptr_t>(operands_[i].address) % kWidestLoad == 0;
+      state = state << 1 | (aligned ? 1 : 0);
+    }
+    return state;
+  }
+
   bool add(Kind kind, int64_t value) {
     if (count_ + 2 > kMostWords) return false;
     words_[count_++] = static_cast<int64_t>(kind);
@@ -132,8 +153,10 @@ struct KnownCall {
   Reference owner;               // of `call`
   const PreparedCall* call = nullptr;
   std::vector<ResultTensor> results;
-  std::vector<int> returned;  // numbers of results, kAbsent for None; empty: just the results
-  Reference differentiate;    // null where nobody differentiates
+  // Numbers of results, kAbsent for None. The others of them are for the call's own use.
+  std::vector<int> returned;
+  bool returns_tuple = false;
+  Reference differentiate;  // null where nobody differentiates
 
   static constexpr int kAbsent = -1;
 
@@ -168,8 +191,12 @@ struct KnownCall {
       const ResultTensor& added = results.back();
       if (!added.size || !added.strides || !added.dtype) return false;
     }
-    if (numbers == Py_None) return true;
-    for (Py_ssize_t i = 0; i < PyTuple_Size(numbers); ++i) {
+    returns_tuple = PyTuple_Check(numbers);
+    if (!returns_tuple) {
+      returned.push_back(static_cast<int>(PyLong_AsLong(numbers)));
+      return PyErr_Occurred() == nullptr;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(numbers); ++i) {
       PyObject* const number = PyTuple_GET_ITEM(numbers, i);
       returned.push_back(number == Py_None ? kAbsent : static_cast<int>(PyLong_AsLong(number)));
     }
@@ -212,18 +239,30 @@ struct Cache {
 
 // ---- a call ----------------------------------------------------------------------------------
 
-Reference allocate(const ResultTensor& result) {
+Reference allocate(const ResultTensor& result, int device) {
   PyObject* const arguments[] = {result.size.get(), result.strides.get(), result.dtype.get()};
-  return Reference(PyObject_Vectorcall(torch_python.empty_strided, arguments, 3, nullptr));
+  PyObject* const function =
+      device == TensorFacts::kCpu ? torch_python.empty_strided : torch_python.empty_strided_cuda;
+  return Reference(PyObject_Vectorcall(function, arguments, 3, nullptr));
+}
+
+// False, without an error set, where the call must take the long road.
+bool find_context(int device, RunContext* context) {
+  if (device == TensorFacts::kCpu) {
+    context->num_threads = num_threads();
+    return true;
+  }
+  context->device = device;
+  return torch_python.empty_strided_cuda != Py_None && find_stream(device, &context->stream);
 }
 
 // Runs the kernels without Python's lock. False with an error set where they throw.
-bool run(const PreparedCall& call, void* const* operands, void* const* results) {
-  const int threads = num_threads();
+bool run(const PreparedCall& call, void* const* operands, void* const* results,
+         const RunContext& context) {
   std::exception_ptr error;
   PyThreadState* const state = PyEval_SaveThread();
   try {
-    call.run(operands, results, threads);
+    call.run(operands, results, context);
   } catch (...) {
     error = std::current_exception();
   }
@@ -254,12 +293,11 @@ PyObject* differentiated(const KnownCall& known, PyObject* const* arguments, Py_
 }
 
 PyObject* returned(const KnownCall& known, std::vector<Reference>& results) {
-  if (known.returned.empty() && results.size() == 1) return results[0].release();
-  const size_t count = known.returned.empty() ? results.size() : known.returned.size();
-  PyObject* const tuple = PyTuple_New(static_cast<Py_ssize_t>(count));
+  if (!known.returns_tuple) return results[known.returned[0]].release();
+  PyObject* const tuple = PyTuple_New(static_cast<Py_ssize_t>(known.returned.size()));
   if (tuple == nullptr) return nullptr;
-  for (size_t i = 0; i < count; ++i) {
-    const int number = known.returned.empty() ? static_cast<int>(i) : known.returned[i];
+  for (size_t i = 0; i < known.returned.size(); ++i) {
+    const int number = known.returned[i];
     PyObject* const item =
         number == KnownCall::kAbsent ? Py_NewRef(Py_None) : Py_NewRef(results[number].get());
     PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), item);
@@ -271,18 +309,21 @@ PyObject* call(const Cache& cache, PyObject* const* arguments, Py_ssize_t count)
   Arguments read;
   if (!torch_is_plain() || !read.read(arguments, count)) Py_RETURN_NONE;
   const std::shared_ptr<const KnownCall> known = cache.find(read);
-  if (known == nullptr || !known->storages_hold(read)) Py_RETURN_NONE;
+  RunContext context;
+  if (known == nullptr || !known->storages_hold(read) || !find_context(read.device(), &context)) {
+    Py_RETURN_NONE;
+  }
 
   std::vector<Reference> results;
   std::array<void*, kMostOperands> operands, addresses;
   for (int i = 0; i < read.operand_count(); ++i) operands[i] = read.operand(i).address;
   for (size_t i = 0; i < known->results.size(); ++i) {
-    results.push_back(allocate(known->results[i]));
+    results.push_back(allocate(known->results[i], read.device()));
     if (!results[i]) return nullptr;
     addresses[i] = address(results[i].get());
     if (addresses[i] == nullptr) return nullptr;
   }
-  if (!run(*known->call, operands.data(), addresses.data())) return nullptr;
+  if (!run(*known->call, operands.data(), addresses.data(), context)) return nullptr;
   if (known->differentiate) return differentiated(*known, arguments, count, results);
   return returned(*known, results);
 }

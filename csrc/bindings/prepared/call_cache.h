@@ -22,8 +22,8 @@ bool add_call_cache(PyObject* module);
 //
 //   call           a PreparedCall, as prepared_call() reads it from Python
 //   results        a tuple of tensors like those that the call allocates
-//   returned       None where the call returns its result, or all of them as a tuple; else a tuple
-//                  of what the returned tuple holds: the number of a result, or None
+//   returned       the number of the result that the call returns; or a tuple of such numbers, or
+//                  None among them, where it returns a tuple
 //   differentiate  None where nobody differentiates. Else what a call returns is
 //                  differentiate(*arguments, results).
 //

@@ -4,11 +4,22 @@
 
 namespace fastconv {
 
+// Where and how a call runs, of what a signature does not say.
+struct RunContext {
+  int num_threads = 1;     // of a CPU
+  int device = 0;          // the number of a GPU
+  void* stream = nullptr;  // a GPU's
+};
+
 struct PreparedCall {
   virtual ~PreparedCall() = default;
   // operands: the addresses of the call's tensors, in the order of its arguments; results: those of
   // the tensors that are allocated for it. Runs without Python's lock, in several threads at once.
-  virtual void run(void* const* operands, void* const* results, int num_threads) const = 0;
+  virtual void run(void* const* operands, void* const* results,
+                   const RunContext& context) const = 0;
 };
+
+// The name of the capsules in which fastconv._cuda hands its calls to fastconv._core.
+constexpr char kPreparedCallCapsule[] = "fastconv.PreparedCall";
 
 }  // namespace fastconv

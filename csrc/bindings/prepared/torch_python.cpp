@@ -68,12 +68,14 @@ bool read_sizes(PyObject* tuple, int64_t* result, int* count) {
 
 // Sizes, strides, dtype and address by one call of torch's.
 bool exchange(PyObject* tensor, TensorFacts* facts) {
-  constexpr int kCpu = 1;  // DLPack's number
+  constexpr int kCpu = 1, kCuda = 2;  // DLPack's numbers
   ExchangedTensor seen;
-  if (torch_python.exchange(tensor, &seen) != 0 || seen.device_type != kCpu ||
+  if (torch_python.exchange(tensor, &seen) != 0 ||
+      (seen.device_type != kCpu && seen.device_type != kCuda) ||
       seen.dimensions > TensorFacts::kMostDimensions) {
     return false;
   }
+  facts->device = seen.device_type == kCpu ? TensorFacts::kCpu : seen.device_index;
   facts->dimensions = seen.dimensions;
   for (int i = 0; i < seen.dimensions; ++i) {
     facts->sizes[i] = seen.sizes[i];
@@ -169,6 +171,11 @@ bool connect_torch(PyObject* functions) {
   torch.tensor = reinterpret_cast<PyTypeObject*>(find("tensor"));
   torch.parameter = reinterpret_cast<PyTypeObject*>(find("parameter"));
   torch.empty_strided = find("empty_strided");
+  torch.empty_strided_cuda = find("empty_strided_cuda");
+  torch.cuda_device = find("cuda_device");
+  torch.cuda_stream = find("cuda_stream");
+  torch.allows_tf32 = find("allows_tf32");
+  torch.cuda_is_emulated = Reference(find("cuda_is_emulated")).get() == Py_True;
   torch.grad_mode = find("grad_mode");
   torch.num_threads = find("num_threads");
   torch.forward_ad = find("forward_ad");
@@ -195,6 +202,26 @@ bool grad_mode() {
   const Reference result(PyObject_CallNoArgs(torch_python.grad_mode));
   PyErr_Clear();
   return result.get() != Py_False;
+}
+
+bool allows_tf32() {
+  const Reference result(PyObject_CallNoArgs(torch_python.allows_tf32));
+  PyErr_Clear();
+  return result.get() == Py_True;
+}
+
+bool find_stream(int device, void** stream) {
+  int64_t current = 0, address = 0;
+  const Reference number(PyObject_CallNoArgs(torch_python.cuda_device));
+  if (read_integer(number.get(), &current) && current == device) {
+    const Reference found(PyObject_CallOneArg(torch_python.cuda_stream, number.get()));
+    if (read_integer(found.get(), &address)) {
+      *stream = reinterpret_cast<void*>(address);
+      return true;
+    }
+  }
+  PyErr_Clear();
+  return false;
 }
 
 int num_threads() {

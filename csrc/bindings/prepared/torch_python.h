@@ -53,11 +53,17 @@ using ReadTensor = int (*)(void* tensor, ExchangedTensor* result);
 struct TorchPython {
   PyTypeObject* tensor = nullptr;     // torch.Tensor
   PyTypeObject* parameter = nullptr;  // torch.nn.Parameter
-  PyObject* empty_strided = nullptr;  // (size, strides, dtype) -> a tensor on the CPU
-  PyObject* grad_mode = nullptr;      // () -> bool
-  PyObject* num_threads = nullptr;    // () -> int
-  PyObject* forward_ad = nullptr;     // the module whose _current_level is -1 without forward AD
-  PyObject* dispatch = nullptr;       // fastconv.dispatch.state
+  // (size, strides, dtype) -> a tensor on the CPU, or on the current CUDA device; the latter is
+  // None where torch has no such function.
+  PyObject *empty_strided = nullptr, *empty_strided_cuda = nullptr;
+  PyObject* cuda_device = nullptr;  // () -> the number of the current device
+  PyObject* cuda_stream = nullptr;  // (number of a device) -> address of its current stream
+  PyObject* allows_tf32 = nullptr;  // () -> bool
+  bool cuda_is_emulated = false;    // CUDA's kernels take tensors on the CPU
+  PyObject* grad_mode = nullptr;    // () -> bool
+  PyObject* num_threads = nullptr;  // () -> int
+  PyObject* forward_ad = nullptr;   // the module whose _current_level is -1 without forward AD
+  PyObject* dispatch = nullptr;     // fastconv.dispatch.state
   // Each returns something true while calls mean more than computing: a mode, a transform, a tracer
   // or a profiler is active.
   std::vector<PyObject*> active;
@@ -79,14 +85,20 @@ bool connect_torch(PyObject* functions);
 // where torch does not tell.
 bool torch_is_plain();
 
-// Whether torch records derivatives.
+// Whether torch records derivatives; whether float32 may be rounded to TF32.
 bool grad_mode();
+bool allows_tf32();
+
+// False, without an error set, where a GPU is not the current one, or torch does not tell.
+bool find_stream(int device, void** stream);
 
 int num_threads();
 
-// A dense or strided tensor of at most four dimensions, in memory that the CPU reads as it is.
+// A dense or strided tensor of at most four dimensions, in the memory of the CPU or of a GPU.
 struct TensorFacts {
   static constexpr int kMostDimensions = 4;
+  static constexpr int kCpu = -1;
+  int device = kCpu;  // or the number of a GPU
   int dimensions = 0;
   int64_t sizes[kMostDimensions], strides[kMostDimensions];
   int64_t dtype = 0;         // another number for each dtype, the same as long as the process runs

@@ -13,7 +13,7 @@ from ...activations import native
 from ...problem import DTYPES, ConvOp, suggests_channels_last
 from ..base import Backend, PassPlan
 from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
-from ..memory import empty, location
+from ..memory import empty, location, optional_strides
 from .pool2d import CpuPool2d
 
 
@@ -71,7 +71,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
         if y.numel() == 0 or (b is not None and not b.is_contiguous()):
             return None
         problem = conv_problem(x.shape, w.shape, geometry)
-        return core.prepare_conv2d(
+        call = core.prepare_conv2d(
             self._plan(ConvOp.fprop, problem).algorithm,
             problem,
             DTYPES[x.dtype],
@@ -79,13 +79,12 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             w.stride(),
             y.stride(),
             b is not None,
-            _strides(residual),
+            optional_strides(residual),
             native(activation),
         )
+        return (call,)
 
     def prepare_fprop_backward(self, dy, x, w, saved, dx, dw, db, geometry, activation):
-        """(a native call, dz) for a backward that computed dx, dw and db, those that are not None:
-        from dy, or from dz where there is an activation, which `saved` was saved for."""
         problem = conv_problem(x.shape, w.shape, geometry)
         dz = None if saved is None else empty(dy.shape, dy, suggests_channels_last(saved))
         call = core.prepare_conv2d_backward(
@@ -93,12 +92,12 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             problem,
             DTYPES[x.dtype],
             native(activation),
-            *map(_strides, (dy, x, w, saved, dz)),
+            *map(optional_strides, (dy, x, w, saved, dz)),
             db is not None,
             None if dx is None else self._plan(ConvOp.dgrad, problem).algorithm,
-            _strides(dx),
+            optional_strides(dx),
             None if dw is None else self._plan(ConvOp.wgrad, problem).algorithm,
-            _strides(dw),
+            optional_strides(dw),
         )
         return call, dz
 
@@ -125,10 +124,6 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             *location(y),
             torch.get_num_threads(),
         )
-
-
-def _strides(tensor):
-    return None if tensor is None else tensor.stride()
 
 
 def _tile(algorithm, dtype):

@@ -10,13 +10,20 @@ import torch
 
 from ..._native import core, cuda, cuda_missing
 from ...activations import native
-from ...problem import DTYPES, ConvOp, allows_tf32
+from ...problem import DTYPES, ConvOp, allows_tf32, suggests_channels_last
 from .. import im2col
 from ..base import Backend, PassPlan
 from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
-from ..memory import location
+from ..memory import empty, location, optional_strides
 from . import im2col as cuda_im2col
-from .launch import DEVICE, device_properties, launch, unusable_reason, workspace
+from .launch import (
+    DEVICE,
+    device_properties,
+    launch,
+    prepared_workspace,
+    unusable_reason,
+    workspace,
+)
 from .pool2d import CudaPool2d
 
 _locate = functools.partial(location, device=DEVICE)
@@ -94,8 +101,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             for name, p in plans.items()
         }
 
-    def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
-        bias, residual, activation = epilogue
+    def _plan_for(self, op, problem, x, w, y):
+        """(the plan for these tensors, their addresses and strides)."""
         locations = [_locate(tensor) for tensor in (x, w, y)]
         plan = self._plan(
             op,
@@ -106,6 +113,11 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             all(address % _ALIGNMENT == 0 for address, _ in locations),
             x.device.index or 0,
         )
+        return plan, locations
+
+    def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
+        bias, residual, activation = epilogue
+        plan, locations = self._plan_for(op, problem, x, w, y)
         if plan.algorithm == core.CudaAlgorithm.im2col:
             column_bytes = plan.workspace_bytes
             return im2col.convolve(cuda_im2col, op, problem, x, w, y, epilogue, column_bytes)
@@ -125,6 +137,61 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             native(activation).numbers,
             0 if memory is None else memory.data_ptr(),
         )
+
+    def prepare_fprop(self, x, w, b, residual, y, geometry, activation):
+        if y.numel() == 0 or (b is not None and not b.is_contiguous()):
+            return None
+        problem = conv_problem(x.shape, w.shape, geometry)
+        plan, _ = self._plan_for(ConvOp.fprop, problem, x, w, y)
+        if plan.algorithm == core.CudaAlgorithm.im2col:
+            return None
+        memory = prepared_workspace(plan.workspace_bytes, x)
+        call = cuda.prepare_conv2d(
+            problem.sizes,
+            int(DTYPES[x.dtype]),
+            plan.numbers,
+            x.stride(),
+            w.stride(),
+            y.stride(),
+            b is not None,
+            optional_strides(residual),
+            native(activation).numbers,
+            memory is not None,
+        )
+        return (call,) if memory is None else (call, memory)
+
+    def prepare_fprop_backward(self, dy, x, w, saved, dx, dw, db, geometry, activation):
+        problem = conv_problem(x.shape, w.shape, geometry)
+        dz = None if saved is None else empty(dy.shape, dy, suggests_channels_last(saved))
+        from_dy = dy if dz is None else dz
+        dtype = int(DTYPES[x.dtype])
+        plans, byte_counts = [], [0]
+        if dz is not None or db is not None:
+            byte_counts.append(cuda.epilogue_backward_workspace(tuple(dy.shape), dtype))
+        for op, result, operands in (
+            (ConvOp.dgrad, dx, (dx, w, from_dy)),
+            (ConvOp.wgrad, dw, (x, dw, from_dy)),
+        ):
+            plan = None if result is None else self._plan_for(op, problem, *operands)[0]
+            plans.append(plan)
+            if plan is not None:
+                if plan.algorithm == core.CudaAlgorithm.im2col:
+                    return None
+                byte_counts.append(plan.workspace_bytes)
+        memory = prepared_workspace(max(byte_counts), x)
+        call = cuda.prepare_conv2d_backward(
+            problem.sizes,
+            dtype,
+            native(activation).numbers,
+            *map(optional_strides, (dy, x, w, saved, dz)),
+            db is not None,
+            None if dx is None else plans[0].numbers,
+            optional_strides(dx),
+            None if dw is None else plans[1].numbers,
+            optional_strides(dw),
+            memory is not None,
+        )
+        return (call, dz) if memory is None else (call, dz, memory)
 
     def _epilogue_backward(self, dy, saved, activation, dz, db):
         size, dtype = tuple(dy.shape), int(DTYPES[dy.dtype])

@@ -27,6 +27,18 @@ def _launch(function, index, args):
     return function(*args, torch._C._cuda_getCurrentRawStream(index))
 
 
+# torch aligns memory of the GPU to more than this, memory of the CPU, the emulator's, to less.
+_ALIGNMENT = 256
+
+
+def prepared_workspace(size, like):
+    """Memory like that which a prepared call's workspace of so many bytes takes; None for 0. The
+    call aligns it."""
+    if size == 0:
+        return None
+    return torch.empty(size + _ALIGNMENT, dtype=torch.uint8, device=like.device)
+
+
 def workspace(size, like):
     """Memory for a kernel's own use, not initialised: size bytes, 256-byte aligned; None for 0.
 
@@ -36,8 +48,8 @@ def workspace(size, like):
         return None
     if DEVICE == "cuda":
         return torch.empty(size, dtype=torch.uint8, device=like.device)
-    padded = torch.empty(size + 256, dtype=torch.uint8)
-    return padded[-padded.data_ptr() % 256 :][:size]
+    padded = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
+    return padded[-padded.data_ptr() % _ALIGNMENT :][:size]
 
 
 @constant_while_compiling  # compilers cannot look into a native module

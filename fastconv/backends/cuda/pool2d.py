@@ -7,7 +7,7 @@ import torch
 from ..._native import core, cuda
 from ...problem import DTYPES, memory_format
 from ..base import PassPlan
-from ..memory import NO_STRIDES, location
+from ..memory import NO_STRIDES, location, optional_strides
 from ..pool2d import Pool2dBackend, pool_op, pool_problem
 from .launch import DEVICE, launch
 
@@ -75,6 +75,38 @@ class CudaPool2d(Pool2dBackend):
             int(DTYPES[x.dtype]),
             *_locate(x),
             *_locate(y),
+            count_include_pad,
+            divisor,
+        )
+
+    def prepare_max_pool2d(self, x, windows, y, places):
+        return self._prepare(core.PoolOp.max_fwd, pool_problem(x.shape, windows), x, y, places)
+
+    def prepare_max_pool2d_backward(self, dy, places, windows, dx):
+        problem = pool_problem(tuple(dx.shape), windows)
+        return self._prepare(core.PoolOp.max_bwd, problem, dx, dy, places)
+
+    def prepare_avg_pool2d(self, x, windows, count_include_pad, divisor, y):
+        average = (None, count_include_pad, divisor)
+        return self._prepare(core.PoolOp.avg_fwd, pool_problem(x.shape, windows), x, y, *average)
+
+    def prepare_avg_pool2d_backward(self, dy, windows, count_include_pad, divisor, dx):
+        average = (None, count_include_pad, divisor)
+        problem = pool_problem(tuple(dx.shape), windows)
+        return self._prepare(core.PoolOp.avg_bwd, problem, dx, dy, *average)
+
+    def _prepare(self, op, problem, x, y, places, count_include_pad=False, divisor=0):
+        """x and y, or dx and dy."""
+        if 0 in (x.numel(), y.numel()):
+            return None
+        return cuda.prepare_pool2d(
+            int(op),
+            problem.sizes,
+            int(DTYPES[x.dtype]),
+            x.stride(),
+            y.stride(),
+            optional_strides(places),
+            places is not None and places.dtype == torch.int8,
             count_include_pad,
             divisor,
         )
