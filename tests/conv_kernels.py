@@ -11,8 +11,9 @@ from fastconv.backends import BACKENDS
 CPU_ALGORITHMS = [name for name in BACKENDS if name == "reference" or name.startswith("cpu:")]
 CUDA_ALGORITHMS, TRITON_ALGORITHMS = (
     [
-        pytest.param(f"{backend.values[0]}:{name}", marks=backend.marks)
-        for name in ("direct", "im2col", "implicit_gemm", "depthwise")
+        pytest.param(name, marks=backend.marks)
+        for name in BACKENDS
+        if name.startswith(f"{backend.values[0]}:")
     ]
     for backend in (CUDA, TRITON)
 )

@@ -27,7 +27,7 @@ class Insertion:
     text: str
 
     def __str__(self):
-        return f"{Path(self.file).name}:{'_'.join(self.anchor.split())[:40]}"
+        return self.file
 
     def apply(self, text):
         """The file's text with the insertion in it."""

@@ -143,7 +143,10 @@ def _sum_fwd_setup(ctx, inputs, output):
 
 
 def _sum_fwd_backward(ctx, dy):
-    return sum_bwd(dy, ctx.x_size, ctx.channels_last, ctx.windows, ctx.backend), None, None
+    dx = None
+    if dy is not None:
+        dx = sum_bwd(dy, ctx.x_size, ctx.channels_last, ctx.windows, ctx.backend)
+    return dx, None, None
 
 
 def _sum_fwd_jvp(ctx, x_t, *_):
@@ -170,7 +173,8 @@ def _sum_bwd_setup(ctx, inputs, output):
 
 
 def _sum_bwd_backward(ctx, ddx):
-    return sum_fwd(ddx, ctx.windows, ctx.backend), None, None, None, None
+    d_dy = None if ddx is None else sum_fwd(ddx, ctx.windows, ctx.backend)
+    return d_dy, None, None, None, None
 
 
 def _sum_bwd_jvp(ctx, dy_t, *_):
