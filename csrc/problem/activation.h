@@ -11,10 +11,10 @@ namespace fastconv {
 // What C calls exp and expf, for a type that is a template's argument.
 FASTCONV_LOCAL double exponential(double z) { return exp(z); }
 FASTCONV_LOCAL float exponential(float z) { return expf(z); }
-FASTCONV_LOCAL double exponential_minus_1(double z) { return expm1(z); }
-FASTCONV_LOCAL float exponential_minus_1(float z) { return expm1f(z); }
-FASTCONV_LOCAL double hyperbolic_tangent(double z) { return tanh(z); }
-FASTCONV_LOCAL float hyperbolic_tangent(float z) { return tanhf(z); }
+FASTCONV_CALLED double exponential_minus_1(double z) { return expm1(z); }
+FASTCONV_CALLED float exponential_minus_1(float z) { return expm1f(z); }
+FASTCONV_CALLED double hyperbolic_tangent(double z) { return tanh(z); }
+FASTCONV_CALLED float hyperbolic_tangent(float z) { return tanhf(z); }
 FASTCONV_LOCAL double normal_cdf(double z) { return 0.5 * erfc(-z * 0.70710678118654752440); }
 FASTCONV_LOCAL float normal_cdf(float z) { return 0.5f * erfcf(-z * 0.70710678118654752440f); }
 
@@ -31,7 +31,7 @@ FASTCONV_LOCAL A sigmoid(A z) {
 // tanh(log(1 + exp(z))) = n / (n + 2) with n = exp(z) (exp(z) + 2). From z = 20 on it is 1 in both
 // types, and n is kept finite.
 template <typename A>
-FASTCONV_LOCAL A tanh_of_softplus(A z) {
+FASTCONV_CALLED A tanh_of_softplus(A z) {
   const A e = exponential(z > A(20) ? A(20) : z), n = e * (e + A(2));
   return n / (n + A(2));
 }

@@ -70,6 +70,7 @@ ELSEWHERE = {
         "pytest tests/faults/test_faults.py tests/faults/test_cuda_faults.py --exhaustive"
     ),
     "pytest tests/recipes --exhaustive": Here(f"pytest -q --collect-only {ROOT}/tests/recipes"),
+    "pytest tests/recipes/test_new_activation.py --exhaustive": Here("{} -q -k places"),
     "pytest -k": Here("{} -q --collect-only tests/conv2d/test_conv2d_kernels.py"),
     "pytest --kernels": Here("{} -q tests/test_problem.py -k out_size"),
     # Of two runs that executed nothing.

@@ -29,7 +29,7 @@ def test_what_is_left_has_a_reason():
     for name, part in (
         ("read twice", "read by bn and mean"),
         ("called twice", "called 2 times"),
-        ("sigmoid", "followed by act"),
+        ("softplus", "followed by act"),
         ("input changed between", "changed before"),
         ("two results", "read by act and the network's caller"),
     ):

@@ -165,7 +165,7 @@ LAYERS = {
     "scaled": (Scaled(4, 4, 1), (nn.ReLU(),), None),
     "scaled inside": (ScaledInside(4, 4, 1), (nn.ReLU(),), None),
     "softened": (Softened(4, 4, 1), (nn.ReLU(),), None),
-    "leaky": (nn.Conv2d(4, 4, 1), (Leaky(),), ("1",)),
+    "leaky": (nn.Conv2d(4, 4, 1), (Leaky(),), ("1", "leaky_relu")),
     "negative": (nn.Conv2d(4, 4, 1), (Negative(), nn.ReLU()), ("1",)),
     "relu3": (nn.Conv2d(4, 4, 1), (relu3(),), ("1",)),
 }

@@ -150,13 +150,13 @@ def test_a_place_that_is_left_out_says_so(copy, left_out):
     said = done.stdout + done.stderr
     assert done.returncode != 0
     if file == "csrc/problem/epilogue.h":
-        assert "'softsign' is not a member of 'fastconv::ActivationKind'" in said
+        assert re.search("softsign.* is not a member of .*ActivationKind", said), said
     elif file.startswith("csrc"):
         name = file.removeprefix("csrc/")
-        assert re.search(rf"{name}:\d+:\d+: error: enumeration value .softsign. not handled", said)
+        assert re.search(rf"{name}:\d+:\d+: error: enumeration value .softsign", said), said
     elif file == "triton_kernels/epilogue.py":
         if not HAS_TRITON:
             pytest.skip("no Triton")
-        assert "in epilogue.py lacks an activation" in said
+        assert "in epilogue.py lacks an activation" in said, said
     else:
         assert "activations of fastconv/activations.py" in said and "lacks ['softsign']" in said
