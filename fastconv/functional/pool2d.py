@@ -16,8 +16,8 @@ from .tracing import traceable
 # A Tensor, or with return_indices (Tensor, Tensor).
 MaxPooled: TypeAlias = Any
 
-_known_max, _known_adaptive_max = CallCache(), CallCache()
-_known_avg, _known_adaptive_avg = CallCache(), CallCache()
+known_max, known_adaptive_max = CallCache(), CallCache()
+known_avg, known_adaptive_avg = CallCache(), CallCache()
 
 
 def max_pool2d(
@@ -57,7 +57,7 @@ def max_pool2d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_max(
+        y = known_max(
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend
         )
         if y is not None:
@@ -77,7 +77,7 @@ def _max_pool2d(
     )
     arguments = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend)
     by_aten = (*windows[:4], ceil_mode)
-    return _max("max_pool2d", x, windows, return_indices, backend, by_aten, _known_max, arguments)
+    return _max("max_pool2d", x, windows, return_indices, backend, by_aten, known_max, arguments)
 
 
 def adaptive_max_pool2d(
@@ -105,7 +105,7 @@ def adaptive_max_pool2d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_adaptive_max(input, output_size, return_indices, backend)
+        y = known_adaptive_max(input, output_size, return_indices, backend)
         if y is not None:
             return y
     return _adaptive_max_pool2d(input, output_size, return_indices, backend=backend)
@@ -124,7 +124,7 @@ def _adaptive_max_pool2d(input, output_size, return_indices, *, backend):
         return_indices,
         backend,
         (windows.output_size,),
-        _known_adaptive_max,
+        known_adaptive_max,
         (input, output_size, return_indices, backend),
     )
 
@@ -194,7 +194,7 @@ def avg_pool2d(
             out=out,
         )
     if not is_traced():
-        y = _known_avg(
+        y = known_avg(
             input,
             kernel_size,
             stride,
@@ -233,7 +233,7 @@ def _avg_pool2d(
         divisor,
         backend,
         (*windows[:3], *options),
-        _known_avg,
+        known_avg,
         (input, kernel_size, stride, padding, *options, backend),
     )
 
@@ -260,7 +260,7 @@ def adaptive_avg_pool2d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_adaptive_avg(input, output_size, backend)
+        y = known_adaptive_avg(input, output_size, backend)
         if y is not None:
             return y
     return _adaptive_avg_pool2d(input, output_size, backend=backend)
@@ -285,7 +285,7 @@ def _adaptive_avg_pool2d(input, output_size, *, backend):
         0,
         backend,
         (windows.output_size,),
-        _known_adaptive_avg,
+        known_adaptive_avg,
         (input, output_size, backend),
     )
 

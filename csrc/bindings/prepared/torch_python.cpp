@@ -175,6 +175,19 @@ bool read_tensor(PyObject* tensor, TensorFacts* facts) {
   return false;
 }
 
+bool ResultTensor::be_like(PyObject* tensor) {
+  const Reference shape(PyObject_GetAttr(tensor, names().shape));
+  size = Reference(shape ? PySequence_Tuple(shape.get()) : nullptr);
+  strides = Reference(PyObject_CallMethodNoArgs(tensor, names().stride));
+  dtype = Reference(PyObject_GetAttr(tensor, names().dtype));
+  return size && strides && dtype;
+}
+
+Reference ResultTensor::allocate() const {
+  PyObject* const arguments[] = {size.get(), strides.get(), dtype.get()};
+  return Reference(PyObject_Vectorcall(torch_python.empty_strided, arguments, 3, nullptr));
+}
+
 void* address(PyObject* tensor) {
   int64_t result = 0;
   if (!read_method(tensor, names().data_ptr, &result)) return nullptr;

@@ -87,6 +87,16 @@ struct TensorFacts {
 // lazily or without memory of its own.
 bool read_tensor(PyObject* tensor, TensorFacts* facts);
 
+// The tensors that are allocated for a result.
+struct ResultTensor {
+  Reference size, strides, dtype;
+
+  // False with an error set on failure.
+  bool be_like(PyObject* tensor);
+  // Null with an error set on failure.
+  Reference allocate() const;
+};
+
 // Of a tensor that was just allocated. Null, or 0, with an error set on failure.
 void* address(PyObject* tensor);
 int64_t element_size(PyObject* tensor);

@@ -14,6 +14,7 @@ void conv2d_depthwise(ConvOp op, const CpuConvArgs& args);
 void conv2d_planes(ConvOp op, const CpuConvArgs& args);
 void epilogue_backward(const EpilogueBackwardArgs& args);
 void activation_forward(const ActivationArgs& args);
+void elementwise(const ElementwiseArgs& args);
 void pool2d_max_fwd(const CpuPoolArgs& args);
 void pool2d_max_bwd(const CpuPoolArgs& args);
 void pool2d_avg_fwd(const CpuPoolArgs& args);
@@ -30,6 +31,7 @@ const CpuKernels kernel_table = {
     .conv2d_planes = conv2d_planes,
     .epilogue_backward = epilogue_backward,
     .activation_forward = activation_forward,
+    .elementwise = elementwise,
     .pool2d_max_fwd = pool2d_max_fwd,
     .pool2d_max_bwd = pool2d_max_bwd,
     .pool2d_avg_fwd = pool2d_avg_fwd,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/runtime/conv2d_args.h"
+#include "cpu/runtime/elementwise_args.h"
 #include "cpu/runtime/pool2d_args.h"
 #include "problem/epilogue.h"
 #include "problem/pool_problem.h"
@@ -39,6 +40,7 @@ struct CpuKernels {
   void (*conv2d_planes)(ConvOp, const CpuConvArgs&);
   void (*epilogue_backward)(const EpilogueBackwardArgs&);
   void (*activation_forward)(const ActivationArgs&);
+  void (*elementwise)(const ElementwiseArgs&);
   void (*pool2d_max_fwd)(const CpuPoolArgs&);
   void (*pool2d_max_bwd)(const CpuPoolArgs&);
   void (*pool2d_avg_fwd)(const CpuPoolArgs&);
