@@ -33,6 +33,7 @@ from .functional import (
 )
 from .fusion.fold_batch_norm import fold_batch_norm
 from .fusion.fuse import fuse
+from .fusion.network import empty_cache
 from .fusion.report import FusionReport
 from .info import info
 from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
@@ -60,6 +61,7 @@ __all__ = [
     "backend",
     "conv2d",
     "convert",
+    "empty_cache",
     "explain",
     "export_decompositions",
     "fold_batch_norm",

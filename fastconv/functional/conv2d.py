@@ -22,7 +22,7 @@ def _by_aten(*args, activation=None, residual=None, **kwargs):
     return y if activation is None else activations.by_torch(activation, y)
 
 
-_known = CallCache()
+known = CallCache()
 
 
 def conv2d(
@@ -71,7 +71,7 @@ def conv2d(
         NotImplementedError: the named backend has no kernel for this call.
     """
     if not is_traced():
-        y = _known(
+        y = known(
             input, weight, bias, stride, padding, dilation, groups, activation, residual, backend
         )
         if y is not None:
@@ -128,7 +128,7 @@ def _conv2d(
             *(input, weight, bias, stride, padding, dilation, groups),
             *(activation, residual, backend),
         )
-        remember_fprop(_known, arguments, x, w, b, residual, y, geometry, epilogue, chosen)
+        remember_fprop(known, arguments, x, w, b, residual, y, geometry, epilogue, chosen)
     return y
 
 

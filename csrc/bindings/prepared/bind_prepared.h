@@ -183,6 +183,45 @@ void bind_prepared_pool2d(py::module_& m) {
       "count_include_pad"_a = false, "divisor"_a = 0.0);
 }
 
+// operands: a, b (for a copy a alone); results: y.
+class PreparedElementwise final : public PreparedCall {
+ public:
+  PreparedElementwise(ElementwiseOp op, DType dtype, const StrideTuple& size, const StrideTuple& a,
+                      const StrideTuple& b, const StrideTuple& y) {
+    args_.op = op;
+    args_.dtype = dtype;
+    for (size_t i = 0; i < size.size(); ++i) args_.axes[i] = {size[i], y[i], a[i], b[i]};
+    args_.axes = joined_axes(args_.axes);
+  }
+
+  void run(void* const* operands, void* const* results, const RunContext& context) const override {
+    ElementwiseArgs args = args_;
+    args.a = operands[0];
+    args.b = args.op == ElementwiseOp::copy ? operands[0] : operands[1];
+    args.y = results[0];
+    args.num_threads = context.num_threads;
+    cpu_kernels().elementwise(args);
+  }
+
+ private:
+  ElementwiseArgs args_;
+};
+
+void bind_prepared_elementwise(py::module_& m) {
+  using namespace py::literals;
+  py::enum_<ElementwiseOp>(m, "ElementwiseOp")
+      .value("add", ElementwiseOp::add)
+      .value("multiply", ElementwiseOp::multiply)
+      .value("copy", ElementwiseOp::copy);
+  m.def(
+      "prepare_elementwise",
+      [](ElementwiseOp op, DType dtype, const StrideTuple& size, const StrideTuple& a,
+         const StrideTuple& b, const StrideTuple& y) -> std::unique_ptr<PreparedCall> {
+        return std::make_unique<PreparedElementwise>(op, dtype, size, a, b, y);
+      },
+      "op"_a, "dtype"_a, "size"_a, "a"_a, "b"_a, "y"_a);
+}
+
 }  // namespace
 
 inline void bind_prepared(py::module_& m) {
@@ -231,6 +270,17 @@ inline void bind_prepared(py::module_& m) {
       },
       "reference"_a, "problem"_a, "dtype"_a, "activation"_a, "dy"_a, "x"_a, "w"_a, "saved"_a,
       "dz"_a, "wants_db"_a, "dgrad"_a, "dx"_a, "wgrad"_a, "dw"_a);
+  m.def(
+      "find_call",
+      [](const py::object& cache, const py::tuple& arguments) -> py::object {
+        PyObject* const call = find_call(cache.ptr(), arguments.ptr());
+        if (call == nullptr) throw py::error_already_set();
+        const auto found = py::reinterpret_steal<py::object>(call);
+        // Calls of CUDA's kernels are capsules.
+        return py::isinstance<PreparedCall>(found) ? found : py::none();
+      },
+      "cache"_a, "arguments"_a);
+  bind_prepared_elementwise(m);
   bind_prepared_pool2d<PoolProblem>(m);
   bind_prepared_pool2d<AdaptivePoolProblem>(m);
 }
