@@ -18,7 +18,7 @@ from ...dispatch import get_backend
 from ...problem import ConvOp
 from ..cases.selection import LAYOUTS
 from ..models import NETWORKS
-from .baselines import OURS, baselines, compiled
+from .baselines import OURS, baselines
 from .load import DISTURBED_LIMIT
 from .measure import fill_times, first_line, new_row, settings_of, time_sides, unmeasured, why_not
 from .timing import Side
@@ -220,7 +220,10 @@ def _conv_flops(case, contest):
 
 def _measure_against(contest, case, device, seconds, attempts, baseline, row):
     """The row against one baseline, under its settings."""
-    other = compiled(contest.theirs) if baseline.compiled else contest.theirs
+    if baseline.exported and (case.is_training or case.dtype != "float32"):
+        row.status, row.reason = "no baseline", "exported networks infer, in float32"
+        return row
+    other = baseline.network(contest.theirs, contest.x)
     _check(contest, case, other, baseline, row)
     if row.status != "ok":
         return row

@@ -199,6 +199,19 @@ def test_each_baseline_gives_a_row(monkeypatch, tmp_path, capsys):
     assert "against torch.compile" in capsys.readouterr().out
 
 
+def test_networks_against_onnxruntime(tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    words = "squeezenet1_1 fused,squeezenet1_1 converted training"
+    arguments = ["bench", "models", "--seconds", "0.001", "--threads", "1", "--layout", "nhwc"]
+    arguments += ["--batch", "1", "--image-size", "32", "--filter", words]
+    assert main([*arguments, "--baseline", "onnxruntime", "--out", str(tmp_path)]) == 0
+    training, fused = sorted(read(tmp_path / "models.csv"), key=lambda row: row["layer"])
+    assert fused["status"] == "ok" and fused["baseline"] == "onnxruntime"
+    assert float(fused["error"]) < 1e-4 and float(fused["baseline_us"]) > 0
+    assert training["status"] == "no baseline"
+
+
 def test_baselines_are_what_their_names_say(monkeypatch):
     case, *_ = select_cases([1], ["nchw"], ["fprop"], ["float32"], ["resnet18 l4.ds1x1s2"])
     found = baselines.baselines(case, "cpu", names=["aten", "onednn", "torch", "compile"])
