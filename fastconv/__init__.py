@@ -11,6 +11,7 @@ Functions   conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_po
 Modules     nn, functional (the layers and functions, where torch has its own)
 Insight     explain (what ran a call, and how fast), info (what this installation can do)
 Choice      backend (names the backend of all calls inside a `with` block)
+Memory      empty_cache (gives back what fused networks keep)
 Results     ConversionReport, LayerReport, FusionReport, Explanation, ConvProblem, PoolProblem
 
 All else is internal. Calls that go to ATen give a warning for each reason. Of logging, the logger

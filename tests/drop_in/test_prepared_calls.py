@@ -153,15 +153,11 @@ def test_cuda_in_the_emulator(name, size, long_calls, monkeypatch):
 def test_tf32_is_part_of_a_cuda_signature(long_calls):
     x, w, b = conv_tensors(size=(1, 32, 6, 6))
     call = CUDA_CALLS["implicit GEMM"]
-    before = torch.backends.cudnn.allow_tf32
-    try:
-        exact, rounded = [], []
-        for _ in range(2):
-            for flag, results in ((False, exact), (True, rounded)):
-                torch.backends.cudnn.allow_tf32 = flag
+    exact, rounded = [], []
+    for _ in range(2):
+        for flag, results in ((False, exact), (True, rounded)):
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=flag):
                 results.append(call(x, w, b))
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
     assert torch.equal(*exact) and torch.equal(*rounded) and not torch.equal(exact[0], rounded[0])
 
 
