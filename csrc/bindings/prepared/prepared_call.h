@@ -2,6 +2,10 @@
 // needs nothing but addresses to run again.
 #pragma once
 
+#include <memory>
+
+#include "problem/tensor.h"
+
 namespace fastconv {
 
 struct PreparedCall {
@@ -9,6 +13,10 @@ struct PreparedCall {
   // operands: the addresses of the call's tensors, in the order of its arguments; results: those of
   // the tensors that are allocated for it. Runs without Python's lock, in several threads at once.
   virtual void run(void* const* operands, void* const* results, int num_threads) const = 0;
+  // The same call for a result of other strides, with the same bits; null where there is none.
+  virtual std::unique_ptr<PreparedCall> with_result_strides(const Strides&) const {
+    return nullptr;
+  }
 };
 
 }  // namespace fastconv
