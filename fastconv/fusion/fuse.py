@@ -59,7 +59,8 @@ def fuse(
             BatchNorm that is not fused or could not be frozen.
 
     Returns:
-        The fused network (a torch.fx.GraphModule where it could be traced), or (network, list).
+        The fused network, or (network, list). Where it could be traced it is a
+        torch.fx.GraphModule, which for inference runs calls that it has met before by programs.
 
     Raises:
         TypeError: model is not a torch.nn.Module.

@@ -46,11 +46,13 @@ class NativeCall:
     Attributes:
         operands: arguments of the node, each a tensor, or Parameters.
         offset: in bytes, of what it writes in the node's result.
+        result_strides: where the call copies its operand, the strides that it writes with.
     """
 
     call: object
     operands: tuple
     offset: int = 0
+    result_strides: tuple | None = None
 
 
 def native_calls(target, args, kwargs, result):
@@ -172,7 +174,7 @@ def _concatenation(result, tensors, dim=0):
             core.ElementwiseOp.copy, DTYPES[result.dtype], size, x, x, y
         )
         offset = position * result.stride(dim) * result.element_size()
-        calls.append(NativeCall(copy, (tensor,), offset))
+        calls.append(NativeCall(copy, (tensor,), offset, y))
         position += tensor.shape[dim]
     return calls
 

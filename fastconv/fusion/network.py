@@ -62,5 +62,6 @@ def _restored(body, imports):
 
 
 def empty_cache() -> None:
-    """Gives back the memory that fused networks keep for the inner results of their next calls."""
+    """Gives back the memory that networks of fastconv.fuse keep for the inner results of their
+    next calls on the CPU. Calls that run meanwhile keep theirs."""
     core.empty_arenas()

@@ -1,6 +1,8 @@
 """The program of a recorded call: which tensors lie in the arena, and the steps that a native call
 runs one after the other (csrc/bindings/prepared/program.h)."""
 
+from dataclasses import replace
+
 import torch.nn as nn
 
 from .._native import core
@@ -71,6 +73,7 @@ class _Assembly:
     def __init__(self, program, recorder):
         self.program, self.recorder, self.values = program, recorder, recorder.values
         self.fresh = self._find_fresh()
+        self.within = self._join_concatenations()  # node -> (node whose memory holds its, offset)
         self.last_reads = self._find_last_reads()
         self.numbers = {}  # node, or (id of a module, name) of a parameter -> number of a tensor
         self.is_open = False  # whether the last step takes more calls
@@ -103,10 +106,36 @@ class _Assembly:
                 fresh.add(node)
         return fresh
 
+    def _join_concatenations(self):
+        """Lets convolutions write into the concatenated tensor that alone reads their results: the
+        copies are dropped. Returns {node: (node of the concatenation, offset in bytes)}."""
+        within = {}
+        for node, value in self.values.items():
+            if value.kind is not Kind.CALLS or node in self.fresh:
+                continue
+            for copy in [call for call in value.calls if call.result_strides is not None]:
+                (read,) = copy.operands
+                writer = self._only_call(read)
+                reads = sum(read in call.operands for call in value.calls)
+                if writer is None or len(read.users) != 1 or reads != 1:
+                    continue
+                joined = writer.call.with_result_strides(copy.result_strides)
+                if joined is not None:
+                    self.values[read].calls = [replace(writer, call=joined)]
+                    value.calls.remove(copy)
+                    within[read] = node, copy.offset
+        return within
+
+    def _only_call(self, node):
+        """The native call that computes all of a node's result, in the arena; or None."""
+        value = self.values[node]
+        alone = value.kind is Kind.CALLS and node not in self.fresh and len(value.calls) == 1
+        return value.calls[0] if alone else None
+
     def _base(self, node):
         """The node in whose memory a node's result lies."""
-        while self.values[node].kind in (Kind.IDENTITY, Kind.VIEW):
-            (node, *_) = self.values[node].inputs
+        while self.values[node].kind in (Kind.IDENTITY, Kind.VIEW) or node in self.within:
+            node = self.within[node][0] if node in self.within else self.values[node].inputs[0]
         return node
 
     def _find_last_reads(self):
@@ -128,8 +157,8 @@ class _Assembly:
         for node in by_kind[Kind.PARAMETER]:
             self.numbers[node] = self._add_parameter(self.values[node].parameter)
         for node in by_kind[Kind.CALLS]:
-            for _, operands, _ in self.values[node].calls:
-                for operand in operands:
+            for call in self.values[node].calls:
+                for operand in call.operands:
                     if isinstance(operand, Parameter) and self._key(operand) not in self.numbers:
                         self.numbers[self._key(operand)] = self._add_parameter(operand)
         for node in (*self.fresh, *by_kind[Kind.FUNCTION]):
@@ -151,25 +180,25 @@ class _Assembly:
         return self.values[node].like
 
     def _plan_memory(self):
-        inner = [
-            (node, position)
-            for position, (node, value) in enumerate(self.values.items())
-            if value.kind is Kind.CALLS and node not in self.fresh
-        ]
+        first = {}  # node whose memory lies in the arena -> position of the first node that writes
+        for position, (node, value) in enumerate(self.values.items()):
+            if value.kind is Kind.CALLS and node not in self.fresh:
+                first.setdefault(self._base(node), position)
         offsets, self.program.arena_bytes = plan(
-            [(self._like(n).extent, first, self.last_reads[n]) for n, first in inner]
+            [(self._like(node).extent, first[node], self.last_reads[node]) for node in first]
         )
-        self.offsets = {node: offset for (node, _), offset in zip(inner, offsets)}
+        self.offsets = dict(zip(first, offsets))
 
     def _place(self, operand):
         """(number of a tensor, or -1 for the arena; offset)."""
         if isinstance(operand, Parameter):
             return self.numbers[self._key(operand)], 0
         base = self._base(operand)
+        _, offset = self.within.get(operand, (base, 0))
         if base in self.offsets:
-            return -1, self.offsets[base]
+            return -1, self.offsets[base] + offset
         self._like(base)
-        return self.numbers[base], 0
+        return self.numbers[base], offset
 
     def _add_calls(self, node, value):
         self._open()
@@ -177,9 +206,9 @@ class _Assembly:
             self.program.allocate(self.numbers[node], self._like(node))
             self.held[node] = self.last_reads[node]
         number, offset = self._place(node)
-        for call, operands, inner_offset in value.calls:
-            places = [self._place(operand) for operand in operands]
-            self.program.add_call(call, places, [(number, offset + inner_offset)])
+        for call in value.calls:
+            operands = [self._place(operand) for operand in call.operands]
+            self.program.add_call(call.call, operands, [(number, offset + call.offset)])
 
     def _add_function(self, node, value):
         self._open()

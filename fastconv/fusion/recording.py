@@ -1,7 +1,7 @@
 """A fused network's call, recorded node by node: which nodes are native calls, and what their
 results are like. What is recorded holds for every call with such arguments."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import torch
@@ -38,7 +38,7 @@ class Value:
     Attributes:
         inputs: the nodes of tensors that it reads, in the order of its arguments.
         like: what its tensor is like; None where that is not one whose address may be taken.
-        calls: (prepared call, operands: nodes or Parameters, offset) of each native call.
+        calls: NativeCalls whose operands are nodes or Parameters.
         function: takes the values of `inputs`.
         parameter: where a PARAMETER is.
         constant: the value of a CONSTANT.
@@ -91,7 +91,8 @@ class Recorder(fx.Interpreter):
         if (calls := native_calls(target, args, kwargs, result)) is not None:
             by_tensor = {id(self.env[n]): n for n in inputs}
             calls = [
-                (c.call, [by_tensor.get(id(o), o) for o in c.operands], c.offset) for c in calls
+                replace(call, operands=[by_tensor.get(id(o), o) for o in call.operands])
+                for call in calls
             ]
             return Value(Kind.CALLS, inputs, like, calls)
         function = self._function(node, target, inputs)

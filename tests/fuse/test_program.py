@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 import torch
+import torch.fx as fx
 import torch.nn as nn
 import torch.nn.functional as F
 from fuse_blocks import lively
@@ -45,6 +46,21 @@ class Small(nn.Module):
         x = torch.cat([left + right, self.dropout(right) * self.scale], 1)
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
         return self.linear(x.view(x.size(0), -1))
+
+
+class LivePeak(fx.Interpreter):
+    """Runs a graph layer by layer; `bytes` is the most that its results took at a time."""
+
+    def __init__(self, network):
+        super().__init__(network)
+        self.bytes, self.results = 0, []
+
+    def run_node(self, node):
+        result = super().run_node(node)
+        self.results.append(weakref.ref(result))
+        alive = {id(tensor): tensor.nbytes for r in self.results if (tensor := r()) is not None}
+        self.bytes = max(self.bytes, sum(alive.values()))
+        return result
 
 
 def images(seed=0, batch=2, size=16):
@@ -87,7 +103,10 @@ def test_the_bits_are_those_of_layer_by_layer(name, layout, exhaustive):
             for x, y in ((one, first), (other, second)):
                 expected = fused.forward(x)
                 assert torch.equal(y, expected) and y.stride() == expected.stride()
+            peak = LivePeak(fused)
+            peak.run(one)
         assert torch.equal(first, kept)  # a result is no part of the arena
+        assert 0 < programs_of(fused).free_bytes <= peak.bytes
 
 
 def test_what_a_network_is_given_and_returns_may_be_several():
@@ -108,6 +127,55 @@ def test_what_a_network_is_given_and_returns_may_be_several():
         assert fused(given, x)["both"][1] is given
     assert got.keys() == expected.keys() and got["flag"] is True
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+class Elementwise(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x, y, scale):
+        added, scaled = x + y, y * scale
+        joined = torch.cat([added, scaled, added], self.dim)
+        return torch.cat([joined, joined * joined], 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_sums_products_and_concatenations_have_torchs_bits(dtype):
+    big = torch.randn(3, 2, 5, 67, 70, generator=torch.Generator().manual_seed(0)) * 100
+    for dim, (x, y, *_) in ((1, big), (-1, big[:, :, :, :3, :4])):
+        for first in (x, x.contiguous(memory_format=torch.channels_last), x[..., :1]):
+            given = [t.to(dtype) for t in (first, y, y[:, :, :1, :1])]
+            fused = practised(fastconv.fuse(Elementwise(dim).eval()), *given)
+            with torch.no_grad():
+                got, expected = programs_of(fused).run(tuple(given)), fused.forward(*given)
+            assert torch.equal(got, expected) and got.stride() == expected.stride()
+
+
+class Fire(nn.Module):
+    """Two convolutions side by side; their results may be read once more."""
+
+    def __init__(self, reads_again):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(12, 2, 1)
+        self.reads_again = reads_again
+
+    def forward(self, x):
+        left, right = self.left(x), self.right(x)
+        y = self.last(torch.cat([left, right], 1))
+        return (y, left.sum(), right.sum()) if self.reads_again else y
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["NCHW", "channels_last"])
+@pytest.mark.parametrize("reads_again", [False, True])
+def test_convolutions_write_into_what_they_are_concatenated_to(reads_again, layout):
+    x = images().contiguous(memory_format=layout)
+    fused = practised(fastconv.fuse(Fire(reads_again).eval().to(memory_format=layout)), x)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), fused.forward(x), rtol=0, atol=0)
+    # No more than the concatenated tensor lies in the arena.
+    assert programs_of(fused).free_bytes == x.new_empty(2, 12, 16, 16).nbytes
 
 
 class _Function(TorchFunctionMode):

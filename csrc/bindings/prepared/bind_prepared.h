@@ -43,6 +43,12 @@ class PreparedConv2d final : public PreparedCall {
     kernel_(ConvOp::fprop, args);
   }
 
+  std::unique_ptr<PreparedCall> with_result_strides(const Strides& strides) const override {
+    auto call = std::make_unique<PreparedConv2d>(*this);
+    call->args_.y.strides = strides;
+    return call;
+  }
+
  private:
   Conv2dKernel kernel_;
   CpuConvArgs args_;
@@ -191,7 +197,7 @@ class PreparedElementwise final : public PreparedCall {
     args_.op = op;
     args_.dtype = dtype;
     for (size_t i = 0; i < size.size(); ++i) args_.axes[i] = {size[i], y[i], a[i], b[i]};
-    args_.axes = joined_axes(args_.axes);
+    join_axes(args_.axes);
   }
 
   void run(void* const* operands, void* const* results, const RunContext& context) const override {
@@ -231,7 +237,13 @@ inline void bind_prepared(py::module_& m) {
     if (!connect_torch(functions.ptr())) throw py::error_already_set();
   });
   py::class_<PreparedCall>(m, "PreparedCall",
-                           "A call that needs nothing but addresses to run again.");
+                           "A call that needs nothing but addresses to run again.")
+      .def(
+          "with_result_strides",
+          [](const PreparedCall& self, const StrideTuple& strides) {
+            return self.with_result_strides(strides_of(strides));
+          },
+          "strides"_a, "The same call for a result of other strides; None where there is none.");
   m.def(
       "remember_call",
       [](const py::object& cache, const py::tuple& arguments, const py::object& prepare) {

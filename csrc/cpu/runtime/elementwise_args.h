@@ -2,7 +2,6 @@
 // of 0 repeats an operand along an axis.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "problem/tensor.h"
@@ -19,14 +18,14 @@ struct ElementwiseAxis {
 struct ElementwiseArgs {
   ElementwiseOp op = ElementwiseOp::add;
   DType dtype = DType::float32;
-  std::array<ElementwiseAxis, 4> axes;  // the last is the innermost
+  ElementwiseAxis axes[4];  // the last is the innermost
   void* y = nullptr;
   const void *a = nullptr, *b = nullptr;  // b is not read by copy
   int num_threads = 1;
 };
 
-// The axes in y's order, from the largest stride to the smallest, and those joined that all
+// Puts the axes into y's order, from the largest stride to the smallest, and joins those that all
 // operands walk through as if they were one.
-std::array<ElementwiseAxis, 4> joined_axes(std::array<ElementwiseAxis, 4> axes);
+void join_axes(ElementwiseAxis (&axes)[4]);
 
 }  // namespace fastconv
