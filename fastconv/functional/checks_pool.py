@@ -6,9 +6,7 @@ from ..geometry import Pool2dWindows
 from . import checks
 
 _MAX_INT = 2**31 - 1
-# By the number of axes.
-_COUNTS = {1: "one int", 2: "two ints"}
-_OUTPUT_SIZES = {1: "a tuple of one int", 2: "a tuple of two ints or None"}
+_COUNTS = {1: "one int", 2: "two ints"}  # by the number of axes
 
 
 def _per_axis(name, value, function, axes):
@@ -94,14 +92,16 @@ def _not_too_small(function, x, axes, windows):
 
 def adaptive_windows(function, x, axes, output_size):
     """The Pool2dWindows of adaptive pooling. None in a pair: the input's size."""
-    if isinstance(output_size, (int, torch.SymInt)):
-        sizes = (checks.integer("output_size", output_size, function),) * axes
+    if axes == 1:
+        sizes = checks.integers("output_size", output_size, function)
+    elif isinstance(output_size, (int, torch.SymInt)):
+        sizes = (checks.integer("output_size", output_size, function),) * 2
     elif hasattr(type(output_size), "__len__"):  # arrays and tensors, too
-        items = output_size if axes == 1 else _filled(function, x, output_size, len(output_size))
-        sizes = checks.integers("output_size", tuple(items), function)
+        items = _filled(function, x, output_size, len(output_size))
+        sizes = checks.integers("output_size", items, function)
     else:
         raise TypeError(
-            f"{function}(): output_size must be an int or {_OUTPUT_SIZES[axes]}, got "
+            f"{function}(): output_size must be an int or a tuple of two ints or None, got "
             f"{output_size!r} ({type(output_size).__name__})"
         )
     if len(sizes) != axes:

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias, overload
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dispatch import leave_to_aten
 from ..prepared import CallCache, is_traced
 from . import checks, checks_pool
 from .pooling import average, maximum
@@ -287,6 +288,9 @@ def _adaptive_avg_pool1d(input, output_size, *, backend):
     """adaptive_avg_pool1d where it was not met before."""
     x = checks.image(input, "adaptive_avg_pool1d")
     windows = checks_pool.adaptive_windows("adaptive_avg_pool1d", x, 1, output_size)
+    if x.dim() in (2, 3) and x.shape[-1] == 0 and windows.output_size == (1, 1):
+        leave_to_aten("adaptive_avg_pool1d", x, "torch's mean of no elements", backend)
+        return F.adaptive_avg_pool1d(x, 1)
     checks_pool.adaptive_input("adaptive_avg_pool1d", x, 1, channels_may_be_empty=True)
     return average(
         "adaptive_avg_pool1d",
