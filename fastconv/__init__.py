@@ -7,7 +7,9 @@
 
 Networks    convert, unconvert, fuse, fold_batch_norm, export_decompositions
 Layers      Conv2d, ConvReLU2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d
+            Conv1d, ConvReLU1d, MaxPool1d, AvgPool1d, AdaptiveAvgPool1d, AdaptiveMaxPool1d
 Functions   conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d
+            conv1d, max_pool1d, avg_pool1d, adaptive_avg_pool1d, adaptive_max_pool1d
 Modules     nn, functional (the layers and functions, where torch has its own)
 Insight     explain (what ran a call, and how fast), info (what this installation can do)
 Choice      backend (names the backend of all calls inside a `with` block)
@@ -26,10 +28,15 @@ from .decompositions import export_decompositions
 from .dispatch import backend
 from .explanation.explain import Explanation, explain
 from .functional import (
+    adaptive_avg_pool1d,
     adaptive_avg_pool2d,
+    adaptive_max_pool1d,
     adaptive_max_pool2d,
+    avg_pool1d,
     avg_pool2d,
+    conv1d,
     conv2d,
+    max_pool1d,
     max_pool2d,
 )
 from .fusion.fold_batch_norm import fold_batch_norm
@@ -37,29 +44,52 @@ from .fusion.fuse import fuse
 from .fusion.network import empty_cache
 from .fusion.report import FusionReport
 from .info import info
-from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
+from .nn import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    ConvReLU1d,
+    ConvReLU2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from .problem import ConvProblem, PoolProblem
 
 variables.check()
 __version__ = _version("fastconv")
 
 __all__ = [
+    "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AvgPool1d",
     "AvgPool2d",
+    "Conv1d",
     "Conv2d",
     "ConvProblem",
+    "ConvReLU1d",
     "ConvReLU2d",
     "ConversionReport",
     "Explanation",
     "FusionReport",
     "LayerReport",
+    "MaxPool1d",
     "MaxPool2d",
     "PoolProblem",
+    "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "avg_pool1d",
     "avg_pool2d",
     "backend",
+    "conv1d",
     "conv2d",
     "convert",
     "empty_cache",
@@ -69,6 +99,7 @@ __all__ = [
     "functional",
     "fuse",
     "info",
+    "max_pool1d",
     "max_pool2d",
     "nn",
     "unconvert",

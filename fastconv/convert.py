@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch.utils.hooks import RemovableHandle
 
 from . import nn as fast
-from .layer import Layer, torch_class
+from .layer import Layer, is_ours, torch_class
 
 CONVERTED_TYPES = {
     nn.Conv2d: fast.Conv2d,
@@ -20,6 +20,11 @@ CONVERTED_TYPES = {
     nn.AvgPool2d: fast.AvgPool2d,
     nn.AdaptiveAvgPool2d: fast.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d: fast.AdaptiveMaxPool2d,
+    nn.Conv1d: fast.Conv1d,
+    nn.MaxPool1d: fast.MaxPool1d,
+    nn.AvgPool1d: fast.AvgPool1d,
+    nn.AdaptiveAvgPool1d: fast.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool1d: fast.AdaptiveMaxPool1d,
 }
 # The reason in the report of a layer that fastconv.convert would swap.
 CONVERTIBLE = "fastconv.convert swaps it"
@@ -82,7 +87,7 @@ def convert(
     model: nn.Module, inplace: bool = False, report: bool = False
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """Swaps every supported layer (Conv2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
-    AdaptiveMaxPool2d) of a model for fastconv's.
+    AdaptiveMaxPool2d, and the same along one axis) of a model for fastconv's.
 
     Parameters and buffers stay the same objects, so an optimizer made before goes on working;
     hooks, training mode, dtypes and devices stay too.
@@ -170,7 +175,7 @@ def left_out(model):
 
 def _why_left(module):
     kind = type(module)
-    if kind.__module__ == fast.__name__:
+    if is_ours(kind):
         return True, "fastconv's already"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return False, "left: not initialised yet; run the model once, then convert"

@@ -1,7 +1,12 @@
 """How the taps of a convolution, or the windows of a pooling, lie over the input's planes: what a
-call says besides its tensors. Sizes may be symbolic (torch.compile, export)."""
+call says besides its tensors. Sizes may be symbolic (torch.compile, export).
+
+To all that follows on the checks of arguments, conv1d and the 1-D pools are calls on planes of one
+row: (N, C, W) is seen as (N, C, 1, W)."""
 
 from typing import NamedTuple
+
+import torch
 
 from .problem import conv_out_size, pool_out_size
 
@@ -50,3 +55,16 @@ class Pool2dWindows(NamedTuple):
             )
             for i in range(2)
         )
+
+
+def to_planes(tensor, axes):
+    """A tensor of an operator along so many axes as planes, without a copy. None, and a tensor
+    without strides, which no kernel takes, as they are."""
+    if axes == 2 or tensor is None or tensor.layout != torch.strided:
+        return tensor
+    return tensor.unsqueeze(-2)
+
+
+def from_planes(tensor, axes):
+    """to_planes undone."""
+    return tensor if axes == 2 or tensor is None else tensor.squeeze(-2)

@@ -17,12 +17,16 @@ def torch_class(layer):
     return base
 
 
+def is_ours(kind):
+    """Whether a layer's class is fastconv's own, and not derived from one elsewhere."""
+    return issubclass(kind, Layer) and kind.__module__.partition(".")[0] == __package__
+
+
 def _printed_name(layer):
     """How print(model) calls a layer, in place of torch.nn.Module._get_name. A class that others
     derive from fastconv's has its own name alone, as torch prints it."""
     kind = type(layer)
-    ours = kind.__module__.partition(".")[0] == __package__
-    return f"{__package__}.{kind.__name__}" if ours else kind.__name__
+    return f"{__package__}.{kind.__name__}" if is_ours(kind) else kind.__name__
 
 
 class Layer:

@@ -12,6 +12,12 @@ from . import functional
 from .activations import by_torch
 from .fusion.fold_batch_norm import scale_and_shift
 from .layer import Layer
+from .nn1d import AdaptiveAvgPool1d as AdaptiveAvgPool1d
+from .nn1d import AdaptiveMaxPool1d as AdaptiveMaxPool1d
+from .nn1d import AvgPool1d as AvgPool1d
+from .nn1d import Conv1d as Conv1d
+from .nn1d import ConvReLU1d as ConvReLU1d
+from .nn1d import MaxPool1d as MaxPool1d
 from .problem import conv_out_size
 
 

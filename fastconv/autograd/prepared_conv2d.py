@@ -8,10 +8,11 @@ import torch
 
 from ..activations import saves_result
 from ..backends import BACKENDS
+from ..geometry import from_planes, to_planes
 from ..prepared import CallCache, remember
 from .conv2d import fprop_gradients
 
-# Where fastconv.conv2d's tensors are among the arguments of conv2d_fprop.apply.
+# Where the tensors of fastconv.conv1d and conv2d are among the arguments of conv2d_fprop.apply.
 _X, _W, _B, _RESIDUAL = 1, 2, 3, 9
 _ARGUMENTS = 12
 
@@ -19,17 +20,19 @@ _ARGUMENTS = 12
 class _Call:
     """What backward has to know of a call."""
 
-    __slots__ = ("activation", "backend", "backward", "geometry", "saves_y")
+    __slots__ = ("activation", "axes", "backend", "backward", "geometry", "saves_y")
 
-    def __init__(self, geometry, activation, backend):
-        self.geometry, self.activation, self.backend = geometry, activation, backend
+    def __init__(self, axes, geometry, activation, backend):
+        self.axes, self.geometry, self.activation = axes, geometry, activation
+        self.backend = backend
         self.saves_y = activation != "none" and saves_result(activation)
         self.backward = CallCache()
 
 
-def remember_fprop(cache, arguments, x, w, b, residual, y, geometry, activation, backend):
-    """From now on `cache` knows fastconv.conv2d(*arguments), which computed y, if it is a call that
-    a cache can know (prepared.py)."""
+def remember_fprop(cache, arguments, axes, x, w, b, residual, y, geometry, activation, backend):
+    """From now on `cache` knows fastconv.conv1d(*arguments) or conv2d, by the number of axes, which
+    computed y from x, w, b and residual, all of them as planes, if it is a call that a cache can
+    know (prepared.py)."""
 
     def prepare():
         found = BACKENDS[backend].prepare_fprop(x, w, b, residual, y, geometry, activation)
@@ -39,9 +42,9 @@ def remember_fprop(cache, arguments, x, w, b, residual, y, geometry, activation,
         differentiate = None
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             differentiate = partial(
-                conv2d_fprop.apply_directly, _Call(geometry, activation, backend)
+                conv2d_fprop.apply_directly, _Call(axes, geometry, activation, backend)
             )
-        return call, (y, *workspace), 0, differentiate
+        return call, (from_planes(y, axes), *workspace), 0, differentiate
 
     tensors = (x, w, b, residual)
     remember(cache, arguments, prepare)
@@ -73,15 +76,17 @@ class conv2d_fprop(torch.autograd.Function):  # grad_fn shows this name
             return grads
         needed = needs[_X], needs[_W], needs[_B], needs[_RESIDUAL]
         tail = (call.geometry, call.activation, call.backend)
-        found = fprop_gradients(dy, x, w, saved, needed, *tail)
+        planes = [to_planes(tensor, call.axes) for tensor in (dy, x, w, saved)]
+        dx4, dw4, db, residual4 = fprop_gradients(*planes, needed, *tail)
+        dx, dw, d_residual = (from_planes(tensor, call.axes) for tensor in (dx4, dw4, residual4))
 
         def prepare():
-            dx, dw, db, _ = found
             backend = BACKENDS[call.backend]
-            prepared = backend.prepare_fprop_backward(dy, x, w, saved, dx, dw, db, *tail[:2])
+            prepared = backend.prepare_fprop_backward(*planes, dx4, dw4, db, *tail[:2])
             if prepared is None:
                 return None
             native, dz, *workspace = prepared
+            dz = from_planes(dz, call.axes)
             results = [tensor for tensor in (dz, db, dx, dw, *workspace) if tensor is not None]
             numbers = {id(tensor): number for number, tensor in enumerate(results)}
             returned = [None] * _ARGUMENTS
@@ -96,7 +101,7 @@ class conv2d_fprop(torch.autograd.Function):  # grad_fn shows this name
         if dy is not None and not torch.is_grad_enabled():
             remember(call.backward, arguments, prepare)
         grads = [None] * _ARGUMENTS
-        for place, grad in zip((_X, _W, _B, _RESIDUAL), found):
+        for place, grad in zip((_X, _W, _B, _RESIDUAL), (dx, dw, db, d_residual)):
             grads[place] = grad
         return tuple(grads)
 

@@ -7,18 +7,20 @@ from functools import partial
 import torch
 
 from ..backends import BACKENDS
+from ..geometry import from_planes, to_planes
 from ..prepared import CallCache, remember
 from ..problem import suggests_channels_last
 from .pool2d import avg_bwd, max_bwd
 
 
 class _Call:
-    """What backward has to know of a call: x's size and memory format, and the pooling."""
+    """What backward has to know of a call: how many axes it pools, x's size and memory format as
+    planes, and the pooling."""
 
-    __slots__ = ("backend", "backward", "channels_last", "pooling", "x_size")
+    __slots__ = ("axes", "backend", "backward", "channels_last", "pooling", "x_size")
 
-    def __init__(self, x, pooling, backend):
-        self.x_size, self.channels_last = x.shape, suggests_channels_last(x)
+    def __init__(self, x, axes, pooling, backend):
+        self.x_size, self.channels_last, self.axes = x.shape, suggests_channels_last(x), axes
         self.pooling, self.backend = pooling, backend
         self.backward = CallCache()
 
@@ -27,9 +29,10 @@ def _is_differentiated(x):
     return torch.is_grad_enabled() and x.requires_grad
 
 
-def remember_max(cache, arguments, x, windows, y, places, returns_places, backend):
-    """From now on `cache` knows a max pooling of these arguments, which computed y and places (None
-    where it needs none), if it is a call that a cache can know (prepared.py)."""
+def remember_max(cache, arguments, x, axes, windows, y, places, returns_places, backend):
+    """From now on `cache` knows a max pooling of these arguments along so many axes, which computed
+    y and places (None where it needs none) from x, all of them as planes, if it is a call that a
+    cache can know (prepared.py)."""
 
     def prepare():
         call = BACKENDS[backend].prepare_max_pool2d(x, windows, y, places)
@@ -38,14 +41,15 @@ def remember_max(cache, arguments, x, windows, y, places, returns_places, backen
         differentiate = None
         if _is_differentiated(x):
             function = pool2d_max_with_indices if returns_places else pool2d_max
-            differentiate = partial(function.apply_directly, _Call(x, (windows,), backend))
+            differentiate = partial(function.apply_directly, _Call(x, axes, (windows,), backend))
         results = (y,) if places is None else (y, places)
+        results = tuple(from_planes(tensor, axes) for tensor in results)
         return call, results, (0, 1) if returns_places else 0, differentiate
 
     remember(cache, arguments, prepare)
 
 
-def remember_avg(cache, arguments, x, windows, count_include_pad, divisor, y, backend):
+def remember_avg(cache, arguments, x, axes, windows, count_include_pad, divisor, y, backend):
     """As remember_max, for an average pooling."""
     pooling = (windows, count_include_pad, divisor)
 
@@ -55,8 +59,8 @@ def remember_avg(cache, arguments, x, windows, count_include_pad, divisor, y, ba
             return None
         differentiate = None
         if _is_differentiated(x):
-            differentiate = partial(pool2d_avg.apply_directly, _Call(x, pooling, backend))
-        return call, (y,), 0, differentiate
+            differentiate = partial(pool2d_avg.apply_directly, _Call(x, axes, pooling, backend))
+        return call, (from_planes(y, axes),), 0, differentiate
 
     remember(cache, arguments, prepare)
 
@@ -77,11 +81,13 @@ class pool2d_max(torch.autograd.Function):  # grad_fn shows these names
         dx = call.backward(dy, places)
         if dx is None and dy is not None:
             (windows,) = call.pooling
-            dx = max_bwd(dy, places, call.x_size, call.channels_last, windows, call.backend)
+            dy4, places4 = to_planes(dy, call.axes), to_planes(places, call.axes)
+            dx4 = max_bwd(dy4, places4, call.x_size, call.channels_last, windows, call.backend)
+            dx = from_planes(dx4, call.axes)
 
             def prepare():
                 backend = BACKENDS[call.backend]
-                native = backend.prepare_max_pool2d_backward(dy, places, windows, dx)
+                native = backend.prepare_max_pool2d_backward(dy4, places4, windows, dx4)
                 return native, (dx,), 0, None
 
             if not torch.is_grad_enabled():
@@ -111,11 +117,13 @@ class pool2d_avg(torch.autograd.Function):
         call = ctx.call
         dx = call.backward(dy)
         if dx is None and dy is not None:
-            dx = avg_bwd(dy, call.x_size, call.channels_last, *call.pooling, call.backend)
+            dy4 = to_planes(dy, call.axes)
+            dx4 = avg_bwd(dy4, call.x_size, call.channels_last, *call.pooling, call.backend)
+            dx = from_planes(dx4, call.axes)
 
             def prepare():
                 backend = BACKENDS[call.backend]
-                native = backend.prepare_avg_pool2d_backward(dy, *call.pooling, dx)
+                native = backend.prepare_avg_pool2d_backward(dy4, *call.pooling, dx4)
                 return native, (dx,), 0, None
 
             if not torch.is_grad_enabled():

@@ -8,6 +8,11 @@ from ..problem import DTYPES
 from .conv2d import conv_problem
 
 
+def is_convolution(operator):
+    """Whether an operator's calls are (x size, w size, Conv2dGeometry), or else those of a pool."""
+    return operator.startswith("conv")
+
+
 class PassPlan(NamedTuple):
     """The algorithm of a pass and why; the tile of sums it works on at a time, "" where it has none
     or none is known."""
@@ -31,7 +36,7 @@ class Backend:
         """None, or why this backend cannot run the call.
 
         Args:
-            operator: "conv2d", "max_pool2d", ...
+            operator: "conv1d", "conv2d", "max_pool2d", ...
             call: (x size, w size, Conv2dGeometry), or (x size, Pool2dWindows) of a pooling.
             dtype: of the tensors.
             device, index: the type of their device and its number, None for the one in use.
@@ -40,7 +45,7 @@ class Backend:
             return reason
         if dtype not in DTYPES:
             return f"no kernels for {dtype}"
-        if operator == "conv2d":
+        if is_convolution(operator):
             if call[0][1] == 0:
                 return "no input channels: torch defines the result"
             if self.algorithm is None and self.plan_takes_all:
@@ -48,7 +53,7 @@ class Backend:
         # While compiling, sizes may be symbolic; the kernel's own check stands in for these.
         if torch.compiler.is_compiling():
             return None
-        if operator == "conv2d":
+        if is_convolution(operator):
             return self._unsupported_reason(conv_problem(*call), dtype)
         return self._pool2d_reason(*call)
 

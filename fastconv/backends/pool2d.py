@@ -38,7 +38,7 @@ def pool_problem(x_size, windows):
 
 def pool_op(operator, name):
     """The PoolOp of a functional's name and a pass, "fwd" or "bwd"."""
-    kind = operator.removeprefix("adaptive_").removesuffix("_pool2d")
+    kind, _ = operator.removeprefix("adaptive_").split("_")
     return core.PoolOp.__members__[f"{kind}_{name}"]
 
 

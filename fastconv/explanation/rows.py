@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backends.base import PassPlan
+from ..backends.base import PassPlan, is_convolution
 from ..backends.conv2d import conv_problem
 from ..backends.pool2d import pool_problem
 from ..dispatch import get_backend
@@ -99,7 +99,7 @@ def _window_lengths(size, count):
 def _problem(decision):
     if decision.call is None:
         return None
-    make = conv_problem if decision.operator == "conv2d" else pool_problem
+    make = conv_problem if is_convolution(decision.operator) else pool_problem
     return make(*decision.call)
 
 
@@ -110,4 +110,4 @@ def _plan(decision):
     _, plans = get_backend(decision.backend).explain(
         decision.operator, decision.call, decision.dtype, decision.channels_last
     )
-    return plans["fprop" if decision.operator == "conv2d" else "fwd"]
+    return plans["fprop" if is_convolution(decision.operator) else "fwd"]

@@ -4,6 +4,7 @@ import textwrap
 
 import torch
 
+from ..backends.base import is_convolution
 from ..convert import CONVERTIBLE
 from ..dispatch import get_backend
 from ..problem import AdaptivePoolProblem, ConvOp, ConvProblem
@@ -31,7 +32,7 @@ def describe(decision):
         )
         yield f"{decision.operator} {where}: {decision.backend}"
         yield f"  {problem!r}"
-        if decision.operator == "conv2d":
+        if is_convolution(decision.operator):
             size = decision.dtype.itemsize
             flops, traffic = problem.flops(ConvOp.fprop), problem.bytes(ConvOp.fprop, size)
             yield f"  {flops / 1e9:.3g} GFLOP and at least {traffic / 1e6:.3g} MB each pass"

@@ -74,49 +74,57 @@ def integers(name, value, function):
     return result
 
 
-def pair(name, value, function):
-    """An int or 1 or 2 ints as (vertical, horizontal). RuntimeError for another number of them."""
+def per_axis(name, value, function, axes):
+    """An int, or a list or tuple of 1 or `axes` ints, as `axes` ints: (horizontal,) or (vertical,
+    horizontal). RuntimeError for another number of them."""
     if type(value) is int and abs(value) < 2**63:  # what nearly every call passes
-        return value, value
+        return (value,) * axes
     values = integers(name, value, function)
-    if len(values) not in (1, 2):
+    if len(values) not in (1, axes):
         raise RuntimeError(
-            f"{function}(): expected {name} to be a single integer value or a list of 2 values to "
-            f"match the convolution dimensions, but got {name}={list(values)}"
+            f"{function}(): expected {name} to be a single integer value or a list of {axes} "
+            f"values to match the convolution dimensions, but got {name}={list(values)}"
         )
-    return values * 2 if len(values) == 1 else values
+    return values * axes if len(values) == 1 else values
 
 
 def same_padding(kernel_size, dilation):
-    """Padding of padding="same" for stride 1: ((top, left), (extra bottom, extra right)).
+    """Padding of padding="same" for stride 1: ((top, left), (extra bottom, extra right)), or of one
+    axis ((left,), (extra right,)).
 
     total = dilation * (kernel - 1); where it is odd the extra row goes to the bottom or right."""
     totals = [d * (k - 1) for d, k in zip(dilation, kernel_size)]
     return tuple(t // 2 for t in totals), tuple(t % 2 for t in totals)
 
 
-def conv2d_ranks_and_dtypes(x, w, b):
-    """RuntimeError unless input and weight have the ranks of conv2d and all dtypes agree."""
-    if w.dim() != 4:
+_WEIGHTS = {1: "(K, C/groups, S)", 2: "(K, C/groups, R, S)"}  # by the number of axes
+
+
+def conv_ranks_and_dtypes(x, w, b, axes):
+    """RuntimeError unless input and weight have the ranks of conv1d or conv2d, by the number of
+    axes, and all dtypes agree."""
+    function = f"conv{axes}d"
+    if w.dim() != axes + 2:
         raise RuntimeError(
-            "conv2d(): expected a 4-dimensional weight (K, C/groups, R, S), but got weight of size "
-            f"{list(w.shape)}. Expected {w.dim()}-dimensional input for {w.dim()}-dimensional "
-            "weight"
+            f"{function}(): expected a {axes + 2}-dimensional weight "
+            f"{_WEIGHTS[axes]}, but got weight of size {list(w.shape)}. Expected {w.dim()}-"
+            f"dimensional input for {w.dim()}-dimensional weight"
+            + ("; weight should have at least three dimensions" if w.dim() < 3 else "")
         )
-    if x.dim() not in (3, 4):
+    if x.dim() not in (axes + 1, axes + 2):
         raise RuntimeError(
-            "Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: "
-            f"{list(x.shape)}"
+            f"Expected {axes + 1}D (unbatched) or {axes + 2}D (batched) input to {function}, but "
+            f"got input of size: {list(x.shape)}"
         )
     for name, other in (("weight", w), ("bias", b)):
         if other is not None and other.dtype != x.dtype:
             raise RuntimeError(
-                f"conv2d(): Input type ({x.dtype}) and {name} type ({other.dtype}) should be the "
-                "same"
+                f"{function}(): Input type ({x.dtype}) and {name} type ({other.dtype}) should be "
+                "the same"
             )
 
 
-def conv2d_channels(x, w, b, groups):
+def conv_channels(x, w, b, groups):
     """RuntimeError unless channels, filters, groups and bias fit together."""
     if w.shape[0] < groups:
         raise RuntimeError(
@@ -128,7 +136,7 @@ def conv2d_channels(x, w, b, groups):
             f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
             f"but got weight of size {list(w.shape)} instead"
         )
-    channels = x.shape[-3]
+    channels = x.shape[1 - w.dim()]
     if channels != w.shape[1] * groups:
         raise RuntimeError(
             f"Given groups={groups}, weight of size {list(w.shape)}, expected input{list(x.shape)} "
@@ -141,55 +149,62 @@ def conv2d_channels(x, w, b, groups):
         )
 
 
-def conv2d_geometry(stride, padding, dilation, groups, kernel_size):
-    """(Conv2dGeometry, (extra bottom, extra right)): what padding="same" adds on those two sides
-    alone. RuntimeError unless stride, dilation and groups are positive and padding is not
-    negative."""
-    stride = pair("stride", stride, "conv2d")
-    dilation = pair("dilation", dilation, "conv2d")
-    extra = (0, 0)
+def conv_geometry(stride, padding, dilation, groups, kernel_size):
+    """(Conv2dGeometry, what padding="same" adds at the bottom and on the right alone); for a
+    kernel_size of one axis, the geometry of its planes of one row. RuntimeError unless stride,
+    dilation and groups are positive and padding is not negative."""
+    axes = len(kernel_size)
+    function = f"conv{axes}d"
+    stride = per_axis("stride", stride, function, axes)
+    dilation = per_axis("dilation", dilation, function, axes)
+    extra = (0,) * axes
     if isinstance(padding, str):
         padding, extra = _named_padding(padding, stride, kernel_size, dilation)
     else:
-        padding = pair("padding", padding, "conv2d")
-    (s0, s1), (d0, d1), (p0, p1) = stride, dilation, padding
-    if not (s0 > 0 and s1 > 0 and d0 > 0 and d1 > 0 and groups > 0 and p0 >= 0 and p1 >= 0):
-        _raise_unless_positive(stride, padding, dilation, groups)
+        padding = per_axis("padding", padding, function, axes)
+    for name, values in (("stride", stride), ("dilation", dilation), ("groups", (groups,))):
+        if any(value <= 0 for value in values):
+            raise RuntimeError(
+                f"{function}(): non-positive {name} is not supported; {name} should be greater "
+                f"than zero, got {name}={list(values)}"
+            )
+    if any(value < 0 for value in padding):
+        raise RuntimeError(
+            f"{function}(): negative padding is not supported, got padding={list(padding)}"
+        )
+    if axes == 1:
+        stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
     return Conv2dGeometry(stride, padding, dilation, groups), extra
 
 
 def _named_padding(padding, stride, kernel_size, dilation):
+    function = f"conv{len(kernel_size)}d"
     if padding == "valid":
-        return (0, 0), (0, 0)
+        return ((0,) * len(kernel_size),) * 2
     if padding != "same":
         raise RuntimeError(
-            f"conv2d(): Invalid padding string: {padding!r}, should be 'valid' or 'same'"
+            f"{function}(): Invalid padding string: {padding!r}, should be 'valid' or 'same'"
         )
-    if stride != (1, 1):
-        raise RuntimeError("conv2d(): padding='same' is not supported for strided convolutions")
+    if any(step != 1 for step in stride):
+        raise RuntimeError(
+            f"{function}(): padding='same' is not supported for strided convolutions"
+        )
     return same_padding(kernel_size, dilation)
 
 
-def _raise_unless_positive(stride, padding, dilation, groups):
-    for name, values in (("stride", stride), ("dilation", dilation), ("groups", (groups,))):
-        if any(value <= 0 for value in values):
-            raise RuntimeError(
-                f"conv2d(): non-positive {name} is not supported; {name} should be greater than "
-                f"zero, got {name}={list(values)}"
-            )
-    raise RuntimeError(f"conv2d(): negative padding is not supported, got padding={list(padding)}")
-
-
-def conv2d_reach(x_size, w_size, geometry):
+def conv_reach(x_size, w_size, geometry):
     """RuntimeError unless the dilated kernel fits into the padded input."""
-    R, S = w_size[2:]
-    if R <= 0 or S <= 0:
-        raise RuntimeError(f"conv2d(): weight of size {list(w_size)} has an empty kernel")
-    padding, dilation = geometry.padding, geometry.dilation
-    H, W = x_size[-2] + 2 * padding[0], x_size[-1] + 2 * padding[1]
-    reach_h, reach_w = dilation[0] * (R - 1) + 1, dilation[1] * (S - 1) + 1
-    if H < reach_h or W < reach_w:
+    axes = len(w_size) - 2
+    if any(size <= 0 for size in w_size[2:]):
+        raise RuntimeError(f"conv{axes}d(): weight of size {list(w_size)} has an empty kernel")
+    padded = [size + 2 * pad for size, pad in zip(x_size[-axes:], geometry.padding[-axes:])]
+    reach = [d * (size - 1) + 1 for size, d in zip(w_size[2:], geometry.dilation[-axes:])]
+    if any(size < taken for size, taken in zip(padded, reach)):
         raise RuntimeError(
-            f"Calculated padded input size per channel: ({H} x {W}). Kernel size: ({reach_h} x "
-            f"{reach_w}). Kernel size can't be greater than actual input size"
+            f"Calculated padded input size per channel: ({_by(padded)}). Kernel size: "
+            f"({_by(reach)}). Kernel size can't be greater than actual input size"
         )
+
+
+def _by(sizes):
+    return " x ".join(map(str, sizes))

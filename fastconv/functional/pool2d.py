@@ -1,16 +1,14 @@
-"""The pooling functions: arguments checked, a backend chosen, the call differentiated."""
+"""The pooling functions of planes: arguments checked before pooling.py takes the call."""
 
 from typing import Literal, TypeAlias, overload
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd.pool2d import avg_fwd, max_fwd, max_values
-from ..autograd.prepared_pool2d import remember_avg, remember_max
-from ..backends import BACKENDS
-from ..dispatch import is_inference, leave_to_aten, select
+from ..dispatch import leave_to_aten
 from ..prepared import CallCache, is_traced
-from . import checks, checks_pool2d
+from . import checks, checks_pool
+from .pooling import average, maximum
 from .tracing import traceable
 
 # A Tensor, or with return_indices (Tensor, Tensor).
@@ -116,12 +114,14 @@ def _max_pool2d(
 ):
     """max_pool2d where it was not met before."""
     x = checks.image(input, "max_pool2d")
-    windows = checks_pool2d.windows(
-        "max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
+    windows = checks_pool.windows(
+        "max_pool2d", x, 2, kernel_size, stride, padding, dilation, ceil_mode
     )
     arguments = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend)
     by_aten = (*windows[:4], ceil_mode)
-    return _max("max_pool2d", x, windows, return_indices, backend, by_aten, known_max, arguments)
+    return maximum(
+        "max_pool2d", x, 2, windows, return_indices, backend, by_aten, known_max, arguments
+    )
 
 
 @overload
@@ -189,11 +189,12 @@ def adaptive_max_pool2d(
 def _adaptive_max_pool2d(input, output_size, return_indices, *, backend):
     """adaptive_max_pool2d where it was not met before."""
     x = checks.image(input, "adaptive_max_pool2d")
-    windows = checks_pool2d.adaptive_windows("adaptive_max_pool2d", x, output_size)
-    checks_pool2d.adaptive_input("adaptive_max_pool2d", x, channels_may_be_empty=False)
-    return _max(
+    windows = checks_pool.adaptive_windows("adaptive_max_pool2d", x, 2, output_size)
+    checks_pool.adaptive_input("adaptive_max_pool2d", x, 2, channels_may_be_empty=False)
+    return maximum(
         "adaptive_max_pool2d",
         x,
+        2,
         windows,
         return_indices,
         backend,
@@ -201,24 +202,6 @@ def _adaptive_max_pool2d(input, output_size, return_indices, *, backend):
         known_adaptive_max,
         (input, output_size, return_indices, backend),
     )
-
-
-def _max(operator, x, windows, return_indices, backend, by_aten, cache, arguments):
-    """A max pooling that was checked. by_aten: the arguments of torch's function; arguments: of
-    ours, by which `cache` is to know the call."""
-    x4, chosen = _choose(operator, x, windows, backend)
-    if chosen is None:
-        return getattr(F, operator)(x, *by_aten, return_indices=return_indices)
-    if not return_indices and is_inference(x4):
-        y, places = max_values(x4, windows, chosen), None
-    else:
-        offsets = not return_indices and BACKENDS[chosen].saves_offsets(windows)
-        y, places = max_fwd(x4, windows, offsets, chosen)
-    if x4 is x and not is_traced():
-        remember_max(cache, arguments, x, windows, y, places, return_indices, chosen)
-    if not return_indices:
-        return _like_input(y, x)
-    return _like_input(y, x), _like_input(places, x)
 
 
 def avg_pool2d(
@@ -291,17 +274,18 @@ def _avg_pool2d(
 ):
     """avg_pool2d where it was not met before."""
     x = checks.image(input, "avg_pool2d")
-    windows = checks_pool2d.windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
-    checks_pool2d.flag("count_include_pad", count_include_pad, "avg_pool2d")
+    windows = checks_pool.windows("avg_pool2d", x, 2, kernel_size, stride, padding, 1, ceil_mode)
+    checks_pool.flag("count_include_pad", count_include_pad, "avg_pool2d")
     divisor = 0
     if divisor_override is not None:
         divisor = checks.integer("divisor_override", divisor_override, "avg_pool2d")
         if divisor == 0:
             raise RuntimeError("avg_pool2d(): divisor must be not zero, got divisor_override=0")
     options = (ceil_mode, count_include_pad, divisor_override)
-    return _avg(
+    return average(
         "avg_pool2d",
         x,
+        2,
         windows,
         count_include_pad,
         divisor,
@@ -344,16 +328,17 @@ def adaptive_avg_pool2d(
 def _adaptive_avg_pool2d(input, output_size, *, backend):
     """adaptive_avg_pool2d where it was not met before."""
     x = checks.image(input, "adaptive_avg_pool2d")
-    windows = checks_pool2d.adaptive_windows("adaptive_avg_pool2d", x, output_size)
+    windows = checks_pool.adaptive_windows("adaptive_avg_pool2d", x, 2, output_size)
     planes = x.dim() in (3, 4) and x.shape[-2] > 0 and x.shape[-1] > 0
     if not planes and windows.output_size == (1, 1):
         reason = "torch's mean of the last two dimensions, where these are no planes of 3-D or 4-D"
         leave_to_aten("adaptive_avg_pool2d", x, reason, backend)
         return F.adaptive_avg_pool2d(x, 1)
-    checks_pool2d.adaptive_input("adaptive_avg_pool2d", x, channels_may_be_empty=True)
-    return _avg(
+    checks_pool.adaptive_input("adaptive_avg_pool2d", x, 2, channels_may_be_empty=True)
+    return average(
         "adaptive_avg_pool2d",
         x,
+        2,
         windows,
         True,
         0,
@@ -362,28 +347,3 @@ def _adaptive_avg_pool2d(input, output_size, *, backend):
         known_adaptive_avg,
         (input, output_size, backend),
     )
-
-
-def _avg(operator, x, windows, count_include_pad, divisor, backend, by_aten, cache, arguments):
-    """An average pooling that was checked. by_aten, cache and arguments: as in _max."""
-    x4, chosen = _choose(operator, x, windows, backend)
-    if chosen is None:
-        return getattr(F, operator)(x, *by_aten)
-    y = avg_fwd(x4, windows, count_include_pad, divisor, chosen)
-    if x4 is x and not is_traced():
-        remember_avg(cache, arguments, x, windows, count_include_pad, divisor, y, chosen)
-    return _like_input(y, x)
-
-
-def _choose(operator, x, windows, backend):
-    x4 = x if x.dim() == 4 else x.unsqueeze(0)
-    return x4, select(operator, (x4,), (tuple(x4.shape), windows), backend)
-
-
-def _like_input(result, x):
-    if x.dim() == 4:
-        return result
-    if result.numel() == 0:
-        # To other views of an empty tensor Inductor gives strides of 0.
-        return result.as_strided(result.shape[1:], result.stride()[1:])
-    return result.squeeze(0)

@@ -10,6 +10,7 @@ import torch.fx as fx
 import torch.nn as nn
 
 from .. import nn as fast
+from ..layer import is_ours
 
 # Modules of torch that hold other modules and are not called themselves.
 LISTS = (nn.ModuleList, nn.ModuleDict)
@@ -72,7 +73,7 @@ def is_layer(module):
     """Whether a trace records a call of a module as one node."""
     if isinstance(module, (*LISTS, *WRAPPERS)):
         return False
-    if _TRACER.is_leaf_module(module, "") or type(module).__module__ == fast.__name__:
+    if _TRACER.is_leaf_module(module, "") or is_ours(type(module)):
         return True
     return computes_as(module, *CONVOLUTIONS, *FOLDABLE)
 

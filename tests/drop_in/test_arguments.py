@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import fastconv
 
 X, W = torch.randn(2, 4, 6, 6), torch.randn(6, 4, 3, 3)
+ROWS, ROW = torch.randn(2, 4, 6), torch.randn(6, 4, 3)
 
 # function -> (arguments before the one under test, the arguments to test)
 ARGUMENTS = {
@@ -24,6 +25,17 @@ ARGUMENTS = {
     ),
     "adaptive_avg_pool2d": ((X,), ("output_size",)),
     "adaptive_max_pool2d": ((X,), ("output_size", "return_indices")),
+    "conv1d": ((ROWS, ROW), ("stride", "padding", "dilation", "groups")),
+    "max_pool1d": (
+        (ROWS,),
+        ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    ),
+    "avg_pool1d": (
+        (ROWS,),
+        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
+    ),
+    "adaptive_avg_pool1d": ((ROWS,), ("output_size",)),
+    "adaptive_max_pool1d": ((ROWS,), ("output_size", "return_indices")),
 }
 
 VALUES = [
@@ -47,7 +59,7 @@ def _arrays():
     ]  # fmt: skip
 
 
-# Where torch is not the measure: (argument, value as text) -> why.
+# Where torch is not the measure: (argument, value as text), or these of one function -> why.
 TORCHS_OWN = {
     ("dilation", repr(2**63 - 1)): "its reach overflows there, and a result comes out",
     ("groups", "tensor(True)"): "an internal assertion fails",
@@ -57,6 +69,16 @@ TORCHS_OWN = {
     **{
         (name, "array(1)"): "an internal assertion fails"
         for name in ("stride", "padding", "dilation", "kernel_size")
+    },
+    **{
+        (f"adaptive_{kind}_pool1d", "output_size", "array(1)"): "an internal assertion fails"
+        for kind in ("avg", "max")
+    },
+    ("max_pool1d", "stride", repr(2**31)): "it takes more than 32 bits only without indices",
+    **{
+        ("max_pool1d", name, repr(value)): "it overflows and computes for minutes"
+        for name in ("kernel_size", "stride", "dilation")
+        for value in (2**62, 2**63 - 1, -(2**63) + 1, -(2**63))
     },
 }
 
@@ -93,7 +115,8 @@ def test_values_of_arguments(name, argument):
         needed = {} if argument == "output_size" else {"output_size": 2}
     wrong = []
     for value in (*VALUES, *_arrays()):
-        if (argument, repr(value)) in TORCHS_OWN:
+        case = (name, argument, repr(value))
+        if case in TORCHS_OWN or case[1:] in TORCHS_OWN:
             continue
         kwargs = {**needed, argument: value}
         try:
@@ -140,6 +163,18 @@ def calls():
         yield (
             f"adaptive_max_pool2d {size}",
             lambda m, x, s=size: m.adaptive_max_pool2d(x, s, return_indices=True),
+        )
+    yield "conv1d", lambda m, x: m.conv1d(x, ROW, padding=1)
+    yield "conv1d, no filters", lambda m, x: m.conv1d(x, ROW[:0], padding=1)
+    yield "conv1d, no channels", lambda m, x: m.conv1d(x, ROW[:, :0], padding=1)
+    yield "conv1d, same", lambda m, x: m.conv1d(x, ROW[:, :, :2], padding="same")
+    yield "max_pool1d", lambda m, x: m.max_pool1d(x, 2, return_indices=True)
+    yield "avg_pool1d", lambda m, x: m.avg_pool1d(x, 2)
+    for size in (0, 1, 3, 8):
+        yield f"adaptive_avg_pool1d {size}", lambda m, x, s=size: m.adaptive_avg_pool1d(x, s)
+        yield (
+            f"adaptive_max_pool1d {size}",
+            lambda m, x, s=size: m.adaptive_max_pool1d(x, s, return_indices=True),
         )
 
 

@@ -37,6 +37,9 @@ OPERATORS = {  # name: (function of (library, *tensors), which tensors it takes)
     "avg_pool2d": (lambda library, x: library.avg_pool2d(x, 2, 1), "x"),
     "adaptive_avg_pool2d": (lambda library, x: library.adaptive_avg_pool2d(x, 3), "x"),
     "adaptive_max_pool2d": (lambda library, x: library.adaptive_max_pool2d(x, 3), "x"),
+    "conv1d": (lambda library, x, w, b: library.conv1d(x[:, :, 0], w[:, :, 0], b), "xwb"),
+    "max_pool1d": (lambda library, x: library.max_pool1d(x[:, :, 0], 2, 1), "x"),
+    "avg_pool1d": (lambda library, x: library.avg_pool1d(x[:, :, 0], 2, 1), "x"),
 }
 SIZES = {"x": (1, 2, 4, 4), "w": (2, 2, 3, 3), "b": (2,), "r": (1, 2, 2, 2)}
 

@@ -31,6 +31,13 @@ PAIRS = [
     (fastconv.AvgPool2d, nn.AvgPool2d, (2,), {"divisor_override": 3}),
     (fastconv.AdaptiveAvgPool2d, nn.AdaptiveAvgPool2d, ((3, None),), {}),
     (fastconv.AdaptiveMaxPool2d, nn.AdaptiveMaxPool2d, (3,), {"return_indices": True}),
+    (fastconv.Conv1d, nn.Conv1d, (4, 6, 3), {"stride": 2, "dilation": 2, "groups": 2}),
+    (fastconv.Conv1d, nn.Conv1d, (4, 6, 4), {"padding": "same", "bias": False}),
+    (fastconv.Conv1d, nn.Conv1d, (4, 6, 3), {"padding": 2, "padding_mode": "circular"}),
+    (fastconv.MaxPool1d, nn.MaxPool1d, (3, 2, 1), {"return_indices": True, "ceil_mode": True}),
+    (fastconv.AvgPool1d, nn.AvgPool1d, (3, 2, 1), {"count_include_pad": False}),
+    (fastconv.AdaptiveAvgPool1d, nn.AdaptiveAvgPool1d, (3,), {}),
+    (fastconv.AdaptiveMaxPool1d, nn.AdaptiveMaxPool1d, (3,), {"return_indices": True}),
 ]
 
 
@@ -48,15 +55,25 @@ def test_same_as_torchs(ours, torchs, args, kwargs, batched, strict):
     assert a.state_dict().keys() == b.state_dict().keys()
     for x, y in zip(a.parameters(), b.parameters()):
         assert torch.equal(x, y)
-    x = torch.randn((2, 4, 11, 9) if batched else (4, 11, 9))
-    torch.testing.assert_close(a(x), b(x))
+    axes = 1 if torchs.__name__.endswith("1d") else 2
+    x = torch.randn((2, 4, 11, 9)[: axes + 2])
+    x = x if batched else x[0]
+    torch.testing.assert_close(a(x), b(x), check_stride=True)
 
 
-def test_conv_relu_is_conv_then_relu():
-    layer = fastconv.ConvReLU2d(4, 6, 3, padding=1)
-    plain = nn.Conv2d(4, 6, 3, padding=1)
+@pytest.mark.parametrize(
+    "kind", sorted({p[0] for p in PAIRS if p[0].__name__.endswith("1d")}, key=str)
+)
+def test_scripted_along_one_axis(kind):
+    layer, x = kind(*{"Conv1d": (4, 6, 3)}.get(kind.__name__, (3,))), torch.randn(2, 4, 11)
+    torch.testing.assert_close(torch.jit.script(layer)(x), layer(x))
+
+
+@pytest.mark.parametrize("ours, torchs", [("ConvReLU2d", nn.Conv2d), ("ConvReLU1d", nn.Conv1d)])
+def test_conv_relu_is_conv_then_relu(ours, torchs):
+    layer, plain = getattr(fastconv, ours)(4, 6, 3, padding=1), torchs(4, 6, 3, padding=1)
     plain.load_state_dict(layer.state_dict())
-    x = torch.randn(2, 4, 7, 7)
+    x = torch.randn((2, 4, 7, 7)[: plain.weight.dim()])
     torch.testing.assert_close(layer(x), plain(x).relu())
 
 

@@ -15,12 +15,19 @@ from fastconv import prepared
 
 CONV2D = sys.modules["fastconv.functional.conv2d"]
 POOL2D = sys.modules["fastconv.functional.pool2d"]
+CONV1D = sys.modules["fastconv.functional.conv1d"]
+POOL1D = sys.modules["fastconv.functional.pool1d"]
 LONG_ROADS = (
     (CONV2D, "_conv2d"),
     (POOL2D, "_max_pool2d"),
     (POOL2D, "_avg_pool2d"),
     (POOL2D, "_adaptive_max_pool2d"),
     (POOL2D, "_adaptive_avg_pool2d"),
+    (CONV1D, "_conv1d"),
+    (POOL1D, "_max_pool1d"),
+    (POOL1D, "_avg_pool1d"),
+    (POOL1D, "_adaptive_max_pool1d"),
+    (POOL1D, "_adaptive_avg_pool1d"),
 )
 
 
@@ -79,6 +86,15 @@ CALLS = {
     "avg": lambda x, w, b: fastconv.avg_pool2d(x, 3, 2, 1, False, False),
     "divisor": lambda x, w, b: fastconv.avg_pool2d(x, 2, divisor_override=3),
     "adaptive avg": lambda x, w, b: fastconv.adaptive_avg_pool2d(x, 1),
+    "conv1d": lambda x, w, b: fastconv.conv1d(x[:, :, 2], w[:, :, 0], b, padding=1),
+    "conv1d, residual": lambda x, w, b: fastconv.conv1d(
+        x[:, :, 2], w[:, :, 0], b, 2, activation="relu", residual=x[:, :1, 0, :4].expand(-1, 6, -1)
+    ),
+    "max of rows": lambda x, w, b: fastconv.max_pool1d(x[:, :, 2], 2),
+    "indices of rows": lambda x, w, b: fastconv.max_pool1d(x[:, :, 2], 2, return_indices=True),
+    "adaptive max of rows": lambda x, w, b: fastconv.adaptive_max_pool1d(x[:, :, 2], 2),
+    "avg of rows": lambda x, w, b: fastconv.avg_pool1d(x[:, :, 2], 3, 2, 1),
+    "adaptive avg of rows": lambda x, w, b: fastconv.adaptive_avg_pool1d(x[:, :, 2], 2),
 }
 parametrize_calls = pytest.mark.parametrize("name", CALLS)
 

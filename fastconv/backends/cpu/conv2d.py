@@ -11,7 +11,7 @@ import torch
 from ..._native import core
 from ...activations import native
 from ...problem import DTYPES, ConvOp, suggests_channels_last
-from ..base import Backend, PassPlan
+from ..base import Backend, PassPlan, is_convolution
 from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from ..memory import empty, location, optional_strides
 from .pool2d import CpuPool2d
@@ -42,7 +42,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
 
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call."""
-        if operator != "conv2d":
+        if not is_convolution(operator):
             return self.explain_pool2d(operator, call)
         problem = conv_problem(*call)
         plans = {name: self._plan(op, problem) for name, op in ConvOp.__members__.items()}

@@ -9,7 +9,7 @@ import functools
 
 from ...problem import ConvOp, allows_tf32
 from .. import im2col
-from ..base import Backend, PassPlan
+from ..base import Backend, PassPlan, is_convolution
 from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from .launch import current_device, kernels, sm_count, unusable_reason, without_memory
 from .pool2d import TritonPool2d
@@ -44,7 +44,7 @@ class TritonBackend(Conv2dBackend, TritonPool2d, Backend):
 
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
-        if operator != "conv2d":
+        if not is_convolution(operator):
             return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
         tuning, plans = kernels("tuning"), {}

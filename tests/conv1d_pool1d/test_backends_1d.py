@@ -1,0 +1,138 @@
+"""conv1d and the pools along one axis on every backend, exactly; their memory formats, their
+derivatives by finite differences, and what torch.compile and explain make of them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from devices import CUDA, TRITON, device_of
+from torch.autograd import gradcheck, gradgradcheck
+
+import fastconv
+
+
+def row_last(x):
+    """x with adjacent channels."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+CONVOLUTIONS = {  # name -> sizes of x and w, arguments
+    "dense": ((2, 5, 41), (18, 5, 3), (2, 2, 2)),
+    "grouped": ((2, 8, 33), (12, 4, 4), (1, 1, 1, 2)),
+    "depthwise": ((2, 37, 70), (37, 1, 4), (1, 6, 2, 37)),
+    "unbatched": ((5, 40), (6, 5, 1), ()),
+}
+POOLS = {
+    "max": lambda m, x: m.max_pool1d(x, 3, 2, 1, ceil_mode=True),
+    "dilated max": lambda m, x: m.max_pool1d(x, 4, 3, 2, 2),
+    "avg": lambda m, x: m.avg_pool1d(x, 4, 3, 2, True, False),
+    "adaptive max": lambda m, x: m.adaptive_max_pool1d(x, 7),
+    "adaptive avg": lambda m, x: m.adaptive_avg_pool1d(x, 4),
+}
+BACKENDS = ["cpu", "reference", CUDA, TRITON]
+
+
+def whole(*size):
+    return torch.randint(-2, 3, size).double()
+
+
+def results(function, *tensors):
+    """Value and gradients, in float64, for whole numbers that are summed without rounding."""
+    tensors = [t.detach().requires_grad_() for t in tensors]
+    y = function(*tensors)
+    dy = torch.arange(y.numel(), device=y.device).view(y.shape).remainder(5).sub(2).to(y.dtype)
+    return [t.detach().cpu().double() for t in (y, *torch.autograd.grad(y, tensors, dy))]
+
+
+@pytest.mark.parametrize("order", [torch.Tensor.contiguous, row_last])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_convolutions(backend, name, order, strict):
+    x_size, w_size, arguments = CONVOLUTIONS[name]
+    if order is row_last and len(x_size) == 2:
+        pytest.skip("the batch's axis takes part in the order")
+    x, w, b = order(whole(*x_size)), order(whole(*w_size)), whole(w_size[0])
+    expected = results(lambda x, w, b: F.conv1d(x, w, b, *arguments).relu(), x, w, b)
+
+    def ours(x, w, b):
+        return fastconv.conv1d(x, w, b, *arguments, activation="relu", backend=backend)
+
+    got = results(ours, *(t.float().to(device_of(backend)) for t in (x, w, b)))
+    assert all(map(torch.equal, got, expected))
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pools(backend, name, strict):
+    x = torch.randperm(2 * 3 * 28).view(2, 3, 28).double() * 12
+    with fastconv.backend(backend):
+        got = results(lambda x: POOLS[name](fastconv, x), x.float().to(device_of(backend)))
+    torch.testing.assert_close(got, results(lambda x: POOLS[name](F, x), x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("x_last", [False, True])
+@pytest.mark.parametrize("w_last", [False, True])
+def test_memory_formats_follow_torch(x_last, w_last):
+    x, w = whole(2, 4, 9), whole(3, 4, 3)
+    x, w = row_last(x) if x_last else x, row_last(w) if w_last else w
+    for functions in (
+        [lambda x, w, m=m: m.conv1d(x, w) for m in (fastconv, F)],
+        *(
+            [lambda x, w, m=m, f=f: f(m, x) + 0 * w.sum() for m in (fastconv, F)]
+            for f in POOLS.values()
+        ),
+    ):
+        ours, torchs = (results(function, x, w) for function in functions)
+        assert [t.stride() for t in ours] == [t.stride() for t in torchs]
+
+
+def test_finite_differences():
+    x, w, b = (
+        torch.randn(s, dtype=torch.float64, requires_grad=True)
+        for s in ((2, 4, 8), (6, 2, 3), (6,))
+    )
+
+    def convolution(x, w, b):
+        return fastconv.conv1d(x, w, b, 2, 1, 2, 2, activation="silu")
+
+    for function, tensors in (
+        (convolution, (x, w, b)),
+        *((lambda x, f=f: f(fastconv, x), (x,)) for f in POOLS.values()),
+    ):
+        assert gradcheck(function, tensors, check_forward_ad=True, check_batched_grad=True)
+        assert gradgradcheck(function, tensors)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled(dynamic, strict):
+    net = torch.nn.Sequential(
+        fastconv.Conv1d(3, 6, 4, padding="same"),
+        fastconv.MaxPool1d(2),
+        fastconv.ConvReLU1d(6, 6, 3, groups=6),
+        fastconv.AvgPool1d(3, 2, 1),
+        fastconv.AdaptiveMaxPool1d(5),
+        fastconv.AdaptiveAvgPool1d(2),
+    )
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for size in ((2, 3, 40), (3, 3, 31)):
+        x = torch.randn(size)
+        ours, plain = results(compiled, x), results(net, x)
+        torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), net(x))
+
+
+def test_messages_name_the_function_along_one_axis():
+    x, w = torch.randn(1, 2, 9), torch.randn(4, 2, 3)
+    assert "conv1d float32 on cpu: cpu" in str(fastconv.explain(fastconv.conv1d, x, w))
+    assert "max_pool1d" in str(fastconv.explain(fastconv.MaxPool1d(2), x))
+    with pytest.raises(NotImplementedError, match=r"fastconv\.conv1d"):
+        fastconv.conv1d(x.long(), w.long(), backend="cpu")
+    with pytest.raises(RuntimeError, match=r"residual of size \[1, 4, 7\]"):
+        fastconv.conv1d(x, w, residual=x)
+
+
+def test_tensors_without_strides_go_to_aten():
+    x, w = torch.randn(1, 2, 9), torch.randn(4, 2, 3)
+    with pytest.warns(UserWarning, match="conv1d: this call goes to ATen"):
+        y = fastconv.conv1d(x.to_mkldnn(), w)
+    torch.testing.assert_close(y.to_dense(), F.conv1d(x, w))
