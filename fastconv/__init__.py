@@ -6,8 +6,10 @@
     y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
 
 Networks    convert, unconvert, fuse, fold_batch_norm, export_decompositions
-Layers      Conv2d, ConvReLU2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d
-Functions   conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d
+Layers      Conv2d, ConvReLU2d, ConvTranspose2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
+            AdaptiveMaxPool2d
+Functions   conv2d, conv_transpose2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d,
+            adaptive_max_pool2d
 Modules     nn, functional (the layers and functions, where torch has its own)
 Insight     explain (what ran a call, and how fast), info (what this installation can do)
 Choice      backend (names the backend of all calls inside a `with` block)
@@ -29,13 +31,22 @@ from .functional import (
     adaptive_max_pool2d,
     avg_pool2d,
     conv2d,
+    conv_transpose2d,
     max_pool2d,
 )
 from .fusion.fold_batch_norm import fold_batch_norm
 from .fusion.fuse import fuse
 from .fusion.report import FusionReport
 from .info import info
-from .nn import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, ConvReLU2d, MaxPool2d
+from .nn import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool2d,
+    Conv2d,
+    ConvReLU2d,
+    ConvTranspose2d,
+    MaxPool2d,
+)
 from .problem import ConvProblem, PoolProblem
 
 variables.check()
@@ -48,6 +59,7 @@ __all__ = [
     "Conv2d",
     "ConvProblem",
     "ConvReLU2d",
+    "ConvTranspose2d",
     "ConversionReport",
     "Explanation",
     "FusionReport",
@@ -59,6 +71,7 @@ __all__ = [
     "avg_pool2d",
     "backend",
     "conv2d",
+    "conv_transpose2d",
     "convert",
     "explain",
     "export_decompositions",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from ..problem import DTYPES
-from .conv2d import conv_problem
+from .conv2d import CONVOLUTIONS, conv_problem
 
 
 class PassPlan(NamedTuple):
@@ -32,7 +32,8 @@ class Backend:
 
         Args:
             operator: "conv2d", "max_pool2d", ...
-            call: (x size, w size, Conv2dGeometry), or (x size, Pool2dWindows) of a pooling.
+            call: (x size, w size, Conv2dGeometry), for a transposed convolution of the convolution
+                whose dgrad it is; or (x size, Pool2dWindows) of a pooling.
             dtype: of the tensors.
             device, index: the type of their device and its number, None for the one in use.
         """
@@ -40,7 +41,7 @@ class Backend:
             return reason
         if dtype not in DTYPES:
             return f"no kernels for {dtype}"
-        if operator == "conv2d":
+        if operator in CONVOLUTIONS:
             if call[0][1] == 0:
                 return "no input channels: torch defines the result"
             if self.algorithm is None and self.plan_takes_all:
@@ -48,7 +49,7 @@ class Backend:
         # While compiling, sizes may be symbolic; the kernel's own check stands in for these.
         if torch.compiler.is_compiling():
             return None
-        if operator == "conv2d":
+        if operator in CONVOLUTIONS:
             return self._unsupported_reason(conv_problem(*call), dtype)
         return self._pool2d_reason(*call)
 

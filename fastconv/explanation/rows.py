@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import torch
 
 from ..backends.base import PassPlan
-from ..backends.conv2d import conv_problem
+from ..backends.conv2d import CONVOLUTIONS, conv_problem
 from ..backends.pool2d import pool_problem
 from ..dispatch import get_backend
 from ..problem import AdaptivePoolProblem, ConvOp, ConvProblem, PoolProblem
 from .roofline import roofline
 
 ATEN = "ATen"
+# The pass that an operator runs forward; a pool's is fwd.
+_FORWARD = {"conv2d": "fprop", "conv_transpose2d": "dgrad"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _window_lengths(size, count):
 def _problem(decision):
     if decision.call is None:
         return None
-    make = conv_problem if decision.operator == "conv2d" else pool_problem
+    make = conv_problem if decision.operator in CONVOLUTIONS else pool_problem
     return make(*decision.call)
 
 
@@ -110,4 +112,4 @@ def _plan(decision):
     _, plans = get_backend(decision.backend).explain(
         decision.operator, decision.call, decision.dtype, decision.channels_last
     )
-    return plans["fprop" if decision.operator == "conv2d" else "fwd"]
+    return plans[_FORWARD.get(decision.operator, "fwd")]

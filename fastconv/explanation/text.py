@@ -4,6 +4,7 @@ import textwrap
 
 import torch
 
+from ..backends.conv2d import CONVOLUTIONS
 from ..convert import CONVERTIBLE
 from ..dispatch import get_backend
 from ..problem import AdaptivePoolProblem, ConvOp, ConvProblem
@@ -30,8 +31,9 @@ def describe(decision):
             decision.operator, decision.call, decision.dtype, decision.channels_last
         )
         yield f"{decision.operator} {where}: {decision.backend}"
-        yield f"  {problem!r}"
-        if decision.operator == "conv2d":
+        transposed = decision.operator == "conv_transpose2d"
+        yield f"  {'dgrad of ' if transposed else ''}{problem!r}"
+        if decision.operator in CONVOLUTIONS:
             size = decision.dtype.itemsize
             flops, traffic = problem.flops(ConvOp.fprop), problem.bytes(ConvOp.fprop, size)
             yield f"  {flops / 1e9:.3g} GFLOP and at least {traffic / 1e6:.3g} MB each pass"

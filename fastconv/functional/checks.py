@@ -95,24 +95,25 @@ def same_padding(kernel_size, dilation):
     return tuple(t // 2 for t in totals), tuple(t % 2 for t in totals)
 
 
-def conv2d_ranks_and_dtypes(x, w, b):
-    """RuntimeError unless input and weight have the ranks of conv2d and all dtypes agree."""
+def ranks_and_dtypes(x, w, b, function, w_size):
+    """RuntimeError unless input and weight have the ranks of a 2-D convolution and all dtypes
+    agree; w_size says in letters what the weight is to be."""
     if w.dim() != 4:
         raise RuntimeError(
-            "conv2d(): expected a 4-dimensional weight (K, C/groups, R, S), but got weight of size "
+            f"{function}(): expected a 4-dimensional weight {w_size}, but got weight of size "
             f"{list(w.shape)}. Expected {w.dim()}-dimensional input for {w.dim()}-dimensional "
             "weight"
         )
     if x.dim() not in (3, 4):
         raise RuntimeError(
-            "Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: "
+            f"Expected 3D (unbatched) or 4D (batched) input to {function}, but got input of size: "
             f"{list(x.shape)}"
         )
     for name, other in (("weight", w), ("bias", b)):
         if other is not None and other.dtype != x.dtype:
             raise RuntimeError(
-                f"conv2d(): Input type ({x.dtype}) and {name} type ({other.dtype}) should be the "
-                "same"
+                f"{function}(): Input type ({x.dtype}) and {name} type ({other.dtype}) should be "
+                "the same"
             )
 
 
@@ -152,9 +153,7 @@ def conv2d_geometry(stride, padding, dilation, groups, kernel_size):
         padding, extra = _named_padding(padding, stride, kernel_size, dilation)
     else:
         padding = pair("padding", padding, "conv2d")
-    (s0, s1), (d0, d1), (p0, p1) = stride, dilation, padding
-    if not (s0 > 0 and s1 > 0 and d0 > 0 and d1 > 0 and groups > 0 and p0 >= 0 and p1 >= 0):
-        _raise_unless_positive(stride, padding, dilation, groups)
+    raise_unless_positive(stride, padding, dilation, groups, "conv2d")
     return Conv2dGeometry(stride, padding, dilation, groups), extra
 
 
@@ -170,14 +169,19 @@ def _named_padding(padding, stride, kernel_size, dilation):
     return same_padding(kernel_size, dilation)
 
 
-def _raise_unless_positive(stride, padding, dilation, groups):
+def raise_unless_positive(stride, padding, dilation, groups, function):
+    (s0, s1), (d0, d1), (p0, p1) = stride, dilation, padding
+    if s0 > 0 and s1 > 0 and d0 > 0 and d1 > 0 and groups > 0 and p0 >= 0 and p1 >= 0:
+        return
     for name, values in (("stride", stride), ("dilation", dilation), ("groups", (groups,))):
         if any(value <= 0 for value in values):
             raise RuntimeError(
-                f"conv2d(): non-positive {name} is not supported; {name} should be greater than "
-                f"zero, got {name}={list(values)}"
+                f"{function}(): non-positive {name} is not supported; {name} should be greater "
+                f"than zero, got {name}={list(values)}"
             )
-    raise RuntimeError(f"conv2d(): negative padding is not supported, got padding={list(padding)}")
+    raise RuntimeError(
+        f"{function}(): negative padding is not supported, got padding={list(padding)}"
+    )
 
 
 def conv2d_reach(x_size, w_size, geometry):

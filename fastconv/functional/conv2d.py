@@ -1,16 +1,14 @@
 """fastconv.conv2d: arguments checked and normalised, a backend chosen, the call differentiated."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import activations
 from ..autograd.conv2d import fprop
-from ..autograd.epilogue import activation_forward
-from ..autograd.prepared_conv2d import remember_fprop
-from ..dispatch import is_inference, select
+from ..autograd.prepared_conv2d import FPROP, remember_product
 from ..prepared import CallCache, is_traced
 from . import checks
+from .convolve import autocast, batched, check_residual, convolve
 from .tracing import traceable
 
 
@@ -92,71 +90,38 @@ def _conv2d(
     if residual is not None:
         checks.tensor("residual", residual, "conv2d")
     _check_activation(activation)
-    x, w, b, residual = _autocast(input, weight, bias, residual)
+    x, w, b, residual = autocast(input, weight, bias, residual)
     groups = checks.integer("groups", groups, "conv2d")
-    checks.conv2d_ranks_and_dtypes(x, w, b)
+    checks.ranks_and_dtypes(x, w, b, "conv2d", "(K, C/groups, R, S)")
     geometry, extra = checks.conv2d_geometry(stride, padding, dilation, groups, w.shape[2:])
     checks.conv2d_channels(x, w, b, groups)
     if extra != (0, 0):
         x = F.pad(x, (0, extra[1], 0, extra[0]))
     checks.conv2d_reach(x.shape, w.shape, geometry)
-    _check_residual(residual, x, w, geometry)
+    size = (*x.shape[:-3], w.shape[0], *geometry.out_plane(x.shape, w.shape))
+    check_residual(residual, size, x, "conv2d")
 
-    batched = x.dim() == 4
-    x4, residual4 = x, residual
-    if not batched:
-        x4 = x.unsqueeze(0)
-        residual4 = None if residual is None else residual.unsqueeze(0)
+    x4 = batched(x)
     call = (tuple(x4.shape), tuple(w.shape), geometry)
-    chosen = select("conv2d", (x4, w, b, residual4), call, backend)
-    if chosen is None:
-        return _by_aten(x, w, b, *geometry, activation=activation, residual=residual)
-    # Where backward needs the activation's input, it is fused only where nobody differentiates.
-    fused = (
-        activation is None
-        or activations.saves_result(activation)
-        or is_inference(x, w, b, residual)
+    found = convolve(
+        "conv2d", fprop, x4, w, b, batched(residual), geometry, call, activation, backend
     )
-    epilogue = activation if activation is not None and fused else "none"
-    y = fprop(x4, w, b, residual4, geometry, epilogue, chosen)
-    if activation is not None and not fused:
-        y = activation_forward(y, activation, chosen)
-    if not batched:
+    if found is None:
+        return _by_aten(x, w, b, *geometry, activation=activation, residual=residual)
+    y, chosen, fused = found
+    if x.dim() == 3:
         return y.squeeze(0)
     if x is input and fused and not is_traced():
+        epilogue = activation or "none"
         arguments = (
             *(input, weight, bias, stride, padding, dilation, groups),
             *(activation, residual, backend),
         )
-        remember_fprop(_known, arguments, x, w, b, residual, y, geometry, epilogue, chosen)
+        tensors = (x, w, b, residual, y)
+        remember_product(FPROP, _known, arguments, *tensors, geometry, epilogue, chosen)
     return y
 
 
 def _check_activation(activation):
     if activation is not None:
         activations.parse(activation)
-
-
-def _autocast(*tensors):
-    """Under autocast convolutions run in its dtype; float64 and integers are left alone.
-
-    On devices without kernels of ours ATen sees the call, and its own autocast."""
-    device = tensors[0].device.type
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(
-        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
-        for t in tensors
-    )
-
-
-def _check_residual(residual, x, w, geometry):
-    if residual is None:
-        return
-    size = (*x.shape[:-3], w.shape[0], *geometry.out_plane(x.shape, w.shape))
-    if tuple(residual.shape) != size or residual.dtype != x.dtype:
-        raise RuntimeError(
-            f"conv2d(): expected residual of size {list(size)} and type {x.dtype}, but got size "
-            f"{list(residual.shape)} and type {residual.dtype}"
-        )

@@ -13,7 +13,7 @@ from ...activations import native
 from ...problem import DTYPES, ConvOp, allows_tf32, suggests_channels_last
 from .. import im2col
 from ..base import Backend, PassPlan
-from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
+from ..conv2d import CONVOLUTIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from ..memory import empty, location, optional_strides
 from . import im2col as cuda_im2col
 from .launch import (
@@ -80,7 +80,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
 
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
-        if operator != "conv2d":
+        if operator not in CONVOLUTIONS:
             return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
@@ -208,6 +208,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             db.data_ptr(),
             0 if memory is None else memory.data_ptr(),
         )
+
+    _finish = staticmethod(cuda_im2col.epilogue)
 
     def _activate(self, z, activation, y):
         launch(

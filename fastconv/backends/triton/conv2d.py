@@ -10,7 +10,7 @@ import functools
 from ...problem import ConvOp, allows_tf32
 from .. import im2col
 from ..base import Backend, PassPlan
-from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
+from ..conv2d import CONVOLUTIONS, NO_EPILOGUE, Conv2dBackend, conv_problem
 from .launch import current_device, kernels, sm_count, unusable_reason, without_memory
 from .pool2d import TritonPool2d
 
@@ -44,7 +44,7 @@ class TritonBackend(Conv2dBackend, TritonPool2d, Backend):
 
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
-        if operator != "conv2d":
+        if operator not in CONVOLUTIONS:
             return self.explain_pool2d(operator, call, dtype, channels_last)
         problem = conv_problem(*call)
         tuning, plans = kernels("tuning"), {}
@@ -82,6 +82,9 @@ class TritonBackend(Conv2dBackend, TritonPool2d, Backend):
     def _epilogue_backward(self, dy, saved, activation, dz, db):
         sms = sm_count(dy.device.index)
         kernels("epilogue").launch_backward(dy, saved, activation, dz, db, sms)
+
+    def _finish(self, z, bias, residual, activation):
+        kernels("epilogue").launch_epilogue(z, bias, residual, activation)
 
     def _activate(self, z, activation, y):
         kernels("epilogue").launch_epilogue(z, None, None, activation, y)
