@@ -51,8 +51,10 @@ def convolution(
         x = F.pad(x, [side for pixels in reversed(extra) for side in (0, pixels)])
     checks.conv_reach(x.shape, w.shape, geometry)
 
-    x4 = batched(x if axes == 2 else _as_rows(x))
-    w4, residual4 = to_planes(w, axes), batched(to_planes(residual, axes))
+    x4 = x if axes == 2 else _as_rows(x)
+    w4, residual4 = to_planes(w, axes), to_planes(residual, axes)
+    if x.dim() == axes + 1:
+        x4, residual4 = batched(x4), batched(residual4)
     call = (tuple(x4.shape), tuple(w4.shape), geometry)
     size = (*x.shape[: -axes - 1], w.shape[0], *geometry.out_plane(*call[:2])[-axes:])
     check_residual(residual, size, x, operator)
