@@ -278,8 +278,8 @@ CALLS = ["bench", "calls", "--device", "cpu", "--seconds", "0.001"]
 def test_every_operator_is_called_as_a_function_and_as_a_module(tmp_path, capsys):
     assert main([*CALLS, "--out", str(tmp_path)]) == 0, capsys.readouterr().out
     rows = read(tmp_path / "calls.csv")
-    operators = ("conv2d", "conv2d+bias+relu", "depthwise conv2d", "max_pool2d", "avg_pool2d")
-    operators += ("adaptive_avg_pool2d", "adaptive_max_pool2d")
+    operators = ("conv2d", "conv2d+bias+relu", "depthwise conv2d", "conv_transpose2d")
+    operators += ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
     assert [(row["model"], row["layer"], row["pass"]) for row in rows] == [
         (operator, form, pass_)
         for operator in operators

@@ -106,6 +106,14 @@ def test_flops_and_bytes_are_those_of_the_definition(dtype):
     assert {row.dtype for row in (conv, pool, adaptive)} == {dtype}
 
 
+def test_a_transposed_convolution_is_a_dgrad():
+    (row,) = fastconv.explain(fastconv.ConvTranspose2d(16, 8, 2, 2), image(16)).rows()
+    assert (row.operator, row.algorithm) == ("conv_transpose2d", "implicit_gemm")
+    assert row.reason.startswith("dense product: 8 rows")  # fprop would have 16
+    assert row.flops == 2 * 2 * 16 * 10 * 10 * 8 * 2 * 2
+    assert row.bytes == 4 * (2 * 16 * 10 * 10 + 16 * 8 * 2 * 2 + 2 * 8 * 20 * 20)
+
+
 def test_autocasts_dtype_is_what_counts():
     layer = fastconv.Conv2d(3, 8, 3)
     with torch.autocast("cpu", torch.bfloat16):
