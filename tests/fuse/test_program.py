@@ -458,12 +458,9 @@ def test_no_page_is_mapped_anew(layout, exhaustive):
     x = images(batch=8, size=224).contiguous(memory_format=layout)
     model = NETWORKS["mobilenet_v2"]().eval().to(memory_format=layout)
     network = practised(fastconv.fuse(model), x)
-    faults = {}
-    for name, call in (("program", network), ("layers", network.forward)):
-        with torch.no_grad():
-            call(x)
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            for _ in range(5):
-                call(x)
-            faults[name] = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5
-    assert faults["program"] < 0.02 * faults["layers"], faults
+    with torch.no_grad():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            network(x)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 50  # for inner results of 219 MB, 53,000 pages
