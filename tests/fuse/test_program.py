@@ -137,7 +137,8 @@ class Elementwise(nn.Module):
     def forward(self, x, y, scale):
         added, scaled = x + y, y * scale
         joined = torch.cat([added, scaled, added], self.dim)
-        return torch.cat([joined, joined * joined], 0)
+        joined = torch.cat([joined, joined * joined], dim=0)
+        return torch.cat([joined], axis=1)  # a name that torch takes too
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
