@@ -67,7 +67,7 @@ def native_calls(target, args, kwargs, result):
         return find(target, *args, **kwargs)
     if target in _ELEMENTWISE and not kwargs:
         return _elementwise(_ELEMENTWISE[target], args, result)
-    if target in _CONCATENATIONS:
+    if target in _CONCATENATIONS and kwargs.keys() <= {"tensors", "dim"}:
         return _concatenation(result, *args, **kwargs)
     return None
 
@@ -92,6 +92,8 @@ def is_plain(value):
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.dim() <= DIMENSIONS
+        and not value.is_neg()
+        and not value._is_zerotensor()
     )
 
 

@@ -129,6 +129,31 @@ def test_what_a_network_is_given_and_returns_may_be_several():
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+class Mixed(nn.Module):
+    """Layers and functions without a native call, in place, of several results, and views."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.mirrored = nn.Conv2d(4, 8, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x):
+        y = self.conv(x)
+        z = self.relu(y + 1.0)
+        a, b = torch.chunk(self.mirrored(self.norm(z)), 2, 1)
+        negated = torch.imag(torch.complex(a, b).conj())
+        flat = negated[:, :, ::2].reshape(negated.size(0), 2, -1)
+        return (a * negated + z).relu_(), flat.sum(-1), y
+
+
+def test_functions_of_python_work_between_native_calls():
+    x = images(size=9)
+    fused = practised(fastconv.fuse(Mixed().eval()), x)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), fused.forward(x), rtol=0, atol=0)
+
+
 class Elementwise(nn.Module):
     def __init__(self, dim):
         super().__init__()
@@ -137,7 +162,8 @@ class Elementwise(nn.Module):
     def forward(self, x, y, scale):
         added, scaled = x + y, y * scale
         joined = torch.cat([added, scaled, added], self.dim)
-        return torch.cat([joined, joined * joined], 0)
+        joined = torch.cat([joined, joined * joined], dim=0)
+        return torch.cat([joined], axis=1)  # a name that torch takes too
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -458,12 +484,9 @@ def test_no_page_is_mapped_anew(layout, exhaustive):
     x = images(batch=8, size=224).contiguous(memory_format=layout)
     model = NETWORKS["mobilenet_v2"]().eval().to(memory_format=layout)
     network = practised(fastconv.fuse(model), x)
-    faults = {}
-    for name, call in (("program", network), ("layers", network.forward)):
-        with torch.no_grad():
-            call(x)
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            for _ in range(5):
-                call(x)
-            faults[name] = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5
-    assert faults["program"] < 0.02 * faults["layers"], faults
+    with torch.no_grad():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            network(x)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 50  # for inner results of 219 MB, 53,000 pages
