@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 import fastconv
 
-from ...backends.conv2d import CONVOLUTIONS
+from ...backends.base import is_convolution
 from ...dispatch import get_backend
 from ...problem import ConvOp
 from ..cases.selection import LAYOUTS
@@ -210,7 +210,7 @@ def _conv_flops(case, contest):
     flops = 0
     contest.ours.eval()  # explain runs it once: its running statistics must not change
     for decision in fastconv.explain(contest.ours, contest.x, measure=False):
-        if decision.operator in CONVOLUTIONS:
+        if is_convolution(decision.operator):
             problem, _ = get_backend(decision.backend).explain(
                 decision.operator, decision.call, decision.dtype, decision.channels_last
             )

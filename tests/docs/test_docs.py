@@ -15,7 +15,7 @@ import fastconv
 SHAPE = re.compile(r"\(N, \w+, \w+, \w+\)")
 PIXELS = {"kernel_size", "stride", "padding", "dilation"}  # arguments that are counted in them
 # How a function checks its arguments, besides raising by itself.
-CHECKS = {"checks", "checks_pool2d", "get_backend"}
+CHECKS = {"checks", "checks_pool", "checks_conv_transpose2d", "get_backend"}
 
 
 def public():
