@@ -292,7 +292,9 @@ PLACES = {
         AUTOGRAD,
     ): "cannot import name 'sum_fwd'",
     Insertion(
-        "fastconv/functional/pool2d.py", "MaxPooled: TypeAlias = Any\n", FUNCTIONAL
+        "fastconv/functional/pool2d.py",
+        "MaxPooled: TypeAlias = Tensor | tuple[Tensor, Tensor]\n",
+        FUNCTIONAL,
     ): "cannot import name 'sum_pool2d'",
     Insertion(
         "fastconv/decompositions.py", "    pool2d.pool2d_avg_bwd: _avg_bwd,\n", DECOMPOSITIONS
