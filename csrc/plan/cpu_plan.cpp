@@ -16,6 +16,10 @@ constexpr int64_t kMaxWgradPlanes = 4;
 constexpr int64_t kFewOutputs = 4;
 // Partial sums that a task of wgrad by planes keeps, each a vector.
 constexpr int64_t kMaxPlanesSums = int64_t{1} << 14;
+// Depthwise along one axis: rows of so many positions fill vectors along pixels, and for so few
+// taps it would not pay to transpose them for vectors along channels.
+constexpr int64_t kMinRowPositions = 128;
+constexpr int64_t kMaxRowTaps = 8;
 // Below this many rows or terms the products spend their time on packing.
 constexpr int64_t kMinProductRows = 3;
 constexpr int64_t kMinProductGemmK = 8;
@@ -34,6 +38,13 @@ int64_t product_depth(ConvOp op, const ConvProblem& problem) {
 // Source channels of each output channel; for wgrad those of x for each filter.
 int64_t group_depth(ConvOp op, const ConvProblem& problem) {
   return op == ConvOp::dgrad ? problem.filters_per_group() : problem.channels_per_group();
+}
+
+// A depthwise fprop or dgrad of long rows, as conv1d has them.
+bool is_long_rows(ConvOp op, const ConvProblem& problem) {
+  return problem.H == 1 && problem.R == 1 && problem.S <= kMaxRowTaps &&
+         problem.Q() >= kMinRowPositions &&
+         (op == ConvOp::fprop || (op == ConvOp::dgrad && problem.stride_w == 1));
 }
 
 std::string bounded_gemm_k(ConvOp op, const ConvProblem& problem) {
@@ -76,23 +87,24 @@ CpuConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem) {
       (problem.stride_h > kMaxProductDgradStride || problem.stride_w > kMaxProductDgradStride)) {
     return {CpuAlgorithm::direct, "one product for each of stride_h*stride_w phases is too many"};
   }
-  if (problem.groups > 1 && outputs == 1 && sources == 1) {
+  if (problem.groups > 1 && outputs == 1 && sources == 1 && !is_long_rows(op, problem)) {
     return {CpuAlgorithm::depthwise, "one channel per group: lanes along channels"};
   }
   const int64_t most = op == ConvOp::wgrad ? kMaxWgradPlanes : kMaxPlanes;
   const bool small_groups = problem.groups > 1 && sources <= most && outputs <= most;
   const bool few_outputs = op != ConvOp::wgrad && outputs <= kFewOutputs && sources > outputs;
-  if ((small_groups || few_outputs) &&
+  const int64_t depth = product_depth(op, problem);
+  const bool thin = outputs < kMinProductRows || depth < kMinProductGemmK;
+  if ((small_groups || few_outputs || thin) &&
       unsupported_reason(CpuAlgorithm::planes, op, problem).empty()) {
     return {CpuAlgorithm::planes, std::to_string(sources) + " -> " + std::to_string(outputs) +
                                       " channels a group: lanes along pixels"};
   }
-  const int64_t depth = product_depth(op, problem);
   if (const std::string reason = unsupported_reason(CpuAlgorithm::implicit_gemm, op, problem);
       !reason.empty()) {
     return {CpuAlgorithm::direct, reason};
   }
-  if (outputs < kMinProductRows || depth < kMinProductGemmK) {
+  if (thin) {
     return {CpuAlgorithm::direct, "product too thin for packing: " + std::to_string(outputs) +
                                       " rows, depth " + std::to_string(depth)};
   }

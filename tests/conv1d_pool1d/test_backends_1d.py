@@ -10,6 +10,7 @@ from devices import CUDA, TRITON, device_of
 from torch.autograd import gradcheck, gradgradcheck
 
 import fastconv
+from fastconv.backends import BACKENDS
 
 
 def row_last(x):
@@ -30,7 +31,7 @@ POOLS = {
     "adaptive max": lambda m, x: m.adaptive_max_pool1d(x, 7),
     "adaptive avg": lambda m, x: m.adaptive_avg_pool1d(x, 4),
 }
-BACKENDS = ["cpu", "reference", CUDA, TRITON]
+NAMES = ["cpu", "reference", CUDA, TRITON]
 
 
 def whole(*size):
@@ -47,7 +48,7 @@ def results(function, *tensors):
 
 @pytest.mark.parametrize("order", [torch.Tensor.contiguous, row_last])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMES)
 def test_convolutions(backend, name, order, strict):
     x_size, w_size, arguments = CONVOLUTIONS[name]
     if order is row_last and len(x_size) == 2:
@@ -63,7 +64,7 @@ def test_convolutions(backend, name, order, strict):
 
 
 @pytest.mark.parametrize("name", POOLS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", NAMES)
 def test_pools(backend, name, strict):
     x = torch.randperm(2 * 3 * 28).view(2, 3, 28).double() * 12
     with fastconv.backend(backend):
@@ -131,6 +132,24 @@ def test_messages_name_the_function_along_one_axis():
         fastconv.conv1d(x.long(), w.long(), backend="cpu")
     with pytest.raises(RuntimeError, match=r"residual of size \[1, 4, 7\]"):
         fastconv.conv1d(x, w, residual=x)
+
+
+def test_plans_on_the_cpu_fill_vectors():
+    """Long rows along pixels, where the others' vectors would be mostly empty or transposed."""
+
+    def plans(x_size, w_size, **arguments):
+        x, w = torch.empty(x_size, device="meta"), torch.empty(w_size, device="meta")
+        decision = fastconv.explain(fastconv.conv1d, x, w, **arguments)[0]
+        _, found = BACKENDS["cpu"].explain("conv1d", decision.call, x.dtype, False)
+        return [plan.algorithm for plan in found.values()]
+
+    def depthwise(W, S, stride):
+        return plans((1, 64, W), (64, 1, S), groups=64, stride=stride)
+
+    assert plans((1, 1, 8000), (32, 1, 7)) == ["planes"] * 3
+    assert depthwise(200, 4, 1) == ["planes", "planes", "depthwise"]
+    assert depthwise(400, 4, 2) == ["planes", "depthwise", "depthwise"]
+    assert depthwise(100, 4, 1) == depthwise(200, 9, 1) == ["depthwise"] * 3
 
 
 def test_tensors_without_strides_go_to_aten(monkeypatch):

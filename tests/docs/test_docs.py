@@ -12,8 +12,9 @@ import torch
 
 import fastconv
 
-SHAPE = re.compile(r"\(N, \w+, \w+, \w+\)")
-PIXELS = {"kernel_size", "stride", "padding", "dilation"}  # arguments that are counted in them
+SHAPE = re.compile(r"\(N, \w+(, \w+){1,2}\)")
+# Arguments that are counted in pixels, or along one axis in positions.
+PIXELS = {"kernel_size", "stride", "padding", "dilation"}
 # How a function checks its arguments, besides raising by itself.
 CHECKS = {"checks", "checks_pool", "checks_conv_transpose2d", "get_backend"}
 
@@ -88,12 +89,14 @@ def faults_of_operator(function, docstring):
         if not SHAPE.search(text):
             yield f"no shape of the {name}"
     sizes = PIXELS & described.keys()
-    yield from (f"{name} has no unit" for name in sizes if "pixel" not in described[name])
+    yield from (
+        f"{name} has no unit" for name in sizes if not re.search("pixel|position", described[name])
+    )
     if "dtype" not in docstring:
         yield "nothing about dtypes"
     if f"torch.nn.functional.{function.__name__}" not in docstring:
         yield "does not say whose function it is"
-    if not re.search(r"torch\.nn\.[A-Z]\w+2d", returned):
+    if not re.search(r"torch\.nn\.[A-Z]\w+[12]d", returned):
         yield "does not say whose formula the sizes follow"
 
 
