@@ -12,10 +12,19 @@ import torch
 
 import fastconv
 
-SHAPE = re.compile(r"\(N, \w+, \w+, \w+\)")
 PIXELS = {"kernel_size", "stride", "padding", "dilation"}  # arguments that are counted in them
 # How a function checks its arguments, besides raising by itself.
-CHECKS = {"checks", "checks_pool2d", "get_backend"}
+CHECKS = {"checks", "checks_pool", "get_backend"}
+
+
+def axes_of(value):
+    """ "1d" or "2d": along how many axes a function or layer works, as its name says."""
+    return "1d" if value.__name__.endswith("1d") else "2d"
+
+
+def has_shape(value, text):
+    more = {"1d": r"", "2d": r", \w+"}[axes_of(value)]
+    return re.search(rf"\(N, \w+, \w+{more}\)", text) is not None
 
 
 def public():
@@ -85,7 +94,7 @@ def faults_of_operator(function, docstring):
     """What the docstring of a function of tensors lacks of what only such a function must say."""
     described, returned = arguments(docstring), sections(docstring).get("Returns", "")
     for name, text in (("input", described.get("input", "")), ("result", returned)):
-        if not SHAPE.search(text):
+        if not has_shape(function, text):
             yield f"no shape of the {name}"
     sizes = PIXELS & described.keys()
     yield from (f"{name} has no unit" for name in sizes if "pixel" not in described[name])
@@ -93,7 +102,7 @@ def faults_of_operator(function, docstring):
         yield "nothing about dtypes"
     if f"torch.nn.functional.{function.__name__}" not in docstring:
         yield "does not say whose function it is"
-    if not re.search(r"torch\.nn\.[A-Z]\w+2d", returned):
+    if not re.search(rf"torch\.nn\.[A-Z]\w+{axes_of(function)}", returned):
         yield "does not say whose formula the sizes follow"
 
 
@@ -109,7 +118,7 @@ def faults_of_module(cls):
     """What a layer's docstring lacks. One with the constructor of torch's layer refers to that; one
     with a constructor of its own says everything itself."""
     docstring = cls.__doc__
-    if not SHAPE.search(sections(docstring).get("Shapes", "")):
+    if not has_shape(cls, sections(docstring).get("Shapes", "")):
         yield "no section Shapes"
     theirs = next(base for base in cls.__mro__ if base.__module__.startswith("torch.nn."))
     if cls.__init__ is not theirs.__init__:

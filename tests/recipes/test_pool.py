@@ -201,13 +201,14 @@ FUNCTIONAL = '''
 def sum_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, backend):
     """Sum of each window."""
     from ..autograd.pool2d import sum_fwd
+    from .pooling import choose, like_input
 
     x = checks.image(input, "sum_pool2d")
-    windows = checks_pool2d.windows(
-        "sum_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
+    windows = checks_pool.windows(
+        "sum_pool2d", x, 2, kernel_size, stride, padding, dilation, ceil_mode
     )
-    x4, chosen = _choose("sum_pool2d", x, windows, backend)
-    return _like_input(sum_fwd(x4, windows, chosen), x)
+    x4, chosen = choose("sum_pool2d", x, 2, windows, backend)
+    return like_input(sum_fwd(x4, windows, chosen), x, 2)
 '''
 DECOMPOSITIONS = """
     pool2d.pool2d_sum_fwd: lambda x, windows, backend: _avg_fwd(x, windows, False, 1, backend),
@@ -291,7 +292,9 @@ PLACES = {
         AUTOGRAD,
     ): "cannot import name 'sum_fwd'",
     Insertion(
-        "fastconv/functional/pool2d.py", "MaxPooled: TypeAlias = Any\n", FUNCTIONAL
+        "fastconv/functional/pool2d.py",
+        "_OutputSize: TypeAlias = int | tuple[int | None, int | None]\n",
+        FUNCTIONAL,
     ): "cannot import name 'sum_pool2d'",
     Insertion(
         "fastconv/decompositions.py", "    pool2d.pool2d_avg_bwd: _avg_bwd,\n", DECOMPOSITIONS
