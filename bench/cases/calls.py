@@ -39,7 +39,15 @@ SHAPES = (
     _pool("avg_pool2d", "avg"),
     _pool("adaptive_avg_pool2d", "gap", 6, 1, 0),
     _pool("adaptive_max_pool2d", "gmp", 6, 1, 0),
+    Layer("call", "conv1d", 1, 8, 1, 36, 8, 1, 3, 1, (0, 1), 1, 1),
+    Pool("call", "max_pool1d", "max", 1, 8, 1, 36, 1, (1, 2), (0, 1), S=3),
+    Pool("call", "avg_pool1d", "avg", 1, 8, 1, 36, 1, (1, 2), (0, 1), S=3),
 )
+
+
+def _is_1d(shape):
+    """Whether a shape, of one row, is that of an operator along one axis."""
+    return shape.name.endswith("1d")
 
 
 # Names are looked up at the call, as in programs, on both sides.
@@ -67,11 +75,20 @@ def _function(shape, functions):
         "avg_pool2d": lambda x: functions.avg_pool2d(x, shape.R, shape.stride, shape.pad),
         "adaptive_avg_pool2d": lambda x: functions.adaptive_avg_pool2d(x, 1),
         "adaptive_max_pool2d": lambda x: functions.adaptive_max_pool2d(x, 1),
+        "conv1d": lambda x, w, b: functions.conv1d(x, w, b, padding=1),
+        "max_pool1d": lambda x: functions.max_pool1d(x, 3, 2, 1),
+        "avg_pool1d": lambda x: functions.avg_pool1d(x, 3, 2, 1),
     }[shape.name]
 
 
 def _module(shape, modules):
     """The module out of `modules`, which is fastconv or torch.nn."""
+    if _is_1d(shape):
+        return {
+            "conv1d": lambda: modules.Conv1d(shape.C, shape.K, shape.S, padding=1),
+            "max_pool1d": lambda: modules.MaxPool1d(3, 2, 1),
+            "avg_pool1d": lambda: modules.AvgPool1d(3, 2, 1),
+        }[shape.name]()
     if isinstance(shape, Layer):
         if shape.name == "conv_transpose2d":
             return modules.ConvTranspose2d(shape.C, shape.K, shape.R, shape.stride, shape.pad)
@@ -154,15 +171,19 @@ def contender(case, library, device, dtype=None):
         return values.to(device, dtype).requires_grad_()
 
     layout = LAYOUTS[case.layout]
-    x = whole((shape.N, shape.C, shape.H, shape.W)).detach().contiguous(memory_format=layout)
-    x.requires_grad_(case.pass_ == "training step")
+
+    def image(size):
+        result = whole(size).detach().contiguous(memory_format=layout)
+        return result.squeeze(2) if _is_1d(shape) else result
+
+    x = image((shape.N, shape.C, shape.H, shape.W)).requires_grad_(case.pass_ == "training step")
     module = _module(shape, fastconv if library is fastconv else nn)
     module.to(device, dtype)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(whole(parameter.shape))
     module.to(memory_format=layout)
-    dy = whole(shape.out_size()).detach().contiguous(memory_format=layout)
+    dy = image(shape.out_size())
     parameters = tuple(module.parameters())
     if case.layer == "module":
         return Contender(module, (x,), (x, *parameters), dy)

@@ -33,9 +33,9 @@ def conv1d(
         input: (N, C, W) or unbatched (C, W).
         weight: (K, C/groups, S), same dtype.
         bias: (K) or None.
-        stride, dilation: positive int, in positions.
-        padding: int, in positions on each side, or "valid" (0) or "same" (output size = input size;
-            stride 1 only; an odd position goes to the right).
+        stride, dilation: positive int, in pixels.
+        padding: int, in pixels on each side, or "valid" (0) or "same" (output size = input size;
+            stride 1 only; an odd pixel goes to the right).
         groups: C and K are divided into this many independent groups.
         activation: as in fastconv.conv2d.
         residual: same shape as the result, added before the activation; or None.

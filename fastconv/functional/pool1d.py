@@ -80,9 +80,9 @@ def max_pool1d(
 
     Args:
         input: (N, C, W) or unbatched (C, W).
-        kernel_size, dilation: positive int, in positions.
-        stride: int, in positions; None or empty means kernel_size.
-        padding: int, in positions on each side, which count as -inf; at most half of the kernel
+        kernel_size, dilation: positive int, in pixels.
+        stride: int, in pixels; None or empty means kernel_size.
+        padding: int, in pixels on each side, which count as -inf; at most half of the kernel
             size.
         ceil_mode: also windows that reach past the padding, if they begin before it.
         return_indices: also return the index w (int64) of each maximum.
@@ -217,9 +217,9 @@ def avg_pool1d(
 
     Args:
         input: (N, C, W) or unbatched (C, W). float16 and bfloat16 are summed in float32.
-        kernel_size: positive int, in positions.
-        stride: int, in positions; None or empty means kernel_size.
-        padding: int, in positions on each side, which count as 0; at most half of the kernel.
+        kernel_size: positive int, in pixels.
+        stride: int, in pixels; None or empty means kernel_size.
+        padding: int, in pixels on each side, which count as 0; at most half of the kernel.
         ceil_mode: also windows that reach past the padding, if they begin before it.
         count_include_pad: the divisor counts the window's padding (what lies past that is never
             counted), else only its elements of the input.

@@ -12,11 +12,20 @@ import torch
 
 import fastconv
 
-SHAPE = re.compile(r"\(N, \w+(, \w+){1,2}\)")
 # Arguments that are counted in pixels, or along one axis in positions.
 PIXELS = {"kernel_size", "stride", "padding", "dilation"}
 # How a function checks its arguments, besides raising by itself.
 CHECKS = {"checks", "checks_pool", "checks_conv_transpose2d", "get_backend"}
+
+
+def axes_of(value):
+    """ "1d" or "2d": along how many axes a function or layer works, as its name says."""
+    return "1d" if value.__name__.endswith("1d") else "2d"
+
+
+def has_shape(value, text):
+    more = {"1d": r"", "2d": r", \w+"}[axes_of(value)]
+    return re.search(rf"\(N, \w+, \w+{more}\)", text) is not None
 
 
 def public():
@@ -86,7 +95,7 @@ def faults_of_operator(function, docstring):
     """What the docstring of a function of tensors lacks of what only such a function must say."""
     described, returned = arguments(docstring), sections(docstring).get("Returns", "")
     for name, text in (("input", described.get("input", "")), ("result", returned)):
-        if not SHAPE.search(text):
+        if not has_shape(function, text):
             yield f"no shape of the {name}"
     sizes = PIXELS & described.keys()
     yield from (
@@ -96,7 +105,7 @@ def faults_of_operator(function, docstring):
         yield "nothing about dtypes"
     if f"torch.nn.functional.{function.__name__}" not in docstring:
         yield "does not say whose function it is"
-    if not re.search(r"torch\.nn\.[A-Z]\w+[12]d", returned):
+    if not re.search(rf"torch\.nn\.[A-Z]\w+{axes_of(function)}", returned):
         yield "does not say whose formula the sizes follow"
 
 
@@ -112,7 +121,7 @@ def faults_of_module(cls):
     """What a layer's docstring lacks. One with the constructor of torch's layer refers to that; one
     with a constructor of its own says everything itself."""
     docstring = cls.__doc__
-    if not SHAPE.search(sections(docstring).get("Shapes", "")):
+    if not has_shape(cls, sections(docstring).get("Shapes", "")):
         yield "no section Shapes"
     theirs = next(base for base in cls.__mro__ if base.__module__.startswith("torch.nn."))
     if cls.__init__ is not theirs.__init__:

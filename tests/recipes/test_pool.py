@@ -293,7 +293,7 @@ PLACES = {
     ): "cannot import name 'sum_fwd'",
     Insertion(
         "fastconv/functional/pool2d.py",
-        "MaxPooled: TypeAlias = Tensor | tuple[Tensor, Tensor]\n",
+        "_OutputSize: TypeAlias = int | tuple[int | None, int | None]\n",
         FUNCTIONAL,
     ): "cannot import name 'sum_pool2d'",
     Insertion(

@@ -1,5 +1,6 @@
-// Convolution with vector lanes along pixels, for few output channels: groups of a few channels,
-// and dgrad of a network's first layer. planes.h says where a term, (channel, tap), lies:
+// Convolution with vector lanes along pixels, for few output channels or terms: groups of a few
+// channels, depthwise rows, a network's first layer. planes.h says where a term, (channel, tap),
+// lies:
 //
 //   fprop, dgrad   c[output channel][column] += weights[term][output channel]
 //                                               * planes[term + column]

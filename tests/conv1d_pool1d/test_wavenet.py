@@ -1,0 +1,54 @@
+"""A network along one axis: converted it infers and trains as before."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastconv
+from fastconv.bench.models.wavenet import WaveNet
+
+
+def small():
+    return WaveNet(levels=5, C=6, skip=7, stacks=2, layers=3).double()
+
+
+def step(net, x):
+    """Logits, the loss of the next samples, and all gradients."""
+    y = net(x)
+    loss = F.cross_entropy(y[..., :-1], x.argmax(1)[..., 1:])
+    return [y, loss, *torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)]
+
+
+def one_hot(N, W):
+    return F.one_hot(torch.randint(5, (N, W)), 5).double().transpose(1, 2)
+
+
+def test_trains_as_before_and_converts_back(strict):
+    net = small()
+    ours, report = fastconv.convert(copy.deepcopy(net), report=True)
+    assert all(layer.converted for layer in report) and len(report) == 2 * 3 * 3 + 3
+    for x in (one_hot(2, 40).contiguous(), one_hot(2, 40)):  # channels inner: the latter
+        for _ in range(3):  # the second and third one's calls are prepared
+            got = step(ours, x)
+        torch.testing.assert_close(got, step(net, x))
+    assert not any(isinstance(m, fastconv.Conv1d) for m in fastconv.unconvert(ours).modules())
+
+
+def test_no_logit_sees_a_later_sample():
+    net = fastconv.convert(small())
+    x = one_hot(1, 30).requires_grad_()
+    (dx,) = torch.autograd.grad(net(x)[..., :20].square().sum(), x)
+    # Each stack reaches 1 + 2 + 4 samples back, the first convolution one.
+    assert dx[..., 20:].count_nonzero() == 0 and dx[..., 4:20].count_nonzero(1).all()
+
+
+def test_fuse_converts_and_leaves_the_batch_norms():
+    net = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2)).eval()
+    (fused, reports), x = fastconv.fuse(net, report=True), torch.randn(2, 3, 20)
+    torch.testing.assert_close(fused(x), net(x))
+    assert type(fused.get_submodule("0")) is fastconv.Conv1d
+    assert [(r.name, r.fused, r.reason) for r in reports] == [
+        ("1", (), "left: BatchNorm1d does not compute as BatchNorm2d")
+    ]
