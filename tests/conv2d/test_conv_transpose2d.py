@@ -17,7 +17,7 @@ from fastconv.problem import DTYPES
 
 # Named by the convolutions whose dgrad they are.
 PROBLEMS = [
-    *("strided", "stride beyond kernel", "dilated and strided", "grouped odd"),
+    *("strided", "kernel is stride", "dilated and strided", "grouped odd"),
     *("depthwise strided", "depthwise multiplier", "padding beyond kernel"),
 ]
 
