@@ -3,6 +3,8 @@ weights and attributes. A convolution overrides _conv_forward alone, which keeps
 parametrisation tools working. torch.jit.script compiles torch's own functions in place of
 fastconv's."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from . import functional
 from .activations import by_torch
-from .fusion.fold_batch_norm import scale_and_shift
+from .fusion.fold_batch_norm import scale_and_shift, scaled_filters
+from .geometry import ConvTranspose2dGeometry
 from .layer import Layer
 from .nn1d import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from .nn1d import AdaptiveMaxPool1d as AdaptiveMaxPool1d
@@ -163,15 +166,11 @@ class FrozenBatchNorm2d(_InEvaluation, nn.BatchNorm2d, Layer):
         return F.batch_norm(input, *constants, eps=self.eps)
 
 
-class FusedConv2d(Conv2d):
-    """A convolution that also computes what follows it, in one kernel: activation(norm(conv2d(x) +
-    bias) + residual). fastconv.fuse puts it into networks; called with x alone it is a Conv2d.
+class _Fused(nn.modules.conv._ConvNd):
+    """The call of a convolution with what follows it; its class has _convolve and _out_plane."""
 
-    Arguments, dtypes, errors, state_dict and the formula of P and Q are torch.nn.Conv2d's.
-
-    Shapes:
-        (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
-    """
+    _convolve: Callable[..., Tensor]
+    _out_plane: Callable[[Tensor], Iterable[int]]
 
     def forward(
         self,
@@ -192,12 +191,12 @@ class FusedConv2d(Conv2d):
             in_place: the residual is added as by `+=`: the sum keeps the convolution's dtype.
 
         Returns:
-            (N, K, P, Q) or unbatched (K, P, Q), see fastconv.conv2d.
+            (N, K, P, Q) or unbatched (K, P, Q), see fastconv.conv2d and conv_transpose2d.
         """
         weight, bias = self.weight, self.bias
         if norm is not None:
             scale, shift = norm
-            weight = (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype)
+            weight = scaled_filters(self, scale).to(weight.dtype)
             bias = (shift if bias is None else bias * scale + shift).to(weight.dtype)
         if residual is None or self._is_like_output(residual, input):
             return self._convolve(input, weight, bias, activation, residual)
@@ -215,10 +214,25 @@ class FusedConv2d(Conv2d):
         casts = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
         if casts and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
+        size = (*input.shape[:-3], self.out_channels, *self._out_plane(input))
+        return residual.dtype == dtype and tuple(residual.shape) == size
+
+
+class FusedConv2d(_Fused, Conv2d):
+    """A convolution that also computes what follows it, in one kernel: activation(norm(conv2d(x) +
+    bias) + residual). fastconv.fuse puts it into networks; called with x alone it is a Conv2d.
+
+    Arguments, dtypes, errors, state_dict and the formula of P and Q are torch.nn.Conv2d's.
+
+    Shapes:
+        (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
+    """
+
+    def _out_plane(self, input):
         # torch keeps the padding in pixels here, also where it was given as "same".
         left, right, top, bottom = self._reversed_padding_repeated_twice
         pads = (top + bottom, left + right)
-        P, Q = (
+        return (
             conv_out_size(
                 input.shape[i - 2] + pads[i],
                 self.kernel_size[i],
@@ -228,8 +242,31 @@ class FusedConv2d(Conv2d):
             )
             for i in range(2)
         )
-        size = (*input.shape[:-3], self.out_channels, P, Q)
-        return residual.dtype == dtype and tuple(residual.shape) == size
+
+
+class FusedConvTranspose2d(_Fused, ConvTranspose2d):  # type: ignore[misc]
+    """As FusedConv2d, for a transposed convolution.
+
+    Arguments, dtypes, errors, state_dict and the formula of P and Q are torch.nn.ConvTranspose2d's.
+
+    Shapes:
+        (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
+    """
+
+    def _geometry(self):
+        pairs = self.stride, self.padding, self.dilation
+        return ConvTranspose2dGeometry(*pairs, self.groups, self.output_padding)
+
+    def _out_plane(self, input):
+        return self._geometry().out_size(input.shape, self.weight.shape)[-2:]
+
+    def _convolve(self, input, weight, bias, activation=None, residual=None):
+        stride, padding, dilation, groups, output_padding = self._geometry()
+        return functional.conv_transpose2d(
+            *(input, weight, bias, stride, padding, output_padding, groups, dilation),
+            activation=activation,
+            residual=residual,
+        )
 
 
 class MaxPool2d(nn.MaxPool2d, Layer):

@@ -85,6 +85,7 @@ CONVS = [
     Conv("kernel covers input", H=4, W=5, R=4, S=5),
     Conv("channels beyond a tile", N=1, C=300, H=3, W=3, K=5, pad=(1, 1)),
     Conv("large kernel", C=2, K=2, groups=2, H=12, W=12, R=11, S=11, pad=(5, 5)),
+    Conv("kernel is stride", R=3, S=2, stride=(3, 2), H=9, W=8),
 ]
 EMPTY_BATCH = Conv("empty batch", N=0, pad=(1, 1))
 

@@ -64,7 +64,7 @@ class Chains:
         reports = list(self._report_traced_convolutions())
         for node in list(self.graph.nodes):
             module = self._module(node)
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, CONVOLUTIONS):
                 chain = _Chain([node])
                 chain.reason = self._why_not(module) or self._follow(chain)
                 while chain.nodes[-1] in chain.identities:
@@ -97,7 +97,7 @@ class Chains:
         owners = {name.rpartition(".")[0]: None for name in self.read.values()}
         for name in owners:
             module = self.modules[name]
-            if isinstance(module, nn.Conv2d) and id(module) not in self.calls:
+            if isinstance(module, CONVOLUTIONS) and id(module) not in self.calls:
                 what = "is not called, its tensors are read"
                 if not computes_as(module, *CONVOLUTIONS):
                     what = "has a forward of its own"
@@ -244,7 +244,10 @@ class Chains:
     def _replace(self, chain):
         """Puts one call in the place of the chain's last node and removes the chain's nodes."""
         first, last = chain.nodes[0], chain.nodes[-1]
-        conv = self.replaced[first.target] = recast(self._module(first), fast.FusedConv2d)
+        conv = self._module(first)
+        transposed = isinstance(conv, nn.ConvTranspose2d)
+        kind = fast.FusedConvTranspose2d if transposed else fast.FusedConv2d
+        conv = self.replaced[first.target] = recast(conv, kind)
         kwargs = {}
         with self.graph.inserting_before(last):
             if chain.norm is not None:

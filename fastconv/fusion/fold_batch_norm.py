@@ -15,7 +15,16 @@ def scale_and_shift(mean, var, weight, bias, eps):
     return scale, shift if bias is None else shift + bias
 
 
-def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def scaled_filters(conv, scale):
+    """The weight of a convolution with each of its K filters times a factor. A transposed one's lie
+    along dimension 1, those of a group beside each other."""
+    if not conv.transposed:
+        return conv.weight * scale.view(-1, 1, 1, 1)
+    groups = conv.weight.unflatten(0, (conv.groups, -1))
+    return (groups * scale.view(conv.groups, 1, -1, 1, 1)).flatten(0, 1)
+
+
+def fold_batch_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> None:
     """Multiplies a BatchNorm with its running statistics into the convolution before it, in place.
 
         w[k] *= scale[k],  b[k] = b[k] * scale[k] + shift[k]
@@ -24,7 +33,7 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     float64 and rounded once.
 
     Args:
-        conv: a torch.nn.Conv2d with K filters; gets a bias where it has none.
+        conv: a torch.nn.Conv2d or ConvTranspose2d with K filters; gets a bias where it has none.
         norm: a torch.nn.BatchNorm2d of K channels with running statistics.
 
     Raises:
@@ -47,7 +56,7 @@ def fold_constants(conv, mean, var, weight, bias, eps):
         scale, shift = scale_and_shift(mean.double(), var.double(), weight, bias, eps)
         if conv.bias is not None:
             shift = shift + conv.bias * scale
-        filters = conv.weight * scale.view(-1, 1, 1, 1)
+        filters = scaled_filters(conv, scale)
         like = conv.weight
         conv.weight = nn.Parameter(
             torch.empty_like(like).copy_(filters), requires_grad=like.requires_grad

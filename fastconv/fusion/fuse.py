@@ -15,7 +15,7 @@ from ..convert import convert
 from .batch_norms import ANY_BATCH_NORM, freeze_calls
 from .chains import Chains
 from .frozen_batch_norm import freeze_batch_norms
-from .kinds import WRAPPERS, has_own_call, is_layer, is_list, why_not_plain
+from .kinds import CONVOLUTIONS, WRAPPERS, has_own_call, is_layer, is_list, why_not_plain
 from .network import FusedNetwork
 from .report import FusionReport, join, type_name
 from .tracer import trace
@@ -37,8 +37,8 @@ def fuse(
 def fuse(
     model: nn.Module, *, trainable: bool = False, report: bool = False
 ) -> nn.Module | tuple[nn.Module, list[FusionReport]]:
-    """Converts a network (see fastconv.convert) and fuses each Conv2d with the BatchNorm2d, the sum
-    and the activation (those of fastconv.conv2d) that follow it.
+    """Converts a network (see fastconv.convert) and fuses each Conv2d and ConvTranspose2d with the
+    BatchNorm2d, the sum and the activation (those of fastconv.conv2d) that follow it.
 
     The network is traced by torch.fx with the optional arguments of its forward at their defaults;
     the result raises AssertionError for other values of them. A part that cannot be traced keeps
@@ -234,7 +234,7 @@ class _Fusion:
         kind = type(layer)
         if isinstance(layer, torch.jit.ScriptModule):
             kind = getattr(nn, layer.original_name, nn.Module)
-        if issubclass(kind, (nn.Conv2d, ANY_BATCH_NORM)):
+        if issubclass(kind, (*CONVOLUTIONS, ANY_BATCH_NORM)):
             self.reports.append(FusionReport(name, type_name(kind), (), reason))
 
 

@@ -15,7 +15,7 @@ from ..layer import is_ours
 # Modules of torch that hold other modules and are not called themselves.
 LISTS = (nn.ModuleList, nn.ModuleDict)
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-CONVOLUTIONS = (fast.Conv2d, nn.Conv2d)
+CONVOLUTIONS = (fast.Conv2d, nn.Conv2d, fast.ConvTranspose2d, nn.ConvTranspose2d)
 # BatchNorms that can follow a convolution and be folded into it.
 FOLDABLE = (fast.FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _TRACER = fx.Tracer()

@@ -155,6 +155,7 @@ def test_opcheck(channels_last):
         (ops.conv2d_fprop, (x, w, None, None, *GEOMETRY, "none", "reference")),
         (ops.conv2d_dgrad, (dy, w, x.shape, channels_last, *GEOMETRY, "cpu")),
         (ops.conv2d_wgrad, (dy, x, w.shape, channels_last, *GEOMETRY, "cpu")),
+        (ops.conv_transpose2d, (dy, w, tensor(4), x, *GEOMETRY, [0, 0], "relu", "cpu")),
         (ops.epilogue_backward, (dy, tensor(2, 6, 3, 6), "silu", "cpu")),
         (ops.bias_grad, (dy, "cpu")),
         (ops.activation_forward, (dy, "gelu", "cpu")),

@@ -30,7 +30,8 @@ def same(got, expected, tolerance=FLOAT64_ROUNDING):
 
 def chains(reports):
     """{name of a convolution: what went into its call}"""
-    return {report.name: report.fused for report in reports if report.type == "Conv2d"}
+    types = ("Conv2d", "ConvTranspose2d")
+    return {report.name: report.fused for report in reports if report.type in types}
 
 
 class Block(nn.Module):
@@ -215,4 +216,9 @@ BLOCKS = {
     "input changed by a function": (Block(input_changed_by_module), ()),
     "residual changed between": (Block(residual_changed_between), ()),
     "two results": (Block(two_results), ()),
+    "transposed": (Block(conv_bn_act, nn.ConvTranspose2d(4, 4, 3, 2, 1, 1)), ALL),
+    "transposed, grouped, residual": (
+        Block(residual_iadd, nn.ConvTranspose2d(4, 4, 3, 1, 1, groups=2, bias=False)),
+        ("bn", "residual", "act"),
+    ),
 }

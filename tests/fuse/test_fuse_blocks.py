@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fuse_blocks import BLOCKS, chains, lively, same
 
 import fastconv
-from fastconv.nn import FusedConv2d
+from fastconv.nn import FusedConv2d, FusedConvTranspose2d
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -51,12 +51,20 @@ def test_dtypes_under_autocast_are_torchs(name):
         same(fused(x.bfloat16()), model(x.bfloat16()), 2**-6)
 
 
-def test_the_call_broadcasts_and_promotes_as_torch_adds():
-    layer = FusedConv2d(4, 6, (3, 2), stride=2, padding="valid").double()
+@pytest.mark.parametrize(
+    "layer",
+    [
+        FusedConv2d(4, 6, (3, 2), stride=2, padding="valid").double(),
+        FusedConvTranspose2d(4, 6, (3, 2), 2, 1, (1, 0), dilation=2).double(),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_the_call_broadcasts_and_promotes_as_torch_adds(layer):
     x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
     y = layer(x)
+    assert layer._is_like_output(y, x)
     for residual in (torch.randn_like(y), torch.randn(6, 1, 1), torch.randn_like(y).float(), 2.0,
-                     torch.randn(3, 2, 6, 4, 4, dtype=torch.float64)):  # fmt: skip
+                     torch.randn(3, *y.shape, dtype=torch.float64)):  # fmt: skip
         same(layer(x, residual, activation="relu"), torch.relu(y + residual))
     same(layer(x[0], y[0], activation="silu"), F.silu(y[0] + y[0]))
 

@@ -37,6 +37,7 @@ constexpr int64_t kMinFilterTile = 32;   // smaller tiles spend more on staging 
 constexpr int64_t kChannelBlock = 2048;  // channels staged at a time, at most
 constexpr int64_t kMaxStageBytes = 8 << 20;  // of the smallest tile
 constexpr int64_t kWeightBytes = 32 << 20;
+constexpr int64_t kPhasesAtOnce = 4;        // of dgrad, at most
 constexpr int64_t kPackedAlone = 16 << 10;  // so many elements one thread packs sooner than several
 
 template <typename T>
@@ -51,17 +52,25 @@ int64_t channel_block(int64_t channels, int64_t taps) {
   return max64(1, min64(min64(channels, kChannelBlock), kMaxStageBytes / pixel_bytes));
 }
 
-// The products of all groups, for one phase of output positions. The groups lie `channels` of the
-// source, filters_per_group of w and `rows` of the output apart.
+// A phase of output positions: its filters, and where its results go.
+struct ProductPhase {
+  PackedWeights weights;
+  TileOutput out;
+};
+
+// The products of all groups, for phases that read the same source pixels, which are then staged
+// once for all of them. The groups lie `channels` of the source, filters_per_group of w and `rows`
+// of the output apart.
 struct GroupedProduct {
   PixelTiles tiles;
   TensorView source;
   int64_t channels, channel_block;  // of the source, in one group; staged at a time
-  PackedWeights weights;
-  TileOutput out;
+  const ProductPhase* phases;
+  int64_t phase_count;
   int64_t groups, filters_per_group, rows;
 
-  int64_t gemm_k() const { return weights.taps() * channels; }
+  int64_t taps() const { return phases[0].weights.taps(); }
+  int64_t gemm_k() const { return taps() * channels; }
 };
 
 // c[panel][pixel][row of the panel] += the gemm_k terms of one block of channels. In each panel of
@@ -86,12 +95,14 @@ void product_block(const Terms& terms, int64_t gemm_k, const A* stage, const int
   });
 }
 
-// The pixels of a tile times rows [row, row_end) of a group, kFilterTile rows of c at a time.
+// The pixels of a tile times rows [row, row_end) of a group in every phase, kFilterTile rows of c
+// at a time. The weights of one phase lie phase_elements behind those of the phase before.
 template <typename T>
 void product_tile(const GroupedProduct& product, const PixelTile& tile, int64_t group, int64_t row,
-                  int64_t row_end, const accumulator_t<T>* weights, int64_t panel_elements) {
+                  int64_t row_end, const accumulator_t<T>* weights, int64_t panel_elements,
+                  int64_t phase_elements) {
   using A = accumulator_t<T>;
-  const int64_t pixels = tile.pixels(), taps = product.weights.taps();
+  const int64_t pixels = tile.pixels(), taps = product.taps();
   // The last block of channels is smaller, and yet its pitch may be larger.
   const auto elements = [&](int64_t channels) {
     return stage_elements<A>(tile.stage<A>(product.tiles.h, product.tiles.w, channels));
@@ -106,30 +117,33 @@ void product_tile(const GroupedProduct& product, const PixelTile& tile, int64_t 
   A* const c = task_memory<A>(ScratchSlot::kTile, c_elements + pixels + taps);
   int32_t* const positions = reinterpret_cast<int32_t*>(c + c_elements);
   const A* staged = nullptr;
-  for (int64_t k = row; k < row_end; k += kFilterTile) {
-    const int64_t first = group * product.rows + k, rows = min64(kFilterTile, row_end - k);
-    if (product.gemm_k() == 0) zero_row(c, c_elements);
-    const RegisterOutput<A> out = register_output<T>(product.out, tile, first);
-    const int64_t out_rows = out.y != nullptr && product.gemm_k() > 0 ? whole_rows<A>(rows) : 0;
-    for (int64_t channel = 0; channel < product.channels && taps > 0;
-         channel += product.channel_block) {
-      const int64_t channels = min64(product.channel_block, product.channels - channel);
-      const Stage s = tile.stage<A>(product.tiles.h, product.tiles.w, channels);
-      // Where one block has all channels, they are staged once for all rows.
-      if (staged == nullptr || channels < product.channels) {
-        tile.fill_positions(s, positions);
-        const TensorView source =
-            channel_offset<T>(product.source, group * product.channels + channel);
-        staged = stage_tile<T>(s, source, tile.n, memory);
+  for (int64_t i = 0; i < product.phase_count; ++i, weights += phase_elements) {
+    const ProductPhase& phase = product.phases[i];
+    for (int64_t k = row; k < row_end; k += kFilterTile) {
+      const int64_t first = group * product.rows + k, rows = min64(kFilterTile, row_end - k);
+      if (product.gemm_k() == 0) zero_row(c, c_elements);
+      const RegisterOutput<A> out = register_output<T>(phase.out, tile, first);
+      const int64_t out_rows = out.y != nullptr && product.gemm_k() > 0 ? whole_rows<A>(rows) : 0;
+      for (int64_t channel = 0; channel < product.channels && taps > 0;
+           channel += product.channel_block) {
+        const int64_t channels = min64(product.channel_block, product.channels - channel);
+        const Stage s = tile.stage<A>(product.tiles.h, product.tiles.w, channels);
+        // Where one block has all channels, they are staged once for all phases and rows.
+        if (staged == nullptr || channels < product.channels) {
+          tile.fill_positions(s, positions);
+          const TensorView source =
+              channel_offset<T>(product.source, group * product.channels + channel);
+          staged = stage_tile<T>(s, source, tile.n, memory);
+        }
+        const Terms terms =
+            fill_terms(s, merges_rows<A>(product.tiles.w, s.channels), positions + pixels);
+        const bool last = channel + channels == product.channels;
+        product_block<A>(terms, taps * s.channels, staged, positions, pixels,
+                         weights + (k - row) / kMicroColumns<A> * panel_elements, taps * channel,
+                         panel_elements, rows, c, last ? &out : nullptr, out_rows);
       }
-      const Terms terms =
-          fill_terms(s, merges_rows<A>(product.tiles.w, s.channels), positions + pixels);
-      const bool last = channel + channels == product.channels;
-      product_block<A>(terms, taps * s.channels, staged, positions, pixels,
-                       weights + (k - row) / kMicroColumns<A> * panel_elements, taps * channel,
-                       panel_elements, rows, c, last ? &out : nullptr, out_rows);
+      store_tile<T>(phase.out, tile, first + out_rows, rows - out_rows, c + out_rows * pixels);
     }
-    store_tile<T>(product.out, tile, first + out_rows, rows - out_rows, c + out_rows * pixels);
   }
 }
 
@@ -138,25 +152,27 @@ void gather_gemm(const GroupedProduct& product, int num_threads) {
   using A = accumulator_t<T>;
   const int64_t pixel_tiles = product.tiles.count();
   const int64_t panel_elements = max64(1, product.gemm_k()) * kMicroColumns<A>;
-  const int64_t panels = div_up(product.rows, kMicroColumns<A>);
+  const int64_t panels = div_up(product.rows, kMicroColumns<A>), phases = product.phase_count;
 
   // A round packs as many panels as the workspace holds: some of one group's, or whole groups.
-  const int64_t held = max64(1, kWeightBytes / (panel_elements * static_cast<int64_t>(sizeof(A))));
+  const int64_t panel_bytes = phases * panel_elements * static_cast<int64_t>(sizeof(A));
+  const int64_t held = max64(1, kWeightBytes / panel_bytes);
   const int64_t round_panels = min64(panels, held);
   const int64_t round_groups = min64(product.groups, max64(1, held / panels));
   A* const packed =
-      task_memory<A>(ScratchSlot::kShared, round_groups * round_panels * panel_elements);
+      task_memory<A>(ScratchSlot::kShared, round_groups * phases * round_panels * panel_elements);
 
   for (int64_t group0 = 0; group0 < product.groups; group0 += round_groups) {
     const int64_t groups = min64(round_groups, product.groups - group0);
     for (int64_t row0 = 0; row0 < product.rows; row0 += round_panels * kMicroColumns<A>) {
       const int64_t row1 = min64(product.rows, row0 + round_panels * kMicroColumns<A>);
       const int64_t panels_here = div_up(row1 - row0, kMicroColumns<A>);
-      const bool alone = groups * panels_here * panel_elements <= kPackedAlone;
-      parallel_for(groups * panels_here, alone ? 1 : num_threads, [&](int64_t task) {
-        const int64_t group = group0 + task / panels_here;
+      const int64_t phase_elements = panels_here * panel_elements;
+      const bool alone = groups * phases * phase_elements <= kPackedAlone;
+      parallel_for(groups * phases * panels_here, alone ? 1 : num_threads, [&](int64_t task) {
+        const int64_t group = group0 + task / panels_here / phases;
         const int64_t row = row0 + task % panels_here * kMicroColumns<A>;
-        PackedWeights weights = product.weights;
+        PackedWeights weights = product.phases[task / panels_here % phases].weights;
         weights.filters = filter_offset<T>(weights.filters, group * product.filters_per_group);
         pack_weight_panel<T>(weights, row, min64(row1, row + kMicroColumns<A>), product.channels,
                              product.channel_block, packed + task * panel_elements);
@@ -174,10 +190,11 @@ void gather_gemm(const GroupedProduct& product, int num_threads) {
         // All groups of a tile before the next: in channels_last they share its pixels' memory.
         const int64_t group = task / row_tiles % groups;
         const int64_t row = task % row_tiles * row_tile;
-        product_tile<T>(product, PixelTile(product.tiles, task / row_tiles / groups),
-                        group0 + group, row0 + row, min64(row1, row0 + row + row_tile),
-                        packed + (group * panels_here + row / kMicroColumns<A>)*panel_elements,
-                        panel_elements);
+        product_tile<T>(
+            product, PixelTile(product.tiles, task / row_tiles / groups), group0 + group,
+            row0 + row, min64(row1, row0 + row + row_tile),
+            packed + group * phases * phase_elements + row / kMicroColumns<A> * panel_elements,
+            panel_elements, phase_elements);
       });
     }
   }
@@ -191,16 +208,17 @@ void fprop(const CpuConvArgs& args) {
   const GatherAxis h = fprop_axis(h_axis(problem));
   const GatherAxis w = fprop_axis(w_axis(problem));
   const int64_t block = channel_block<A>(Cg, problem.R * problem.S);
-  gather_gemm<T>({choose_tiles<A>(h, w, problem.N, block, kTilePixels, kStageBytes),
-                  args.x,
-                  Cg,
-                  block,
-                  {h, w, args.w, args.w.strides.n, args.w.strides.c, problem.R, problem.S},
-                  {h, w, args.y, &args.epilogue},
-                  problem.groups,
-                  Kg,
-                  Kg},
+  const ProductPhase phase = {
+      {h, w, args.w, args.w.strides.n, args.w.strides.c, problem.R, problem.S},
+      {h, w, args.y, &args.epilogue}};
+  gather_gemm<T>({choose_tiles<A>(h, w, problem.N, block, kTilePixels, kStageBytes), args.x, Cg,
+                  block, &phase, 1, problem.groups, Kg, Kg},
                  args.num_threads);
+}
+
+// Whether two phases read the same source positions along an axis.
+bool same_source(const GatherAxis& a, const GatherAxis& b) {
+  return a.positions == b.positions && a.source_first == b.source_first && a.taps == b.taps;
 }
 
 template <typename T>
@@ -208,19 +226,23 @@ void dgrad(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& problem = args.problem;
   const int64_t Cg = problem.channels_per_group(), Kg = problem.filters_per_group();
-  for_each_phase(problem, [&](const GatherAxis& h, const GatherAxis& w) {
+  ProductPhase phases[kPhasesAtOnce];
+  int64_t count = 0;
+  const auto compute = [&] {
+    const GatherAxis &h = phases[0].out.h, &w = phases[0].out.w;
     const int64_t block = channel_block<A>(Kg, h.taps * w.taps);
-    gather_gemm<T>({choose_tiles<A>(h, w, problem.N, block, kTilePixels, kStageBytes),
-                    args.y,
-                    Kg,
-                    block,
-                    {h, w, args.w, args.w.strides.c, args.w.strides.n, problem.R, problem.S},
-                    {h, w, args.x, &args.epilogue},
-                    problem.groups,
-                    Kg,
-                    Cg},
+    gather_gemm<T>({choose_tiles<A>(h, w, problem.N, block, kTilePixels, kStageBytes), args.y, Kg,
+                    block, phases, count, problem.groups, Kg, Cg},
                    args.num_threads);
+    count = 0;
+  };
+  for_each_phase(problem, [&](const GatherAxis& h, const GatherAxis& w) {
+    const bool joins = same_source(phases[0].out.h, h) && same_source(phases[0].out.w, w);
+    if (count == kPhasesAtOnce || (count > 0 && !joins)) compute();
+    phases[count++] = {{h, w, args.w, args.w.strides.c, args.w.strides.n, problem.R, problem.S},
+                       {h, w, args.x, &args.epilogue}};
   });
+  if (count > 0) compute();
 }
 
 }  // namespace
