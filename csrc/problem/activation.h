@@ -1,4 +1,5 @@
-// The activations and their gradients, shared by the CPU and the CUDA kernels.
+// The activations and their gradients for one element, in the CUDA kernels. The CPU's are in
+// cpu/vectors/activation_vectors.h.
 #pragma once
 
 #include <math.h>
@@ -15,8 +16,8 @@ FASTCONV_CALLED double exponential_minus_1(double z) { return expm1(z); }
 FASTCONV_CALLED float exponential_minus_1(float z) { return expm1f(z); }
 FASTCONV_CALLED double hyperbolic_tangent(double z) { return tanh(z); }
 FASTCONV_CALLED float hyperbolic_tangent(float z) { return tanhf(z); }
-FASTCONV_LOCAL double normal_cdf(double z) { return 0.5 * erfc(-z * 0.70710678118654752440); }
-FASTCONV_LOCAL float normal_cdf(float z) { return 0.5f * erfcf(-z * 0.70710678118654752440f); }
+FASTCONV_CALLED double normal_cdf(double z) { return 0.5 * erfc(-z * 0.70710678118654752440); }
+FASTCONV_CALLED float normal_cdf(float z) { return 0.5f * erfcf(-z * 0.70710678118654752440f); }
 
 template <typename A>
 FASTCONV_LOCAL A normal_pdf(A z) {

@@ -3,8 +3,11 @@ sources: it computes and differentiates as torch's does, and each place that is 
 
 import importlib.util
 import re
+import shlex
+import subprocess
 
 import pytest
+from emulator import build as emulator
 from source_copy import ROOT, SourceCopy
 
 # (file, the text after which it stands, what is inserted), in the recipe's order.
@@ -106,6 +109,17 @@ def insert(copy, place):
     path.write_text(before + after + text + rest)
 
 
+def compile_cuda_epilogue(copy):
+    """The finished compilation, without a result, of a CUDA kernel that activates, as the emulator
+    compiles it."""
+    includes = [f"-I{folder}" for folder in (emulator.HERE / "include", copy.source / "csrc")]
+    source = copy.source / "csrc/cuda/launch/epilogue.cu"
+    command = [*shlex.split(emulator.compiler()), *emulator.FLAGS, *includes]
+    return subprocess.run(
+        [*command, "-fsyntax-only", "-x", "c++", source], capture_output=True, text=True
+    )
+
+
 def test_places_are_where_the_recipe_says():
     recipe = (ROOT / "csrc/README.md").read_text()
     recipe = recipe.partition("## Adding an activation\n")[2].partition("\n## ")[0]
@@ -131,6 +145,11 @@ def check(copy, *backends):
     return copy.run(CHECK.format(backends=backends), TRITON_INTERPRET="1")
 
 
+def test_the_cuda_kernels_compile(copy):
+    done = compile_cuda_epilogue(copy)
+    assert done.returncode == 0, done.stderr
+
+
 def test_it_computes_and_differentiates_as_torchs(copy):
     done = check(copy, "cpu", "reference", *(["triton"] if HAS_TRITON else []))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -144,7 +163,10 @@ def test_a_place_that_is_left_out_says_so(copy, left_out):
     path.rename(kept)  # with the time of its last change: what depends on it is compiled once
     try:
         path.write_text(kept.read_text().replace(after + text, after))
-        done = copy.build() if file.startswith("csrc") else check(copy, "triton")
+        if file == "csrc/problem/activation.h":
+            done = compile_cuda_epilogue(copy)
+        else:
+            done = copy.build() if file.startswith("csrc") else check(copy, "triton")
     finally:
         kept.replace(path)
     said = done.stdout + done.stderr

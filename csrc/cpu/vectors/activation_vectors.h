@@ -1,9 +1,10 @@
 // The activations and their gradients on vectors: rows of sums are activated in place, and an
-// element gets the same bits wherever in a row it lies. problem/activation.h has the definitions.
+// element gets the same bits wherever in a row it lies.
 #pragma once
 
 #include "cpu/vectors/exp_vectors.h"
-#include "problem/activation.h"
+#include "cpu/vectors/normal_vectors.h"
+#include "problem/epilogue.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -54,6 +55,24 @@ template <typename A>
 [[gnu::always_inline]] static inline vector_t<A> silu_slope(vector_t<A> z) {
   const vector_t<A> s = sigmoid<A>(z);
   return s * (z * (A(1) - s) + A(1));
+}
+
+// z Phi(z) with the normal distribution's Phi: at a > 0 that is a more than at -a. NaN at -inf, as
+// in torch.
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> gelu(vector_t<A> z) {
+  const NormalTail<A> tail(z);
+  return (z < vector_t<A>{} ? z * A(0) : z) - tail.a * tail.distribution / tail.denominator;
+}
+
+// Phi(z) + z phi(z) with the density phi: at z it is 1 less that at -z. NaN at both infinities, as
+// in torch.
+template <typename A>
+[[gnu::always_inline]] static inline vector_t<A> gelu_slope(vector_t<A> z) {
+  const NormalTail<A> tail(z);
+  const vector_t<A> zero = {};
+  const vector_t<A> fall = (tail.a * tail.density - tail.distribution) / tail.denominator;
+  return (z < zero ? zero - fall : A(1) + fall) + z * A(0);
 }
 
 // tanh(log(1 + exp(z))) = n / (n + 2 exp(-z)) with n = 2 + exp(z): numerator and denominator, both
@@ -160,8 +179,7 @@ static inline void map_row(A* out, int64_t n, const F& f, const In*... in) {
   store_vector(out + end, last);
 }
 
-// z[i] = activate(z[i]) for i < n. Flattened: no copy of activate() is left outside of this
-// namespace.
+// z[i] = activation(z[i]) for i < n. Flattened: each activation is inlined in its loop.
 template <typename A>
 [[gnu::flatten, gnu::noinline]] static void activate_row(A* z, int64_t n, Activation activation) {
   using V = vector_t<A>;
@@ -189,11 +207,12 @@ template <typename A>
     case ActivationKind::hardsigmoid:
       return map_row(z, n, [](V v) { return hardsigmoid<A>(v); });
     case ActivationKind::gelu:
-      for (int64_t i = 0; i < n; ++i) z[i] = activate(z[i], activation);
+      return map_row(z, n, [](V v) { return gelu<A>(v); });
   }
 }
 
-// dy[i] = activation_gradient(dy[i], z[i]) for i < n.
+// dy[i] *= activation'(z[i]) for i < n; flat pieces give 0 whatever dy is, and a NaN counts as a
+// piece of the slope that it has in torch.
 template <typename A>
 [[gnu::flatten, gnu::noinline]] static void activation_gradient_row(A* __restrict dy,
                                                                     const A* __restrict z,
@@ -227,7 +246,7 @@ template <typename A>
     case ActivationKind::hardsigmoid:
       return gradients([](V dy, V at) { return hardsigmoid_gradient<A>(dy, at); });
     case ActivationKind::gelu:
-      for (int64_t i = 0; i < n; ++i) dy[i] = activation_gradient(dy[i], z[i], activation);
+      return gradients([](V dy, V at) { return dy * gelu_slope<A>(at); });
   }
 }
 

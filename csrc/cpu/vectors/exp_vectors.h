@@ -31,6 +31,16 @@ struct BitsOf {
   typedef typename Format<A>::bits type __attribute__((vector_size(kVectorBytes)));
 };
 
+// The sum of coefficients[n] x^n, by Horner's scheme.
+template <typename A, int kTerms>
+[[gnu::always_inline]] static inline vector_t<A> polynomial(const A (&coefficients)[kTerms],
+                                                            vector_t<A> x) {
+  vector_t<A> sum = vector_t<A>{} + coefficients[kTerms - 1];
+#pragma GCC unroll 16
+  for (int n = kTerms - 2; n >= 0; --n) sum = sum * x + coefficients[n];
+  return sum;
+}
+
 // t = k ln 2 + r with an integer k and |r| <= ln 2 / 2. `shifted` is k + kShift: added to an
 // integer, kShift leaves the integer in the last bits; added to a number, it rounds it.
 template <typename A>
@@ -57,21 +67,20 @@ struct Reduced {
   }
 
   // The sum of r^(n - kFirst) / n! from n = kFirst to kLast: exp(r), or exp(r) / r without its
-  // first terms. By Horner's scheme: 1 + r (1 + r / 2 (1 + r / 3 (...))), without the quotients.
+  // first terms.
   template <int kFirst, int kLast>
   [[gnu::always_inline]] vector_t<A> taylor_series() const {
-    constexpr auto kCoefficients = [] {
+    constexpr auto kInverse = [] {
       struct {
-        A of[kLast + 1];
+        A factorial[kLast - kFirst + 1];
       } inverse = {};
       double factorial = 1;
-      for (int n = 0; n <= kLast; factorial *= ++n) inverse.of[n] = A(1 / factorial);
+      for (int n = 0; n <= kLast; factorial *= ++n) {
+        if (n >= kFirst) inverse.factorial[n - kFirst] = A(1 / factorial);
+      }
       return inverse;
     }();
-    vector_t<A> sum = vector_t<A>{} + kCoefficients.of[kLast];
-#pragma GCC unroll 16
-    for (int n = kLast - 1; n >= kFirst; --n) sum = sum * r + kCoefficients.of[n];
-    return sum;
+    return polynomial<A>(kInverse.factorial, r);
   }
 };
 
