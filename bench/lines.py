@@ -92,6 +92,8 @@ def plan_lines(device, options):
     parts += ["shapes"] * bool(options.shape)
     if parts == ["shapes"] and options.batch:
         raise BadRequest("--batch: a --shape has its own n")
+    if "onnxruntime" in (options.baseline or ()) and {*parts} != {"models"}:
+        raise BadRequest("--baseline onnxruntime: of whole networks alone, fastconv bench models")
     if "models" in parts and (other := set(options.dtype) - set(networks.DTYPES)):
         raise BadRequest(f"--dtype {min(other)}: models take {' and '.join(networks.DTYPES)} only")
     try:

@@ -159,7 +159,7 @@ def add_bench_options(parser):
         metavar="LIST",
         help="what to hold fastconv against, a row each: torch (as it comes; default), onednn (a "
         "CPU), cudnn (a GPU, where torch is this too), aten (torch without these libraries), "
-        "compile (torch.compile)",
+        "compile (torch.compile), onnxruntime (models, on a CPU; needs the extra onnx)",
     )
     parser.add_argument(
         "--filter",

@@ -6,13 +6,16 @@
     y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
 
 Networks    convert, unconvert, fuse, fold_batch_norm, export_decompositions
-Layers      Conv2d, ConvReLU2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d
-            Conv1d, ConvReLU1d, MaxPool1d, AvgPool1d, AdaptiveAvgPool1d, AdaptiveMaxPool1d
-Functions   conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d
-            conv1d, max_pool1d, avg_pool1d, adaptive_avg_pool1d, adaptive_max_pool1d
+Layers      Conv2d, ConvReLU2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d,
+            Conv1d, ConvReLU1d, MaxPool1d, AvgPool1d, AdaptiveAvgPool1d, AdaptiveMaxPool1d,
+            ConvTranspose2d
+Functions   conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d,
+            conv1d, max_pool1d, avg_pool1d, adaptive_avg_pool1d, adaptive_max_pool1d,
+            conv_transpose2d
 Modules     nn, functional (the layers and functions, where torch has its own)
 Insight     explain (what ran a call, and how fast), info (what this installation can do)
 Choice      backend (names the backend of all calls inside a `with` block)
+Memory      empty_cache (gives back what fused networks keep)
 Results     ConversionReport, LayerReport, FusionReport, Explanation, ConvProblem, PoolProblem
 
 All else is internal. Calls that go to ATen give a warning for each reason. Of logging, the logger
@@ -35,11 +38,13 @@ from .functional import (
     avg_pool2d,
     conv1d,
     conv2d,
+    conv_transpose2d,
     max_pool1d,
     max_pool2d,
 )
 from .fusion.fold_batch_norm import fold_batch_norm
 from .fusion.fuse import fuse
+from .fusion.network import empty_cache
 from .fusion.report import FusionReport
 from .info import info
 from .nn import (
@@ -53,6 +58,7 @@ from .nn import (
     Conv2d,
     ConvReLU1d,
     ConvReLU2d,
+    ConvTranspose2d,
     MaxPool1d,
     MaxPool2d,
 )
@@ -73,6 +79,7 @@ __all__ = [
     "ConvProblem",
     "ConvReLU1d",
     "ConvReLU2d",
+    "ConvTranspose2d",
     "ConversionReport",
     "Explanation",
     "FusionReport",
@@ -89,7 +96,9 @@ __all__ = [
     "backend",
     "conv1d",
     "conv2d",
+    "conv_transpose2d",
     "convert",
+    "empty_cache",
     "explain",
     "export_decompositions",
     "fold_batch_norm",

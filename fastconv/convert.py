@@ -16,6 +16,7 @@ from .layer import Layer, is_ours, torch_class
 
 CONVERTED_TYPES = {
     nn.Conv2d: fast.Conv2d,
+    nn.ConvTranspose2d: fast.ConvTranspose2d,
     nn.MaxPool2d: fast.MaxPool2d,
     nn.AvgPool2d: fast.AvgPool2d,
     nn.AdaptiveAvgPool2d: fast.AdaptiveAvgPool2d,
@@ -86,8 +87,9 @@ def convert(
 def convert(
     model: nn.Module, inplace: bool = False, report: bool = False
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
-    """Swaps every supported layer (Conv2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
-    AdaptiveMaxPool2d, and the same along one axis) of a model for fastconv's.
+    """Swaps every supported layer (Conv2d, ConvTranspose2d, MaxPool2d, AvgPool2d,
+    AdaptiveAvgPool2d, AdaptiveMaxPool2d; and, but for the transposed one, the same along one axis)
+    of a model for fastconv's.
 
     Parameters and buffers stay the same objects, so an optimizer made before goes on working;
     hooks, training mode, dtypes and devices stay too.

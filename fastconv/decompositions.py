@@ -62,6 +62,13 @@ def _empty(size, like, channels_last):
     )
 
 
+def _conv_transpose2d(x, w, b, residual, geometry, activation, backend):
+    stride, padding, dilation, groups, output_padding = geometry
+    y = F.conv_transpose2d(x, w, b, stride, padding, output_padding, groups, dilation)
+    y = y if residual is None else y + residual
+    return y if activation == "none" else by_torch(activation, y)
+
+
 def _epilogue_backward(dy, saved, activation, backend):
     # An operator's result is never its argument itself.
     if activation == "none":
@@ -152,6 +159,7 @@ _DECOMPOSITIONS = {
     conv2d.conv2d_fprop: _fprop,
     conv2d.conv2d_dgrad: _dgrad,
     conv2d.conv2d_wgrad: _wgrad,
+    conv2d.conv_transpose2d: _conv_transpose2d,
     conv2d.epilogue_backward: _epilogue_backward,
     conv2d.bias_grad: _bias_grad,
     conv2d.activation_forward: lambda z, activation, backend: by_torch(activation, z),

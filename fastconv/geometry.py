@@ -29,6 +29,31 @@ class Conv2dGeometry(NamedTuple):
         )
 
 
+class ConvTranspose2dGeometry(NamedTuple):
+    stride: Pair
+    padding: Pair  # on each side of the convolution's input, which is the result here
+    dilation: Pair
+    groups: int
+    output_padding: Pair  # what the result has more at the bottom and on the right; below stride
+
+    def convolution(self):
+        """That of the convolution whose dgrad this is."""
+        return Conv2dGeometry(*self[:4])
+
+    def out_size(self, x_size, w_size):
+        """The result's size for x of size (..., C, H, W) and w of size (C, K/groups, R, S), as in
+        torch.nn.ConvTranspose2d; not clamped at 0."""
+        plane = (
+            (x_size[i - 2] - 1) * self.stride[i]
+            - 2 * self.padding[i]
+            + self.dilation[i] * (w_size[i - 2] - 1)
+            + self.output_padding[i]
+            + 1
+            for i in range(2)
+        )
+        return (*x_size[:-3], w_size[1] * self.groups, *plane)
+
+
 class Pool2dWindows(NamedTuple):
     """Plain pooling has all but output_size, which is (); adaptive pooling has output_size alone,
     and () for the pairs."""

@@ -85,6 +85,49 @@ class ConvReLU2d(Conv2d):
         return F.relu(self._scripted(input, weight, bias))
 
 
+class ConvTranspose2d(nn.ConvTranspose2d, Layer):
+    """torch.nn.ConvTranspose2d computed by fastconv.conv_transpose2d; arguments, dtypes, errors and
+    the formula of P and Q as in torch.nn.ConvTranspose2d.
+
+    Shapes:
+        (N, C, H, W) -> (N, K, P, Q), C and K being in_channels and out_channels; or without N.
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.padding_mode != "zeros":
+            raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
+        output_padding = self._output_padding(
+            input,
+            output_size,
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.kernel_size,  # type: ignore[arg-type]
+            2,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        if not torch.jit.is_scripting():
+            return functional.conv_transpose2d(
+                input,
+                self.weight,
+                self.bias,
+                self.stride,  # type: ignore[arg-type]
+                self.padding,  # type: ignore[arg-type]
+                output_padding,  # type: ignore[arg-type]
+                self.groups,
+                self.dilation,  # type: ignore[arg-type]
+            )
+        return F.conv_transpose2d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+
 class _InEvaluation(nn.Module):
     """A module that stays in evaluation mode when the network is set to training; its submodules
     follow the network."""

@@ -34,6 +34,7 @@ SHAPES = (
     _layer("conv2d"),
     _layer("conv2d+bias+relu"),
     _layer("depthwise conv2d", groups=8),
+    _layer("conv_transpose2d"),
     _pool("max_pool2d", "max"),
     _pool("avg_pool2d", "avg"),
     _pool("adaptive_avg_pool2d", "gap", 6, 1, 0),
@@ -69,6 +70,7 @@ def _function(shape, functions):
         "conv2d": _conv2d(functions, shape),
         "conv2d+bias+relu": _our_conv_relu if ours else _their_conv_relu,
         "depthwise conv2d": _conv2d(functions, shape),
+        "conv_transpose2d": lambda x, w, b: functions.conv_transpose2d(x, w, b, padding=shape.pad),
         "max_pool2d": lambda x: functions.max_pool2d(x, shape.R, shape.stride, shape.pad),
         "avg_pool2d": lambda x: functions.avg_pool2d(x, shape.R, shape.stride, shape.pad),
         "adaptive_avg_pool2d": lambda x: functions.adaptive_avg_pool2d(x, 1),
@@ -88,6 +90,8 @@ def _module(shape, modules):
             "avg_pool1d": lambda: modules.AvgPool1d(3, 2, 1),
         }[shape.name]()
     if isinstance(shape, Layer):
+        if shape.name == "conv_transpose2d":
+            return modules.ConvTranspose2d(shape.C, shape.K, shape.R, shape.stride, shape.pad)
         geometry = (shape.C, shape.K, shape.R, shape.stride, shape.pad, 1, shape.groups)
         if shape.name != "conv2d+bias+relu":
             return modules.Conv2d(*geometry)

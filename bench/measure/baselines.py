@@ -10,6 +10,7 @@ import torch._functorch.config
 
 from ..._native import cuda
 from ..cases.operators import ours, theirs
+from .onnx_network import OnnxNetwork, missing_packages
 
 OURS = "fastconv"
 # What --baseline takes -> the devices that have it.
@@ -19,6 +20,7 @@ BASELINES = {
     "aten": ("cpu", "cuda"),
     "compile": ("cpu", "cuda"),
     "onednn": ("cpu",),
+    "onnxruntime": ("cpu",),
 }
 DEFAULT = {"cpu": ["torch"], "cuda": ["cudnn"]}
 
@@ -29,6 +31,7 @@ class Baseline(NamedTuple):
     name: str
     settings: Callable  # () -> a context; fastconv is timed in it too, for it obeys allow_tf32
     compiled: bool = False  # by torch.compile
+    exported: bool = False  # to onnxruntime: networks alone
     backend: str | None = None  # of fastconv, where that is the other side
 
     def function(self, case):
@@ -36,6 +39,12 @@ class Baseline(NamedTuple):
         if self.backend is not None:
             return ours(case)
         return compiled(theirs(case)) if self.compiled else theirs(case)
+
+    def network(self, network, x):
+        """This side's network."""
+        if self.exported:
+            return OnnxNetwork(network, x)
+        return compiled(network) if self.compiled else network
 
 
 def compiled(function):
@@ -88,6 +97,8 @@ def _on_cpu(name, case):
         yield Baseline("oneDNN", lambda: _mkldnn(True))
     elif name == "aten":
         yield Baseline("ATen", lambda: _mkldnn(False))
+    elif name == "onnxruntime":
+        yield Baseline("onnxruntime", nullcontext, exported=True)
     else:
         yield _compiled(case, nullcontext)
 
@@ -135,6 +146,8 @@ def why_impossible(names, device):
             return f"{name} is no baseline on device {device}"
     if "onednn" in names and not torch.backends.mkldnn.is_available():
         return "onednn: this torch was built without it"
+    if "onnxruntime" in names and (missing := missing_packages()):
+        return f"onnxruntime: pip install '.[onnx]' brings {', '.join(missing)}"
     if "cudnn" in names and not torch.backends.cudnn.is_available():
         return "cudnn: this torch was built without it"
     if "compile" in names:

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 
 import fastconv
 
+from ...backends.base import is_convolution
 from ...dispatch import get_backend
 from ...problem import ConvOp
 from ..cases.selection import LAYOUTS
 from ..models import NETWORKS
-from .baselines import OURS, baselines, compiled
+from .baselines import OURS, baselines
 from .load import DISTURBED_LIMIT
 from .measure import fill_times, first_line, new_row, settings_of, time_sides, unmeasured, why_not
 from .timing import Side
@@ -209,7 +210,7 @@ def _conv_flops(case, contest):
     flops = 0
     contest.ours.eval()  # explain runs it once: its running statistics must not change
     for decision in fastconv.explain(contest.ours, contest.x, measure=False):
-        if decision.operator == "conv2d":
+        if is_convolution(decision.operator):
             problem, _ = get_backend(decision.backend).explain(
                 decision.operator, decision.call, decision.dtype, decision.channels_last
             )
@@ -220,7 +221,10 @@ def _conv_flops(case, contest):
 
 def _measure_against(contest, case, device, seconds, attempts, baseline, row):
     """The row against one baseline, under its settings."""
-    other = compiled(contest.theirs) if baseline.compiled else contest.theirs
+    if baseline.exported and (case.is_training or case.dtype != "float32"):
+        row.status, row.reason = "no baseline", "exported networks infer, in float32"
+        return row
+    other = baseline.network(contest.theirs, contest.x)
     _check(contest, case, other, baseline, row)
     if row.status != "ok":
         return row

@@ -4,6 +4,7 @@
 #include "bindings/plan.h"
 #include "bindings/pool2d.h"
 #include "bindings/prepared/bind_prepared.h"
+#include "bindings/prepared/bind_program.h"
 #include "bindings/problem.h"
 #include "cpu/runtime/kernels.h"
 
@@ -29,4 +30,5 @@ PYBIND11_MODULE(_core, m) {
   bind_conv2d(m);
   bind_pool2d(m);
   bind_prepared(m);
+  bind_program(m);
 }

@@ -1,4 +1,4 @@
-// What may follow a convolution before its result is stored: bias, residual, activation.
+// What may follow a convolution, or a transposed one, before its result is stored:
 //   y = activation(conv(x, w) + bias[k] + residual)
 #pragma once
 
@@ -34,7 +34,7 @@ struct Activation {
 };
 
 struct Epilogue {
-  const void* bias = nullptr;  // K contiguous elements of the tensors' dtype, or null
+  const void* bias = nullptr;  // contiguous, one for each channel of y, of its dtype; or null
   TensorView residual;         // shaped like y, or null
   Activation activation;
 };

@@ -3,8 +3,9 @@
 fprop, dgrad and wgrad are each bilinear, and each one's derivatives are the other two:
     y = fprop(x, w)       dx = dgrad(dy, w)      dw = wgrad(dy, x)
 so three differentiable callables that call each other give every order of derivative, forward mode
-and vmap. The epilogue's activation is fused into fprop where its backward needs only y (relu, relu6
-and leaky_relu); other activations differentiate through activation_forward, which keeps its input.
+and vmap. A transposed convolution is dgrad; with an epilogue it is a fourth, whose derivatives are
+fprop and wgrad. The epilogue's activation is fused where its backward needs only y (relu, relu6 and
+leaky_relu); other activations differentiate through activation_forward, which keeps its input.
 A call that nobody seemed to differentiate (dispatch.is_inference) has them fused too; should a
 derivative be asked for after all, the convolution is computed again without the activation.
 """
@@ -38,95 +39,132 @@ def _grouped(geometry, size):
     return geometry._replace(groups=geometry.groups * size)
 
 
-# ---- fprop ---------------------------------------------------------------------------------------
+# ---- operators with an epilogue ------------------------------------------------------------------
 
 
-def _fprop_setup(ctx, inputs, output):
-    x, w, b, residual, ctx.geometry, ctx.activation, ctx.backend = inputs
-    if ctx.activation == "none":
-        save(ctx, x, w)
-    elif saves_result(ctx.activation):
-        save(ctx, x, w, output)
-    else:
-        save(ctx, x, w, b, residual)
-
-
-def _fprop_saved(ctx):
-    """x, w, and what the epilogue's backward reads: y or z, or None without an activation."""
-    x, w, *rest = ctx.saved_tensors
-    if len(rest) == 2:
-        return x, w, fprop(x, w, *rest, ctx.geometry, "none", ctx.backend)
-    return x, w, rest[0] if rest else None
-
-
-def fprop_gradients(dy, x, w, saved, needed, geometry, activation, backend):
+def gradients_through_epilogue(gradients, dy, x, w, saved, needed, geometry, activation, backend):
     """(dx, dw, db, gradient of the residual), None where `needed` says no or dy is None."""
     if dy is None:
         return None, None, None, None
     need_x, need_w, need_b, need_residual = needed
-    dx = dw = db = None
+    db = None
     dz = dy
     if activation != "none":
         dz, db = epilogue_backward(dy, saved, activation, backend)
     elif need_b:
         db = bias_grad(dz, backend)
+    dx, dw = gradients(dz, x, w, need_x, need_w, geometry, backend)
+    return dx, dw, db if need_b else None, dz if need_residual else None
+
+
+def _with_epilogue(op, gradients):
+    """The differentiable callable of an operator (x, w, b, residual, geometry, activation, backend)
+    -> activation(z), z = product(x, w) + b + residual.
+
+    gradients(dz, x, w, need_x, need_w, geometry, backend) is (dx, dw) of the product."""
+
+    def setup_context(ctx, inputs, output):
+        x, w, b, residual, ctx.geometry, ctx.activation, ctx.backend = inputs
+        if ctx.activation == "none":
+            save(ctx, x, w)
+        elif saves_result(ctx.activation):
+            save(ctx, x, w, output)
+        else:
+            save(ctx, x, w, b, residual)
+
+    def saved_tensors(ctx):
+        """x, w, and what the epilogue's backward reads: y or z, or None without an activation."""
+        x, w, *rest = ctx.saved_tensors
+        if len(rest) == 2:
+            return x, w, convolve(x, w, *rest, ctx.geometry, "none", ctx.backend)
+        return x, w, rest[0] if rest else None
+
+    def backward(ctx, dy):
+        x, w, saved = saved_tensors(ctx)
+        needed, tail = ctx.needs_input_grad[:4], (ctx.geometry, ctx.activation, ctx.backend)
+        grads = gradients_through_epilogue(gradients, dy, x, w, saved, needed, *tail)
+        return *grads, None, None, None
+
+    def jvp(ctx, x_t, w_t, b_t, residual_t, *_):
+        x, w, saved = saved_tensors(ctx)
+        tail = (ctx.geometry, "none", ctx.backend)
+        tangent = _sum(
+            None if x_t is None else convolve(x_t, w, b_t, residual_t, *tail),
+            None
+            if w_t is None
+            else convolve(
+                x,
+                w_t,
+                None if x_t is not None else b_t,
+                None if x_t is not None else residual_t,
+                *tail,
+            ),
+        )
+        if tangent is None:
+            z = saved if saved is not None else convolve(x, w, None, None, *tail)
+            tangent = torch.zeros_like(z)
+            tangent = _sum(tangent, None if b_t is None else per_channel(b_t), residual_t)
+        if ctx.activation != "none":
+            tangent, _ = epilogue_backward(tangent, saved, ctx.activation, ctx.backend)
+        return tangent
+
+    def vmap(info, in_dims, x, w, b, residual, geometry, *tail):
+        size = info.batch_size
+        x_dim, w_dim, b_dim, residual_dim = in_dims
+        if w_dim is None and b_dim is None:
+            x, residual = fold(x, x_dim, size, 0), fold(residual, residual_dim, size, 0)
+            return unfold(convolve(x, w, b, residual, geometry, *tail), size, 0), 0
+        y = convolve(
+            fold(x, x_dim, size, 1),
+            fold(w, w_dim, size, 0),
+            fold(b, b_dim, size, 0),
+            fold(residual, residual_dim, size, 1),
+            _grouped(geometry, size),
+            *tail,
+        )
+        return unfold(y, size, 1), 1
+
+    convolve = differentiable(
+        op, setup_context=setup_context, backward=backward, jvp=jvp, vmap=vmap
+    )
+    return convolve
+
+
+# ---- fprop and the transposed convolution --------------------------------------------------------
+
+
+def fprop_gradients(dz, x, w, need_x, need_w, geometry, backend):
     channels_last = suggests_channels_last(x) or suggests_channels_last(w)
+    dx = dw = None
     if need_x:
         dx = dgrad(dz, w, x.shape, channels_last, geometry, backend)
     if need_w:
         dw = wgrad(dz, x, w.shape, channels_last, geometry, backend)
-    return dx, dw, db if need_b else None, dz if need_residual else None
+    return dx, dw
 
 
-def _fprop_backward(ctx, dy):
-    x, w, saved = _fprop_saved(ctx)
-    tail = (ctx.geometry, ctx.activation, ctx.backend)
-    return *fprop_gradients(dy, x, w, saved, ctx.needs_input_grad[:4], *tail), None, None, None
+def conv_transpose_gradients(dz, x, w, need_x, need_w, geometry, backend):
+    channels_last = suggests_channels_last(x) or suggests_channels_last(w)
+    convolution = geometry.convolution()
+    dx = dw = None
+    if need_x:
+        dx = fprop(dz, w, None, None, convolution, "none", backend)
+        dx = _in_format(dx, channels_last)  # fprop's follows dz and w, torch's x and w
+    if need_w:
+        dw = wgrad(x, dz, w.shape, channels_last, convolution, backend)
+    return dx, dw
 
 
-def _fprop_jvp(ctx, x_t, w_t, b_t, residual_t, *_):
-    x, w, saved = _fprop_saved(ctx)
-    tail = (ctx.geometry, "none", ctx.backend)
-    tangent = _sum(
-        None if x_t is None else fprop(x_t, w, b_t, residual_t, *tail),
-        None
-        if w_t is None
-        else fprop(
-            x, w_t, None if x_t is not None else b_t, None if x_t is not None else residual_t, *tail
-        ),
-    )
-    if tangent is None:
-        tangent = torch.zeros_like(saved if saved is not None else fprop(x, w, None, None, *tail))
-        tangent = _sum(tangent, None if b_t is None else per_channel(b_t), residual_t)
-    if ctx.activation != "none":
-        tangent, _ = epilogue_backward(tangent, saved, ctx.activation, ctx.backend)
-    return tangent
+def _in_format(tensor, channels_last):
+    if suggests_channels_last(tensor) == channels_last:
+        return tensor
+    if channels_last:  # torch.vmap has no contiguous(memory_format=)
+        return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return tensor.contiguous()
 
 
-def _fprop_vmap(info, in_dims, x, w, b, residual, geometry, *tail):
-    size = info.batch_size
-    x_dim, w_dim, b_dim, residual_dim = in_dims
-    if w_dim is None and b_dim is None:
-        x, residual = fold(x, x_dim, size, 0), fold(residual, residual_dim, size, 0)
-        return unfold(fprop(x, w, b, residual, geometry, *tail), size, 0), 0
-    y = fprop(
-        fold(x, x_dim, size, 1),
-        fold(w, w_dim, size, 0),
-        fold(b, b_dim, size, 0),
-        fold(residual, residual_dim, size, 1),
-        _grouped(geometry, size),
-        *tail,
-    )
-    return unfold(y, size, 1), 1
-
-
-fprop = differentiable(
-    ops.conv2d_fprop,
-    setup_context=_fprop_setup,
-    backward=_fprop_backward,
-    jvp=_fprop_jvp,
-    vmap=_fprop_vmap,
-)
+fprop = _with_epilogue(ops.conv2d_fprop, fprop_gradients)
+conv_transpose = _with_epilogue(ops.conv_transpose2d, conv_transpose_gradients)
 
 
 # ---- dgrad ---------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ class Backend:
 
         Args:
             operator: "conv1d", "conv2d", "max_pool2d", ...
-            call: (x size, w size, Conv2dGeometry), or (x size, Pool2dWindows) of a pooling.
+            call: (x size, w size, Conv2dGeometry), for a transposed convolution of the convolution
+                whose dgrad it is; or (x size, Pool2dWindows) of a pooling.
             dtype: of the tensors.
             device, index: the type of their device and its number, None for the one in use.
         """

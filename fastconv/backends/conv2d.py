@@ -8,6 +8,7 @@ import torch
 from ..problem import ConvOp, ConvProblem, suggests_channels_last
 from .memory import check_operand, empty, readable
 
+# The operators whose calls are those of a convolution: (x size, w size, Conv2dGeometry).
 NO_EPILOGUE = (None, None, "none")  # bias, residual, activation
 
 
@@ -35,23 +36,40 @@ def conv_problem(x_size, w_size, geometry):
     )
 
 
+def _epilogue_operands(b, residual, y_size, like):
+    """The bias and the residual as kernels may read them."""
+    if b is not None:
+        check_operand("b", b, (y_size[1],), like)
+        b = readable(b).contiguous()
+    if residual is not None:
+        check_operand("residual", residual, y_size, like)
+        residual = readable(residual)
+    return b, residual
+
+
 class Conv2dBackend:
-    """Convolutions and epilogues. A subclass has _convolve, _epilogue_backward and _activate."""
+    """Convolutions and epilogues. A subclass has _convolve, _epilogue_backward, _activate, and
+    _finish or _dgrad_with_epilogue."""
 
     def conv2d_fprop(self, x, w, b, residual, geometry, activation):
         problem = conv_problem(x.shape, w.shape, geometry)
         y_size = problem.out_size()
         check_operand("w", w, w.shape, x)
-        if b is not None:
-            check_operand("b", b, (problem.K,), x)
-            b = readable(b).contiguous()
-        if residual is not None:
-            check_operand("residual", residual, y_size, x)
-            residual = readable(residual)
+        epilogue = (*_epilogue_operands(b, residual, y_size, x), activation)
         y = empty(y_size, x, suggests_channels_last(x) or suggests_channels_last(w))
         if y.numel() > 0:
-            epilogue = (b, residual, activation)
             self._convolve(ConvOp.fprop, problem, readable(x), readable(w), y, epilogue)
+        return y
+
+    def conv_transpose2d(self, x, w, b, residual, geometry, activation):
+        y_size = geometry.out_size(x.shape, w.shape)
+        problem = conv_problem(y_size, w.shape, geometry.convolution())
+        check_operand("x", x, problem.out_size(), x)
+        check_operand("w", w, w.shape, x)
+        epilogue = (*_epilogue_operands(b, residual, y_size, x), activation)
+        y = empty(y_size, x, suggests_channels_last(x) or suggests_channels_last(w))
+        if y.numel() > 0:
+            self._dgrad_with_epilogue(problem, y, readable(w), readable(x), epilogue)
         return y
 
     def prepare_fprop(self, x, w, b, residual, y, geometry, activation):
@@ -65,6 +83,14 @@ class Conv2dBackend:
         which `saved` was saved for. dz is None where there is none."""
         return None
 
+    def prepare_conv_transpose(self, x, w, b, residual, y, geometry, activation):
+        """As prepare_fprop."""
+        return None
+
+    def prepare_conv_transpose_backward(self, dy, x, w, saved, dx, dw, db, geometry, activation):
+        """As prepare_fprop_backward."""
+        return None
+
     def conv2d_dgrad(self, dy, w, x_size, channels_last, geometry):
         problem = conv_problem(tuple(x_size), w.shape, geometry)
         check_operand("dy", dy, problem.out_size(), dy)
@@ -74,6 +100,14 @@ class Conv2dBackend:
             return dx.zero_()
         self._convolve(ConvOp.dgrad, problem, dx, readable(w), readable(dy))
         return dx
+
+    def _dgrad_with_epilogue(self, problem, dx, w, dy, epilogue):
+        """For kernels of dgrad that have no epilogue: _finish(z, bias, residual, activation) adds
+        and activates in place, as a kernel of its own."""
+        self._convolve(ConvOp.dgrad, problem, dx, w, dy)
+        bias, residual, activation = epilogue
+        if bias is not None or residual is not None or activation != "none":
+            self._finish(dx, bias, residual, activation)
 
     def conv2d_wgrad(self, dy, x, w_size, channels_last, geometry):
         problem = conv_problem(x.shape, tuple(w_size), geometry)

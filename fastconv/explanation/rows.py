@@ -12,6 +12,8 @@ from ..problem import AdaptivePoolProblem, ConvOp, ConvProblem, PoolProblem
 from .roofline import roofline
 
 ATEN = "ATen"
+# The pass that an operator runs forward; a pool's is fwd.
+_FORWARD = {"conv1d": "fprop", "conv2d": "fprop", "conv_transpose2d": "dgrad"}
 
 
 @dataclass(frozen=True)
@@ -110,4 +112,4 @@ def _plan(decision):
     _, plans = get_backend(decision.backend).explain(
         decision.operator, decision.call, decision.dtype, decision.channels_last
     )
-    return plans["fprop" if is_convolution(decision.operator) else "fwd"]
+    return plans[_FORWARD.get(decision.operator, "fwd")]

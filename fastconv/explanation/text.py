@@ -31,7 +31,8 @@ def describe(decision):
             decision.operator, decision.call, decision.dtype, decision.channels_last
         )
         yield f"{decision.operator} {where}: {decision.backend}"
-        yield f"  {problem!r}"
+        transposed = decision.operator == "conv_transpose2d"
+        yield f"  {'dgrad of ' if transposed else ''}{problem!r}"
         if is_convolution(decision.operator):
             size = decision.dtype.itemsize
             flops, traffic = problem.flops(ConvOp.fprop), problem.bytes(ConvOp.fprop, size)

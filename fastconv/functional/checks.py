@@ -97,19 +97,14 @@ def same_padding(kernel_size, dilation):
     return tuple(t // 2 for t in totals), tuple(t % 2 for t in totals)
 
 
-_WEIGHTS = {1: "(K, C/groups, S)", 2: "(K, C/groups, R, S)"}  # by the number of axes
-
-
-def conv_ranks_and_dtypes(x, w, b, axes):
-    """RuntimeError unless input and weight have the ranks of conv1d or conv2d, by the number of
-    axes, and all dtypes agree."""
-    function = f"conv{axes}d"
+def ranks_and_dtypes(x, w, b, axes, function, w_size):
+    """RuntimeError unless input and weight have the ranks of a convolution along so many axes and
+    all dtypes agree; w_size says in letters what the weight is to be."""
     if w.dim() != axes + 2:
         raise RuntimeError(
-            f"{function}(): expected a {axes + 2}-dimensional weight "
-            f"{_WEIGHTS[axes]}, but got weight of size {list(w.shape)}. Expected {w.dim()}-"
-            f"dimensional input for {w.dim()}-dimensional weight"
-            + ("; weight should have at least three dimensions" if w.dim() < 3 else "")
+            f"{function}(): expected a {axes + 2}-dimensional weight {w_size}, but got weight of "
+            f"size {list(w.shape)}. Expected {w.dim()}-dimensional input for {w.dim()}-dimensional "
+            "weight" + ("; weight should have at least three dimensions" if w.dim() < 3 else "")
         )
     if x.dim() not in (axes + 1, axes + 2):
         raise RuntimeError(
@@ -162,16 +157,7 @@ def conv_geometry(stride, padding, dilation, groups, kernel_size):
         padding, extra = _named_padding(padding, stride, kernel_size, dilation)
     else:
         padding = per_axis("padding", padding, function, axes)
-    for name, values in (("stride", stride), ("dilation", dilation), ("groups", (groups,))):
-        if any(value <= 0 for value in values):
-            raise RuntimeError(
-                f"{function}(): non-positive {name} is not supported; {name} should be greater "
-                f"than zero, got {name}={list(values)}"
-            )
-    if any(value < 0 for value in padding):
-        raise RuntimeError(
-            f"{function}(): negative padding is not supported, got padding={list(padding)}"
-        )
+    raise_unless_positive(stride, padding, dilation, groups, function)
     if axes == 1:
         stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
     return Conv2dGeometry(stride, padding, dilation, groups), extra
@@ -190,6 +176,20 @@ def _named_padding(padding, stride, kernel_size, dilation):
             f"{function}(): padding='same' is not supported for strided convolutions"
         )
     return same_padding(kernel_size, dilation)
+
+
+def raise_unless_positive(stride, padding, dilation, groups, function):
+    """RuntimeError unless stride, dilation and groups are positive and padding is not negative."""
+    for name, values in (("stride", stride), ("dilation", dilation), ("groups", (groups,))):
+        if any(value <= 0 for value in values):
+            raise RuntimeError(
+                f"{function}(): non-positive {name} is not supported; {name} should be greater "
+                f"than zero, got {name}={list(values)}"
+            )
+    if any(value < 0 for value in padding):
+        raise RuntimeError(
+            f"{function}(): negative padding is not supported, got padding={list(padding)}"
+        )
 
 
 def conv_reach(x_size, w_size, geometry):

@@ -7,7 +7,7 @@ from ..prepared import CallCache, is_traced
 from .convolution import by_aten, convolution
 from .tracing import traceable
 
-_known = CallCache()
+known = CallCache()
 _aten = by_aten(F.conv2d)
 
 
@@ -57,7 +57,7 @@ def conv2d(
         NotImplementedError: the named backend has no kernel for this call.
     """
     if not is_traced():
-        y = _known(
+        y = known(
             input, weight, bias, stride, padding, dilation, groups, activation, residual, backend
         )
         if y is not None:
@@ -72,4 +72,4 @@ def _conv2d(
 ):
     """conv2d where it was not met before."""
     arguments = (input, weight, bias, stride, padding, dilation, groups)
-    return convolution(2, _known, _aten, *arguments, activation, residual, backend)
+    return convolution(2, known, _aten, *arguments, activation, residual, backend)

@@ -1,18 +1,18 @@
 """A convolution along one axis or two that was not met before: arguments checked and normalised, a
 backend chosen, the call differentiated, and remembered (prepared.py)."""
 
-import torch
 import torch.nn.functional as F
 
 from .. import activations
 from ..autograd.conv2d import fprop
-from ..autograd.epilogue import activation_forward
-from ..autograd.prepared_conv2d import remember_fprop
-from ..dispatch import is_inference, select
+from ..autograd.prepared_conv2d import FPROP, remember_product
 from ..geometry import from_planes, to_planes
 from ..prepared import is_traced
 from ..problem import suggests_channels_last
 from . import checks
+from .convolve import autocast, batched, check_residual, convolve
+
+_WEIGHTS = {1: "(K, C/groups, S)", 2: "(K, C/groups, R, S)"}  # by the number of axes
 
 
 def by_aten(convolve):
@@ -42,39 +42,29 @@ def convolution(
     if residual is not None:
         checks.tensor("residual", residual, operator)
     _check_activation(activation)
-    x, w, b, residual = _autocast(input, weight, bias, residual)
+    x, w, b, residual = autocast(input, weight, bias, residual)
     groups = checks.integer("groups", groups, operator)
-    checks.conv_ranks_and_dtypes(x, w, b, axes)
+    checks.ranks_and_dtypes(x, w, b, axes, operator, _WEIGHTS[axes])
     geometry, extra = checks.conv_geometry(stride, padding, dilation, groups, w.shape[2:])
     checks.conv_channels(x, w, b, groups)
     if any(extra):
         x = F.pad(x, [side for pixels in reversed(extra) for side in (0, pixels)])
     checks.conv_reach(x.shape, w.shape, geometry)
 
-    batched = x.dim() == axes + 2
     x4 = x if axes == 2 else _as_rows(x)
     w4, residual4 = to_planes(w, axes), to_planes(residual, axes)
-    if not batched:
-        x4 = x4.unsqueeze(0)
-        residual4 = None if residual is None else residual4.unsqueeze(0)
+    if x.dim() == axes + 1:
+        x4, residual4 = batched(x4), batched(residual4)
     call = (tuple(x4.shape), tuple(w4.shape), geometry)
-    _check_residual(operator, axes, residual, x, call)
-    chosen = select(operator, (x4, w4, b, residual4), call, backend)
-    if chosen is None:
+    size = (*x.shape[: -axes - 1], w.shape[0], *geometry.out_plane(*call[:2])[-axes:])
+    check_residual(residual, size, x, operator)
+    found = convolve(operator, fprop, x4, w4, b, residual4, geometry, call, activation, backend)
+    if found is None:
         per_axis = (values[-axes:] for values in geometry[:3])
         return aten(x, w, b, *per_axis, groups, activation=activation, residual=residual)
-    # Where backward needs the activation's input, it is fused only where nobody differentiates.
-    fused = (
-        activation is None
-        or activations.saves_result(activation)
-        or is_inference(x, w, b, residual)
-    )
-    epilogue = activation if activation is not None and fused else "none"
-    y4 = fprop(x4, w4, b, residual4, geometry, epilogue, chosen)
-    if activation is not None and not fused:
-        y4 = activation_forward(y4, activation, chosen)
+    y4, chosen, fused = found
     y = from_planes(y4, axes)
-    if not batched:
+    if x.dim() == axes + 1:
         return y.squeeze(0)
     if x is input and fused and not is_traced():
         arguments = (
@@ -82,7 +72,8 @@ def convolution(
             *(activation, residual, backend),
         )
         planes = (x4, w4, b, residual4, y4)
-        remember_fprop(cache, arguments, axes, *planes, geometry, epilogue, chosen)
+        epilogue = activation or "none"
+        remember_product(FPROP, cache, arguments, axes, *planes, geometry, epilogue, chosen)
     return y
 
 
@@ -99,29 +90,3 @@ def _as_rows(x):
 def _check_activation(activation):
     if activation is not None:
         activations.parse(activation)
-
-
-def _autocast(*tensors):
-    """Under autocast convolutions run in its dtype; float64 and integers are left alone.
-
-    On devices without kernels of ours ATen sees the call, and its own autocast."""
-    device = tensors[0].device.type
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(
-        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
-        for t in tensors
-    )
-
-
-def _check_residual(operator, axes, residual, x, call):
-    if residual is None:
-        return
-    x_size, w_size, geometry = call
-    size = (*x.shape[: -axes - 1], w_size[0], *geometry.out_plane(x_size, w_size)[-axes:])
-    if tuple(residual.shape) != size or residual.dtype != x.dtype:
-        raise RuntimeError(
-            f"{operator}(): expected residual of size {list(size)} and type {x.dtype}, but got "
-            f"size {list(residual.shape)} and type {residual.dtype}"
-        )

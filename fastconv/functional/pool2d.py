@@ -16,8 +16,8 @@ MaxPooled: TypeAlias = Tensor | tuple[Tensor, Tensor]
 _Pair: TypeAlias = int | tuple[int, int]
 _OutputSize: TypeAlias = int | tuple[int | None, int | None]
 
-_known_max, _known_adaptive_max = CallCache(), CallCache()
-_known_avg, _known_adaptive_avg = CallCache(), CallCache()
+known_max, known_adaptive_max = CallCache(), CallCache()
+known_avg, known_adaptive_avg = CallCache(), CallCache()
 
 
 @overload
@@ -99,7 +99,7 @@ def max_pool2d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_max(
+        y = known_max(
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend
         )
         if y is not None:
@@ -120,7 +120,7 @@ def _max_pool2d(
     arguments = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend)
     by_aten = (*windows[:4], ceil_mode)
     return maximum(
-        "max_pool2d", x, 2, windows, return_indices, backend, by_aten, _known_max, arguments
+        "max_pool2d", x, 2, windows, return_indices, backend, by_aten, known_max, arguments
     )
 
 
@@ -179,7 +179,7 @@ def adaptive_max_pool2d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_adaptive_max(input, output_size, return_indices, backend)
+        y = known_adaptive_max(input, output_size, return_indices, backend)
         if y is not None:
             return y
     return _adaptive_max_pool2d(input, output_size, return_indices, backend=backend)
@@ -199,7 +199,7 @@ def _adaptive_max_pool2d(input, output_size, return_indices, *, backend):
         return_indices,
         backend,
         (windows.output_size,),
-        _known_adaptive_max,
+        known_adaptive_max,
         (input, output_size, return_indices, backend),
     )
 
@@ -251,7 +251,7 @@ def avg_pool2d(
             out=out,
         )
     if not is_traced():
-        y = _known_avg(
+        y = known_avg(
             input,
             kernel_size,
             stride,
@@ -291,7 +291,7 @@ def _avg_pool2d(
         divisor,
         backend,
         (*windows[:3], *options),
-        _known_avg,
+        known_avg,
         (input, kernel_size, stride, padding, *options, backend),
     )
 
@@ -318,7 +318,7 @@ def adaptive_avg_pool2d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_adaptive_avg(input, output_size, backend)
+        y = known_adaptive_avg(input, output_size, backend)
         if y is not None:
             return y
     return _adaptive_avg_pool2d(input, output_size, backend=backend)
@@ -344,6 +344,6 @@ def _adaptive_avg_pool2d(input, output_size, *, backend):
         0,
         backend,
         (windows.output_size,),
-        _known_adaptive_avg,
+        known_adaptive_avg,
         (input, output_size, backend),
     )

@@ -16,6 +16,7 @@ from .batch_norms import ANY_BATCH_NORM, freeze_calls
 from .chains import Chains
 from .frozen_batch_norm import freeze_batch_norms
 from .kinds import WRAPPERS, has_own_call, is_layer, is_list, why_not_plain
+from .network import FusedNetwork
 from .report import FusionReport, join, type_name
 from .tracer import trace
 from .uses import replaceable_parts
@@ -58,7 +59,8 @@ def fuse(
             BatchNorm that is not fused or could not be frozen.
 
     Returns:
-        The fused network (a torch.fx.GraphModule where it could be traced), or (network, list).
+        The fused network, or (network, list). Where it could be traced it is a
+        torch.fx.GraphModule, which for inference runs calls that it has met before by programs.
 
     Raises:
         TypeError: model is not a torch.nn.Module.
@@ -178,7 +180,8 @@ class _Fusion:
         graph = self._trace(module)
         chains = Chains(module, graph, name, self.trainable, self.opaque)
         self.reports += chains.fuse()
-        fused = fx.GraphModule(module, graph, class_name=type(module).__name__)
+        kind = fx.GraphModule if self.trainable else FusedNetwork
+        fused = kind(module, graph, class_name=type(module).__name__)
         self.replaced[id(module)] = module, fused
         for target, part in chains.replaced.items():
             parent, _, key = target.rpartition(".")

@@ -20,14 +20,14 @@ def works_in_place(node, module):
         name = getattr(node.target, "__name__", "")
         by_name = name.endswith("_") and not name.endswith("__")
         known = node.target in _OPERATORS or by_name or _asks_in_place(node)
-        return known or not _is_known(node.target) or "out" in node.kwargs
+        return known or not is_known(node.target) or "out" in node.kwargs
     if node.op == "call_module":
         plain = is_layer(module) and why_not_plain(module) is None
         return not plain or getattr(module, "inplace", False)
     return False
 
 
-def _is_known(function):
+def is_known(function):
     """Whether a function is of a known package, and no operator of torch's dispatcher: those, like
     users' functions, may change their arguments under any name."""
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):

@@ -1,4 +1,5 @@
-"""The convolution operators: fprop (with its epilogue), dgrad, wgrad, and the epilogue's backward.
+"""The convolution operators: fprop (with its epilogue), dgrad, wgrad, the transposed convolution,
+which is dgrad with an epilogue, and the epilogue's backward.
 
 Sizes: x (N,C,H,W), w (K,C/groups,R,S), b (K), y and residual (N,K,P,Q), gradients like what they
 are gradients of. Ops are functional: they return new tensors and change none.
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..backends import BACKENDS
-from ..geometry import Conv2dGeometry
+from ..geometry import Conv2dGeometry, ConvTranspose2dGeometry
 from ..problem import memory_format, suggests_channels_last
 from .library import define_op
 
@@ -66,6 +67,28 @@ def _fake_gradient(dy, other, size, channels_last, geometry, backend):
     )
 
 
+def _run_conv_transpose2d(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None,
+    residual: Tensor | None,
+    geometry: ConvTranspose2dGeometry,
+    activation: str,
+    backend: str,
+) -> Tensor:
+    return BACKENDS[backend].conv_transpose2d(x, w, b, residual, geometry, activation)
+
+
+def _fake_conv_transpose2d(x, w, b, residual, geometry, activation, backend):
+    channels_last = suggests_channels_last(x) or suggests_channels_last(w)
+    return torch.empty(
+        geometry.out_size(x.shape, w.shape),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=memory_format(channels_last),
+    )
+
+
 def _run_epilogue_backward(
     dy: Tensor, saved: Tensor, activation: str, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -110,6 +133,13 @@ conv2d_wgrad = define_op(
     _fake_gradient,
     Conv2dGeometry,
 )
+conv_transpose2d = define_op(
+    f"conv_transpose2d(Tensor x, Tensor w, Tensor? b, Tensor? residual, {_GEOMETRY}, "
+    "SymInt[] output_padding, str activation, str backend) -> Tensor",
+    _run_conv_transpose2d,
+    _fake_conv_transpose2d,
+    ConvTranspose2dGeometry,
+)
 epilogue_backward = define_op(
     "epilogue_backward(Tensor dy, Tensor saved, str activation, str backend) -> (Tensor, Tensor)",
     _run_epilogue_backward,
@@ -140,6 +170,11 @@ def _flops_fprop(x_size, w_size, *args, out_shape=None, **kwargs):
 @register_flop_formula(conv2d_dgrad.overload.overloadpacket)
 def _flops_dgrad(dy_size, w_size, *args, out_shape=None, **kwargs):
     return _flops(dy_size, w_size)
+
+
+@register_flop_formula(conv_transpose2d.overload.overloadpacket)
+def _flops_conv_transpose2d(x_size, w_size, *args, out_shape=None, **kwargs):
+    return _flops(x_size, w_size)
 
 
 @register_flop_formula(conv2d_wgrad.overload.overloadpacket)

@@ -199,6 +199,19 @@ def test_each_baseline_gives_a_row(monkeypatch, tmp_path, capsys):
     assert "against torch.compile" in capsys.readouterr().out
 
 
+def test_networks_against_onnxruntime(tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    words = "squeezenet1_1 fused,squeezenet1_1 converted training"
+    arguments = ["bench", "models", "--seconds", "0.001", "--threads", "1", "--layout", "nhwc"]
+    arguments += ["--batch", "1", "--image-size", "32", "--filter", words]
+    assert main([*arguments, "--baseline", "onnxruntime", "--out", str(tmp_path)]) == 0
+    training, fused = sorted(read(tmp_path / "models.csv"), key=lambda row: row["layer"])
+    assert fused["status"] == "ok" and fused["baseline"] == "onnxruntime"
+    assert float(fused["error"]) < 1e-4 and float(fused["baseline_us"]) > 0
+    assert training["status"] == "no baseline"
+
+
 def test_baselines_are_what_their_names_say(monkeypatch):
     case, *_ = select_cases([1], ["nchw"], ["fprop"], ["float32"], ["resnet18 l4.ds1x1s2"])
     found = baselines.baselines(case, "cpu", names=["aten", "onednn", "torch", "compile"])
@@ -265,8 +278,8 @@ CALLS = ["bench", "calls", "--device", "cpu", "--seconds", "0.001"]
 def test_every_operator_is_called_as_a_function_and_as_a_module(tmp_path, capsys):
     assert main([*CALLS, "--out", str(tmp_path)]) == 0, capsys.readouterr().out
     rows = read(tmp_path / "calls.csv")
-    operators = ("conv2d", "conv2d+bias+relu", "depthwise conv2d", "max_pool2d", "avg_pool2d")
-    operators += ("adaptive_avg_pool2d", "adaptive_max_pool2d")
+    operators = ("conv2d", "conv2d+bias+relu", "depthwise conv2d", "conv_transpose2d")
+    operators += ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
     assert [(row["model"], row["layer"], row["pass"]) for row in rows] == [
         (operator, form, pass_)
         for operator in operators

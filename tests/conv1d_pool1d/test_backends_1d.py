@@ -1,6 +1,8 @@
 """conv1d and the pools along one axis on every backend, exactly; their memory formats, their
 derivatives by finite differences, and what torch.compile and explain make of them."""
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -150,7 +152,8 @@ def test_plans_on_the_cpu_fill_vectors():
     assert depthwise(100, 4, 1) == depthwise(200, 9, 1) == ["depthwise"] * 3
 
 
-def test_tensors_without_strides_go_to_aten():
+def test_tensors_without_strides_go_to_aten(monkeypatch):
+    monkeypatch.setattr(fastconv.dispatch, "fallbacks", Counter())  # each reason warns once
     x, w = torch.randn(1, 2, 9), torch.randn(4, 2, 3)
     with pytest.warns(UserWarning, match="conv1d: this call goes to ATen"):
         y = fastconv.conv1d(x.to_mkldnn(), w)

@@ -12,9 +12,10 @@ import torch
 
 import fastconv
 
-PIXELS = {"kernel_size", "stride", "padding", "dilation"}  # arguments that are counted in them
+# Arguments that are counted in pixels, or along one axis in positions.
+PIXELS = {"kernel_size", "stride", "padding", "dilation"}
 # How a function checks its arguments, besides raising by itself.
-CHECKS = {"checks", "checks_pool", "get_backend"}
+CHECKS = {"checks", "checks_pool", "checks_conv_transpose2d", "get_backend"}
 
 
 def axes_of(value):
@@ -97,7 +98,9 @@ def faults_of_operator(function, docstring):
         if not has_shape(function, text):
             yield f"no shape of the {name}"
     sizes = PIXELS & described.keys()
-    yield from (f"{name} has no unit" for name in sizes if "pixel" not in described[name])
+    yield from (
+        f"{name} has no unit" for name in sizes if not re.search("pixel|position", described[name])
+    )
     if "dtype" not in docstring:
         yield "nothing about dtypes"
     if f"torch.nn.functional.{function.__name__}" not in docstring:

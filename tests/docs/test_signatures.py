@@ -23,7 +23,7 @@ CLASSES = {
 DIFFERENTIABLE = {
     name: getattr(module, name)
     for module, names in (
-        (conv2d, ("fprop", "dgrad", "wgrad")),
+        (conv2d, ("fprop", "dgrad", "wgrad", "conv_transpose")),
         (epilogue, ("bias_grad", "epilogue_backward", "activation_forward")),
         (pool2d, ("max_fwd", "max_bwd", "avg_fwd", "avg_bwd")),
     )

@@ -15,6 +15,10 @@ ROWS, ROW = torch.randn(2, 4, 6), torch.randn(6, 4, 3)
 # function -> (arguments before the one under test, the arguments to test)
 ARGUMENTS = {
     "conv2d": ((X, W), ("stride", "padding", "dilation", "groups")),
+    "conv_transpose2d": (
+        (X, W.transpose(0, 1)),
+        ("stride", "padding", "output_padding", "groups", "dilation"),
+    ),
     "max_pool2d": (
         (X,),
         ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
@@ -155,6 +159,8 @@ def calls():
     yield "conv2d, no filters", lambda m, x: m.conv2d(x, W[:0], padding=1)
     yield "conv2d, no channels", lambda m, x: m.conv2d(x, W[:, :0], padding=1)
     yield "conv2d, same", lambda m, x: m.conv2d(x, W[:, :, :2], padding="same")
+    yield "conv_transpose2d", lambda m, x: m.conv_transpose2d(x, W.transpose(0, 1), padding=1)
+    yield "conv_transpose2d, no channels", lambda m, x: m.conv_transpose2d(x, W[:0, :, :2])
     yield "max_pool2d", lambda m, x: m.max_pool2d(x, 2, return_indices=True)
     # Of fewer than 3 dimensions torch has an IndexError here, and a RuntimeError in max_pool2d.
     yield "avg_pool2d", lambda m, x: m.avg_pool2d(x, 2) if x.dim() > 2 else x

@@ -29,6 +29,11 @@ def _samples():
         yield "activation_forward", (y, activation)
     yield "epilogue_backward", (torch.randn_like(y), y, "none")
     yield "bias_grad", (y,)
+    up = (y, w, None, None, *GEOMETRY, [1, 0])
+    yield "conv_transpose2d", (*up, "none")
+    residual = torch.randn_like(OPS.conv_transpose2d(*up, "none", "reference"))
+    last_up = y.contiguous(memory_format=torch.channels_last), w, torch.randn(4), residual
+    yield "conv_transpose2d", (*last_up, *up[4:], "silu")
     for channels_last in (False, True):
         yield "conv2d_dgrad", (y, w, x.shape, channels_last, *GEOMETRY)
         yield "conv2d_wgrad", (y, x, w.shape, channels_last, *GEOMETRY)

@@ -25,6 +25,12 @@ PAIRS = [
         for mode in ("reflect", "replicate", "circular")
     ),
     (fastconv.Conv2d, nn.Conv2d, (4, 6, 4), {"padding": "same", "padding_mode": "reflect"}),
+    (
+        fastconv.ConvTranspose2d,
+        nn.ConvTranspose2d,
+        (4, 6, (3, 2), (3, 1), (1, 0), (2, 1), 2),
+        {"dilation": (1, 2)},
+    ),
     (fastconv.MaxPool2d, nn.MaxPool2d, (3, 2, 1), {"return_indices": True}),
     (fastconv.MaxPool2d, nn.MaxPool2d, ((3, 2),), {"dilation": 2, "ceil_mode": True}),
     (fastconv.AvgPool2d, nn.AvgPool2d, (3, 2, 1), {"ceil_mode": True, "count_include_pad": False}),
@@ -75,6 +81,21 @@ def test_conv_relu_is_conv_then_relu(ours, torchs):
     plain.load_state_dict(layer.state_dict())
     x = torch.randn((2, 4, 7, 7)[: plain.weight.dim()])
     torch.testing.assert_close(layer(x), plain(x).relu())
+
+
+def test_transposed_convolution_of_a_wanted_size():
+    layers = [module.ConvTranspose2d(4, 6, 3, stride=2) for module in (fastconv, nn)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(2, 4, 5, 7)
+    for size in ((11, 15), (12, 16), (2, 6, 12, 15)):
+        y = [layer(x, output_size=size) for layer in layers]
+        assert y[0].shape[2:] == size[-2:]
+        torch.testing.assert_close(*y)
+    for layer in layers:
+        with pytest.raises(ValueError, match="valid sizes range"):
+            layer(x, [13, 15])
+        with pytest.raises(ValueError, match="padding mode"):
+            type(layer)(4, 6, 3, padding_mode="circular")
 
 
 def test_constructor_errors_are_torchs():

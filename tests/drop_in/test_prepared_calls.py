@@ -14,11 +14,13 @@ import fastconv
 from fastconv import prepared
 
 CONV2D = sys.modules["fastconv.functional.conv2d"]
+CONV_TRANSPOSE2D = sys.modules["fastconv.functional.conv_transpose2d"]
 POOL2D = sys.modules["fastconv.functional.pool2d"]
 CONV1D = sys.modules["fastconv.functional.conv1d"]
 POOL1D = sys.modules["fastconv.functional.pool1d"]
 LONG_ROADS = (
     (CONV2D, "_conv2d"),
+    (CONV_TRANSPOSE2D, "_conv_transpose2d"),
     (POOL2D, "_max_pool2d"),
     (POOL2D, "_avg_pool2d"),
     (POOL2D, "_adaptive_max_pool2d"),
@@ -79,6 +81,15 @@ CALLS = {
     ),
     "algorithm": lambda x, w, b: fastconv.conv2d(x, w, b, backend="cpu:implicit_gemm"),
     "reference": lambda x, w, b: fastconv.conv2d(x, w, b, activation="relu", backend="reference"),
+    "transposed": lambda x, w, b: fastconv.conv_transpose2d(x, w[:4], b[:4], (3, 2), 1, (2, 1)),
+    "grouped transposed": lambda x, w, b: fastconv.conv_transpose2d(
+        x,
+        w[:4, :3],
+        b,
+        groups=2,
+        activation="relu6",
+        residual=F.pad(x, (1, 1, 1, 1))[:, :1].expand(-1, 6, -1, -1),
+    ),
     "max": lambda x, w, b: fastconv.max_pool2d(x, 2),
     "indices": lambda x, w, b: fastconv.max_pool2d(x, (3, 2), 2, 1, return_indices=True),
     "adaptive max": lambda x, w, b: fastconv.adaptive_max_pool2d(x, (2, None)),
@@ -155,7 +166,7 @@ def test_cuda_in_the_emulator(name, size, long_calls, monkeypatch):
             inferred = as_tuple(call(*tensors))
         if step == 2:
             del long_calls[:]
-            monkeypatch.delattr("fastconv.autograd.prepared_conv2d.fprop_gradients")
+            monkeypatch.delattr("fastconv.autograd.prepared_conv2d.gradients_through_epilogue")
             monkeypatch.delattr("fastconv.autograd.prepared_pool2d.max_bwd")
             monkeypatch.delattr("fastconv.autograd.prepared_pool2d.avg_bwd")
         y = as_tuple(call(*tensors))[0]
@@ -169,15 +180,11 @@ def test_cuda_in_the_emulator(name, size, long_calls, monkeypatch):
 def test_tf32_is_part_of_a_cuda_signature(long_calls):
     x, w, b = conv_tensors(size=(1, 32, 6, 6))
     call = CUDA_CALLS["implicit GEMM"]
-    before = torch.backends.cudnn.allow_tf32
-    try:
-        exact, rounded = [], []
-        for _ in range(2):
-            for flag, results in ((False, exact), (True, rounded)):
-                torch.backends.cudnn.allow_tf32 = flag
+    exact, rounded = [], []
+    for _ in range(2):
+        for flag, results in ((False, exact), (True, rounded)):
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=flag):
                 results.append(call(x, w, b))
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
     assert torch.equal(*exact) and torch.equal(*rounded) and not torch.equal(exact[0], rounded[0])
 
 
@@ -192,7 +199,7 @@ def test_training(name, long_calls, monkeypatch):
             del long_calls[:]
             # The gradient of a residual that nothing is done with is dy itself, and not prepared.
             if name != "plain residual":
-                monkeypatch.delattr("fastconv.autograd.prepared_conv2d.fprop_gradients")
+                monkeypatch.delattr("fastconv.autograd.prepared_conv2d.gradients_through_epilogue")
             monkeypatch.delattr("fastconv.autograd.prepared_pool2d.max_bwd")
             monkeypatch.delattr("fastconv.autograd.prepared_pool2d.avg_bwd")
         y = as_tuple(call(*tensors))[0]

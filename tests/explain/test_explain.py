@@ -106,6 +106,14 @@ def test_flops_and_bytes_are_those_of_the_definition(dtype):
     assert {row.dtype for row in (conv, pool, adaptive)} == {dtype}
 
 
+def test_a_transposed_convolution_is_a_dgrad():
+    (row,) = fastconv.explain(fastconv.ConvTranspose2d(16, 8, 2, 2), image(16)).rows()
+    assert (row.operator, row.algorithm) == ("conv_transpose2d", "implicit_gemm")
+    assert row.reason.startswith("dense product: 8 rows")  # fprop would have 16
+    assert row.flops == 2 * 2 * 16 * 10 * 10 * 8 * 2 * 2
+    assert row.bytes == 4 * (2 * 16 * 10 * 10 + 16 * 8 * 2 * 2 + 2 * 8 * 20 * 20)
+
+
 def test_autocasts_dtype_is_what_counts():
     layer = fastconv.Conv2d(3, 8, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -147,13 +155,13 @@ def test_atens_rows_have_the_reason_and_a_time():
 
 def test_layers_that_are_not_fastconvs_are_named():
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 1), fastconv.Conv2d(4, 4, 1), nn.MaxPool2d(1), nn.ConvTranspose2d(4, 4, 1)
+        nn.Conv2d(3, 4, 1), fastconv.Conv2d(4, 4, 1), nn.MaxPool2d(1), nn.LPPool2d(1, 1)
     )
     explanation = fastconv.explain(model, image())
     assert [row.layer for row in explanation.rows()] == ["1"]
     text = str(explanation)
     assert "not fastconv's: 0 (Conv2d), 2 (MaxPool2d); fastconv.convert swaps them" in text
-    assert "not fastconv's: 3: ConvTranspose2d -> left: fastconv has no kernel for it" in text
+    assert "not fastconv's: 3: LPPool2d -> left: fastconv has no kernel for it" in text
     assert "not fastconv's" not in str(fastconv.explain(Block(), image()))
     nothing = str(fastconv.explain(nn.Sequential(nn.Conv2d(3, 4, 1)), image()))
     assert nothing.startswith("no fastconv operator was called") and "0 (Conv2d)" in nothing

@@ -14,13 +14,15 @@ namespace {
 
 using OptionalStrides = std::optional<StrideTuple>;
 
-// operands: x, w, the bias and the residual where there are such; results: y.
+// fprop, operands: x, w, the bias and the residual where there are such; results: y. A transposed
+// convolution is dgrad with y's strides for its source and x's for its result.
 class PreparedConv2d final : public PreparedCall {
  public:
-  PreparedConv2d(CpuAlgorithm algorithm, const ConvProblem& problem, DType dtype,
+  PreparedConv2d(ConvOp op, CpuAlgorithm algorithm, const ConvProblem& problem, DType dtype,
                  const StrideTuple& x, const StrideTuple& w, const StrideTuple& y, bool has_bias,
                  const OptionalStrides& residual, Activation activation)
-      : kernel_(conv2d_kernel(algorithm, ConvOp::fprop, problem)),
+      : op_(op),
+        kernel_(conv2d_kernel(algorithm, op, problem)),
         has_bias_(has_bias),
         has_residual_(residual.has_value()) {
     args_.problem = problem;
@@ -34,39 +36,51 @@ class PreparedConv2d final : public PreparedCall {
 
   void run(void* const* operands, void* const* results, const RunContext& context) const override {
     CpuConvArgs args = args_;
-    args.x.data = *operands++;
+    (op_ == ConvOp::fprop ? args.x : args.y).data = *operands++;
     args.w.data = *operands++;
     if (has_bias_) args.epilogue.bias = *operands++;
     if (has_residual_) args.epilogue.residual.data = *operands++;
-    args.y.data = results[0];
+    (op_ == ConvOp::fprop ? args.y : args.x).data = results[0];
     args.num_threads = context.num_threads;
-    kernel_(ConvOp::fprop, args);
+    kernel_(op_, args);
+  }
+
+  std::unique_ptr<PreparedCall> with_result_strides(const Strides& strides) const override {
+    auto call = std::make_unique<PreparedConv2d>(*this);
+    (op_ == ConvOp::fprop ? call->args_.y : call->args_.x).strides = strides;
+    return call;
   }
 
  private:
+  ConvOp op_;
   Conv2dKernel kernel_;
   CpuConvArgs args_;
   bool has_bias_, has_residual_;
 };
 
 // operands: dy, x, w, and what the activation's backward reads where there is one;
-// results: dz where there is an activation; then db, dx, dw, those that are wanted.
+// results: dz where there is an activation; then db, dx, dw, those that are wanted. dx is dgrad of
+// dz for fprop, and fprop of dz for a transposed convolution, in whose wgrad x and dz change
+// places.
 class PreparedConv2dBackward final : public PreparedCall {
  public:
-  PreparedConv2dBackward(bool reference, const ConvProblem& problem, DType dtype,
+  PreparedConv2dBackward(bool transposed, bool reference, const ConvProblem& problem, DType dtype,
                          Activation activation, const StrideTuple& dy, const StrideTuple& x,
                          const StrideTuple& w, const OptionalStrides& saved,
                          const OptionalStrides& dz, bool wants_db,
-                         std::optional<CpuAlgorithm> dgrad, const OptionalStrides& dx,
+                         std::optional<CpuAlgorithm> dx_algorithm, const OptionalStrides& dx,
                          std::optional<CpuAlgorithm> wgrad, const OptionalStrides& dw)
       : epilogue_kernel_(reference ? &epilogue_backward_reference
                                    : cpu_kernels().epilogue_backward),
         has_activation_(saved.has_value()),
-        wants_db_(wants_db) {
+        wants_db_(wants_db),
+        dx_op_(transposed ? ConvOp::fprop : ConvOp::dgrad),
+        x_(transposed ? &CpuConvArgs::y : &CpuConvArgs::x),
+        dz_(transposed ? &CpuConvArgs::x : &CpuConvArgs::y) {
     epilogue_.N = problem.N;
-    epilogue_.K = problem.K;
-    epilogue_.P = problem.P();
-    epilogue_.Q = problem.Q();
+    epilogue_.K = transposed ? problem.C : problem.K;
+    epilogue_.P = transposed ? problem.H : problem.P();
+    epilogue_.Q = transposed ? problem.W : problem.Q();
     epilogue_.dtype = dtype;
     epilogue_.activation = activation;
     epilogue_.dy.strides = strides_of(dy);
@@ -74,14 +88,14 @@ class PreparedConv2dBackward final : public PreparedCall {
       epilogue_.saved.strides = strides_of(*saved);
       epilogue_.dz.strides = strides_of(dz.value());
     }
-    dgrad_.problem = wgrad_.problem = problem;
-    dgrad_.dtype = wgrad_.dtype = dtype;
-    dgrad_.y.strides = wgrad_.y.strides = strides_of(has_activation_ ? *dz : dy);
-    dgrad_.w.strides = strides_of(w);
-    wgrad_.x.strides = strides_of(x);
-    if (dgrad) {
-      dgrad_kernel_ = conv2d_kernel(*dgrad, ConvOp::dgrad, problem);
-      dgrad_.x.strides = strides_of(dx.value());
+    dx_args_.problem = wgrad_.problem = problem;
+    dx_args_.dtype = wgrad_.dtype = dtype;
+    (dx_args_.*dz_).strides = (wgrad_.*dz_).strides = strides_of(has_activation_ ? *dz : dy);
+    dx_args_.w.strides = strides_of(w);
+    (wgrad_.*x_).strides = strides_of(x);
+    if (dx_algorithm) {
+      dx_kernel_ = conv2d_kernel(*dx_algorithm, dx_op_, problem);
+      (dx_args_.*x_).strides = strides_of(dx.value());
     }
     if (wgrad) {
       wgrad_kernel_ = conv2d_kernel(*wgrad, ConvOp::wgrad, problem);
@@ -102,18 +116,18 @@ class PreparedConv2dBackward final : public PreparedCall {
       args.num_threads = context.num_threads;
       epilogue_kernel_(args);
     }
-    if (dgrad_kernel_ != nullptr) {
-      CpuConvArgs args = dgrad_;
-      args.y.data = dz;
+    if (dx_kernel_ != nullptr) {
+      CpuConvArgs args = dx_args_;
+      (args.*dz_).data = dz;
       args.w.data = w;
-      args.x.data = *results++;
+      (args.*x_).data = *results++;
       args.num_threads = context.num_threads;
-      dgrad_kernel_(ConvOp::dgrad, args);
+      dx_kernel_(dx_op_, args);
     }
     if (wgrad_kernel_ != nullptr) {
       CpuConvArgs args = wgrad_;
-      args.y.data = dz;
-      args.x.data = x;
+      (args.*dz_).data = dz;
+      (args.*x_).data = x;
       args.w.data = *results++;
       args.num_threads = context.num_threads;
       wgrad_kernel_(ConvOp::wgrad, args);
@@ -123,9 +137,12 @@ class PreparedConv2dBackward final : public PreparedCall {
  private:
   void (*epilogue_kernel_)(const EpilogueBackwardArgs&);
   bool has_activation_, wants_db_;
+  ConvOp dx_op_;
+  TensorView CpuConvArgs::* x_;   // where a kernel has x, or dx
+  TensorView CpuConvArgs::* dz_;  // and dz
   EpilogueBackwardArgs epilogue_;
-  Conv2dKernel dgrad_kernel_ = nullptr, wgrad_kernel_ = nullptr;
-  CpuConvArgs dgrad_, wgrad_;
+  Conv2dKernel dx_kernel_ = nullptr, wgrad_kernel_ = nullptr;
+  CpuConvArgs dx_args_, wgrad_;
 };
 
 // max fwd: x -> y, and the places where they are wanted; max bwd: dy, places -> dx;
@@ -183,6 +200,45 @@ void bind_prepared_pool2d(py::module_& m) {
       "count_include_pad"_a = false, "divisor"_a = 0.0);
 }
 
+// operands: a, b (for a copy a alone); results: y.
+class PreparedElementwise final : public PreparedCall {
+ public:
+  PreparedElementwise(ElementwiseOp op, DType dtype, const StrideTuple& size, const StrideTuple& a,
+                      const StrideTuple& b, const StrideTuple& y) {
+    args_.op = op;
+    args_.dtype = dtype;
+    for (size_t i = 0; i < size.size(); ++i) args_.axes[i] = {size[i], y[i], a[i], b[i]};
+    join_axes(args_.axes);
+  }
+
+  void run(void* const* operands, void* const* results, const RunContext& context) const override {
+    ElementwiseArgs args = args_;
+    args.a = operands[0];
+    args.b = args.op == ElementwiseOp::copy ? operands[0] : operands[1];
+    args.y = results[0];
+    args.num_threads = context.num_threads;
+    cpu_kernels().elementwise(args);
+  }
+
+ private:
+  ElementwiseArgs args_;
+};
+
+void bind_prepared_elementwise(py::module_& m) {
+  using namespace py::literals;
+  py::enum_<ElementwiseOp>(m, "ElementwiseOp")
+      .value("add", ElementwiseOp::add)
+      .value("multiply", ElementwiseOp::multiply)
+      .value("copy", ElementwiseOp::copy);
+  m.def(
+      "prepare_elementwise",
+      [](ElementwiseOp op, DType dtype, const StrideTuple& size, const StrideTuple& a,
+         const StrideTuple& b, const StrideTuple& y) -> std::unique_ptr<PreparedCall> {
+        return std::make_unique<PreparedElementwise>(op, dtype, size, a, b, y);
+      },
+      "op"_a, "dtype"_a, "size"_a, "a"_a, "b"_a, "y"_a);
+}
+
 }  // namespace
 
 inline void bind_prepared(py::module_& m) {
@@ -192,7 +248,13 @@ inline void bind_prepared(py::module_& m) {
     if (!connect_torch(functions.ptr())) throw py::error_already_set();
   });
   py::class_<PreparedCall>(m, "PreparedCall",
-                           "A call that needs nothing but addresses to run again.");
+                           "A call that needs nothing but addresses to run again.")
+      .def(
+          "with_result_strides",
+          [](const PreparedCall& self, const StrideTuple& strides) {
+            return self.with_result_strides(strides_of(strides));
+          },
+          "strides"_a, "The same call for a result of other strides; None where there is none.");
   m.def(
       "remember_call",
       [](const py::object& cache, const py::tuple& arguments, const py::object& prepare) {
@@ -209,28 +271,39 @@ inline void bind_prepared(py::module_& m) {
       "cache"_a, "arguments"_a, "prepare"_a);
   m.def(
       "prepare_conv2d",
-      [](CpuAlgorithm algorithm, const ConvProblem& problem, DType dtype, const StrideTuple& x,
-         const StrideTuple& w, const StrideTuple& y, bool has_bias, const OptionalStrides& residual,
-         Activation activation) -> std::unique_ptr<PreparedCall> {
-        return std::make_unique<PreparedConv2d>(algorithm, problem, dtype, x, w, y, has_bias,
+      [](ConvOp op, CpuAlgorithm algorithm, const ConvProblem& problem, DType dtype,
+         const StrideTuple& x, const StrideTuple& w, const StrideTuple& y, bool has_bias,
+         const OptionalStrides& residual, Activation activation) -> std::unique_ptr<PreparedCall> {
+        return std::make_unique<PreparedConv2d>(op, algorithm, problem, dtype, x, w, y, has_bias,
                                                 residual, activation);
       },
-      "algorithm"_a, "problem"_a, "dtype"_a, "x"_a, "w"_a, "y"_a, "has_bias"_a, "residual"_a,
-      "activation"_a);
+      "op"_a, "algorithm"_a, "problem"_a, "dtype"_a, "x"_a, "w"_a, "y"_a, "has_bias"_a,
+      "residual"_a, "activation"_a);
   m.def(
       "prepare_conv2d_backward",
-      [](bool reference, const ConvProblem& problem, DType dtype, Activation activation,
-         const StrideTuple& dy, const StrideTuple& x, const StrideTuple& w,
+      [](bool transposed, bool reference, const ConvProblem& problem, DType dtype,
+         Activation activation, const StrideTuple& dy, const StrideTuple& x, const StrideTuple& w,
          const OptionalStrides& saved, const OptionalStrides& dz, bool wants_db,
-         std::optional<CpuAlgorithm> dgrad, const OptionalStrides& dx,
+         std::optional<CpuAlgorithm> dx_algorithm, const OptionalStrides& dx,
          std::optional<CpuAlgorithm> wgrad,
          const OptionalStrides& dw) -> std::unique_ptr<PreparedCall> {
-        return std::make_unique<PreparedConv2dBackward>(reference, problem, dtype, activation, dy,
-                                                        x, w, saved, dz, wants_db, dgrad, dx, wgrad,
-                                                        dw);
+        return std::make_unique<PreparedConv2dBackward>(transposed, reference, problem, dtype,
+                                                        activation, dy, x, w, saved, dz, wants_db,
+                                                        dx_algorithm, dx, wgrad, dw);
       },
-      "reference"_a, "problem"_a, "dtype"_a, "activation"_a, "dy"_a, "x"_a, "w"_a, "saved"_a,
-      "dz"_a, "wants_db"_a, "dgrad"_a, "dx"_a, "wgrad"_a, "dw"_a);
+      "transposed"_a, "reference"_a, "problem"_a, "dtype"_a, "activation"_a, "dy"_a, "x"_a, "w"_a,
+      "saved"_a, "dz"_a, "wants_db"_a, "dx_algorithm"_a, "dx"_a, "wgrad"_a, "dw"_a);
+  m.def(
+      "find_call",
+      [](const py::object& cache, const py::tuple& arguments) -> py::object {
+        PyObject* const call = find_call(cache.ptr(), arguments.ptr());
+        if (call == nullptr) throw py::error_already_set();
+        const auto found = py::reinterpret_steal<py::object>(call);
+        // Calls of CUDA's kernels are capsules.
+        return py::isinstance<PreparedCall>(found) ? found : py::none();
+      },
+      "cache"_a, "arguments"_a);
+  bind_prepared_elementwise(m);
   bind_prepared_pool2d<PoolProblem>(m);
   bind_prepared_pool2d<AdaptivePoolProblem>(m);
 }

@@ -31,4 +31,8 @@ bool add_call_cache(PyObject* module);
 bool remember_call(PyObject* cache, PyObject* arguments, PyObject* prepare,
                    const PreparedCall* (*prepared_call)(PyObject*));
 
+// The PreparedCall of a call that `cache` knows, which has one result and returns it, and which
+// nobody differentiates; None for any other. Null with an error set on failure.
+PyObject* find_call(PyObject* cache, PyObject* arguments);
+
 }  // namespace fastconv

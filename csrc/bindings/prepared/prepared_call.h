@@ -2,6 +2,10 @@
 // needs nothing but addresses to run again.
 #pragma once
 
+#include <memory>
+
+#include "problem/tensor.h"
+
 namespace fastconv {
 
 // Where and how a call runs, of what a signature does not say.
@@ -17,6 +21,10 @@ struct PreparedCall {
   // the tensors that are allocated for it. Runs without Python's lock, in several threads at once.
   virtual void run(void* const* operands, void* const* results,
                    const RunContext& context) const = 0;
+  // The same call for a result of other strides, with the same bits; null where there is none.
+  virtual std::unique_ptr<PreparedCall> with_result_strides(const Strides&) const {
+    return nullptr;
+  }
 };
 
 // The name of the capsules in which fastconv._cuda hands its calls to fastconv._core.

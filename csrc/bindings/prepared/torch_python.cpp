@@ -246,6 +246,21 @@ bool read_tensor(PyObject* tensor, TensorFacts* facts) {
   return false;
 }
 
+bool ResultTensor::be_like(PyObject* tensor) {
+  const Reference shape(PyObject_GetAttr(tensor, names().shape));
+  size = Reference(shape ? PySequence_Tuple(shape.get()) : nullptr);
+  strides = Reference(PyObject_CallMethodNoArgs(tensor, names().stride));
+  dtype = Reference(PyObject_GetAttr(tensor, names().dtype));
+  return size && strides && dtype;
+}
+
+Reference ResultTensor::allocate(int device) const {
+  PyObject* const arguments[] = {size.get(), strides.get(), dtype.get()};
+  PyObject* const function =
+      device == TensorFacts::kCpu ? torch_python.empty_strided : torch_python.empty_strided_cuda;
+  return Reference(PyObject_Vectorcall(function, arguments, 3, nullptr));
+}
+
 void* address(PyObject* tensor) {
   ExchangedTensor seen;
   if (torch_python.exchange != nullptr) {

@@ -116,6 +116,16 @@ struct TensorFacts {
 // lazily or without memory of its own.
 bool read_tensor(PyObject* tensor, TensorFacts* facts);
 
+// The tensors that are allocated for a result.
+struct ResultTensor {
+  Reference size, strides, dtype;
+
+  // False with an error set on failure.
+  bool be_like(PyObject* tensor);
+  // On TensorFacts::kCpu or the current GPU. Null with an error set on failure.
+  Reference allocate(int device) const;
+};
+
 // Of a tensor that was just allocated. Null with an error set on failure.
 void* address(PyObject* tensor);
 

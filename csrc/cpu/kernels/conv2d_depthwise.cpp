@@ -266,7 +266,6 @@ bool dgrad(const CpuConvArgs& args) {
   strides.c *= filters;
   const Lanes dy = {{args.y.data, strides}, 1};
   const Strides& w_strides = args.w.strides;
-  const Epilogue store_only;
   bool done = true;
   for_each_dgrad(problem, [&](const GatherPhases& phases) {
     const AxisPhases &h = phases.h, &w = phases.w;
@@ -280,7 +279,7 @@ bool dgrad(const CpuConvArgs& args) {
          w_strides.n,
          filters,
          problem.C,
-         {h.output(), w.output(), args.x, &store_only}},
+         {h.output(), w.output(), args.x, &args.epilogue}},
         args.num_threads);
   });
   return done;

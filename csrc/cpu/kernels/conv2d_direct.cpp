@@ -17,13 +17,23 @@ namespace {
 constexpr int64_t kFilterBlock = 4;
 constexpr int64_t kRowTile = 256;  // output positions whose sums stay in L1
 
+// Stores a row of sums, which begins at (channel, h, w) of image n of the output.
+template <typename T>
+void store_sums(accumulator_t<T>* sums, int64_t count, const Epilogue& epilogue,
+                const TensorView& out, int64_t n, int64_t channel, int64_t h, int64_t w) {
+  const TensorView& residual = epilogue.residual;
+  const T* const bias = static_cast<const T*>(epilogue.bias);
+  store_epilogue<T>(sums, count, epilogue, bias == nullptr ? nullptr : bias + channel, 0,
+                    residual.data == nullptr ? nullptr : residual.at<T>(n, channel, h, w),
+                    residual.strides.w, out.at<T>(n, channel, h, w), out.strides.w);
+}
+
 template <typename T>
 void fprop(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& o = args.problem;
   const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
   const int64_t blocks = div_up(Kg, kFilterBlock);
-  const Epilogue& epilogue = args.epilogue;
 
   parallel_for(o.N * o.groups * blocks * P, args.num_threads, [&](int64_t task) {
     const int64_t p = task % P, block = task / P % blocks;
@@ -59,13 +69,7 @@ void fprop(const CpuConvArgs& args) {
         }
       }
       for (int64_t j = 0; j < filters; ++j) {
-        const int64_t k = k0 + j;
-        const T* const bias =
-            epilogue.bias == nullptr ? nullptr : static_cast<const T*>(epilogue.bias) + k;
-        const T* const residual =
-            epilogue.residual.data == nullptr ? nullptr : epilogue.residual.at<T>(n, k, p, q0);
-        store_epilogue<T>(sums[j], q1 - q0, epilogue, bias, 0, residual,
-                          epilogue.residual.strides.w, args.y.at<T>(n, k, p, q0), args.y.strides.w);
+        store_sums<T>(sums[j], q1 - q0, args.epilogue, args.y, n, k0 + j, p, q0);
       }
     }
   });
@@ -111,8 +115,7 @@ void dgrad(const CpuConvArgs& args) {
         }
       }
       for (int64_t j = 0; j < channels; ++j) {
-        store_epilogue<T>(sums[j], w1 - w0, Epilogue{}, nullptr, 0, nullptr, 0,
-                          args.x.at<T>(n, group * Cg + c0 + j, h, w0), args.x.strides.w);
+        store_sums<T>(sums[j], w1 - w0, args.epilogue, args.x, n, group * Cg + c0 + j, h, w0);
       }
     }
   });

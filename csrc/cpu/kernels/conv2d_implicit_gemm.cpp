@@ -208,7 +208,6 @@ void dgrad(const CpuConvArgs& args) {
   using A = accumulator_t<T>;
   const ConvProblem& problem = args.problem;
   const int64_t Cg = problem.channels_per_group(), Kg = problem.filters_per_group();
-  const Epilogue store_only;
   for_each_phase(problem, [&](const GatherAxis& h, const GatherAxis& w) {
     const int64_t block = channel_block<A>(Kg, h.taps * w.taps);
     gather_gemm<T>({choose_tiles<A>(h, w, problem.N, block, kTilePixels, kStageBytes),
@@ -216,7 +215,7 @@ void dgrad(const CpuConvArgs& args) {
                     Kg,
                     block,
                     {h, w, args.w, args.w.strides.c, args.w.strides.n, problem.R, problem.S},
-                    {h, w, args.x, &store_only},
+                    {h, w, args.x, &args.epilogue},
                     problem.groups,
                     Kg,
                     Cg},

@@ -217,10 +217,9 @@ void dgrad(const CpuConvArgs& args) {
   const ConvProblem& problem = args.problem;
   const Strides& strides = args.w.strides;
   const int64_t Kg = problem.filters_per_group();
-  const Epilogue store_only;
   for_each_dgrad(problem, [&](const GatherPhases& phases) {
     planes_product<T>({phases, problem.N, problem.groups, problem.channels_per_group(), Kg, args.y,
-                       args.w, Kg * strides.n, strides.c, strides.n, args.x, &store_only},
+                       args.w, Kg * strides.n, strides.c, strides.n, args.x, &args.epilogue},
                       args.num_threads);
   });
 }

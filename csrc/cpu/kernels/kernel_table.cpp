@@ -18,6 +18,7 @@ FASTCONV_POOLS(FASTCONV_DECLARATIONS)
 #undef FASTCONV_DECLARATIONS
 void epilogue_backward(const EpilogueBackwardArgs& args);
 void activation_forward(const ActivationArgs& args);
+void elementwise(const ElementwiseArgs& args);
 
 static constexpr CpuKernels make_table() {
   CpuKernels table{};
@@ -29,6 +30,7 @@ static constexpr CpuKernels make_table() {
 #undef FASTCONV_ENTRY
   table.epilogue_backward = epilogue_backward;
   table.activation_forward = activation_forward;
+  table.elementwise = elementwise;
 #define FASTCONV_ENTRIES(name)                     \
   table.pool2d_##name##_fwd = pool2d_##name##_fwd; \
   table.pool2d_##name##_bwd = pool2d_##name##_bwd;

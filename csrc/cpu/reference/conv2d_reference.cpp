@@ -14,11 +14,21 @@ namespace {
 
 using namespace cpu::FASTCONV_ISA;
 
+// Stores activation(sum + bias + residual).
+template <typename T>
+void finish(double sum, const Epilogue& epilogue, const TensorView& out, int64_t n, int64_t channel,
+            int64_t h, int64_t w) {
+  if (epilogue.bias != nullptr) {
+    sum += static_cast<double>(to_accumulator(static_cast<const T*>(epilogue.bias)[channel]));
+  }
+  if (epilogue.residual.data != nullptr) sum += load<T>(epilogue.residual, n, channel, h, w);
+  store<T>(out, n, channel, h, w, reference::activate(sum, epilogue.activation));
+}
+
 template <typename T>
 void fprop(const CpuConvArgs& args) {
   const ConvProblem& o = args.problem;
   const int64_t P = o.P(), Q = o.Q(), Cg = o.channels_per_group(), Kg = o.filters_per_group();
-  const Epilogue& epilogue = args.epilogue;
   parallel_for(o.N * o.K, args.num_threads, [&](int64_t task) {
     const int64_t n = task / o.K, k = task % o.K, first_c = k / Kg * Cg;
     for (int64_t p = 0; p < P; ++p) {
@@ -35,11 +45,7 @@ void fprop(const CpuConvArgs& args) {
             }
           }
         }
-        if (epilogue.bias != nullptr) {
-          sum += static_cast<double>(to_accumulator(static_cast<const T*>(epilogue.bias)[k]));
-        }
-        if (epilogue.residual.data != nullptr) sum += load<T>(epilogue.residual, n, k, p, q);
-        store<T>(args.y, n, k, p, q, reference::activate(sum, epilogue.activation));
+        finish<T>(sum, args.epilogue, args.y, n, k, p, q);
       }
     }
   });
@@ -66,7 +72,7 @@ void dgrad(const CpuConvArgs& args) {
             }
           }
         }
-        store<T>(args.x, n, c, h, w, sum);
+        finish<T>(sum, args.epilogue, args.x, n, c, h, w);
       }
     }
   });

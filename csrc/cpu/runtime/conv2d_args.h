@@ -12,7 +12,7 @@ struct CpuConvArgs {
   ConvProblem problem;
   DType dtype = DType::float32;
   TensorView x, w, y;
-  Epilogue epilogue;  // fprop only
+  Epilogue epilogue;  // of fprop, or of dgrad where it is a transposed convolution
   int num_threads = 1;
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/runtime/conv2d_args.h"
+#include "cpu/runtime/elementwise_args.h"
 #include "cpu/runtime/pool2d_args.h"
 #include "plan/cpu_algorithms.h"
 #include "problem/epilogue.h"
@@ -40,6 +41,7 @@ struct CpuKernels {
 #undef FASTCONV_KERNEL
   void (*epilogue_backward)(const EpilogueBackwardArgs&);
   void (*activation_forward)(const ActivationArgs&);
+  void (*elementwise)(const ElementwiseArgs&);
 #define FASTCONV_KERNELS(name)                     \
   void (*pool2d_##name##_fwd)(const CpuPoolArgs&); \
   void (*pool2d_##name##_bwd)(const CpuPoolArgs&);

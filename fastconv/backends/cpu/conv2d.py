@@ -67,12 +67,23 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             torch.get_num_threads(),
         )
 
+    def _dgrad_with_epilogue(self, problem, dx, w, dy, epilogue):
+        self._convolve(ConvOp.dgrad, problem, dx, w, dy, epilogue)
+
     def prepare_fprop(self, x, w, b, residual, y, geometry, activation):
+        problem = conv_problem(x.shape, w.shape, geometry)
+        return self._prepare_conv(ConvOp.fprop, problem, x, w, y, b, residual, activation)
+
+    def prepare_conv_transpose(self, x, w, b, residual, y, geometry, activation):
+        problem = conv_problem(y.shape, w.shape, geometry.convolution())
+        return self._prepare_conv(ConvOp.dgrad, problem, y, w, x, b, residual, activation)
+
+    def _prepare_conv(self, op, problem, x, w, y, b, residual, activation):
         if y.numel() == 0 or (b is not None and not b.is_contiguous()):
             return None
-        problem = conv_problem(x.shape, w.shape, geometry)
         call = core.prepare_conv2d(
-            self._plan(ConvOp.fprop, problem).algorithm,
+            op,
+            self._plan(op, problem).algorithm,
             problem,
             DTYPES[x.dtype],
             x.stride(),
@@ -86,15 +97,24 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
 
     def prepare_fprop_backward(self, dy, x, w, saved, dx, dw, db, geometry, activation):
         problem = conv_problem(x.shape, w.shape, geometry)
+        return self._prepare_conv_backward(False, problem, dy, x, w, saved, dx, dw, db, activation)
+
+    def prepare_conv_transpose_backward(self, dy, x, w, saved, dx, dw, db, geometry, activation):
+        problem = conv_problem(dy.shape, w.shape, geometry.convolution())
+        return self._prepare_conv_backward(True, problem, dy, x, w, saved, dx, dw, db, activation)
+
+    def _prepare_conv_backward(self, transposed, problem, dy, x, w, saved, dx, dw, db, activation):
         dz = None if saved is None else empty(dy.shape, dy, suggests_channels_last(saved))
+        dx_op = ConvOp.fprop if transposed else ConvOp.dgrad
         call = core.prepare_conv2d_backward(
+            transposed,
             self.algorithm == core.CpuAlgorithm.reference,
             problem,
             DTYPES[x.dtype],
             native(activation),
             *map(optional_strides, (dy, x, w, saved, dz)),
             db is not None,
-            None if dx is None else self._plan(ConvOp.dgrad, problem).algorithm,
+            None if dx is None else self._plan(dx_op, problem).algorithm,
             optional_strides(dx),
             None if dw is None else self._plan(ConvOp.wgrad, problem).algorithm,
             optional_strides(dw),

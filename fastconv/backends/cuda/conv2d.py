@@ -209,6 +209,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             0 if memory is None else memory.data_ptr(),
         )
 
+    _finish = staticmethod(cuda_im2col.epilogue)
+
     def _activate(self, z, activation, y):
         launch(
             cuda.epilogue_forward,

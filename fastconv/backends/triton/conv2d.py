@@ -83,6 +83,9 @@ class TritonBackend(Conv2dBackend, TritonPool2d, Backend):
         sms = sm_count(dy.device.index)
         kernels("epilogue").launch_backward(dy, saved, activation, dz, db, sms)
 
+    def _finish(self, z, bias, residual, activation):
+        kernels("epilogue").launch_epilogue(z, bias, residual, activation)
+
     def _activate(self, z, activation, y):
         kernels("epilogue").launch_epilogue(z, None, None, activation, y)
 
