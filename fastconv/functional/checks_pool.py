@@ -105,10 +105,10 @@ def adaptive_windows(function, x, axes, output_size):
             f"{output_size!r} ({type(output_size).__name__})"
         )
     if len(sizes) != axes:
-        raise RuntimeError(
-            f"{function}(): argument 'output_size' should contain {_COUNTS[axes]}, got "
-            f"{list(sizes)}"
+        words = (
+            "must be 2 sizes" if axes == 2 else "is no size: 'output_size' should contain one int"
         )
+        raise RuntimeError(f"{function}(): output_size {words}, got {list(sizes)}")
     if any(size < 0 for size in sizes):
         raise RuntimeError(
             f"{function}: elements of output_size must be greater than or equal to 0 but received "
