@@ -54,6 +54,13 @@ FAULTS = [
         f"{KERNELS} -k 'cpu and implicit_gemm'",
     ),
     Fault(
+        "a phase by another's filters",
+        "cpu/kernels/conv2d_implicit_gemm.cpp",
+        "product.phases[task / panels_here % phases]",
+        "product.phases[0]",
+        f"{KERNELS} -k 'cpu and implicit_gemm'",
+    ),
+    Fault(
         "stride forgotten",
         "cpu/staging/planes.h",
         "apart_ ? i : i * axis.tap_offset % axis.source_step",
