@@ -34,7 +34,7 @@ class ConvTranspose2dGeometry(NamedTuple):
     padding: Pair  # on each side of the convolution's input, which is the result here
     dilation: Pair
     groups: int
-    output_padding: Pair  # what the result has more at the bottom and on the right; below stride
+    output_padding: Pair  # what the result has more at the bottom and right; in an op below stride
 
     def convolution(self):
         """That of the convolution whose dgrad this is."""
