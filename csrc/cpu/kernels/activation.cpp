@@ -1,13 +1,14 @@
 // The activation on its own, and the backward of the epilogue: dz = dy * activation'(saved) and
 // db[k] = sum of dz over n, p, q, in one pass over dy. Bound: bytes.
 #include "cpu/runtime/kernels.h"
-#include "cpu/staging/epilogue.h"
+#include "cpu/vectors/activation_vectors.h"
 #include "cpu/vectors/rows.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
 constexpr int64_t kChannelBlock = 16;  // channels of one task; fixed, for it sets the order of sums
+constexpr int64_t kPiece = 1024;       // elements of a run that are activated at once, in L1
 
 // dz = dy * activation'(saved) for `count` elements along `axis` from (n, k, p, q) on. They go to
 // `out` in accumulator type, and to args.dz where the caller wants it. `buffer` is working memory
@@ -69,25 +70,56 @@ void backward(const EpilogueBackwardArgs& args) {
   });
 }
 
+// An axis of z and y.
+struct Axis {
+  int64_t extent, z_stride, y_stride;
+
+  // Whether its positions are runs like `inner` that follow each other in both tensors.
+  bool continues(const Axis& inner) const {
+    return extent == 1 ||
+           (z_stride == inner.z_stride * inner.extent && y_stride == inner.y_stride * inner.extent);
+  }
+};
+
 template <typename T>
 void forward(const ActivationArgs& args) {
   using A = accumulator_t<T>;
+  const auto axis = [&](int64_t extent, int64_t Strides::* along) {
+    return Axis{extent, args.z.strides.*along, args.y.strides.*along};
+  };
+  const Axis n = axis(args.N, &Strides::n), k = axis(args.K, &Strides::c),
+             p = axis(args.P, &Strides::h), q = axis(args.Q, &Strides::w);
   const bool channels_adjacent = args.y.strides.c == 1 && args.K > 1;
-  Epilogue epilogue;
-  epilogue.activation = args.activation;
-  parallel_for(args.N * args.P, args.num_threads, [&](int64_t task) {
-    const int64_t n = task / args.P, p = task % args.P;
-    const int64_t outer = channels_adjacent ? args.Q : args.K,
-                  inner = channels_adjacent ? args.K : args.Q;
-    A* const run =
-        static_cast<A*>(scratch(ScratchSlot::kTask, inner * static_cast<int64_t>(sizeof(A))));
-    for (int64_t i = 0; i < outer; ++i) {
-      const int64_t k = channels_adjacent ? 0 : i, q = channels_adjacent ? i : 0;
-      const auto axis = channels_adjacent ? &Strides::c : &Strides::w;
-      load_row(run, static_cast<const T*>(args.z.at<T>(n, k, p, q)), args.z.strides.*axis, inner);
-      store_epilogue<T>(run, inner, epilogue, nullptr, 0, nullptr, 0, args.y.at<T>(n, k, p, q),
-                        args.y.strides.*axis);
+  const Axis outer[] = {n, channels_adjacent ? p : k, channels_adjacent ? q : p};
+  Axis run = channels_adjacent ? k : q;
+  int axes = 3;  // of outer, beside the run: none where both tensors are dense, of one layout
+  for (; axes > 0 && (run.extent == 1 || outer[axes - 1].continues(run)); --axes) {
+    const Axis& next = outer[axes - 1];
+    run = run.extent == 1 ? next : Axis{run.extent * next.extent, run.z_stride, run.y_stride};
+  }
+
+  const int64_t pieces = div_up(run.extent, kPiece);
+  int64_t tasks = pieces;
+  for (int i = 0; i < axes; ++i) tasks *= outer[i].extent;
+  parallel_for(tasks, args.num_threads, [&](int64_t task) {
+    const int64_t first = task % pieces * kPiece, count = min64(kPiece, run.extent - first);
+    const T* z = static_cast<const T*>(args.z.data) + first * run.z_stride;
+    T* y = static_cast<T*>(args.y.data) + first * run.y_stride;
+    int64_t rest = task / pieces;
+    for (int i = axes - 1; i >= 0; rest /= outer[i--].extent) {
+      z += rest % outer[i].extent * outer[i].z_stride;
+      y += rest % outer[i].extent * outer[i].y_stride;
     }
+    const auto activate = [&](A* row) {
+      load_row(row, z, run.z_stride, count);
+      activate_row(row, count, args.activation);
+    };
+    if constexpr (std::is_same_v<T, A>) {
+      if (run.y_stride == 1) return activate(y);
+    }
+    A row[kPiece];
+    activate(row);
+    store_row(y, run.y_stride, row, count);
   });
 }
 
