@@ -107,6 +107,7 @@ HARMLESS = {"python", "fastconv", "cat", "cd", "echo", "export", "mkdir"}
 PLACEHOLDERS = {"<layer>": "l4.3x3"}
 # Part of a command -> (whether there is what it needs, what that is).
 NEEDS = {
+    "--baseline onnxruntime": (find_spec("onnxruntime"), "onnxruntime"),
     "emulator/build.py": (shutil.which(os.environ.get("CXX", "g++")), "C++ compiler"),
     "TRITON_INTERPRET=1": (find_spec("triton"), "Triton"),
     "gdb": (shutil.which("gdb"), "gdb"),
