@@ -129,8 +129,8 @@ class conv_transpose2d(_Function):
 
 
 # Function.apply looks at the signature and unwraps dead wrappers; a cache's arguments need neither.
-for function in (conv2d_fprop, conv_transpose2d):
-    function.apply_directly = super(torch.autograd.Function, function).apply
+for _function in (conv2d_fprop, conv_transpose2d):
+    _function.apply_directly = super(torch.autograd.Function, _function).apply
 
 FPROP = _Product(conv2d_fprop, fprop_gradients, "prepare_fprop", "prepare_fprop_backward")
 CONV_TRANSPOSE = _Product(

@@ -4,10 +4,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..prepared import CallCache, is_traced
-from .convolution import by_aten, convolution
+from .convolution import convolution
+from .convolve import by_aten
 from .tracing import traceable
 
-_known = CallCache()
+known = CallCache()
 _aten = by_aten(F.conv1d)
 
 
@@ -54,7 +55,7 @@ def conv1d(
         NotImplementedError: the named backend has no kernel for this call.
     """
     if not is_traced():
-        y = _known(
+        y = known(
             input, weight, bias, stride, padding, dilation, groups, activation, residual, backend
         )
         if y is not None:
@@ -69,4 +70,4 @@ def _conv1d(
 ):
     """conv1d where it was not met before."""
     arguments = (input, weight, bias, stride, padding, dilation, groups)
-    return convolution(1, _known, _aten, *arguments, activation, residual, backend)
+    return convolution(1, known, _aten, *arguments, activation, residual, backend)

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..prepared import CallCache, is_traced
-from .convolution import by_aten, convolution
+from .convolution import convolution
+from .convolve import by_aten
 from .tracing import traceable
 
 known = CallCache()

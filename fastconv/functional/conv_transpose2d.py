@@ -4,26 +4,16 @@ dgrad of a convolution, with an epilogue."""
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import activations
 from ..autograd.conv2d import conv_transpose
 from ..autograd.prepared_conv2d import CONV_TRANSPOSE, remember_product
 from ..dispatch import leave_to_aten
 from ..prepared import CallCache, is_traced
 from . import checks, checks_conv_transpose2d
-from .convolve import autocast, batched, check_residual, convolve
+from .convolve import autocast, batched, by_aten, check_kinds, check_residual, convolve
 from .tracing import traceable
 
-
-def _by_aten(*args, activation=None, residual=None, **kwargs):
-    """conv_transpose2d by torch's functions, which check what they are given."""
-    if activation is not None:
-        activations.parse(activation)
-    y = F.conv_transpose2d(*args, **kwargs)
-    y = y if residual is None else y + residual
-    return y if activation is None else activations.by_torch(activation, y)
-
-
-_known = CallCache()
+known = CallCache()
+_aten = by_aten(F.conv_transpose2d)
 
 
 def conv_transpose2d(
@@ -71,7 +61,7 @@ def conv_transpose2d(
         NotImplementedError: the named backend has no kernel for this call.
     """
     if not is_traced():
-        y = _known(
+        y = known(
             *(input, weight, bias, stride, padding, output_padding, groups, dilation),
             *(activation, residual, backend),
         )
@@ -81,7 +71,7 @@ def conv_transpose2d(
     return _conv_transpose2d(*arguments, activation=activation, residual=residual, backend=backend)
 
 
-@traceable("conv_transpose2d", _by_aten)
+@traceable("conv_transpose2d", _aten)
 def _conv_transpose2d(
     input,
     weight,
@@ -97,14 +87,7 @@ def _conv_transpose2d(
     backend,
 ):
     function = "conv_transpose2d"
-    checks.image(input, function)
-    checks.tensor("weight", weight, function)
-    if bias is not None:
-        checks.tensor("bias", bias, function)
-    if residual is not None:
-        checks.tensor("residual", residual, function)
-    if activation is not None:
-        activations.parse(activation)
+    check_kinds(function, input, weight, bias, residual, activation)
     x, w, b, residual = autocast(input, weight, bias, residual)
     groups = checks.integer("groups", groups, function)
     checks.ranks_and_dtypes(x, w, b, 2, function, "(C, K/groups, R, S)")
@@ -114,8 +97,8 @@ def _conv_transpose2d(
     y_size = geometry.out_size(x.shape, w.shape)
     check_residual(residual, y_size, x, function)
 
-    def by_aten():
-        return _by_aten(
+    def leave():
+        return _aten(
             *(x, w, b, geometry.stride, geometry.padding, geometry.output_padding),
             *(groups, geometry.dilation),
             activation=activation,
@@ -124,7 +107,7 @@ def _conv_transpose2d(
 
     if checks_conv_transpose2d.is_empty_batch(x) and min(*x.shape[2:], *y_size[2:]) <= 0:
         leave_to_aten(function, x, "no pixels: torch defines the result", backend)
-        return by_aten()
+        return leave()
     x4, within = batched(x), geometry
     # The convolution whose dgrad this is has more rows and columns than x where output_padding is
     # not below stride: these are zeros.
@@ -138,7 +121,7 @@ def _conv_transpose2d(
         function, conv_transpose, x4, w, b, batched(residual), within, call, activation, backend
     )
     if found is None:
-        return by_aten()
+        return leave()
     y, chosen, fused = found
     if x.dim() == 3:
         return y.squeeze(0)
@@ -149,5 +132,5 @@ def _conv_transpose2d(
         )
         tensors = (x, w, b, residual, y)
         epilogue = activation or "none"
-        remember_product(CONV_TRANSPOSE, _known, arguments, 2, *tensors, within, epilogue, chosen)
+        remember_product(CONV_TRANSPOSE, known, arguments, 2, *tensors, within, epilogue, chosen)
     return y

@@ -3,29 +3,15 @@ backend chosen, the call differentiated, and remembered (prepared.py)."""
 
 import torch.nn.functional as F
 
-from .. import activations
 from ..autograd.conv2d import fprop
 from ..autograd.prepared_conv2d import FPROP, remember_product
 from ..geometry import from_planes, to_planes
 from ..prepared import is_traced
 from ..problem import suggests_channels_last
 from . import checks
-from .convolve import autocast, batched, check_residual, convolve
+from .convolve import autocast, batched, check_kinds, check_residual, convolve
 
 _WEIGHTS = {1: "(K, C/groups, S)", 2: "(K, C/groups, R, S)"}  # by the number of axes
-
-
-def by_aten(convolve):
-    """What `convolve`, torch's conv1d or conv2d, makes of our function's arguments, which it
-    checks."""
-
-    def call(*args, activation=None, residual=None, **kwargs):
-        _check_activation(activation)
-        y = convolve(*args, **kwargs)
-        y = y if residual is None else y + residual
-        return y if activation is None else activations.by_torch(activation, y)
-
-    return call
 
 
 def convolution(
@@ -33,15 +19,9 @@ def convolution(
     residual, backend,
 ):  # fmt: skip
     """fastconv.conv1d or conv2d, by the number of axes. `cache` is to know the call from now on;
-    aten takes it where no kernel does, see by_aten."""
+    aten takes it where no kernel does, see convolve.by_aten."""
     operator = f"conv{axes}d"
-    checks.image(input, operator)
-    checks.tensor("weight", weight, operator)
-    if bias is not None:
-        checks.tensor("bias", bias, operator)
-    if residual is not None:
-        checks.tensor("residual", residual, operator)
-    _check_activation(activation)
+    check_kinds(operator, input, weight, bias, residual, activation)
     x, w, b, residual = autocast(input, weight, bias, residual)
     groups = checks.integer("groups", groups, operator)
     checks.ranks_and_dtypes(x, w, b, axes, operator, _WEIGHTS[axes])
@@ -85,8 +65,3 @@ def _as_rows(x):
     if x4.dim() < 4 or not suggests_channels_last(x4):
         return x4
     return x.unsqueeze(-1).transpose(-1, -2)
-
-
-def _check_activation(activation):
-    if activation is not None:
-        activations.parse(activation)

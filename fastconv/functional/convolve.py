@@ -1,11 +1,40 @@
-"""What every convolution does with its tensors once they are checked: autocast, the choice of a
-backend, and which activations are part of the call."""
+"""What all convolutions share, transposed ones too: that their arguments are tensors, autocast, the
+choice of a backend, which activations are part of the call, and what ATen makes of it."""
 
 import torch
 
 from .. import activations
 from ..autograd.epilogue import activation_forward
 from ..dispatch import is_inference, select
+from . import checks
+
+
+def by_aten(convolve):
+    """What `convolve`, torch's function of a convolution, makes of our function's arguments, which
+    it checks."""
+
+    def call(*args, activation=None, residual=None, **kwargs):
+        _check_activation(activation)
+        y = convolve(*args, **kwargs)
+        y = y if residual is None else y + residual
+        return y if activation is None else activations.by_torch(activation, y)
+
+    return call
+
+
+def check_kinds(function, input, weight, bias, residual, activation):
+    """TypeError unless the tensors are some, ValueError for an unknown activation."""
+    checks.image(input, function)
+    checks.tensor("weight", weight, function)
+    for name, tensor in (("bias", bias), ("residual", residual)):
+        if tensor is not None:
+            checks.tensor(name, tensor, function)
+    _check_activation(activation)
+
+
+def _check_activation(activation):
+    if activation is not None:
+        activations.parse(activation)
 
 
 def autocast(*tensors):

@@ -8,16 +8,14 @@ from torch import Tensor
 from ..dispatch import leave_to_aten
 from ..prepared import CallCache, is_traced
 from . import checks, checks_pool
-from .pooling import average, maximum
+from .pooling import MaxPooled, average, maximum
 from .tracing import traceable
 
-# A Tensor, or with return_indices (Tensor, Tensor).
-MaxPooled: TypeAlias = Tensor | tuple[Tensor, Tensor]
 _Size: TypeAlias = int | tuple[int]
 _OutputSize: TypeAlias = int | tuple[int]
 
-_known_max, _known_adaptive_max = CallCache(), CallCache()
-_known_avg, _known_adaptive_avg = CallCache(), CallCache()
+known_max, known_adaptive_max = CallCache(), CallCache()
+known_avg, known_adaptive_avg = CallCache(), CallCache()
 
 
 @overload
@@ -99,7 +97,7 @@ def max_pool1d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_max(
+        y = known_max(
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend
         )
         if y is not None:
@@ -120,7 +118,7 @@ def _max_pool1d(
     arguments = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend)
     by_aten = (*(pair[1:] for pair in windows[:4]), ceil_mode)
     return maximum(
-        "max_pool1d", x, 1, windows, return_indices, backend, by_aten, _known_max, arguments
+        "max_pool1d", x, 1, windows, return_indices, backend, by_aten, known_max, arguments
     )
 
 
@@ -178,7 +176,7 @@ def adaptive_max_pool1d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_adaptive_max(input, output_size, return_indices, backend)
+        y = known_adaptive_max(input, output_size, return_indices, backend)
         if y is not None:
             return y
     return _adaptive_max_pool1d(input, output_size, return_indices, backend=backend)
@@ -198,7 +196,7 @@ def _adaptive_max_pool1d(input, output_size, return_indices, *, backend):
         return_indices,
         backend,
         (windows.output_size[1:],),
-        _known_adaptive_max,
+        known_adaptive_max,
         (input, output_size, return_indices, backend),
     )
 
@@ -235,7 +233,7 @@ def avg_pool1d(
     """
     arguments = (input, kernel_size, stride, padding, ceil_mode, count_include_pad)
     if not is_traced():
-        y = _known_avg(*arguments, backend)
+        y = known_avg(*arguments, backend)
         if y is not None:
             return y
     return _avg_pool1d(*arguments, backend=backend)
@@ -251,7 +249,7 @@ def _avg_pool1d(input, kernel_size, stride, padding, ceil_mode, count_include_pa
     by_aten = (*(pair[1:] for pair in windows[:3]), *options)
     arguments = (input, kernel_size, stride, padding, *options, backend)
     return average(
-        "avg_pool1d", x, 1, windows, count_include_pad, 0, backend, by_aten, _known_avg, arguments
+        "avg_pool1d", x, 1, windows, count_include_pad, 0, backend, by_aten, known_avg, arguments
     )
 
 
@@ -277,7 +275,7 @@ def adaptive_avg_pool1d(
         ValueError: unknown backend. NotImplementedError: the named backend cannot run the call.
     """
     if not is_traced():
-        y = _known_adaptive_avg(input, output_size, backend)
+        y = known_adaptive_avg(input, output_size, backend)
         if y is not None:
             return y
     return _adaptive_avg_pool1d(input, output_size, backend=backend)
@@ -301,6 +299,6 @@ def _adaptive_avg_pool1d(input, output_size, *, backend):
         0,
         backend,
         (windows.output_size[1:],),
-        _known_adaptive_avg,
+        known_adaptive_avg,
         (input, output_size, backend),
     )

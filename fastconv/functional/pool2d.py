@@ -8,11 +8,9 @@ from torch import Tensor
 from ..dispatch import leave_to_aten
 from ..prepared import CallCache, is_traced
 from . import checks, checks_pool
-from .pooling import average, maximum
+from .pooling import MaxPooled, average, maximum
 from .tracing import traceable
 
-# A Tensor, or with return_indices (Tensor, Tensor).
-MaxPooled: TypeAlias = Tensor | tuple[Tensor, Tensor]
 _Pair: TypeAlias = int | tuple[int, int]
 _OutputSize: TypeAlias = int | tuple[int | None, int | None]
 

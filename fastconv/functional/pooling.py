@@ -1,8 +1,11 @@
 """A pooling along one axis or two whose arguments were checked: a backend is chosen, the call is
 differentiated, and remembered (prepared.py)."""
 
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..autograd.pool2d import avg_fwd, max_fwd, max_values
 from ..autograd.prepared_pool2d import remember_avg, remember_max
@@ -10,6 +13,9 @@ from ..backends import BACKENDS
 from ..dispatch import is_inference, select
 from ..geometry import from_planes, to_planes
 from ..prepared import is_traced
+
+# A Tensor, or with return_indices (Tensor, Tensor).
+MaxPooled: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
 def maximum(operator, x, axes, windows, return_indices, backend, by_aten, cache, arguments):
