@@ -1,5 +1,5 @@
-"""A fused network's programs: the bits are those of the graph run layer by layer, they are used
-where torch only computes and nothing has changed, and their memory is given back."""
+"""A fused network's programs: the bits are those of the graph run layer by layer, also in threads,
+children and copies, and their memory is given back."""
 
 import copy
 import gc
@@ -12,10 +12,8 @@ import pytest
 import torch
 import torch.fx as fx
 import torch.nn as nn
-import torch.nn.functional as F
 from fuse_blocks import lively
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from fuse_programs import Small, images, practised, runs, small_program
 
 import fastconv
 from fastconv.bench.models import NETWORKS
@@ -24,28 +22,6 @@ from fastconv.fusion.network import programs_of
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 QUICK = ("resnet18", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0")
-
-
-class Small(nn.Module):
-    """A convolution, pools, a sum, a product, a concatenation, a function of Python, and a layer
-    without a native call."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
-        self.pool = nn.MaxPool2d(2)
-        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.dropout = nn.Dropout()
-        self.linear = nn.Linear(16, 5)
-        self.scale = nn.Parameter(torch.rand(8, 1, 1))
-
-    def forward(self, x):
-        x = self.pool(self.first(x))
-        left = self.left(x)
-        right = self.right(x) * torch.sigmoid(left.mean((2, 3), keepdim=True))
-        x = torch.cat([left + right, self.dropout(right) * self.scale], 1)
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        return self.linear(x.view(x.size(0), -1))
 
 
 class LivePeak(fx.Interpreter):
@@ -63,28 +39,9 @@ class LivePeak(fx.Interpreter):
         return result
 
 
-def images(seed=0, batch=2, size=16):
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def runs(network, *arguments):
-    """Whether a program runs such a call."""
-    return programs_of(network).run(arguments) is not None
-
-
-def practised(network, *arguments):
-    """The network after as many calls as it takes to make a program."""
-    with torch.no_grad():
-        network(*arguments)
-        network(*arguments)
-        assert runs(network, *arguments)
-    return network
-
-
 @pytest.fixture
 def network():
-    torch.manual_seed(0)
-    return practised(fastconv.fuse(Small().eval()), images())
+    return small_program()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["NCHW", "channels_last"])
@@ -202,188 +159,6 @@ def test_convolutions_write_into_what_they_are_concatenated_to(reads_again, layo
         torch.testing.assert_close(fused(x), fused.forward(x), rtol=0, atol=0)
     # No more than the concatenated tensor lies in the arena.
     assert programs_of(fused).free_bytes == x.new_empty(2, 12, 16, 16).nbytes
-
-
-class _Function(TorchFunctionMode):
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        return function(*args, **(kwargs or {}))
-
-
-class _Dispatch(TorchDispatchMode):
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(
-    "context",
-    [
-        torch.enable_grad,
-        lambda: torch.autocast("cpu", torch.bfloat16),
-        lambda: fastconv.backend("cpu"),
-        lambda: fastconv.dispatch.observing(lambda function, args, kwargs: function(*args)),
-        fastconv.dispatch.recording,
-        _Function,
-        _Dispatch,
-        torch.profiler.profile,
-        torch.autograd.forward_ad.dual_level,
-    ],
-)
-def test_where_torch_does_more_than_compute_the_graph_runs(network, context):
-    with torch.no_grad():
-        with context():
-            assert not runs(network, images())
-        assert runs(network, images())
-
-
-def test_other_inputs_take_the_graph(network):
-    x = images()
-    storage_too_small = x.clone()
-    with torch.no_grad():
-        storage_too_small.untyped_storage().resize_(8)
-        for other in (images(batch=3), x[:, :, :, :15], x.double(), x.to("meta"), None):
-            assert not runs(network, other)
-        assert not runs(network, storage_too_small)
-        assert not runs(network, x, x)
-        assert runs(network, x)
-        assert torch.equal(network(x=x), network(x))
-
-
-def test_transforms_and_compilers_see_the_graph(network):
-    x = images()
-    with torch.no_grad():
-        expected = network(x)
-        mapped = torch.vmap(lambda one: network(one[None])[0])(x)
-        torch.testing.assert_close(mapped, expected)
-        compiled = torch.compile(network, fullgraph=True, backend="eager")(x)
-        assert torch.equal(compiled, expected)
-        exported = torch.export.export(network, (x,)).module()(x)
-        torch.testing.assert_close(exported, expected)
-        assert torch.equal(torch.fx.symbolic_trace(network)(x), expected)
-
-
-def test_hooks_are_called(network):
-    seen = []
-
-    def note(*arguments):
-        seen.append(arguments)
-
-    x = images()
-    with torch.no_grad():
-        for part in (network, network.left, network.linear):
-            handle = part.register_forward_hook(note)
-            network(x)
-            network(x)
-            network(x)
-            handle.remove()
-            assert len(seen) == 3
-            seen.clear()
-            practised(network, x)
-        handle = nn.modules.module.register_module_forward_pre_hook(note)
-        network(x)
-        handle.remove()
-    assert seen
-
-
-def _in_place(network):
-    network.left.weight.mul_(2)
-    network.linear.bias.add_(1)
-
-
-def _replace_parameter(network):
-    network.left.weight = nn.Parameter(torch.randn(8, 8, 1, 1))
-
-
-def _replace_storage(network):
-    network.right.weight.data = torch.randn(8, 3, 3, 8).permute(0, 3, 1, 2)
-
-
-def _resize(network):
-    network.left.weight.data = torch.randn(8, 8, 3, 3)
-    network.left.padding = (1, 1)
-
-
-def _add_bias(network):
-    network.right.bias = nn.Parameter(torch.randn(8))
-
-
-def _set_attribute(network):
-    network.pool.kernel_size, network.pool.padding = 3, 1
-
-
-def _replace_module(network):
-    network.left = fastconv.Conv2d(8, 8, 3, padding=1)
-
-
-def _change_linear(network):
-    network.linear.weight.data = torch.randn(7, 16)
-    network.linear.bias.data = torch.randn(7)
-
-
-def _change_class(network):
-    class Twice(type(network.left)):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
-    network.left.__class__ = Twice
-
-
-def _change_graph(network):
-    node = next(n for n in network.graph.nodes if n.target is torch.sigmoid)
-    node.target = torch.tanh
-    network.recompile()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        _in_place, _replace_parameter, _replace_storage, _resize, _add_bias, _set_attribute,
-        _replace_module, _change_linear, _change_class, _change_graph,
-    ],
-)  # fmt: skip
-def test_changes_of_the_network_are_seen(network, change):
-    x = images()
-    with torch.no_grad():
-        before = network(x)
-        change(network)
-        expected = network.forward(x)
-        assert not torch.equal(expected, before)
-        for _ in range(4):
-            assert torch.equal(network(x), expected)
-
-
-def test_training_mode_is_seen():
-    network = practised(fastconv.fuse(Small().eval()), images())
-    network.train()  # the dropout
-    with torch.no_grad():
-        assert not torch.equal(network(images()), network(images()))
-        assert not torch.equal(network(images()), network(images()))
-
-
-def test_a_call_that_is_met_for_the_first_time_reports_errors_as_ever(network):
-    wrong = torch.randn(2, 4, 16, 16)
-    with torch.no_grad():
-        for _ in range(3):
-            with pytest.raises(RuntimeError) as error:
-                network(wrong)
-            assert "While executing" not in str(error.value)
-
-
-def test_networks_with_unknown_parts_keep_their_own_calls():
-    calls = []
-
-    class Unknown(nn.Module):
-        def forward(self, x):
-            calls.append(x)
-            return x if x.mean() > 1e9 else x + 1
-
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), Unknown(), nn.Conv2d(4, 4, 3)).eval()
-    fused = fastconv.fuse(model)
-    x = images()
-    calls.clear()
-    with torch.no_grad():
-        for _ in range(4):
-            fused(x)
-        assert len(calls) == 4 and not runs(fused, x)
 
 
 def test_threads_compute_at_once(network):
