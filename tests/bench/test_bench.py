@@ -1,6 +1,5 @@
 """`fastconv bench`, from the command line to the record: requests, verdicts, exit statuses."""
 
-import copy
 import csv
 import shlex
 import sys
@@ -10,26 +9,12 @@ import torch
 
 import fastconv
 from fastconv.__main__ import main
-from fastconv.bench import run
 from fastconv.bench.cases.selection import LAYOUTS, PASSES, select_cases
-from fastconv.bench.measure import baselines, timing
+from fastconv.bench.measure import baselines
 from fastconv.bench.measure.ceilings import Ceilings
-from fastconv.bench.models import NETWORKS
 
 TINY = ["bench", "--device", "cpu", "--batch", "1", "--seconds", "0.01", "--layout", "nchw"]
-
-
-@pytest.fixture(autouse=True)
-def _leave_malloc_alone(monkeypatch):
-    monkeypatch.setattr(run, "keep_pages", lambda: True)
-
-
-@pytest.fixture(autouse=True)
-def ceilings(monkeypatch):
-    """Made-up ceilings: to measure them would take longer than the lines do."""
-    ceilings = Ceilings(copy_gbs=10.0, fp32_tflops=0.1)
-    monkeypatch.setattr(Ceilings, "measured", lambda device, dtypes: ceilings)
-    return ceilings
+pytestmark = pytest.mark.usefixtures("ceilings")
 
 
 def read(path):
@@ -199,19 +184,6 @@ def test_each_baseline_gives_a_row(monkeypatch, tmp_path, capsys):
     assert "against torch.compile" in capsys.readouterr().out
 
 
-def test_networks_against_onnxruntime(tmp_path):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    words = "squeezenet1_1 fused,squeezenet1_1 converted training"
-    arguments = ["bench", "models", "--seconds", "0.001", "--threads", "1", "--layout", "nhwc"]
-    arguments += ["--batch", "1", "--image-size", "32", "--filter", words]
-    assert main([*arguments, "--baseline", "onnxruntime", "--out", str(tmp_path)]) == 0
-    training, fused = sorted(read(tmp_path / "models.csv"), key=lambda row: row["layer"])
-    assert fused["status"] == "ok" and fused["baseline"] == "onnxruntime"
-    assert float(fused["error"]) < 1e-4 and float(fused["baseline_us"]) > 0
-    assert training["status"] == "no baseline"
-
-
 def test_baselines_are_what_their_names_say(monkeypatch):
     case, *_ = select_cases([1], ["nchw"], ["fprop"], ["float32"], ["resnet18 l4.ds1x1s2"])
     found = baselines.baselines(case, "cpu", names=["aten", "onednn", "torch", "compile"])
@@ -304,94 +276,12 @@ def test_a_wrong_call_and_one_that_torch_answers_get_no_number(monkeypatch, tmp_
     assert found == [("no kernel", ""), ("wrong", "")]
 
 
-MODELS = ["bench", "models", "--quick", "--device", "cpu", "--threads", "1"]
-MODELS += ["--seconds", "0.01", "--batch"]
-
-
-def test_networks_are_timed_in_inference_and_training(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(timing, "SETTLING_ROUNDS", 1)
-    threads = torch.get_num_threads()
-    arguments = ["2", "--image-size", "64", "--filter", "resnet18", "--dtype", "float32,bfloat16"]
-    status = main([*MODELS, *arguments, "--layout", "nchw", "--out", str(tmp_path)])
-    assert torch.get_num_threads() == threads  # as the program had it
-    rows = read(tmp_path / "models.csv")
-    assert status == 0, [row["reason"] for row in rows]
-    assert [(row["layer"], row["pass"], row["dtype"]) for row in rows] == [
-        (variant, pass_, dtype)
-        for variant, pass_ in (
-            ("converted", "inference"),
-            ("converted", "training step"),
-            ("fused", "inference"),
-        )
-        for dtype in ("float32", "bfloat16")
-    ]
-    flops = 2 * 2 * 1.8136e9 * (64 / 224) ** 2  # published for one image of 224 x 224
-    for row in rows:
-        assert (row["op"], row["model"], row["problem"]) == ("network", "resnet18", "n2c3h64")
-        assert float(row["x_baseline"]) > 0 and row["threads"] == "1" and row["gbs"] == ""
-        times = 3 if row["pass"] == "training step" else 1
-        rate = times * flops / float(row["us"]) / 1e6
-        assert float(row["tflops"]) == pytest.approx(rate, rel=2e-3)
-    out = capsys.readouterr().out
-    assert "Networks: torch time / fastconv time, bfloat16" in " ".join(out.split())
-
-
-@pytest.mark.parametrize("pass_", ["inference", "training step"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_wrong_network_gets_no_number(pass_, dtype, monkeypatch, tmp_path):
-    def wrong(model):
-        model = copy.deepcopy(model)
-        torch.nn.init.normal_(model.fc.weight)
-        return model
-
-    monkeypatch.setattr(fastconv, "convert", wrong)
-    arguments = ["1", "--image-size", "64", "--filter", "resnet18", "--layout", "nchw"]
-    arguments += ["--passes", pass_, "--dtype", dtype, "--out", str(tmp_path)]
-    monkeypatch.setattr(fastconv, "fuse", wrong)
-    assert main([*MODELS, *arguments]) == 1
-    rows = read(tmp_path / "models.csv")
-    assert len(rows) == (2 if pass_ == "inference" else 1)
-    for row in rows:
-        assert row["status"] == "wrong" and row["reason"]
-        assert row["us"] == row["baseline_us"] == row["tflops"] == ""
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_network_with_a_wrong_gradient_gets_no_number(dtype, monkeypatch, tmp_path):
-    def wrong(model):
-        model = copy.deepcopy(model)
-        model.layer3[0].conv1.weight.register_hook(lambda gradient: gradient * 3)
-        return model
-
-    monkeypatch.setattr(fastconv, "convert", wrong)
-    arguments = ["2", "--image-size", "64", "--filter", "resnet18", "--layout", "nchw"]
-    arguments += ["--passes", "training step", "--dtype", dtype, "--out", str(tmp_path)]
-    assert main([*MODELS, *arguments]) == 1
-    (row,) = read(tmp_path / "models.csv")
-    assert row["status"] == "wrong" and "a gradient" in row["reason"] and row["us"] == ""
-
-
-def test_what_torch_refuses_is_no_failure_of_ours(tmp_path):
-    """torch refuses to train a BatchNorm on one value, which images this small leave at the end."""
-    arguments = ["1", "--image-size", "32", "--filter", "resnet18 converted training"]
-    assert main([*MODELS, *arguments, "--layout", "nchw", "--out", str(tmp_path)]) == 0
-    (row,) = read(tmp_path / "models.csv")
-    assert row["status"] == "no baseline" and "more than 1 value" in row["reason"]
-
-
 def test_what_does_not_fit_into_memory_is_one_line(tmp_path):
     words = "resnet18 l4.ds1x1s2 dense 1x1 conv2d fprop"
     arguments = ["--filter", words, "--batch", "1000000000,1", "--seconds", "0.002"]
     assert main([*TINY[:5], *arguments, "--threads", "1", "--out", str(tmp_path)]) == 0
     rows = read(tmp_path / "layers.csv")
     assert [row["status"] for row in rows] == ["no memory"] * 2 + ["ok"] * 2
-
-
-def test_networks_have_names_and_1000_classes():
-    assert {"resnet18", "mobilenet_v2"} <= NETWORKS.keys()
-    with torch.device("meta"):
-        for network in NETWORKS.values():
-            assert network()(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

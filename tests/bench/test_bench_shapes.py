@@ -9,20 +9,13 @@ from torch import nn
 
 import fastconv
 from fastconv.__main__ import main
-from fastconv.bench import run
 from fastconv.bench.cases.selection import PASSES, select_shapes
 from fastconv.bench.cases.shape_text import parse_shape
 from fastconv.bench.cases.shapes import AdaptivePool, Layer, Pool
-from fastconv.bench.measure.ceilings import Ceilings
 
 BENCH = ["bench", "--device", "cpu", "--threads", "1", "--seconds", "0.002"]
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(run, "keep_pages", lambda: True)
-    made_up = Ceilings(copy_gbs=10.0, fp32_tflops=0.1)
-    monkeypatch.setattr(Ceilings, "measured", lambda device, dtypes: made_up)
+pytestmark = pytest.mark.usefixtures("ceilings")
 
 
 @pytest.mark.parametrize(
