@@ -73,6 +73,49 @@ class ConvReLU1d(Conv1d):
         return F.relu(self._scripted(input, weight, bias))
 
 
+class ConvTranspose1d(nn.ConvTranspose1d, Layer):
+    """torch.nn.ConvTranspose1d computed by fastconv.conv_transpose1d; arguments, dtypes, errors and
+    the formula of Q as in torch.nn.ConvTranspose1d.
+
+    Shapes:
+        (N, C, W) -> (N, K, Q), C and K being in_channels and out_channels; or without N.
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.padding_mode != "zeros":
+            raise ValueError("Only `zeros` padding mode is supported for ConvTranspose1d")
+        output_padding = self._output_padding(
+            input,
+            output_size,
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.kernel_size,  # type: ignore[arg-type]
+            1,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        if not torch.jit.is_scripting():
+            return functional.conv_transpose1d(
+                input,
+                self.weight,
+                self.bias,
+                self.stride,  # type: ignore[arg-type]
+                self.padding,  # type: ignore[arg-type]
+                output_padding,  # type: ignore[arg-type]
+                self.groups,
+                self.dilation,  # type: ignore[arg-type]
+            )
+        return F.conv_transpose1d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+
 class MaxPool1d(nn.MaxPool1d, Layer):
     """torch.nn.MaxPool1d computed by fastconv.max_pool1d; same arguments, dtypes, results, errors
     and formula of Q.
