@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .problem import conv_out_size, pool_out_size
+from .problem import conv_out_size, pool_out_size, suggests_channels_last
 
 Pair = tuple[int, int]  # (vertical, horizontal), in pixels
 
@@ -88,6 +88,16 @@ def to_planes(tensor, axes):
     if axes == 2 or tensor is None or tensor.layout != torch.strided:
         return tensor
     return tensor.unsqueeze(-2)
+
+
+def image_to_planes(x, axes):
+    """to_planes for a convolution's input. The result of conv2d is channels_last if x is; along one
+    axis torch asks the weight alone. So the stride of H, which has one position, is here such that
+    x is never channels_last."""
+    x4 = to_planes(x, axes)
+    if axes == 2 or x4.dim() < 4 or not suggests_channels_last(x4):
+        return x4
+    return x.unsqueeze(-1).transpose(-1, -2)
 
 
 def from_planes(tensor, axes):

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 
 from ..autograd.conv2d import fprop
 from ..autograd.prepared_conv2d import FPROP, remember_product
-from ..geometry import from_planes, to_planes
+from ..geometry import from_planes, image_to_planes, to_planes
 from ..prepared import is_traced
 from . import checks
-from .convolve import as_rows, autocast, batched, check_kinds, check_residual, convolve
+from .convolve import autocast, batched, check_kinds, check_residual, convolve
 
 _WEIGHTS = {1: "(K, C/groups, S)", 2: "(K, C/groups, R, S)"}  # by the number of axes
 
@@ -30,8 +30,7 @@ def convolution(
         x = F.pad(x, [side for pixels in reversed(extra) for side in (0, pixels)])
     checks.conv_reach(x.shape, w.shape, geometry)
 
-    x4 = x if axes == 2 else as_rows(x)
-    w4, residual4 = to_planes(w, axes), to_planes(residual, axes)
+    x4, w4, residual4 = image_to_planes(x, axes), to_planes(w, axes), to_planes(residual, axes)
     if x.dim() == axes + 1:
         x4, residual4 = batched(x4), batched(residual4)
     call = (tuple(x4.shape), tuple(w4.shape), geometry)

@@ -6,8 +6,6 @@ import torch
 from .. import activations
 from ..autograd.epilogue import activation_forward
 from ..dispatch import is_inference, select
-from ..geometry import to_planes
-from ..problem import suggests_channels_last
 from . import checks
 
 
@@ -65,16 +63,6 @@ def check_residual(residual, size, x, function):
 def batched(tensor):
     """An image, or an image without a batch, as a batch; None for None."""
     return tensor if tensor is None or tensor.dim() == 4 else tensor.unsqueeze(0)
-
-
-def as_rows(x):
-    """x as planes of one row. The result of conv2d is channels_last if x is; along one axis torch
-    asks the weight alone. So the stride of H, which has one position, is here such that x is
-    never channels_last."""
-    x4 = to_planes(x, 1)
-    if x4.dim() < 4 or not suggests_channels_last(x4):
-        return x4
-    return x.unsqueeze(-1).transpose(-1, -2)
 
 
 def convolve(operator, product, x, w, b, residual, geometry, call, activation, backend):

@@ -1,15 +1,16 @@
 """A transposed convolution along one axis or two that was not met before: arguments checked and
-normalised; then it is the dgrad of a convolution, with an epilogue, and remembered (prepared.py)."""
+normalised; then it is the dgrad of a convolution, with an epilogue, and is remembered
+(prepared.py)."""
 
 import torch.nn.functional as F
 
 from ..autograd.conv2d import conv_transpose
 from ..autograd.prepared_conv2d import CONV_TRANSPOSE, remember_product
 from ..dispatch import leave_to_aten
-from ..geometry import from_planes, to_planes
+from ..geometry import from_planes, image_to_planes, to_planes
 from ..prepared import is_traced
 from . import checks, checks_conv_transpose
-from .convolve import as_rows, autocast, batched, check_kinds, check_residual, convolve
+from .convolve import autocast, batched, check_kinds, check_residual, convolve
 
 _WEIGHTS = {1: "(C, K/groups, S)", 2: "(C, K/groups, R, S)"}  # by the number of axes
 
@@ -30,8 +31,7 @@ def transposed(
     )
     checks_conv_transpose.channels(x, w, b, groups)
 
-    x4 = x if axes == 2 else as_rows(x)
-    w4, residual4 = to_planes(w, axes), to_planes(residual, axes)
+    x4, w4, residual4 = image_to_planes(x, axes), to_planes(w, axes), to_planes(residual, axes)
     if x.dim() == axes + 1:
         x4, residual4 = batched(x4), batched(residual4)
     pixels = geometry.out_size(x4.shape, w4.shape)[-axes:]
