@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .problem import conv_out_size, pool_out_size, suggests_channels_last
+from .problem import conv_out_size, conv_transpose_out_size, pool_out_size, suggests_channels_last
 
 Pair = tuple[int, int]  # (vertical, horizontal), in pixels
 
@@ -44,11 +44,14 @@ class ConvTranspose2dGeometry(NamedTuple):
         """The result's size for x of size (..., C, H, W) and w of size (C, K/groups, R, S), as in
         torch.nn.ConvTranspose2d; not clamped at 0."""
         plane = (
-            (x_size[i - 2] - 1) * self.stride[i]
-            - 2 * self.padding[i]
-            + self.dilation[i] * (w_size[i - 2] - 1)
-            + self.output_padding[i]
-            + 1
+            conv_transpose_out_size(
+                x_size[i - 2],
+                w_size[i - 2],
+                self.stride[i],
+                self.padding[i],
+                self.dilation[i],
+                self.output_padding[i],
+            )
             for i in range(2)
         )
         return (*x_size[:-3], w_size[1] * self.groups, *plane)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import functional
+from .fused import FrozenBatchNorm, FusedConv, FusedConvTranspose
 from .layer import Layer
 
 
@@ -114,6 +115,41 @@ class ConvTranspose1d(nn.ConvTranspose1d, Layer):
             self.groups,
             self.dilation,
         )
+
+
+class FrozenBatchNorm1d(FrozenBatchNorm, nn.BatchNorm1d, Layer):
+    """As FrozenBatchNorm2d, with the arguments, dtypes, errors, state_dict and formula of
+    torch.nn.BatchNorm1d.
+
+    Shapes:
+        (N, C, W) -> (N, C, W), or without W; scale and shift: (C).
+    """
+
+    _frozen_from = nn.BatchNorm1d
+
+
+class FusedConv1d(FusedConv, Conv1d):
+    """As FusedConv2d, along one axis.
+
+    Arguments, dtypes, errors, state_dict and the formula of Q are torch.nn.Conv1d's.
+
+    Shapes:
+        (N, C, W) -> (N, K, Q), C and K being in_channels and out_channels; or without N, unless a
+        BatchNorm takes part.
+    """
+
+
+class FusedConvTranspose1d(FusedConvTranspose, ConvTranspose1d):  # type: ignore[misc]
+    """As FusedConv2d, for a transposed convolution along one axis.
+
+    Arguments, dtypes, errors, state_dict and the formula of Q are torch.nn.ConvTranspose1d's.
+
+    Shapes:
+        (N, C, W) -> (N, K, Q), C and K being in_channels and out_channels; or without N, unless a
+        BatchNorm takes part.
+    """
+
+    _function = staticmethod(functional.conv_transpose1d)
 
 
 class MaxPool1d(nn.MaxPool1d, Layer):
