@@ -1,5 +1,5 @@
-"""What the layers that fastconv.fuse makes have in common, along one axis and two: a convolution and
-what follows it as one call, and BatchNorms whose statistics are constants."""
+"""What the layers that fastconv.fuse makes have in common, along one axis and two: a convolution
+and what follows it as one call, and BatchNorms whose statistics are constants."""
 
 from collections.abc import Callable, Iterable
 

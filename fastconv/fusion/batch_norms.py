@@ -11,7 +11,7 @@ from .. import nn as fast
 from .fold_batch_norm import fold_constants
 from .frozen_batch_norm import why_not_frozen
 from .kinds import FOLDABLE, computes_as, recast, why_not_plain
-from .report import type_name
+from .report import class_before, type_name
 
 ANY_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _SIGNATURE = inspect.signature(F.batch_norm)
@@ -107,8 +107,8 @@ class BatchNorms:
     def fits(self, node, conv):
         """Whether a BatchNorm without a reason to be left takes a convolution's results and has its
         channels."""
-        module, axes = self._module(node), len(conv.kernel_size)
-        if any(isinstance(module, kind) and axes != takes for kind, takes in _AXES.items()):
+        kind, axes = class_before(type(self._module(node))), len(conv.kernel_size)
+        if any(issubclass(kind, norm) and axes != takes for norm, takes in _AXES.items()):
             return False
         return self._constants(node)[0].numel() == conv.out_channels
 
