@@ -3,17 +3,20 @@ memory formats, derivatives by finite differences, and what torch.compile and ex
 them."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import CUDA, TRITON, device_of
+from devices import CUDA, TRITON, device_of, interpreted, skip_half
+from problems import CONVS
 from torch.autograd import gradcheck, gradgradcheck
 
 import fastconv
 from fastconv.backends import BACKENDS
+from fastconv.problem import conv_out_size, conv_transpose_out_size
 
 
 def row_last(x):
@@ -71,6 +74,45 @@ def test_convolutions(backend, name, order, strict):
 
     got = results(ours, *(t.float().to(device_of(backend)) for t in (x, w, b)))
     assert all(map(torch.equal, got, expected))
+
+
+def rows():
+    """The named problems along their horizontal axis, each once."""
+    found = {}
+    for problem in CONVS:
+        row = replace(problem, H=1, R=1, stride=(1, problem.stride[1]), pad=(0, problem.pad[1]),
+                      dilation=(1, problem.dilation[1]))  # fmt: skip
+        found.setdefault(replace(row, why=""), row)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("turn, problem", list(enumerate(rows())), ids=str)
+@pytest.mark.parametrize("backend", NAMES)
+def test_named_problems(backend, turn, problem, strict, exhaustive):
+    """The convolution, and the transposed one that leads back from its result."""
+    skip_half(backend, turn, exhaustive)
+    if interpreted(backend) and problem.why == "many filters" and not exhaustive:
+        pytest.skip("a step for each few of many filters: --exhaustive runs it")
+    N, C, _, W = problem.x_size
+    (stride,), (pad,), (dilation,) = (pair[1:] for pair in problem.geometry[:3])
+    Q = conv_out_size(W, problem.S, stride, pad, dilation)
+    rest = W - conv_transpose_out_size(Q, problem.S, stride, pad, dilation, 0)
+    w = whole(problem.K, C // problem.groups, problem.S)
+    for function, x, arguments in (
+        ("conv1d", whole(N, C, W), (None, stride, pad, dilation, problem.groups)),
+        (
+            "conv_transpose1d",
+            whole(N, problem.K, Q),
+            (None, stride, pad, rest, problem.groups, dilation),
+        ),
+    ):
+        expected = results(lambda x, w, f=function, a=arguments: getattr(F, f)(x, w, *a), x, w)
+        with fastconv.backend(backend):
+            got = results(
+                lambda x, w, f=function, a=arguments: getattr(fastconv, f)(x, w, *a),
+                *(t.float().to(device_of(backend)) for t in (x, w)),
+            )
+        assert all(map(torch.equal, got, expected)), function
 
 
 @pytest.mark.parametrize("name", POOLS)
