@@ -1,8 +1,8 @@
 """How the taps of a convolution, or the windows of a pooling, lie over the input's planes: what a
 call says besides its tensors. Sizes may be symbolic (torch.compile, export).
 
-To all that follows on the checks of arguments, conv1d and the 1-D pools are calls on planes of one
-row: (N, C, W) is seen as (N, C, 1, W)."""
+To all that follows on the checks of arguments, the operators along one axis are calls on planes of
+one row: (N, C, W) is seen as (N, C, 1, W)."""
 
 from typing import NamedTuple
 
