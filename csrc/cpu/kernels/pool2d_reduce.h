@@ -292,8 +292,9 @@ static void for_channel_rows(const CpuPoolArgs& o, int64_t rows, int64_t work, c
   });
 }
 
-// An output row = the window's rows reduced to one row of pixels, in a buffer, and then that row's
-// pixels reduced for each window: memory is read in the order in which it lies.
+// An output row = the window's rows reduced to one row of pixels, in a buffer unless it is a single
+// row, and then that row's pixels reduced for each window: memory is read in the order in which it
+// lies.
 // finish(results, lanes, p, q) may change the results of a pixel before they are stored.
 template <typename Op, typename T, typename Finish>
 static void pool_channels(const CpuPoolArgs& o, const Finish& finish) {
@@ -304,24 +305,36 @@ static void pool_channels(const CpuPoolArgs& o, const Finish& finish) {
   for_channel_rows(o, h.y_size, work, [&](int64_t n, int64_t c0, int64_t lanes, int64_t p) {
     ScratchArrays arrays(ScratchSlot::kTask,
                          ScratchArrays::bytes_of<A>(W * lanes) + ScratchArrays::bytes_of<A>(lanes));
-    A *const row = arrays.take<A>(W * lanes), *const buffer = arrays.take<A>(lanes);
+    A *const reduced = arrays.take<A>(W * lanes), *const buffer = arrays.take<A>(lanes);
     const PoolWindow<int64_t>& rows = h.windows[p];
     const T* const x = o.x.at<T>(n, c0, rows.begin, 0);
-    const int64_t row_step = h.dilation * o.x.strides.h, dense = o.x.strides.w == lanes;
-    const int64_t run = dense ? W * lanes : lanes;  // adjacent elements of a row
-    for (int64_t i = 0; i < W * lanes; i += run) {
-      reduce_columns<Op>(row + i, x + i / lanes * o.x.strides.w, row_step, 1, rows.count, run);
+    const int64_t row_step = h.dilation * o.x.strides.h;
+    const int64_t run = o.x.strides.w == lanes ? W * lanes : lanes;  // adjacent elements of a row
+    const A* row = reduced;
+    int64_t pixel = lanes;  // elements from one to the next
+    if (std::is_same_v<T, A> && rows.count == 1) {
+      row = reinterpret_cast<const A*>(x);
+      pixel = o.x.strides.w;
+    } else {
+      for (int64_t i = 0; i < W * lanes; i += run) {
+        reduce_columns<Op>(reduced + i, x + i / lanes * o.x.strides.w, row_step, 1, rows.count,
+                           run);
+      }
     }
     bool order_shows = false;
-    if constexpr (Op::kTellsOrder) order_shows = Op::order_shows(row, W * lanes);
+    if constexpr (Op::kTellsOrder) {
+      for (int64_t i = 0; i < W * lanes && !order_shows; i += run) {
+        order_shows = Op::order_shows(row + i / lanes * pixel, run);
+      }
+    }
     for (int64_t q = 0; q < Q; ++q) {
       T* const y = o.y.at<T>(n, c0, p, q);
       A* results = buffer;
       if constexpr (std::is_same_v<T, A>) {
         if (o.y.strides.c == 1) results = y;
       }
-      reduce_columns<Op>(results, static_cast<const A*>(row + w.windows[q].begin * lanes),
-                         w.dilation * lanes, 1, w.windows[q].count, lanes);
+      reduce_columns<Op>(results, row + w.windows[q].begin * pixel, w.dilation * pixel, 1,
+                         w.windows[q].count, lanes);
       if constexpr (Op::kTellsOrder) {
         for (int64_t l = 0; order_shows && l < lanes; ++l) {
           Op::template settle<T>(o, n, c0 + l, p, q, results[l]);
