@@ -13,6 +13,7 @@
 
 #include "cpu/runtime/pool2d_args.h"
 #include "cpu/vectors/rows.h"
+#include "cpu/vectors/vectors.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -174,41 +175,38 @@ static inline void reduce_padded_row(A* out, const A* row, const CpuPoolAxis& w)
   return reduce_each_tap<Op>(out, row, w);
 }
 
-template <typename A, int kLanes>
-struct VectorOf {
-  typedef A type __attribute__((vector_size(kLanes * sizeof(A))));
+template <typename A, int kCount>
+struct LanesOf {
+  typedef A type __attribute__((vector_size(kCount * sizeof(A))));
 };
 
 // Op over the lanes of a vector, halves first.
-template <typename Op, typename A, int kLanes>
-static inline A reduce_lanes(typename VectorOf<A, kLanes>::type lanes) {
-  if constexpr (kLanes == 2) {
+template <typename Op, typename A, int kCount>
+static inline A reduce_lanes(typename LanesOf<A, kCount>::type lanes) {
+  if constexpr (kCount == 2) {
     return Op::combine(lanes[0], lanes[1]);
   } else {
-    typename VectorOf<A, kLanes / 2>::type low, high;
+    typename LanesOf<A, kCount / 2>::type low, high;
     __builtin_memcpy(&low, &lanes, sizeof low);
     __builtin_memcpy(&high, reinterpret_cast<const char*>(&lanes) + sizeof low, sizeof high);
-    return reduce_lanes<Op, A, kLanes / 2>(Op::combine(low, high));
+    return reduce_lanes<Op, A, kCount / 2>(Op::combine(low, high));
   }
 }
 
 // Op over in[i * step], i < n, in a vector of partial results.
-template <typename Op, typename A>
-static inline A reduce_run(const A* in, int64_t step, int64_t n) {
-  constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
-  using Vector = typename VectorOf<A, kLanes>::type;
+template <typename Op, typename T>
+static inline accumulator_t<T> reduce_run(const T* in, int64_t step, int64_t n) {
+  using A = accumulator_t<T>;
   A result = Op::template identity<A>();
   int64_t i = 0;
-  if (step == 1 && n >= kLanes) {
-    Vector lanes, next;
-    __builtin_memcpy(&lanes, in, sizeof lanes);
-    for (i = kLanes; i + kLanes <= n; i += kLanes) {
-      __builtin_memcpy(&next, in + i, sizeof next);
-      lanes = Op::combine(lanes, next);
+  if (step == 1 && n >= kLanes<A>) {
+    vector_t<A> lanes = load_vector(in);
+    for (i = kLanes<A>; i + kLanes<A> <= n; i += kLanes<A>) {
+      lanes = Op::combine(lanes, load_vector(in + i));
     }
-    result = reduce_lanes<Op, A, kLanes>(lanes);
+    result = reduce_lanes<Op, A, kLanes<A>>(lanes);
   }
-  for (; i < n; ++i) result = Op::combine(result, in[i * step]);
+  for (; i < n; ++i) result = Op::combine(result, to_accumulator(in[i * step]));
   return result;
 }
 
@@ -219,21 +217,19 @@ static void pool_rows(const CpuPoolArgs& o, const Finish& finish) {
   const CpuPoolAxis &h = o.h, &w = o.w;
   const int64_t P = h.y_size, Q = w.y_size, W = w.x_size;
   const int64_t padded = max64(W, w.padded_size);
-  const bool reads_in_place =
-      std::is_same_v<T, A> && o.x.strides.w == 1 && w.pad == 0 && padded == W;
-  if constexpr (std::is_same_v<T, A>) {
-    // A window that is a whole plane: so little work for each that preparing rows would dominate.
-    if (P == 1 && Q == 1 && reads_in_place && h.windows[0].count == 1) {
-      const PoolWindow<int64_t> run = w.windows[0];
-      return for_rows(o, 1, run.count, [&](int64_t n, int64_t c, int64_t) {
-        A result = reduce_run<Op>(
-            static_cast<const A*>(o.x.at<T>(n, c, h.windows[0].begin, 0)) + run.begin, w.dilation,
-            run.count);
-        if constexpr (Op::kTellsOrder) Op::template settle<T>(o, n, c, 0, 0, result);
-        finish(&result, 0);
-        *o.y.at<T>(n, c, 0, 0) = result;
-      });
-    }
+  const bool lies_as_read = o.x.strides.w == 1 && w.pad == 0 && padded == W;
+  // A window that is a run of a plane, most often all of it: so little work for each that preparing
+  // rows would dominate.
+  if (P == 1 && Q == 1 && lies_as_read && h.windows[0].count == 1) {
+    const PoolWindow<int64_t> run = w.windows[0];
+    constexpr int64_t kAtOnce = 4;  // elements that take the time of one operation elsewhere
+    return for_rows(o, 1, div_up(run.count, kAtOnce), [&](int64_t n, int64_t c, int64_t) {
+      A result =
+          reduce_run<Op>(o.x.at<T>(n, c, h.windows[0].begin, run.begin), w.dilation, run.count);
+      if constexpr (Op::kTellsOrder) Op::template settle<T>(o, n, c, 0, 0, result);
+      finish(&result, 0);
+      *o.y.at<T>(n, c, 0, 0) = from_accumulator<T>(result);
+    });
   }
   const int64_t work = max64(1, W) * (P > 0 ? h.windows[P / 2].count : 1) + Q;
   for_rows(o, P, work, [&](int64_t n, int64_t c, int64_t p) {
@@ -243,7 +239,7 @@ static void pool_rows(const CpuPoolArgs& o, const Finish& finish) {
     const PoolWindow<int64_t>& rows = h.windows[p];
     const T* const x = o.x.at<T>(n, c, rows.begin, 0);
     const A* row = buffer;
-    if (reads_in_place && rows.count == 1) {
+    if (std::is_same_v<T, A> && lies_as_read && rows.count == 1) {
       row = reinterpret_cast<const A*>(x);
     } else {
       fill_row(buffer, 1, Op::template identity<A>(), w.pad);
