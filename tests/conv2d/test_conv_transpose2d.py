@@ -158,13 +158,15 @@ def test_memory_formats_follow_torch(x_last, w_last, dy_last):
         torch.testing.assert_close(a, e)
 
 
-def test_autocast():
-    x, w = torch.randn(1, 2, 5, 5, requires_grad=True), torch.randn(2, 3, 3, 3, requires_grad=True)
+@pytest.mark.parametrize("axes", [1, 2])
+def test_autocast(axes):
+    ours, torchs = (getattr(m, f"conv_transpose{axes}d") for m in (fastconv, F))
+    x, w = (torch.randn(s[: axes + 2], requires_grad=True) for s in ((1, 2, 5, 5), (2, 3, 3, 3)))
     for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype):
-            y = fastconv.conv_transpose2d(x, w)
-            assert y.dtype == F.conv_transpose2d(x, w).dtype == dtype
-            assert fastconv.conv_transpose2d(x.double(), w.double()).dtype == torch.float64
+            y = ours(x, w)
+            assert y.dtype == torchs(x, w).dtype == dtype
+            assert ours(x.double(), w.double()).dtype == torch.float64
         y.sum().backward()
         assert x.grad.dtype == w.grad.dtype == torch.float32
 
