@@ -45,8 +45,8 @@ def transposed(
         arguments = (x, w, b, *pairs, groups, dilation[-axes:])
         return aten(*arguments, activation=activation, residual=residual)
 
-    has_none = any(count <= 0 for count in (*x.shape[-axes:], *pixels))
-    if has_none and checks_conv_transpose.is_empty_batch(x, axes):
+    is_empty = checks_conv_transpose.is_empty_batch(x, axes)
+    if is_empty and any(count <= 0 for count in (*x.shape[-axes:], *pixels)):
         leave_to_aten(operator, x, "no pixels: torch defines the result", backend)
         return leave()
     # The convolution whose dgrad this is has more rows and columns than x where output_padding is
