@@ -28,6 +28,11 @@ def conv_out_size(size, kernel, stride, pad, dilation):
     return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
 
 
+def conv_transpose_out_size(size, kernel, stride, pad, dilation, output_padding):
+    """Output positions along one axis, as in torch.nn.ConvTranspose2d; not clamped at 0."""
+    return (size - 1) * stride - 2 * pad + dilation * (kernel - 1) + output_padding + 1
+
+
 def pool_out_size(size, kernel, stride, pad, dilation, ceil_mode):
     """Output positions along one axis, as in torch.nn.MaxPool2d; not clamped at 0."""
     slack = size + 2 * pad - dilation * (kernel - 1) - 1

@@ -31,7 +31,7 @@ def describe(decision):
             decision.operator, decision.call, decision.dtype, decision.channels_last
         )
         yield f"{decision.operator} {where}: {decision.backend}"
-        transposed = decision.operator == "conv_transpose2d"
+        transposed = decision.operator.startswith("conv_transpose")
         yield f"  {'dgrad of ' if transposed else ''}{problem!r}"
         if is_convolution(decision.operator):
             size = decision.dtype.itemsize

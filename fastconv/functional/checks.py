@@ -201,10 +201,10 @@ def conv_reach(x_size, w_size, geometry):
     reach = [d * (size - 1) + 1 for size, d in zip(w_size[2:], geometry.dilation[-axes:])]
     if any(size < taken for size, taken in zip(padded, reach)):
         raise RuntimeError(
-            f"Calculated padded input size per channel: ({_by(padded)}). Kernel size: "
-            f"({_by(reach)}). Kernel size can't be greater than actual input size"
+            f"Calculated padded input size per channel: ({by(padded)}). Kernel size: "
+            f"({by(reach)}). Kernel size can't be greater than actual input size"
         )
 
 
-def _by(sizes):
+def by(sizes):
     return " x ".join(map(str, sizes))

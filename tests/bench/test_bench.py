@@ -252,7 +252,7 @@ def test_every_operator_is_called_as_a_function_and_as_a_module(tmp_path, capsys
     rows = read(tmp_path / "calls.csv")
     operators = ("conv2d", "conv2d+bias+relu", "depthwise conv2d", "conv_transpose2d")
     operators += ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
-    operators += ("conv1d", "max_pool1d", "avg_pool1d")
+    operators += ("conv1d", "conv_transpose1d", "max_pool1d", "avg_pool1d")
     assert [(row["model"], row["layer"], row["pass"]) for row in rows] == [
         (operator, form, pass_)
         for operator in operators

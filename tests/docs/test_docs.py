@@ -15,7 +15,7 @@ import fastconv
 # Arguments that are counted in pixels, or along one axis in positions.
 PIXELS = {"kernel_size", "stride", "padding", "dilation"}
 # How a function checks its arguments, besides raising by itself.
-CHECKS = {"checks", "checks_pool", "checks_conv_transpose2d", "get_backend"}
+CHECKS = {"checks", "checks_pool", "checks_conv_transpose", "get_backend"}
 
 
 def axes_of(value):

@@ -34,6 +34,7 @@ def functions(x: Tensor, w: Tensor, return_indices: bool) -> None:
     assert_type(fastconv.avg_pool2d(x, 2, count_include_pad=False), Tensor)
     assert_type(fastconv.adaptive_avg_pool2d(x, 1), Tensor)
     assert_type(fastconv.conv1d(x, w, dilation=(2,), padding="same"), Tensor)
+    assert_type(fastconv.conv_transpose1d(x, w, output_padding=(1,), stride=2), Tensor)
     assert_type(fastconv.max_pool1d(x, (2,), return_indices=True), tuple[Tensor, Tensor])
     assert_type(fastconv.adaptive_max_pool1d(x, 1), Tensor)
     assert_type(fastconv.avg_pool1d(x, 2) + fastconv.adaptive_avg_pool1d(x, 1), Tensor)

@@ -30,6 +30,10 @@ ARGUMENTS = {
     "adaptive_avg_pool2d": ((X,), ("output_size",)),
     "adaptive_max_pool2d": ((X,), ("output_size", "return_indices")),
     "conv1d": ((ROWS, ROW), ("stride", "padding", "dilation", "groups")),
+    "conv_transpose1d": (
+        (ROWS, ROW.transpose(0, 1)),
+        ("stride", "padding", "output_padding", "groups", "dilation"),
+    ),
     "max_pool1d": (
         (ROWS,),
         ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
@@ -174,6 +178,8 @@ def calls():
     yield "conv1d, no filters", lambda m, x: m.conv1d(x, ROW[:0], padding=1)
     yield "conv1d, no channels", lambda m, x: m.conv1d(x, ROW[:, :0], padding=1)
     yield "conv1d, same", lambda m, x: m.conv1d(x, ROW[:, :, :2], padding="same")
+    yield "conv_transpose1d", lambda m, x: m.conv_transpose1d(x, ROW.transpose(0, 1), padding=1)
+    yield "conv_transpose1d, no channels", lambda m, x: m.conv_transpose1d(x, ROW[:0, :, :2])
     yield "max_pool1d", lambda m, x: m.max_pool1d(x, 2, return_indices=True)
     yield "avg_pool1d", lambda m, x: m.avg_pool1d(x, 2)
     for size in (0, 1, 3, 8):

@@ -112,6 +112,8 @@ def test_a_transposed_convolution_is_a_dgrad():
     assert row.reason.startswith("dense product: 8 rows")  # fprop would have 16
     assert row.flops == 2 * 2 * 16 * 10 * 10 * 8 * 2 * 2
     assert row.bytes == 4 * (2 * 16 * 10 * 10 + 16 * 8 * 2 * 2 + 2 * 8 * 20 * 20)
+    (row,) = fastconv.explain(fastconv.ConvTranspose1d(16, 8, 2, 2), image(16)[:, :, 0]).rows()
+    assert (row.operator, row.algorithm) == ("conv_transpose1d", "implicit_gemm")
 
 
 def test_autocasts_dtype_is_what_counts():
