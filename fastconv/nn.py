@@ -21,6 +21,7 @@ from .nn1d import AvgPool1d as AvgPool1d
 from .nn1d import Conv1d as Conv1d
 from .nn1d import ConvReLU1d as ConvReLU1d
 from .nn1d import MaxPool1d as MaxPool1d
+from .nn3d import Conv3d as Conv3d
 from .problem import conv_out_size
 
 

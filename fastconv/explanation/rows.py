@@ -13,7 +13,7 @@ from .roofline import roofline
 
 ATEN = "ATen"
 # The pass that an operator runs forward; a pool's is fwd.
-_FORWARD = {"conv1d": "fprop", "conv2d": "fprop", "conv_transpose2d": "dgrad"}
+_FORWARD = {"conv1d": "fprop", "conv2d": "fprop", "conv3d": "fprop", "conv_transpose2d": "dgrad"}
 
 
 @dataclass(frozen=True)
