@@ -34,7 +34,7 @@ QUICK = {
     "convnext_tiny s3.dw7x7",
     "resnext50_32x4d l1.g32_3x3",
     "unet up2.transposed2x2s2",
-    "wavenet gated1x2_d16",
+    "wavenet skip1x1",
     "resnet18 max3x3s2",
     "densenet121 avg2x2s2",
     "resnet18 gap7x7",

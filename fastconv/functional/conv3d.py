@@ -8,8 +8,8 @@ differentiable by its parts.
 
 torch computes a convolution of float32 along three axes on a CPU by oneDNN, but that of one image
 without groups by loops of its own where C*D*H <= 20480 and R or S <= 3; float64 always by these
-loops. torch's time divided by this file's, forward and (forward + backward), on 1 thread of an AMD
-EPYC 9004 (Zen 4, AVX-512), torch 2.13:
+loops. torch's time divided by this file's, forward and (forward + backward), medians of calls in
+turns, on 1 thread of an Intel Xeon (family 6, model 167, AVX-512) that others used too, torch 2.13:
 
     N x C x D x H=W -> K, T x R x S       torch      ratio           torch computes it by
     1 x   3 x 16 x 112 ->  16, 3 x 3 x 3  56 ms      3.6 (5.2)       loops
