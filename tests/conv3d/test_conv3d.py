@@ -133,7 +133,10 @@ def test_torchs_loops_are_replaced_where_they_are_slower(name):
 
 def test_the_slices_of_all_taps_are_channels():
     x, w = torch.empty(1, 8, 6, 16, 16), torch.empty(8, 4, 3, 2, 3)
-    call = decision(x, w, stride=(2, 1, 1), padding=(1, 0, 2), groups=2, backend="cpu").call
+    arguments = {"stride": (2, 1, 1), "padding": (1, 0, 2), "groups": 2, "backend": "cpu"}
+    explanation = fastconv.explain(fastconv.conv3d, x, w, **arguments)
+    assert "of gathered slices: ConvProblem(n3c24h16w16" in str(explanation)
+    call = explanation[0].call
     assert call[:2] == ((3, 24, 16, 16), (8, 12, 2, 3)) and call[2].padding == (0, 2)
 
 
