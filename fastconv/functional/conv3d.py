@@ -196,7 +196,7 @@ def _convolve(x, w, b, residual, geometry, volume, activation, backend):
     )
     if found is None:
         return None
-    y = found[0].reshape(N, slices, K, *plane_size)  # contiguous, as images and filters are
+    y = found[0].reshape(N, slices, K, *plane_size)
     last = suggests_channels_last(x) or suggests_channels_last(w)
     if last and not (x.device.type == "cpu" and _has_loops_alone(x, w, geometry)):
         # Not contiguous(memory_format=), which torch.vmap has not.
