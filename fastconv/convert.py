@@ -27,6 +27,7 @@ CONVERTED_TYPES = {
     nn.AvgPool1d: fast.AvgPool1d,
     nn.AdaptiveAvgPool1d: fast.AdaptiveAvgPool1d,
     nn.AdaptiveMaxPool1d: fast.AdaptiveMaxPool1d,
+    nn.Conv3d: fast.Conv3d,
 }
 # The reason in the report of a layer that fastconv.convert would swap.
 CONVERTIBLE = "fastconv.convert swaps it"
@@ -89,7 +90,8 @@ def convert(
     model: nn.Module, inplace: bool = False, report: bool = False
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """Swaps every supported layer (Conv2d, ConvTranspose2d, MaxPool2d, AvgPool2d,
-    AdaptiveAvgPool2d, AdaptiveMaxPool2d; and the same along one axis) of a model for fastconv's.
+    AdaptiveAvgPool2d, AdaptiveMaxPool2d; the same along one axis; Conv3d) of a model for
+    fastconv's.
 
     Parameters and buffers stay the same objects, so an optimizer made before goes on working;
     hooks, training mode, dtypes and devices stay too.

@@ -11,6 +11,7 @@ import torch
 from .problem import conv_out_size, conv_transpose_out_size, pool_out_size, suggests_channels_last
 
 Pair = tuple[int, int]  # (vertical, horizontal), in pixels
+Triple = tuple[int, int, int]  # (depth, vertical, horizontal), in pixels
 
 
 class Conv2dGeometry(NamedTuple):
@@ -27,6 +28,22 @@ class Conv2dGeometry(NamedTuple):
             )
             for i in range(2)
         )
+
+
+class Conv3dGeometry(NamedTuple):
+    stride: Triple
+    padding: Triple  # on each side
+    dilation: Triple
+    groups: int
+
+    def plane(self):
+        """The geometry of the rows and columns."""
+        return Conv2dGeometry(*(values[1:] for values in self[:3]), self.groups)
+
+    def out_volume(self, x_size, w_size):
+        """(O, P, Q) for x of size (..., D, H, W) and w of size (..., T, R, S); not clamped at 0."""
+        values = zip(x_size[-3:], w_size[-3:], self.stride, self.padding, self.dilation)
+        return tuple(conv_out_size(*axis) for axis in values)
 
 
 class ConvTranspose2dGeometry(NamedTuple):

@@ -21,6 +21,7 @@ from .nn1d import FrozenBatchNorm1d as FrozenBatchNorm1d
 from .nn1d import FusedConv1d as FusedConv1d
 from .nn1d import FusedConvTranspose1d as FusedConvTranspose1d
 from .nn1d import MaxPool1d as MaxPool1d
+from .nn3d import Conv3d as Conv3d
 
 
 class Conv2d(nn.Conv2d, Layer):

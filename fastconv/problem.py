@@ -44,16 +44,18 @@ def pool_out_size(size, kernel, stride, pad, dilation, ceil_mode):
 
 
 def suggests_channels_last(tensor):
-    """Whether a 4-D tensor's strides are those of channels_last, as torch decides it.
+    """Whether a 4-D tensor's strides are those of channels_last, or a 5-D one's those of
+    channels_last_3d, as torch decides it.
 
-    Strides must not decrease in the order C, W, H, N. Where one size of 1 makes both readings
-    possible the answer is no. The rule of c10::is_channels_last_strides_2d, over symbolic sizes.
+    Strides must not decrease in the order C, W, H, N, with D before N. Where one size of 1 makes
+    both readings possible the answer is no. The rule of c10::is_channels_last_strides_2d and _3d,
+    over symbolic sizes.
     """
     sizes, strides = tensor.shape, tensor.stride()
     if strides[1] == 0:
         return False
     least = 0
-    for axis in (1, 3, 2, 0):
+    for axis in (1, *range(len(sizes) - 1, 1, -1), 0):
         if sizes[axis] == 0 or strides[axis] < least:
             return False
         if axis == 0 and least == strides[1]:

@@ -14,7 +14,7 @@ from .roofline import roofline
 ATEN = "ATen"
 # The pass that an operator runs forward; a pool's is fwd.
 _FORWARD = {
-    **dict.fromkeys(("conv1d", "conv2d"), "fprop"),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "fprop"),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), "dgrad"),
 }
 

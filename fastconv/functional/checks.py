@@ -5,7 +5,7 @@ import operator
 
 import torch
 
-from ..geometry import Conv2dGeometry
+from ..geometry import Conv2dGeometry, Conv3dGeometry
 
 
 def tensor(name, value, function):
@@ -146,8 +146,8 @@ def conv_channels(x, w, b, groups):
 
 def conv_geometry(stride, padding, dilation, groups, kernel_size):
     """(Conv2dGeometry, what padding="same" adds at the bottom and on the right alone); for a
-    kernel_size of one axis, the geometry of its planes of one row. RuntimeError unless stride,
-    dilation and groups are positive and padding is not negative."""
+    kernel_size of one axis, the geometry of its planes of one row, of three axes a Conv3dGeometry.
+    RuntimeError unless stride, dilation and groups are positive and padding is not negative."""
     axes = len(kernel_size)
     function = f"conv{axes}d"
     stride = per_axis("stride", stride, function, axes)
@@ -158,6 +158,8 @@ def conv_geometry(stride, padding, dilation, groups, kernel_size):
     else:
         padding = per_axis("padding", padding, function, axes)
     raise_unless_positive(stride, padding, dilation, groups, function)
+    if axes == 3:
+        return Conv3dGeometry(stride, padding, dilation, groups), extra
     if axes == 1:
         stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
     return Conv2dGeometry(stride, padding, dilation, groups), extra

@@ -226,6 +226,7 @@ def test_ops_have_every_operator_and_variant(tmp_path, capsys):
     }
     cases = select_cases([8], ["nchw"], PASSES, ["float32"], parts=["ops"])
     functions = ("conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
+    functions += ("conv_transpose2d",)
     assert {case.op.partition("+")[0] for case in cases} == set(functions)
     assert {case.pass_ for case in cases} == set(PASSES)
 

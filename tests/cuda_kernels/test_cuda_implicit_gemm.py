@@ -119,15 +119,7 @@ def test_stores(layout):
 
 def plan_of(shape, op, dtype, tf32, channels_last):
     backend = BACKENDS["cuda:implicit_gemm"]
-    geometry = {
-        f"{name}_{axis}": getattr(shape, name) for name in ("stride", "pad") for axis in "hw"
-    }
-    problem = ConvProblem(
-        **{name: getattr(shape, name) for name in (*"NCHWKRS", "groups")},
-        **geometry,
-        dilation_h=shape.dilation,
-        dilation_w=shape.dilation,
-    )
+    problem = shape.core()
     strides = backend._dense(problem, channels_last)
     return backend._make_plan(op, problem, dtype, tf32, *strides, True, None)
 
