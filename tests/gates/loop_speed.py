@@ -15,27 +15,42 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import cubins
 import sass_loops
 import sass_pipes
-import static_gates
 from shared_bytes import dynamic_shared_bytes
 
 from fastconv.prediction.machines import MACHINE_OF_ARCH, WARP
 
 # Kernels whose work is products; the others move data.
 _MULTIPLIES = r"conv2d_(?!im2col|col2im|\w*reduce)"
+_LOADS, _STORES = ("LDG", "LDGSTS"), ("STG",)
+_FILLS = ("LDGSTS", "STS")  # what fills shared memory
 _SPLIT_PRODUCTS = 3  # of TF32 for one of float32 (CudaMath tf32x3)
 
 
 @dataclass(frozen=True)
+class Side:
+    """What a block does beside its main loop: once, or in a turn of a loop that fills shared memory
+    or stores results."""
+
+    instructions: int = 0  # of one warp
+    clocks: float = 0  # of the SM, of the unit that is busy the longest
+    bytes: int = 0  # of the block, loaded or stored
+
+
+@dataclass(frozen=True)
 class LoopSpeed:
-    """One turn of a block's main loop."""
+    """One turn of a block's main loop, and what is beside it."""
 
     counts: dict  # warp instructions of one warp, by pipe
     clocks: sass_pipes.Clocks
     flop: int  # of the block: those wanted, not those that emulate a precision
     bytes: int  # of the block: from and to global memory, through L1 or past it
     roofline_clocks: float  # that an SM at its peaks would take
+    once: Side
+    load: Side
+    store: Side
 
     @property
     def share(self):
@@ -54,33 +69,52 @@ class LoopSpeed:
 
 
 def loop_speed(kernel):
-    """The LoopSpeed of a static_gates.Kernel."""
+    """The LoopSpeed of a cubins.Kernel."""
     machine = MACHINE_OF_ARCH[kernel.arch]
     graph = sass_loops.Graph(kernel.code)
     multiplies = re.match(_MULTIPLIES, kernel.short_name) is not None
-    turn = graph.path(sass_loops.main_loop(graph, multiplies), multiplies)
+    main = sass_loops.main_loop(graph, multiplies)
+    load = sass_loops.side_loop(graph, main, _LOADS, _FILLS) if main else None
+    store = sass_loops.side_loop(graph, main, _STORES) if main else None
+    turn = graph.path(main, multiplies)
     warps = -(-kernel.threads // WARP)
-    clocks = sass_pipes.clocks(turn, warps, machine)
-    tensor = sum(map(sass_pipes.flop, (i for i in turn if i.base in sass_pipes.TENSOR)))
-    if tensor:
-        products = _SPLIT_PRODUCTS if "tf32x3" in kernel.short_name else 1
-        flop = warps * tensor // products
-    else:
-        flop = multiplies * warps * sum(map(sass_pipes.flop, turn))
-    moved = warps * WARP * sum(i.bytes_per_lane for i in turn if i.base in ("LDG", "STG", "LDGSTS"))
+
+    def side(instructions, bases=()):
+        clocks = sass_pipes.clocks(instructions, warps, machine)
+        return Side(len(instructions), clocks.most, _bytes(instructions, bases, warps))
+
+    loops = [loop for loop in (main, load, store) if loop]
+    flop, on_tensor_cores = _flop(turn, kernel, warps, multiplies)
+    moved = _bytes(turn, (*_LOADS, *_STORES), warps)
     return LoopSpeed(
         sass_pipes.counts(turn),
-        clocks,
+        sass_pipes.clocks(turn, warps, machine),
         flop,
         moved,
-        _roofline_clocks(flop, tensor > 0, moved, kernel, machine),
+        _roofline_clocks(flop, on_tensor_cores, moved, kernel, machine),
+        side(graph.once(loops, multiplies) if main else []),
+        side(graph.moving_path(load, _LOADS), _LOADS) if load else Side(),
+        side(graph.moving_path(store, _STORES), _STORES) if store else Side(),
     )
+
+
+def _bytes(instructions, bases, warps):
+    return warps * WARP * sum(i.bytes_per_lane for i in instructions if i.base in bases)
+
+
+def _flop(turn, kernel, warps, multiplies):
+    """(wanted FLOP of a block's turn, whether tensor cores do them)"""
+    tensor = sum(sass_pipes.flop(i) for i in turn if i.base in sass_pipes.TENSOR)
+    if tensor:
+        products = _SPLIT_PRODUCTS if "tf32x3" in kernel.short_name else 1
+        return warps * tensor // products, True
+    return multiplies * warps * sum(map(sass_pipes.flop, turn)), False
 
 
 def _roofline_clocks(flop, on_tensor_cores, moved, kernel, machine):
     """Clocks of the useful arithmetic at its unit's peak. Operands of products come from caches,
     where a tile shares them; where nothing multiplies the bytes come from memory."""
-    if flop == 0:
+    if not flop:
         return moved / machine.memory_bytes_per_clock
     if on_tensor_cores:
         products = 2 if "tf32" in kernel.short_name else 1
@@ -124,11 +158,11 @@ def read(path, arch):
     """The Kernels of a .cu, which is compiled, a .cubin or a built module."""
     path = Path(path)
     if path.suffix == ".cubin":
-        return static_gates.read_cubin(path, path.stem, arch)
+        return cubins.read_cubin(path, path.stem, arch)
     if path.suffix == ".cu":
         with tempfile.TemporaryDirectory() as folder:
-            return static_gates.compile_kernels([path], [arch], folder)[arch]
-    return static_gates.kernels_of_module(path, [arch]).get(arch, [])
+            return cubins.compile_kernels([path], [arch], folder)[arch]
+    return cubins.kernels_of_module(path, [arch]).get(arch, [])
 
 
 def main():

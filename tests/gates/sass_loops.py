@@ -42,33 +42,43 @@ class Graph:
         self.blocks, self.successors = _split(function)
         self.order = _reverse_postorder(self.successors)
         self.rank = {block: rank for rank, block in enumerate(self.order)}
+        self.predecessors = {block: [] for block in self.order}
+        for block in self.order:
+            for successor in self.successors[block]:
+                self.predecessors[successor].append(block)
         self._dominators = self._find_dominators()
         self.loops = self._find_loops()
 
     def _find_dominators(self):
-        """{block: the blocks on every way to it}"""
-        everything = frozenset(self.order)
-        before = {block: [] for block in self.order}
-        for block in self.order:
-            for successor in self.successors[block]:
-                before[successor].append(block)
-        self.predecessors = before
-        found = dict.fromkeys(self.order, everything)
-        found[self.order[0]] = frozenset(self.order[:1])
+        """{block: its immediate dominator}, by the algorithm of Cooper, Harvey and Kennedy."""
+        rank, entry = self.rank, self.order[0]
+        found = {entry: entry}
         changed = True
         while changed:
             changed = False
             for block in self.order[1:]:
-                common = frozenset.intersection(*(found[b] for b in before[block])) | {block}
-                if common != found[block]:
+                known = [b for b in self.predecessors[block] if b in found]
+                common = known[0]
+                for other in known[1:]:
+                    while common != other:
+                        if rank[common] > rank[other]:
+                            common = found[common]
+                        else:
+                            other = found[other]
+                if found.get(block) != common:
                     found[block], changed = common, True
         return found
+
+    def _dominates(self, head, block):
+        while self.rank[block] > self.rank[head]:
+            block = self._dominators[block]
+        return block == head
 
     def _find_loops(self):
         latches = {}
         for block in self.order:
             for head in self.successors[block]:
-                if head in self._dominators[block]:
+                if self._dominates(head, block):
                     latches.setdefault(head, set()).add(block)
         loops = []
         for head, ends in latches.items():
@@ -101,6 +111,20 @@ class Graph:
         blocks = self._best_path(loop, inside, ((), moves))
         return self._instructions(block for block in blocks if block not in skipped)
 
+    def moving_path(self, loop, bases):
+        """The instructions of a turn of a loop that shall move as much as it can by opcodes of
+        `bases` and touch global memory no more than that."""
+        blocks = self._best_path(loop, self._instructions(loop.blocks), ((), (*bases, *SHARED)))
+        return self._instructions(blocks)
+
+    def once(self, loops, multiplies):
+        """The instructions on the kernel's path that are in none of some loops."""
+        inside = self._instructions(self.order)
+        work = ((), _moves(inside) if multiplies else GLOBAL)
+        skipped = frozenset().union(*(loop.blocks for loop in loops))
+        blocks = self._best_path(None, inside, work)
+        return self._instructions(block for block in blocks if block not in skipped)
+
     def _instructions(self, blocks):
         return [i for block in blocks for i in self.blocks[block]]
 
@@ -115,7 +139,9 @@ class Graph:
                 for s in self.successors[block]
                 if s in blocks and self.rank[s] > self.rank[block] and s in best
             ]
-            if block in loop.latches if loop else not self.successors[block]:
+            # A kernel may end by leaving its loop for good: there the EXIT is a conditional one.
+            leaves = not onward and self.blocks[block][-1].base in ("EXIT", "RET")
+            if block in loop.latches if loop else leaves:
                 onward.append(((0,) * 5, ()))
             if onward:
                 score, rest = max(onward, key=lambda pair: pair[0])
@@ -140,17 +166,23 @@ def main_loop(graph, multiplies=True):
     return best
 
 
-def store_loop(graph, main):
-    """The Loop, other than the main one and those around it, that stores the most bytes; None where
-    none stores."""
+def side_loop(graph, main, bases, into=None):
+    """The Loop, other than the main one, those around it and those inside it, that moves the most
+    bytes by opcodes of `bases`, and has one of `into` where that is given; None where none moves
+    any."""
     others = [
         loop
         for loop in graph.loops
-        if main is None or (loop.head != main.head and main.head not in loop.blocks)
+        if main is None or (main.head not in loop.blocks and loop.head not in main.blocks)
     ]
-    stored = {loop: _bytes(graph.own_path(loop, False), ("STG",)) for loop in others}
-    best = max(others, key=stored.get, default=None)
-    return best if best is not None and stored[best] > 0 else None
+    paths = {loop: graph.moving_path(loop, bases) for loop in others}
+    moved = {
+        loop: _bytes(path, bases)
+        for loop, path in paths.items()
+        if into is None or any(i.base in into for i in path)
+    }
+    best = max(moved, key=moved.get, default=None)
+    return best if best is not None and moved[best] > 0 else None
 
 
 def _moves(instructions):

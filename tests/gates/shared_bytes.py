@@ -7,7 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
-import static_gates
+import cubins
 
 # Kernel -> its storage, of the kernel's template arguments {0}, {1}, as its launcher has it.
 _STORAGE = {
@@ -24,21 +24,23 @@ _HEADERS = {
 
 
 def dynamic_shared_bytes(names):
-    """{demangled name: bytes} of those names whose kernel is in the table above."""
+    """{demangled name: bytes} of those names that are instances of kernels in the table above."""
+    storages = {name: storage for name in names if (storage := _storage(name))}
     found = {}
     for family, headers in _HEADERS.items():
-        types = {name: kind for name in names for kind in _storage(name) if family in kind[0]}
+        types = {name: kind for name, (kernel, kind) in storages.items() if family in kernel}
         if types:
-            found |= _sizes(headers, {name: kind for name, (_, kind) in types.items()})
+            found |= _sizes(headers, types)
     return found
 
 
 def _storage(name):
-    """[(kernel, type)] of a demangled name, empty where the table has none."""
+    """(kernel, type) of a demangled name, None where the table has none."""
     match = re.match(r"void fastconv::cuda::(\w+)<(.*)>\(", name)
     if match is None or match[1] not in _STORAGE:
-        return []
-    return [(match[1], _STORAGE[match[1]].format(*_arguments(match[2])))]
+        return None
+    arguments = _arguments(match[2])
+    return (match[1], _STORAGE[match[1]].format(*arguments)) if len(arguments) == 2 else None
 
 
 def _arguments(text):
@@ -60,7 +62,7 @@ def _sizes(headers, types):
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "sizes.cu"), Path(folder, "sizes")
         source.write_text("\n".join([*lines, "}"]))
-        nvcc = static_gates.find_tool("nvcc")
-        include = static_gates.ROOT / "csrc"
-        static_gates.run(nvcc, "-std=c++20", f"-I{include}", source, "-o", program)
-        return dict(zip(types, map(int, static_gates.run(program).split())))
+        nvcc = cubins.find_tool("nvcc")
+        include = cubins.ROOT / "csrc"
+        cubins.run(nvcc, "-std=c++20", f"-I{include}", source, "-o", program)
+        return dict(zip(types, map(int, cubins.run(program).split())))

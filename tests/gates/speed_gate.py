@@ -1,0 +1,70 @@
+"""The gate on main loops: none may need more clocks for its work than the committed table says.
+
+Tables are bench/results/static_sm80.csv and so on. Clocks are predicted (loop_speed.py).
+"""
+
+import csv
+
+from cubins import ROOT
+from loop_speed import blocks_per_sm, loop_speed
+
+RESULTS = ROOT / "bench" / "results"
+# Clocks for the same work may grow by this factor: nvcc orders a loop anew for reasons of its own.
+MOST_GROWTH = 1.02
+_WORK = "clk_per_kwork"
+
+
+def table_path(arch, folder=RESULTS):
+    return folder / f"static_sm{arch}.csv"
+
+
+def speed_columns(kernel, dynamic_smem):
+    """What a kernel's line of the table says of its loops, rounded. Clocks are an SM's for a block
+    of as many threads as the kernel is compiled for; bytes and FLOP are the block's."""
+    speed = loop_speed(kernel)
+    clocks = speed.clocks
+    return {
+        "dynamic_smem": dynamic_smem,
+        "blocks_per_sm": blocks_per_sm(kernel, kernel.static_smem + dynamic_smem),
+        **{f"loop_{pipe}": count for pipe, count in speed.counts.items()},
+        "loop_flop": speed.flop,
+        "loop_bytes": speed.bytes,
+        "tensor_clk": round(clocks.tensor),
+        "shared_clk": round(clocks.shared),
+        "fma_clk": round(clocks.fma),
+        "alu_clk": round(clocks.alu),
+        "issue_clk": round(clocks.issue),
+        "limiter": speed.limiter,
+        "share": round(speed.share, 3),
+        _WORK: float(f"{speed.clocks_per_kwork:.4g}"),
+        "once_clk": round(speed.once.clocks),
+        "load_clk": round(speed.load.clocks),
+        "load_bytes": speed.load.bytes,
+        "store_clk": round(speed.store.clocks),
+        "store_bytes": speed.store.bytes,
+    }
+
+
+def read_table(path):
+    """{kernel: clocks for its work} of a committed table; empty where there is none."""
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        return {row["kernel"]: float(row[_WORK]) for row in csv.DictReader(file)}
+
+
+def slower(rows, committed):
+    """{kernel: why it fails} of an arch's new rows against its committed {kernel: clocks}."""
+    failed = {}
+    for row in rows:
+        name, clocks = row["kernel"], row[_WORK]
+        before = committed.pop(name, None)
+        if before is None:
+            failed[name] = "is in no committed table: write it with --csv bench/results"
+        elif clocks > before * MOST_GROWTH:
+            failed[name] = (
+                f"its main loop takes {clocks:.4g} clocks a kFLOP or kB, {before:.4g} before"
+            )
+    for name in committed:
+        failed[name] = "is in the committed table and gone: write it with --csv bench/results"
+    return failed
