@@ -87,7 +87,9 @@ class Layer(Shape):
         text += f"d{_text(self.dilation)}" if pair(self.dilation) != (1, 1) else ""
         return text + (f"g{self.groups}" if self.groups != 1 else "")
 
-    def _core(self):
+    @property
+    def native(self):
+        """The core's problem of it."""
         return ConvProblem(
             **{letter: getattr(self, letter) for letter in "NCHWKRS"},
             **_by_axis("stride", self.stride),
@@ -98,15 +100,15 @@ class Layer(Shape):
 
     def out_size(self):
         """(N, K, P, Q)"""
-        return self._core().out_size()
+        return self.native.out_size()
 
     def flops(self):
         """FLOPs of any one pass, two a multiply-add."""
-        return self._core().flops(ConvOp.fprop)
+        return self.native.flops(ConvOp.fprop)
 
     def bytes(self, element_size):
         """Compulsory bytes of any one pass: x, w and y cross memory once."""
-        return self._core().bytes(ConvOp.fprop, element_size)
+        return self.native.bytes(ConvOp.fprop, element_size)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ class Pool(Shape):
         text += f"s{_text(self.stride)}p{_text(self.pad)}"
         return text + (f"d{_text(self.dilation)}" if pair(self.dilation) != (1, 1) else "")
 
-    def _core(self):
+    @property
+    def native(self):
+        """The core's problem of it."""
         return PoolProblem(
             **{letter: getattr(self, letter) for letter in "NCHWR"},
             S=self.kernel_size[1],
@@ -159,15 +163,15 @@ class Pool(Shape):
 
     def out_size(self):
         """(N, C, P, Q)"""
-        return self._core().out_size()
+        return self.native.out_size()
 
     def flops(self):
         """One operation a window element."""
-        return self._core().flops()
+        return self.native.flops()
 
     def bytes(self, element_size):
         """Compulsory bytes of a pass: x and y (or their gradients), no indices."""
-        return self._core().bytes(element_size)
+        return self.native.bytes(element_size)
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,9 @@ class AdaptivePool(Shape):
     def output_size(self):
         return (self.P, self.Q)
 
-    def _core(self):
+    @property
+    def native(self):
+        """The core's problem of it."""
         return AdaptivePoolProblem(**{letter: getattr(self, letter) for letter in "NCHWPQ"})
 
     def out_size(self):
@@ -206,11 +212,11 @@ class AdaptivePool(Shape):
 
     def flops(self):
         """One operation a window element."""
-        return work(self._core(), 1)[0]
+        return work(self.native, 1)[0]
 
     def bytes(self, element_size):
         """Compulsory bytes of a pass: x and y (or their gradients), no indices."""
-        return work(self._core(), element_size)[1]
+        return work(self.native, element_size)[1]
 
 
 def _read(path, kind):

@@ -40,10 +40,15 @@ class Machine:
     launch_us: float = 2.0  # from a kernel's start to its first block, and its end [assumed]
     fill_clocks: int = 1000  # until a block's first operands are there: a load's latency [assumed]
 
-    @property
-    def tensor_flops(self):
-        """Dense 16-bit FLOP per second."""
-        return self.tensor_flop * self.sms * self.clock_hz
+    def peak_flops(self, dtype, on_tensor_cores, allow_tf32=False):
+        """FLOP per second for tensors of a torch.dtype. float32 is held to three TF32
+        products for one where TF32 itself is not allowed, or to its FMAs if these are faster."""
+        per_clock = 2 * (self.double_lanes if dtype.itemsize == 8 else self.fma_lanes)
+        if on_tensor_cores and dtype.itemsize == 4:
+            per_clock = max(per_clock, self.tensor_flop / 2 / (1 if allow_tf32 else 3))
+        elif on_tensor_cores and dtype.itemsize == 2:
+            per_clock = self.tensor_flop
+        return per_clock * self.sms * self.clock_hz
 
     @property
     def memory_bytes_per_clock(self):
