@@ -63,9 +63,7 @@ def _tile(plan):
 
 
 def _phases(op, problem):
-    """(pixels, terms a channel) of each phase of the output."""
-    if op == ConvOp.wgrad:
-        raise ValueError("wgrad has no phases")
+    """(pixels, terms a channel) of each phase of the output of fprop or dgrad."""
     along_h, along_w = core.gather_axes(op, problem)
     return [
         (problem.N * h.positions * w.positions, h.taps * w.taps) for h in along_h for w in along_w
@@ -122,14 +120,13 @@ def _direct(op, problem, plan, dtype, memory_bytes, arch):
     if plan.tile_name.startswith("stem"):
         return _stem(problem, plan, dtype, memory_bytes, arch)
     tile = _tile(plan)
+    if dtype == torch.float64 and tile[1] == 64:  # whose wide tile has half of the rows
+        tile = (64, 64)
     wgrad = op == ConvOp.wgrad
     kernel = kernel_speed(
         arch,
         "conv2d_wgrad_direct" if wgrad else "conv2d_gather_direct",
-        TYPE_NAMES[dtype],
-        # float64 has half of the rows in its wide tile.
-        *(() if dtype == torch.float64 else (str(tile[0]),)),
-        str(tile[1]),
+        *(TYPE_NAMES[dtype], str(tile[0]), str(tile[1])),
         "true" if plan.vectorised else "false",
     )
     if wgrad:  # whose tile has (tap, channel) as its rows
@@ -188,10 +185,9 @@ def _depthwise(op, problem, plan, dtype, memory_bytes, arch):
     taps = filter_**2 / (stride**2 if gathers else 1)
     turns = rows * strip * taps / (kernel.loop_flop / 2 / kernel.threads)
     step = 1 / stride if gathers else stride
-    source = (
-        channels * (rows * step + filter_ - 1) * (columns * step + filter_ - 1) * dtype.itemsize
-    )
-    result = channels * rows * columns * dtype.itemsize
+    pixel = channels * dtype.itemsize
+    source = pixel * (rows * step + filter_ - 1) * (columns * step + filter_ - 1)
+    result = pixel * rows * columns
     moved = source + (result if op == ConvOp.wgrad else 0)
     # wgrad's blocks walk over the tiles of a slice.
     blocks = plan.splits * _tiles(width, columns) * _tiles(C, channels)
