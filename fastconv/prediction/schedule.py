@@ -6,7 +6,8 @@ A kernel takes as long as the slowest of
 - the bytes of all loads and stores, through L2;
 - the bytes that must cross memory.
 These overlap perfectly; bank conflicts, divergence and misses of the instruction cache are not
-here. A prediction is therefore rather too short.
+here, so that a prediction is rather too short. It is too long where lanes read the same words of
+shared memory, as those of the direct kernels do: each lane counts as if it had its own.
 """
 
 from dataclasses import dataclass, replace

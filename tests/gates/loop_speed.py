@@ -47,25 +47,33 @@ class LoopSpeed:
     clocks: sass_pipes.Clocks
     flop: int  # of the block: those wanted, not those that emulate a precision
     bytes: int  # of the block: from and to global memory, through L1 or past it
+    l2_clocks: float  # of these bytes at the SM's share of L2
     roofline_clocks: float  # that an SM at its peaks would take
     once: Side
     load: Side
     store: Side
 
     @property
+    def most(self):
+        """Clocks of what is busy the longest: a unit of the SM, or L2."""
+        return max(self.clocks.most, self.l2_clocks)
+
+    @property
     def share(self):
         """Of the roofline, 1 at most."""
-        return min(1.0, self.roofline_clocks / max(self.clocks.most, 1e-9))
+        return min(1.0, self.roofline_clocks / max(self.most, 1e-9))
 
     @property
     def limiter(self):
-        """The unit that is busy the longest, or "memory" where the roofline takes longer."""
-        return "memory" if self.roofline_clocks > self.clocks.most else self.clocks.limiter
+        """What is busy the longest, or "memory" where the roofline takes longer."""
+        if self.roofline_clocks > self.most:
+            return "memory"
+        return "L2" if self.l2_clocks > self.clocks.most else self.clocks.limiter
 
     @property
     def clocks_per_kwork(self):
         """Clocks for 1000 FLOP, or without any for 1000 bytes."""
-        return 1000 * self.clocks.most / max(self.flop or self.bytes, 1)
+        return 1000 * self.most / max(self.flop or self.bytes, 1)
 
 
 def loop_speed(kernel):
@@ -91,6 +99,7 @@ def loop_speed(kernel):
         sass_pipes.clocks(turn, warps, machine),
         flop,
         moved,
+        moved / (machine.l2_bytes_per_clock / machine.sms),
         _roofline_clocks(flop, on_tensor_cores, moved, kernel, machine),
         side(graph.once(loops, multiplies) if main else []),
         side(graph.moving_path(load, _LOADS), _LOADS) if load else Side(),
@@ -140,6 +149,7 @@ def table(kernels):
         counts = ", ".join(f"{n} {pipe}" for pipe, n in speed.counts.items() if n)
         units = ("tensor", "shared", "fma", "alu", "issue")
         clocks = ", ".join(f"{unit} {getattr(speed.clocks, unit):.0f}" for unit in units)
+        clocks += f", L2 {speed.l2_clocks:.0f}"
         yield f"sm_{kernel.arch} {kernel.short_name}"
         yield (
             f"  {kernel.threads} threads, {kernel.registers} registers, "

@@ -1,4 +1,5 @@
-"""The gate on main loops: none may need more clocks for its work than the committed table says.
+"""The gate on loops: none may need more clocks for its work than the committed table says; neither
+the main one nor those that fill shared memory and store results.
 
 Tables are bench/results/static_sm80.csv and so on. Clocks are predicted (loop_speed.py).
 """
@@ -12,6 +13,7 @@ RESULTS = ROOT / "bench" / "results"
 # Clocks for the same work may grow by this factor: nvcc orders a loop anew for reasons of its own.
 MOST_GROWTH = 1.02
 _WORK = "clk_per_kwork"
+_WRITE = "write it with --csv bench/results"
 
 
 def table_path(arch, folder=RESULTS):
@@ -34,6 +36,7 @@ def speed_columns(kernel, dynamic_smem):
         "fma_clk": round(clocks.fma),
         "alu_clk": round(clocks.alu),
         "issue_clk": round(clocks.issue),
+        "l2_clk": round(speed.l2_clocks),
         "limiter": speed.limiter,
         "share": round(speed.share, 3),
         _WORK: float(f"{speed.clocks_per_kwork:.4g}"),
@@ -45,26 +48,36 @@ def speed_columns(kernel, dynamic_smem):
     }
 
 
+def clocks_for_work(row):
+    """{what a kernel does: clocks for 1000 FLOP or bytes of it}, of a line of the table."""
+    found = {"its main loop": float(row[_WORK])}
+    for name, side in (("filling shared memory", "load"), ("storing results", "store")):
+        if moved := int(row[f"{side}_bytes"]):
+            found[name] = 1000 * float(row[f"{side}_clk"]) / moved
+    return found
+
+
 def read_table(path):
-    """{kernel: clocks for its work} of a committed table; empty where there is none."""
+    """{kernel: its clocks_for_work} of a committed table; empty where there is none."""
     if not path.exists():
         return {}
     with open(path, newline="") as file:
-        return {row["kernel"]: float(row[_WORK]) for row in csv.DictReader(file)}
+        return {row["kernel"]: clocks_for_work(row) for row in csv.DictReader(file)}
 
 
 def slower(rows, committed):
-    """{kernel: why it fails} of an arch's new rows against its committed {kernel: clocks}."""
-    failed = {}
+    """[(kernel, why it fails)] of an arch's new rows against its committed table, as read."""
+    failed = []
     for row in rows:
-        name, clocks = row["kernel"], row[_WORK]
-        before = committed.pop(name, None)
+        before = committed.get(row["kernel"])
         if before is None:
-            failed[name] = "is in no committed table: write it with --csv bench/results"
-        elif clocks > before * MOST_GROWTH:
-            failed[name] = (
-                f"its main loop takes {clocks:.4g} clocks a kFLOP or kB, {before:.4g} before"
-            )
-    for name in committed:
-        failed[name] = "is in the committed table and gone: write it with --csv bench/results"
-    return failed
+            failed.append((row["kernel"], f"is in no committed table: {_WRITE}"))
+            continue
+        for what, clocks in clocks_for_work(row).items():
+            if what in before and clocks > before[what] * MOST_GROWTH:
+                reason = (
+                    f"{what} takes {clocks:.4g} clocks a kFLOP or kB, {before[what]:.4g} before"
+                )
+                failed.append((row["kernel"], reason))
+    gone = committed.keys() - {row["kernel"] for row in rows}
+    return failed + [(name, f"is in the committed table and gone: {_WRITE}") for name in gone]

@@ -10,8 +10,8 @@ prints a table of all kernels and exits with 1 where a gate fails:
 - HMMA in every tensor-core kernel;
 - 16-byte global loads (LDG.E.128 or LDGSTS.E.128) in every kernel that calls itself vectorised;
 - a line in KERNELS for every kernel;
-- no main loop that takes more clocks for its work than bench/results/static_sm*.csv say, which
-  --csv bench/results writes anew (speed_gate.py).
+- no loop that takes more clocks for its work than bench/results/static_sm*.csv say, which --csv
+  bench/results writes anew (speed_gate.py).
 """
 
 import argparse
@@ -127,7 +127,7 @@ def failures(kernels, rows, tables=RESULTS):
             failed.setdefault((kernel.arch, kernel.short_name), []).append(reason)
     for arch in rows if tables else ():
         committed = read_table(table_path(arch, tables))
-        for name, reason in slower(rows[arch], committed).items():
+        for name, reason in slower(rows[arch], committed):
             failed.setdefault((arch, name), []).append(reason)
     return failed
 

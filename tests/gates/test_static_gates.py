@@ -100,6 +100,11 @@ def test_a_main_loop_that_takes_longer_than_before_fails(broken, arch, tmp_path)
     failed = gates.failures(kernels, {arch: slower[1:]}, tmp_path)
     assert "its main loop takes" in failed[arch, before["kernel"]][0]
     assert "is in the committed table and gone" in failed[arch, after["kernel"]][0]
+    stores = {**before, "store_bytes": 1024, "store_clk": 100}
+    gates.write_csv(gates.table_path(arch, tmp_path), [stores, after])
+    failed = gates.failures(kernels, {arch: [{**stores, "store_clk": 103}, after]}, tmp_path)
+    assert failed.keys() == {(arch, before["kernel"])}
+    assert "storing results takes" in failed[arch, before["kernel"]][0]
     gates.write_csv(gates.table_path(arch, tmp_path), rows[arch][:1])
     assert (
         "is in no committed table"
