@@ -95,7 +95,7 @@ def _products(op, problem, kernel, tile, plan, dtype, memory_bytes):
         sum(count * turns for count, turns in counts) / tiles,
         memory_bytes + extra,
         store_turns=stored / kernel.store_bytes if kernel.store_bytes else 0,
-        loads=tiles * problem.groups * splits * stored,
+        other_bytes=tiles * problem.groups * splits * stored,
     )
 
 
@@ -161,7 +161,7 @@ def _stem(problem, plan, dtype, memory_bytes, arch):
         flop / kernel.loop_flop,
         memory_bytes,
         load_turns=halo / kernel.load_bytes,
-        loads=tiles * (halo + tile_rows * _STEM_COLUMNS * tile_filters * dtype.itemsize),
+        other_bytes=tiles * (halo + tile_rows * _STEM_COLUMNS * tile_filters * dtype.itemsize),
     )
 
 
@@ -200,7 +200,7 @@ def _depthwise(op, problem, plan, dtype, memory_bytes, arch):
         memory_bytes,
         threads=threads,
         load_turns=each * moved / kernel.load_bytes * kernel.threads / threads,
-        loads=tiles * (source + result),
+        other_bytes=tiles * (source + result),
         shared_memory=int(moved),
     )
 

@@ -29,7 +29,7 @@ class KernelSpeed:
 
     name: str
     threads: int
-    registers_blocks: int  # blocks on an SM, as far as registers and shared memory known go
+    blocks_per_sm: int  # blocks on an SM, as far as registers and shared memory known go
     loop_instructions: int  # of one warp in a turn of the main loop
     loop_flop: int
     loop_bytes: int

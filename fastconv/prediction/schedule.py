@@ -7,7 +7,8 @@ A kernel takes as long as the slowest of
 - the bytes that must cross memory.
 These overlap perfectly; bank conflicts, divergence and misses of the instruction cache are not
 here, so that a prediction is rather too short. It is too long where lanes read the same words of
-shared memory, as those of the direct kernels do: each lane counts as if it had its own.
+shared memory, as in the direct kernels and in wgrad's table of pixels: each lane counts as if it
+had its own.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ class Launch:
     threads: int = 0  # of a block; 0: as many as the kernel is compiled for
     load_turns: float = 0
     store_turns: float = 0
-    loads: float = 0  # bytes of all blocks beside the main loop's
+    other_bytes: float = 0  # of all blocks, loaded and stored beside the main loop
     shared_memory: int = 0  # bytes that a block asks for, where its type does not say
 
 
@@ -71,7 +72,7 @@ def launch_prediction(launch: Launch, machine: Machine) -> Prediction:
         kernel.threads / WARP
     )
     alone = machine.fill_clocks + instructions * _WARP_INTERVAL
-    moved = launch.blocks * launch.turns * kernel.loop_bytes * scale + launch.loads
+    moved = launch.blocks * launch.turns * kernel.loop_bytes * scale + launch.other_bytes
     seconds = {
         kernel.unit if loop >= beside else "epilogue": blocks * (loop + beside) / machine.clock_hz,
         "latency": -(-blocks // resident) * alone / machine.clock_hz,
@@ -91,7 +92,7 @@ def launch_prediction(launch: Launch, machine: Machine) -> Prediction:
 def _blocks_per_sm(launch, threads, machine):
     warps = -(-threads // WARP)
     # Registers are given to warps: where blocks are smaller more of them fit.
-    room = launch.kernel.registers_blocks * (launch.kernel.threads // WARP) // warps
+    room = launch.kernel.blocks_per_sm * (launch.kernel.threads // WARP) // warps
     if launch.shared_memory:
         bytes_of_block = launch.shared_memory + machine.reserved_shared_memory
         room = min(room, machine.shared_memory // bytes_of_block)

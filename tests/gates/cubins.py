@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "csrc"), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT / "csrc"))
 
 from fastconv_build.toolkit import find_tool  # noqa: E402
 from sass import Function, read_functions  # noqa: E402

@@ -72,8 +72,8 @@ class LoopSpeed:
 
     @property
     def clocks_per_kwork(self):
-        """Clocks for 1000 FLOP, or without any for 1000 bytes."""
-        return 1000 * self.most / max(self.flop or self.bytes, 1)
+        """Clocks of the SM's units for 1000 FLOP, or without any for 1000 bytes."""
+        return 1000 * self.clocks.most / max(self.flop or self.bytes, 1)
 
 
 def loop_speed(kernel):

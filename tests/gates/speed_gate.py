@@ -1,5 +1,5 @@
 """The gate on loops: none may need more clocks for its work than the committed table says; neither
-the main one nor those that fill shared memory and store results.
+the main one, in an SM and through L2, nor those that fill shared memory and store results.
 
 Tables are bench/results/static_sm80.csv and so on. Clocks are predicted (loop_speed.py).
 """
@@ -51,6 +51,8 @@ def speed_columns(kernel, dynamic_smem):
 def clocks_for_work(row):
     """{what a kernel does: clocks for 1000 FLOP or bytes of it}, of a line of the table."""
     found = {"its main loop": float(row[_WORK])}
+    if flop := int(row["loop_flop"]):
+        found["its main loop's way through L2"] = 1000 * float(row["l2_clk"]) / flop
     for name, side in (("filling shared memory", "load"), ("storing results", "store")):
         if moved := int(row[f"{side}_bytes"]):
             found[name] = 1000 * float(row[f"{side}_clk"]) / moved
