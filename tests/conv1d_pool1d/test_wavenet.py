@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import fastconv
 from fastconv.bench.models.wavenet import WaveNet

@@ -11,7 +11,7 @@ from problems import Conv, drawn, integers
 
 from fastconv._native import core, cuda, cuda_missing
 from fastconv.backends import BACKENDS
-from fastconv.backends.cuda.conv2d import CudaBackend
+from fastconv.backends.cuda.conv2d import CudaBackend, dense_strides
 from fastconv.backends.cuda.launch import DEVICE
 from fastconv.bench.cases.shapes import load_layers
 from fastconv.problem import ConvOp, ConvProblem
@@ -120,7 +120,7 @@ def test_stores(layout):
 def plan_of(shape, op, dtype, tf32, channels_last):
     backend = BACKENDS["cuda:implicit_gemm"]
     problem = shape.core()
-    strides = backend._dense(problem, channels_last)
+    strides = dense_strides(problem, channels_last)
     return backend._make_plan(op, problem, dtype, tf32, *strides, True, None)
 
 
@@ -140,7 +140,7 @@ def test_dgrad_of_too_many_phases_is_direct():
     problem = ConvProblem(N=1, C=8, H=40, W=40, K=8, R=3, S=3, stride_h=5, stride_w=4)
     backend = BACKENDS["cuda:implicit_gemm"]
     assert "phases, more than" in backend._unsupported_reason(problem, torch.float32)
-    strides = backend._dense(problem, False)
+    strides = dense_strides(problem, False)
     plan = BACKENDS["cuda"]._make_plan(
         ConvOp.dgrad, problem, torch.float32, False, *strides, True, None
     )

@@ -16,6 +16,20 @@ _LONGEST_AXIS = 2**31 - 1
 _ALIGNED = 1 << 8  # an address as allocators give it
 
 
+def plan_dense_pool2d(op, problem, dtype, channels_last, offsets):
+    """The CudaPoolPlan of a pass over dense, aligned tensors: fwd as in inference, without the
+    places of maxima; bwd of max with them, as offsets or as indices."""
+    layout = memory_format(channels_last)
+    x, y = (
+        torch.empty(size, device="meta", memory_format=layout).stride()
+        for size in ((problem.N, problem.C, problem.H, problem.W), problem.out_size())
+    )
+    places = (_ALIGNED, y) if op == core.PoolOp.max_bwd else (0, NO_STRIDES)
+    return core.plan_pool2d_cuda(
+        op, problem, DTYPES[dtype], _ALIGNED, x, _ALIGNED, y, *places, offsets
+    )
+
+
 class CudaPool2d(Pool2dBackend):
     """Pooling methods of the CUDA backends."""
 
@@ -37,19 +51,11 @@ class CudaPool2d(Pool2dBackend):
         inference, without the places of maxima, bwd with them in the form that training saves.
         """
         problem = pool_problem(*call)
-        layout = memory_format(channels_last)
-        x, y = (
-            torch.empty(size, device="meta", memory_format=layout).stride()
-            for size in (call[0], problem.out_size())
-        )
         plans = {}
         for name in ("fwd", "bwd"):
             op = pool_op(operator, name)
             offsets = op == core.PoolOp.max_bwd and self.saves_offsets(call[1])
-            places = (_ALIGNED, y) if op == core.PoolOp.max_bwd else (0, NO_STRIDES)
-            plan = core.plan_pool2d_cuda(
-                op, problem, DTYPES[dtype], _ALIGNED, x, _ALIGNED, y, *places, offsets
-            )
+            plan = plan_dense_pool2d(op, problem, dtype, channels_last, offsets)
             plans[name] = PassPlan(plan.algorithm.name, _describe(plan), plan.tile_name)
         return problem, plans
 
