@@ -43,7 +43,14 @@ enum class DirectKernel {
 };
 // Pixels x filters; wgrad: filters x (tap, channel). Small warps are twice as many, each with half
 // of the sums.
-enum class GemmKernel { tile128x128, tile128x64, tile64x64, tile128x32, tile128x64_small_warps };
+enum class GemmKernel {
+  tile128x128,
+  tile128x64,
+  tile64x64,
+  tile128x32,
+  tile128x64_small_warps,
+  tile256x64
+};
 enum class DepthwiseKernel {
   any_geometry,
   filter3_stride1,

@@ -37,12 +37,15 @@ struct GemmTile {
   int warps_m, warps_n;  // that share the tile
 };
 
-// A warp's part must leave room for its accumulators: at most 64 x 32, and 32 x 32 where tf32x3
-// splits its operands or where the gather goes through registers.
+// A warp reads its parts of both operands from shared memory, 64 x 64 sums twice as seldom as
+// 32 x 32. It must leave room for its accumulators: 32 x 32 where tf32x3 splits its operands or
+// where the gather goes through registers.
 constexpr GemmTile tile_of(GemmKernel kernel) {
   switch (kernel) {
     case GemmKernel::tile128x128:
-      return {128, 128, 2, 4};
+      return {128, 128, 2, 2};
+    case GemmKernel::tile256x64:
+      return {256, 64, 4, 1};
     case GemmKernel::tile128x64:
       return {128, 64, 2, 2};
     case GemmKernel::tile64x64:

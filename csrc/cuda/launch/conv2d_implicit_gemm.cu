@@ -158,6 +158,7 @@ class GatherGemm {
         const int64_t row = packed_row(phase.gemm_k, element_size(args_.dtype));
         phase.filter_row = static_cast<int>(row);
         phase.filters = filters;
+        phase.steps = tap_steps(h, w);
         tiles_m += div_up(phase.gemm_m, tile.m);
         filters += problem_.groups * params_.gemm_n * row;
 
@@ -179,6 +180,24 @@ class GatherGemm {
     params_.tiles_n = divmod(tiles_n);
     params_.tiles_m = divmod(tiles_m);
     blocks_ = static_cast<unsigned>(static_cast<int64_t>(tiles_m) * tiles_n * problem_.groups);
+  }
+
+  TapSteps tap_steps(const GatherAxis& h, const GatherAxis& w) const {
+    const int64_t slab = kGemmSlabBytes / element_size(args_.dtype);
+    const Strides& strides = params_.source.strides;
+    const int64_t offset_w = w.tap_offset * strides.w, offset_h = h.tap_offset * strides.h;
+    const int64_t taps_w = std::max<int64_t>(w.taps, 1);
+    TapSteps steps;
+    steps.channel = static_cast<int>(slab % channels_);
+    steps.tap_w = static_cast<int>(slab / channels_ % taps_w);
+    steps.tap_h = static_cast<int>(slab / channels_ / taps_w);
+    steps.offset = static_cast<int>(steps.channel * strides.c + steps.tap_w * offset_w +
+                                    steps.tap_h * offset_h);
+    steps.carry_w = static_cast<int>(offset_w - channels_ * strides.c);
+    steps.carry_h = static_cast<int>(offset_h - taps_w * offset_w);
+    steps.taps_w = static_cast<int>(taps_w);
+    steps.taps_h = static_cast<int>(h.taps);
+    return steps;
   }
 
   void workspace() {

@@ -36,7 +36,7 @@
 namespace fastconv::cuda {
 
 // A thread's share of the loads of a block's filters, which are rows of packed elements, 16 bytes
-// at a time.
+// at a time. Rows past the last filter read the last one: their sums are not stored.
 template <typename Config>
 struct FilterRows {
   using T = typename Config::element_t;
@@ -44,34 +44,86 @@ struct FilterRows {
   static constexpr int kRows = Config::kTileN / kRowStep;  // of a thread
   static_assert(Config::kTileN % kRowStep == 0);
 
-  const GemmPhase& phase;
-  const T* first;
-  int rows, row, chunk;
+  const T* next;       // the thread's chunk of the block's first row, in the slab to load next
+  int offsets[kRows];  // from there to the thread's rows
+  int place;           // of the thread's first chunk in a slab
 
-  __device__ __forceinline__ FilterRows(const ImplicitGemmParams& params, const GemmBlock& block)
-      : phase(params.phases[block.phase]) {
+  __device__ __forceinline__ FilterRows(const ImplicitGemmParams& params, const GemmBlock& block) {
+    const GemmPhase& phase = params.phases[block.phase];
     const int thread = recomputed_thread_index();
-    chunk = thread % kSlabChunks, row = thread / kSlabChunks;
-    const int64_t column = static_cast<int64_t>(block.group) * params.gemm_n + block.column0 + row;
-    first = static_cast<const T*>(params.filters) + phase.filters + column * phase.filter_row;
-    // The thread's i-th row exists where i * kRowStep < rows.
-    rows = params.gemm_n - block.column0 - row;
-  }
-
-  __device__ __forceinline__ void load(int slab, unsigned char* place, const void* anywhere) const {
-    const int k = slab * Config::kTileK + chunk * Config::kVector;
+    const int chunk = thread % kSlabChunks, row = thread / kSlabChunks;
+    const int64_t column = static_cast<int64_t>(block.group) * params.gemm_n + block.column0;
+    next = static_cast<const T*>(params.filters) + phase.filters + column * phase.filter_row +
+           block.slab_begin * Config::kTileK + chunk * Config::kVector;
+    const int last = params.gemm_n - block.column0 - 1;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      const bool valid = i * kRowStep < rows && k < phase.gemm_k;
-      cp_async_16(
-          place + slab_offset(row + i * kRowStep, chunk),
-          valid ? first + static_cast<int64_t>(i * kRowStep) * phase.filter_row + k : anywhere,
-          valid);
+      offsets[i] = min_of(row + i * kRowStep, last) * phase.filter_row;
     }
+    place = slab_offset(row, chunk);
+  }
+
+  // Loads the thread's chunks of the next slab, or zeros where gemm_k has ended before.
+  __device__ __forceinline__ void load(unsigned char* slab, bool valid) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      cp_async_16(slab + place + i * kRowStep * kGemmSlabBytes, next + offsets[i], valid);
+    }
+    next += Config::kTileK;
   }
 };
 
 // ---- main loop, vectorised gather ------------------------------------------------------------
+
+// A row of gemm_m: the address that a tap at offset 0 reads, and a set bit for each tap_w, and from
+// bit taps_w on for each tap_h, that lies outside of the source. Bit taps_w + taps_h is set.
+struct alignas(16) MaskedRow {
+  uint64_t source;
+  uint32_t outside;
+};
+
+template <typename T>
+__device__ __forceinline__ MaskedRow masked_row(const ImplicitGemmParams& params,
+                                                const GemmPhase& phase, const T* source, int m) {
+  const GatherRow<T> row = gather_row(params, phase, source, m);
+  const TapSteps& steps = phase.steps;
+  uint32_t outside = 1u << (steps.taps_w + steps.taps_h);
+  for (int s = 0, w = row.w; s < steps.taps_w; ++s, w += phase.tap_offset_w) {
+    if (static_cast<unsigned>(w) >= static_cast<unsigned>(params.source_w)) outside |= 1u << s;
+  }
+  for (int r = 0, h = row.h; r < steps.taps_h; ++r, h += phase.tap_offset_h) {
+    if (static_cast<unsigned>(h) >= static_cast<unsigned>(params.source_h)) {
+      outside |= 1u << (steps.taps_w + r);
+    }
+  }
+  return {reinterpret_cast<uint64_t>(row.source), outside};
+}
+
+// The walk of a thread's chunk along gemm_k = (tap_h, tap_w, channel), slab by slab.
+struct TapWalk {
+  int channel, tap_w;
+  int bit_h;   // tap_h as a bit of MaskedRow::outside
+  int offset;  // elements from a row's position
+
+  __device__ __forceinline__ TapWalk(const ImplicitGemmParams& params, const GemmPhase& phase,
+                                     int k) {
+    uint32_t c, s;
+    const int tap_h = phase.taps_w.divmod(params.channels.divmod(k, c), s);
+    channel = static_cast<int>(c), tap_w = static_cast<int>(s);
+    bit_h = phase.steps.taps_w + tap_h;
+    offset = (tap_h * phase.tap_offset_h) * static_cast<int>(params.source.strides.h) +
+             (tap_w * phase.tap_offset_w) * static_cast<int>(params.source.strides.w) + channel;
+  }
+
+  __device__ __forceinline__ void advance(const TapSteps& steps, int channels) {
+    channel += steps.channel;
+    offset += steps.offset;
+    tap_w += steps.tap_w;
+    bit_h += steps.tap_h;
+    if (channel >= channels) channel -= channels, tap_w += 1, offset += steps.carry_w;
+    if (tap_w >= steps.taps_w) tap_w -= steps.taps_w, bit_h += 1, offset += steps.carry_h;
+  }
+};
 
 template <typename Config>
 struct VectorGather {
@@ -80,9 +132,13 @@ struct VectorGather {
   static constexpr int kRows = Config::kTileM / kRowStep;  // of a thread
   static_assert(Config::kTileM % kRowStep == 0);
 
+  struct Stage {
+    unsigned char a[Config::kTileM * kGemmSlabBytes];
+    unsigned char b[Config::kTileN * kGemmSlabBytes];
+  };
   struct Storage {
-    unsigned char a[kGemmStages][Config::kTileM * kGemmSlabBytes];
-    unsigned char b[kGemmStages][Config::kTileN * kGemmSlabBytes];
+    Stage stages[kGemmStages];
+    MaskedRow rows[Config::kTileM];
   };
 
   template <bool kGuarded>
@@ -92,31 +148,41 @@ struct VectorGather {
     const GemmPhase& phase = params.phases[block.phase];
     const int thread = recomputed_thread_index();
     const int chunk = thread % kSlabChunks, first_row = thread / kSlabChunks;
-    const T* const source = static_cast<const T*>(params.source.data) +
-                            static_cast<int64_t>(block.group) * params.channels.divisor();
-    const FilterRows<Config> filters(params, block);
-    GatherRow<T> rows[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      rows[i] = gather_row(params, phase, source, block.row0 + first_row + i * kRowStep);
+    for (int row = thread; row < Config::kTileM; row += Config::kThreads) {
+      const T* const source = static_cast<const T*>(params.source.data) +
+                              static_cast<int64_t>(block.group) * params.channels.divisor();
+      storage.rows[row] = masked_row(params, phase, source, block.row0 + row);
     }
-    const auto load = [&](int slab, int stage) {
-      const GatherTap tap =
-          gather_tap(params, phase, slab * Config::kTileK + chunk * Config::kVector);
+    FilterRows<Config> filters(params, block);
+    TapWalk walk(params, phase, block.slab_begin * Config::kTileK + chunk * Config::kVector);
+    const TapSteps steps = phase.steps;
+    const int channels = static_cast<int>(params.channels.divisor());
+    const int place = slab_offset(first_row, chunk), end_bit = steps.taps_w + steps.taps_h;
+    __syncthreads();
+    MaskedRow rows[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) rows[i] = storage.rows[first_row + i * kRowStep];
+
+    // Loads the next slab. An address outside of the source is formed, but not read.
+    const auto load = [&](Stage& stage) {
+      const uint32_t bit_w = 1u << walk.tap_w, bit_h = 1u << min_of(walk.bit_h, end_bit);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        const bool valid = inside(params, rows[i], tap);
-        cp_async_16(storage.a[stage] + slab_offset(first_row + i * kRowStep, chunk),
-                    valid ? rows[i].source + tap.offset : source, valid);
+        const uint64_t address =
+            rows[i].source + static_cast<int64_t>(walk.offset) * static_cast<int64_t>(sizeof(T));
+        cp_async_16(stage.a + place + i * kRowStep * kGemmSlabBytes,
+                    reinterpret_cast<const void*>(address),
+                    (rows[i].outside & (bit_w | bit_h)) == 0);
       }
-      filters.load(slab, storage.b[stage], source);
+      filters.load(stage.b, walk.bit_h < end_bit);
+      walk.advance(steps, channels);
     };
 
-    const WarpPlace<Config> place;
+    const WarpPlace<Config> warp;
     // One group for each stage, empty ones too, so that the count of pending groups tells stages.
 #pragma unroll
     for (int stage = 0; stage < kGemmStages - 1; ++stage) {
-      if (block.slab_begin + stage < block.slab_end) load(block.slab_begin + stage, stage);
+      if (block.slab_begin + stage < block.slab_end) load(storage.stages[stage]);
       cp_async_commit();
     }
     int stage = 0;
@@ -125,13 +191,14 @@ struct VectorGather {
       // Makes this slab visible to all, and tells that all are done with the previous one, whose
       // place the next load takes.
       __syncthreads();
-      const int next = slab + kGemmStages - 1;
-      if (next < block.slab_end) load(next, stage == 0 ? kGemmStages - 1 : stage - 1);
+      if (slab + kGemmStages - 1 < block.slab_end) {
+        load(storage.stages[(stage + kGemmStages - 1) % kGemmStages]);
+      }
       cp_async_commit();
-      tile.template add_slab<kGuarded>(storage.a[stage] + place.row * kGemmSlabBytes,
-                                       storage.b[stage] + place.column * kGemmSlabBytes,
-                                       place.lane);
-      stage = stage + 1 == kGemmStages ? 0 : stage + 1;
+      const Stage& now = storage.stages[stage];
+      tile.template add_slab<kGuarded>(now.a + warp.row * kGemmSlabBytes,
+                                       now.b + warp.column * kGemmSlabBytes, warp.lane);
+      stage = (stage + 1) % kGemmStages;
     }
     cp_async_wait<0>();
     __syncthreads();
@@ -164,7 +231,8 @@ struct ElementGather {
         static_cast<const T*>(params.source.data) +
         static_cast<int64_t>(block.group) * params.channels.divisor() * params.source.strides.c;
     const GatherRow<T> gathered = gather_row(params, phase, source, block.row0 + row);
-    const FilterRows<Config> filters(params, block);
+    FilterRows<Config> filters(params, block);
+    const int filter_chunk = thread % kSlabChunks * Config::kVector;
     Vector<T, Config::kVector> chunks[kChunks];
 
     const auto tabulate = [&](int slab) {
@@ -185,7 +253,7 @@ struct ElementGather {
                                                          : from_accumulator<T>(0.0f);
         }
       }
-      filters.load(slab, storage.b[slab % kStages], source);
+      filters.load(storage.b[slab % kStages], slab * Config::kTileK + filter_chunk < phase.gemm_k);
     };
     const auto put = [&](int slab) {
 #pragma unroll

@@ -8,6 +8,15 @@
 
 namespace fastconv::cuda {
 
+// What a slab further along gemm_k = (tap_h, tap_w, channel) means, digit by digit, so that a walk
+// along gemm_k carries instead of dividing. Offsets are elements of the source.
+struct TapSteps {
+  int channel = 0, tap_w = 0, tap_h = 0;  // digits of one slab
+  int offset = 0;                         // of one slab, without carries
+  int carry_w = 0, carry_h = 0;           // offsets of a carry into tap_w and into tap_h
+  int taps_w = 1, taps_h = 0;
+};
+
 // One phase of the output positions; fprop has a single one. first_h, source_step_h and so on are
 // what problem/gather_axis.h says of both axes.
 struct GemmPhase {
@@ -19,6 +28,7 @@ struct GemmPhase {
   int gemm_m = 0, gemm_k = 0;
   int first_tile = 0;   // tiles along gemm_m of the phases before
   int filter_row = 0;   // elements of a packed row
+  TapSteps steps;
   int64_t filters = 0;  // element offset of this phase's packed filters
 };
 

@@ -65,8 +65,9 @@ struct GemmConfig {
   static constexpr int kWarpM = kTileM / kWarpsM, kWarpN = kTileN / kWarpsN;
   static constexpr int kTileK = kGemmSlabBytes / static_cast<int>(sizeof(element_t));
   static constexpr int kVector = kChunkBytes / static_cast<int>(sizeof(element_t));
-  // Blocks that shall run on a multiprocessor at a time; bounds the registers of a thread.
-  static constexpr int kBlocksPerSm = kThreads >= 256 ? 2 : 3;
+  // Blocks that shall run on a multiprocessor at a time; bounds the registers of a thread. Two of
+  // four warps with 64 x 64 sums each have all registers that a thread can have.
+  static constexpr int kBlocksPerSm = kThreads >= 256 || kWarpM * kWarpN >= 64 * 64 ? 2 : 3;
 };
 
 // Byte offset of a chunk in a slab.

@@ -57,8 +57,8 @@ cudaError_t launch_implicit_gemm(const CudaConvPlan& plan, unsigned blocks,
     return launch_kernel<kMath, VectorGather, tile128x64_small_warps, tile64x64, tile128x32>(
         plan.gemm, blocks, params, stream);
   } else {
-    return launch_kernel<kMath, VectorGather, tile128x128, tile128x64, tile64x64, tile128x32>(
-        plan.gemm, blocks, params, stream);
+    return launch_kernel<kMath, VectorGather, tile128x128, tile256x64, tile128x64, tile64x64,
+                         tile128x32>(plan.gemm, blocks, params, stream);
   }
 }
 
