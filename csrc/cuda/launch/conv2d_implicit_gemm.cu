@@ -54,7 +54,7 @@ FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(div
 
 GemmStore choose_store(const CudaConvArgs& args, const ImplicitGemmParams& params) {
   const TensorView& out = params.out;
-  if (params.splits > 1) return GemmStore::channels;
+  if (params.splits > 1) return GemmStore::partial_sums;
   const int64_t element = element_size(args.dtype);
   const TensorSize size = {args.problem.N, params.groups * params.gemm_n, params.out_h,
                            params.out_w};

@@ -296,7 +296,7 @@ struct ElementGather {
 template <typename Config, typename Gather>
 union ImplicitGemmStorage {
   typename Gather::Storage main_loop;
-  StagedSums<Config> staged;
+  StagedTile<Config> staged;
 };
 
 template <typename Config, typename Gather>
@@ -307,15 +307,9 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
   const auto tile = sum_tile<Config>([&](auto guarded, WarpTile<Config>& sums) {
     Gather::template run<guarded>(params, block, storage.main_loop, sums);
   });
-  const int pitch = params.store == GemmStore::pixels ? StagedSums<Config>::kColumnPitch
-                                                      : StagedSums<Config>::kRowPitch;
-  storage.staged.put(tile, pitch);
+  stage_tile(params, block, tile, storage.staged);
   __syncthreads();
-  if (params.store == GemmStore::vectors) {
-    store_vectors<Config>(params, block, storage.staged);
-  } else {
-    store_elements<Config>(params, block, storage.staged, pitch);
-  }
+  store_tile(params, block, storage.staged);
 }
 
 }  // namespace fastconv::cuda

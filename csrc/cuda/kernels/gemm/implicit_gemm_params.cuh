@@ -33,8 +33,8 @@ struct GemmPhase {
 };
 
 // How a tile of results is stored: in 16-byte vectors of channels, or element by element with
-// neighbouring threads along channels or along pixels.
-enum class GemmStore { vectors, channels, pixels };
+// neighbouring threads along channels or along pixels; or as the partial sums of a split gemm_k.
+enum class GemmStore { vectors, channels, pixels, partial_sums };
 
 struct ImplicitGemmParams {
   TensorView source, out;

@@ -14,6 +14,7 @@
 
 #include "cuda/device/ldmatrix.cuh"
 #include "cuda/device/mma.cuh"
+#include "cuda/device/vector.cuh"
 #include "plan/cuda_plan.h"
 #include "plan/implicit_gemm_geometry.h"
 
@@ -224,6 +225,17 @@ struct WarpTile {
     });
   }
 
+  // The same for two neighbours of a row at a time.
+  template <typename Store>
+  __device__ __forceinline__ void for_each_pair(int lane, const Store& store) const {
+    for_each_sum([&](int i, int j, int e) {
+      if (e % 2 == 0) {
+        store(i * kMmaM + lane / 4 + e / 2 * 8, j * kMmaN + lane % 4 * 2,
+              Vector<float, 2>{acc[i][j][e], acc[i][j][e + 1]});
+      }
+    });
+  }
+
   __device__ __forceinline__ bool has_nan() const {
     bool nan = false;
     for_each_sum([&](int i, int j, int e) { nan = nan | (acc[i][j][e] != acc[i][j][e]); });
@@ -257,22 +269,6 @@ struct WarpPlace {
     row = warp / Config::kWarpsN * Config::kWarpM;
     column = warp % Config::kWarpsN * Config::kWarpN;
     lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  }
-};
-
-// The tile's sums in shared memory, so that other threads than those that summed can store them.
-template <typename Config>
-struct StagedSums {
-  // Rows of this pitch keep the accumulators' pairs, and 16-byte reads along a row, off each
-  // other's banks; rows of kColumnPitch reads along a column.
-  static constexpr int kRowPitch = Config::kTileN + 8, kColumnPitch = Config::kTileN + 1;
-  float sums[Config::kTileM * kRowPitch];
-
-  __device__ __forceinline__ void put(const WarpTile<Config>& tile, int pitch) {
-    const WarpPlace<Config> place;
-    tile.for_each(place.lane, [&](int row, int column, float value) {
-      sums[(place.row + row) * pitch + place.column + column] = value;
-    });
   }
 };
 
