@@ -24,9 +24,9 @@ template <typename Visitor>
 __device__ __forceinline__ void with_activation(const Activation& activation,
                                                 const Visitor& visit) {
   switch (activation.kind) {
-#define FASTCONV_CASE(name)                                                         \
-  case ActivationKind::name:                                                        \
-    return visit([&](auto z) {                                                      \
+#define FASTCONV_CASE(name)                                                       \
+  case ActivationKind::name:                                                      \
+    return visit([&](auto z) {                                                    \
       return activate(z, Activation{ActivationKind::name, activation.parameter}); \
     });
     FASTCONV_ACTIVATIONS(FASTCONV_CASE)

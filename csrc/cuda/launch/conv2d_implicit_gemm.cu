@@ -255,6 +255,7 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   params.source_step_w = static_cast<int>(w.source_step);
   params.tap_offset_h = static_cast<int>(h.tap_offset);
   params.tap_offset_w = static_cast<int>(w.tap_offset);
+  params.taps_h = static_cast<int>(problem.R);
   params.gemm_m = static_cast<int>(shape.gemm_m), params.gemm_n = static_cast<int>(shape.gemm_n);
   params.gemm_k = static_cast<int>(shape.gemm_k);
   params.splits = args.plan.splits;

@@ -26,8 +26,8 @@ struct GemmPhase {
   int source_first_h = 0, source_first_w = 0;
   int tap_offset_h = 0, tap_offset_w = 0;
   int gemm_m = 0, gemm_k = 0;
-  int first_tile = 0;   // tiles along gemm_m of the phases before
-  int filter_row = 0;   // elements of a packed row
+  int first_tile = 0;  // tiles along gemm_m of the phases before
+  int filter_row = 0;  // elements of a packed row
   TapSteps steps;
   int64_t filters = 0;  // element offset of this phase's packed filters
 };

@@ -25,7 +25,7 @@ struct StagedTile {
   // Of these pitches neither the accumulators' pairs along rows, nor single sums along columns, nor
   // 16-byte reads meet in one bank.
   static constexpr int kRowPitch = Config::kTileN + 8, kColumnPitch = Config::kTileM + 4;
-  alignas(16) float sums[max_of(Config::kTileM * kRowPitch, Config::kTileN * kColumnPitch)];
+  alignas(16) float sums[max_of(Config::kTileM * kRowPitch, Config::kTileN* kColumnPitch)];
   StagedRow rows[Config::kTileM];
 };
 
@@ -44,8 +44,7 @@ __device__ __forceinline__ StagedRow staged_row(const ImplicitGemmParams& params
                                                 const GemmPhase& phase, int m) {
   uint32_t pixel, q;
   const int64_t n = phase.image.divmod(m, pixel);
-  const int64_t h =
-      static_cast<int>(phase.width.divmod(pixel, q)) * params.step_h + phase.first_h;
+  const int64_t h = static_cast<int>(phase.width.divmod(pixel, q)) * params.step_h + phase.first_h;
   const int64_t w = static_cast<int>(q) * params.step_w + phase.first_w;
   if (params.store == GemmStore::partial_sums) {
     const int64_t row = blockIdx.y * params.out_pixels + (n * params.out_h + h) * params.out_w + w;
@@ -116,8 +115,7 @@ __device__ __forceinline__ void store_vectors(const ImplicitGemmParams& params,
 #pragma unroll
     for (int e = 0; e < kVector; ++e) z[e] = sums.v[e] + bias[e];
     if (residual != nullptr) {
-      const auto added =
-          load_vector<T, kVector>(residual + staged.rows[row].residual + channel);
+      const auto added = load_vector<T, kVector>(residual + staged.rows[row].residual + channel);
 #pragma unroll
       for (int e = 0; e < kVector; ++e) z[e] += to_accumulator(added.v[e]);
     }
