@@ -49,7 +49,8 @@ enum class GemmKernel {
   tile64x64,
   tile128x32,
   tile128x64_small_warps,
-  tile256x64
+  tile256x64,
+  tile64x128
 };
 enum class DepthwiseKernel {
   any_geometry,

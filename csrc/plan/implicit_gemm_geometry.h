@@ -9,6 +9,7 @@
 #include "plan/cuda_plan.h"
 #include "problem/gather_axis.h"
 #include "problem/layout.h"
+#include "problem/tensor.h"
 
 namespace fastconv {
 
@@ -46,6 +47,8 @@ constexpr GemmTile tile_of(GemmKernel kernel) {
       return {128, 128, 2, 2};
     case GemmKernel::tile256x64:
       return {256, 64, 4, 1};
+    case GemmKernel::tile64x128:
+      return {64, 128, 1, 2};
     case GemmKernel::tile128x64:
       return {128, 64, 2, 2};
     case GemmKernel::tile64x64:
@@ -58,8 +61,30 @@ constexpr GemmTile tile_of(GemmKernel kernel) {
   throw std::invalid_argument("unknown GemmKernel");
 }
 
-// Bytes of a row of either operand that one step of the main loop covers.
+// Bytes of a row of either operand that one step of the main loop covers, and how many such slabs
+// are in shared memory where cp.async brings them.
 constexpr int kGemmSlabBytes = 64;
+constexpr int kGemmStages = 4;
+
+// Warps that shall run on a multiprocessor at a time, in whole blocks; bounds the registers of a
+// thread. Eight warps have all registers that a thread can have.
+constexpr int warps_per_sm(const GemmTile& tile) {
+  const int warps = tile.warps_m * tile.warps_n;
+  return tile.m / tile.warps_m * (tile.n / tile.warps_n) >= 64 * 64 ? 8 : warps >= 8 ? 16 : 12;
+}
+
+// Taps that the masks of the vectorised main loops have bits for: those of both axes together.
+constexpr int64_t kMaxMaskedTaps = 31;
+
+// The stride from pixel to pixel of y, in the order (n, p, q), if there is one for all of them.
+inline int64_t pixel_stride(const Strides& y, const ConvProblem& problem) {
+  return problem.Q() > 1 ? y.w : problem.P() > 1 ? y.h : y.n;
+}
+inline bool pixels_equally_spaced(const Strides& y, const ConvProblem& problem) {
+  const int64_t stride = pixel_stride(y, problem);
+  return (problem.P() == 1 || y.h == problem.Q() * stride) &&
+         (problem.N == 1 || y.n == problem.P() * problem.Q() * stride);
+}
 
 // Row length, in elements, of the packed filters: whole 16-byte vectors.
 constexpr int64_t packed_row(int64_t gemm_k, int64_t element_size) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "cuda/kernels/gemm/implicit_gemm_pack_filters.cuh"
 #include "cuda/kernels/gemm/split_k_reduce.cuh"
@@ -69,15 +71,39 @@ GemmStore choose_store(const CudaConvArgs& args, const ImplicitGemmParams& param
   return out.strides.c == 1 ? GemmStore::channels : GemmStore::pixels;
 }
 
-cudaError_t reduce(const CudaConvArgs& args, const SplitKReduceParams& params) {
-  const dim3 grid = helper_grid(params.count, kReduceThreads);
+// channels, width and height are the sizes of the result's inner axes, whose order is (n, h, w, c).
+cudaError_t reduce(const CudaConvArgs& args, SplitKReduceParams& sum, const TensorSize& size) {
+  sum.channels = Divider(size.c, sum.count);
+  sum.width = divmod(size.w);
+  sum.height = divmod(size.h);
+  const TensorView& residual = sum.epilogue.residual;
+  const int64_t element = element_size(args.dtype);
+  const bool vectors = has_vectors(sum.out, size, element, &Strides::c, kReduceVector) &&
+                       (residual.data == nullptr ||
+                        has_vectors(residual, size, element, &Strides::c, kReduceVector));
+  const dim3 grid = helper_grid(vectors ? sum.count / kReduceVector : sum.count, kReduceThreads);
   return dispatch_dtype(args.dtype, [&](auto tag) {
-    return launch(split_k_reduce<typename decltype(tag)::type>, grid, kReduceThreads, 0,
-                  args.stream, params);
+    using T = typename decltype(tag)::type;
+    return vectors
+               ? launch(split_k_reduce<T, kReduceVector>, grid, kReduceThreads, 0, args.stream, sum)
+               : launch(split_k_reduce<T, 1>, grid, kReduceThreads, 0, args.stream, sum);
   });
 }
 
 // ---- fprop and dgrad -------------------------------------------------------------------------
+
+// The phases by falling number of taps: blocks start in order, and a long one that starts last
+// would run alone.
+std::vector<std::pair<GatherAxis, GatherAxis>> longest_first(const GemmAxes& axes) {
+  std::vector<std::pair<GatherAxis, GatherAxis>> phases;
+  for (const GatherAxis& h : axes.h) {
+    for (const GatherAxis& w : axes.w) phases.emplace_back(h, w);
+  }
+  std::stable_sort(phases.begin(), phases.end(), [](const auto& a, const auto& b) {
+    return a.first.taps * a.second.taps > b.first.taps * b.second.taps;
+  });
+  return phases;
+}
 
 // One call, whose parameters the constructor fills in and whose kernels run() starts.
 class GatherGemm {
@@ -107,10 +133,8 @@ class GatherGemm {
     sum.splits = args_.plan.splits;
     sum.out = params_.out;
     sum.epilogue = args_.epilogue;
-    sum.channels = divmod(problem_.groups * params_.gemm_n);
-    sum.width = divmod(params_.out_w);
-    sum.height = divmod(params_.out_h);
-    return reduce(args_, sum);
+    return reduce(args_, sum,
+                  {problem_.N, problem_.groups * params_.gemm_n, params_.out_h, params_.out_w});
   }
 
  private:
@@ -140,39 +164,39 @@ class GatherGemm {
     const GemmTile tile = tile_of(args_.plan.gemm);
     int count = 0, tiles_m = 0;
     int64_t filters = 0;
-    for (const GatherAxis& h : axes_.h) {
-      for (const GatherAxis& w : axes_.w) {
-        GemmPhase& phase = params_.phases[count];
-        const int64_t taps = h.taps * w.taps;
-        phase.image = divmod(h.positions * w.positions);
-        phase.width = divmod(w.positions);
-        phase.taps_w = divmod(std::max<int64_t>(w.taps, 1));
-        phase.first_h = static_cast<int>(h.first), phase.first_w = static_cast<int>(w.first);
-        phase.source_first_h = static_cast<int>(h.source_first);
-        phase.source_first_w = static_cast<int>(w.source_first);
-        phase.tap_offset_h = static_cast<int>(h.tap_offset);
-        phase.tap_offset_w = static_cast<int>(w.tap_offset);
-        phase.gemm_m = static_cast<int>(problem_.N * h.positions * w.positions);
-        phase.gemm_k = static_cast<int>(taps * channels_);
-        phase.first_tile = tiles_m;
-        const int64_t row = packed_row(phase.gemm_k, element_size(args_.dtype));
-        phase.filter_row = static_cast<int>(row);
-        phase.filters = filters;
-        phase.steps = tap_steps(h, w);
-        tiles_m += div_up(phase.gemm_m, tile.m);
-        filters += problem_.groups * params_.gemm_n * row;
+    for (const auto& [h, w] : longest_first(axes_)) {
+      GemmPhase& phase = params_.phases[count];
+      const int64_t taps = h.taps * w.taps;
+      phase.image = divmod(h.positions * w.positions);
+      phase.width = divmod(w.positions);
+      phase.taps_w = divmod(std::max<int64_t>(w.taps, 1));
+      phase.first_h = static_cast<int>(h.first), phase.first_w = static_cast<int>(w.first);
+      phase.source_first_h = static_cast<int>(h.source_first);
+      phase.source_first_w = static_cast<int>(w.source_first);
+      phase.tap_offset_h = static_cast<int>(h.tap_offset);
+      phase.tap_offset_w = static_cast<int>(w.tap_offset);
+      phase.gemm_m = static_cast<int>(problem_.N * h.positions * w.positions);
+      phase.gemm_k = static_cast<int>(taps * channels_);
+      phase.first_tile = tiles_m;
+      const int64_t row = packed_row(phase.gemm_k, element_size(args_.dtype));
+      phase.filter_row = static_cast<int>(row);
+      phase.filters = filters;
+      phase.steps = tap_steps(h, w);
+      tiles_m += div_up(phase.gemm_m, tile.m);
+      filters += problem_.groups * params_.gemm_n * row;
 
-        PackedPhase& packed = pack_.phases[count++];
-        packed.begin = phase.filters;
-        packed.filter_row = divmod(std::max<int64_t>(row, 1));
-        packed.taps_w = phase.taps_w;
-        packed.tap_first_h = static_cast<int>(h.tap_first);
-        packed.tap_first_w = static_cast<int>(w.tap_first);
-        packed.tap_step_h = static_cast<int>(h.tap_step);
-        packed.tap_step_w = static_cast<int>(w.tap_step);
-        packed.gemm_k = phase.gemm_k;
-        longest_row_ = std::max(longest_row_, row);
-      }
+      PackedPhase& packed = pack_.phases[count++];
+      packed.begin = phase.filters;
+      packed.filter_row =
+          Divider(std::max<int64_t>(row, 1), problem_.groups * params_.gemm_n * row);
+      packed.row_elements = phase.filter_row;
+      packed.taps_w = phase.taps_w;
+      packed.tap_first_h = static_cast<int>(h.tap_first);
+      packed.tap_first_w = static_cast<int>(w.tap_first);
+      packed.tap_step_h = static_cast<int>(h.tap_step);
+      packed.tap_step_w = static_cast<int>(w.tap_step);
+      packed.gemm_k = phase.gemm_k;
+      longest_row_ = std::max(longest_row_, row);
     }
     packed_bytes_ = filters * element_size(args_.dtype);
     params_.num_phases = count;
@@ -246,6 +270,7 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   params.dy = args.y;
   params.partial = static_cast<float*>(args.workspace);
   params.slice_elements = problem.w_elements();
+  params.dy_pixel = pixel_stride(args.y.strides, problem);
   const GatherAxis h = fprop_axis(h_axis(problem)), w = fprop_axis(w_axis(problem));
   params.source_h = static_cast<int>(h.source_size);
   params.source_w = static_cast<int>(w.source_size);
@@ -277,10 +302,7 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   sum.count = params.slice_elements;
   sum.splits = params.splits;
   sum.out = args.w;
-  sum.channels = params.channels;
-  sum.width = divmod(problem.S);
-  sum.height = divmod(problem.R);
-  return reduce(args, sum);
+  return reduce(args, sum, {problem.K, problem.channels_per_group(), problem.R, problem.S});
 }
 
 }  // namespace

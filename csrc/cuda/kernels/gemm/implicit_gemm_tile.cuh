@@ -48,7 +48,6 @@ constexpr int kChunkBytes = 16;
 constexpr int kSlabChunks = kGemmSlabBytes / kChunkBytes;
 constexpr int kStepsPerSlab = 2;  // one step: mma's depth, 32 bytes of a row
 constexpr int kMmaM = 16, kMmaN = 8;
-constexpr int kGemmStages = 4;  // slabs in shared memory where cp.async brings them
 
 // A position that every tap finds outside of the tensor: no extent reaches 2^30, and two of these
 // still fit an int.
@@ -66,9 +65,7 @@ struct GemmConfig {
   static constexpr int kWarpM = kTileM / kWarpsM, kWarpN = kTileN / kWarpsN;
   static constexpr int kTileK = kGemmSlabBytes / static_cast<int>(sizeof(element_t));
   static constexpr int kVector = kChunkBytes / static_cast<int>(sizeof(element_t));
-  // Blocks that shall run on a multiprocessor at a time; bounds the registers of a thread. Two of
-  // four warps with 64 x 64 sums each have all registers that a thread can have.
-  static constexpr int kBlocksPerSm = kThreads >= 256 || kWarpM * kWarpN >= 64 * 64 ? 2 : 3;
+  static constexpr int kBlocksPerSm = warps_per_sm(kTile) * kWarpSize / kThreads;
 };
 
 // Byte offset of a chunk in a slab.
@@ -76,18 +73,27 @@ __device__ __forceinline__ int slab_offset(int row, int chunk) {
   return row * kGemmSlabBytes + (chunk ^ ((row >> 1) & (kSlabChunks - 1))) * kChunkBytes;
 }
 
-// value = big + small, both TF32; what is lost is below 2^-21 of the value. Of an infinity, small
-// is NaN. With kGuarded big is finite where the value is; else one that rounds beyond TF32's
-// largest number has infinite parts.
+// value = big + small, both TF32, big rounded to nearest; what is lost is below 2^-21 of the value.
+//
+// kGuarded is slower and gives big and small for every value, except that small of an infinity is
+// NaN. Without it the parts are those of a finite value that does not round beyond TF32's largest
+// number; of all others, NaN included, small is NaN or has the opposite infinity, and so makes the
+// sum NaN. small is truncated; its sign is as often the value's as not, so that this has no
+// direction.
 template <bool kGuarded>
 __device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& big, uint32_t& small) {
-  constexpr uint32_t kMantissaRest = (1u << 13) - 1;
+  constexpr uint32_t kMantissaRest = (1u << 13) - 1, kHalf = 1u << 12;
   const float whole = __uint_as_float(value);
-  big = round_to_tf32(whole);
-  if (kGuarded && fabsf(whole) < HUGE_VALF && !(fabsf(__uint_as_float(big)) < HUGE_VALF)) {
-    big = value & ~kMantissaRest;
+  if constexpr (kGuarded) {
+    big = round_to_tf32(whole);
+    if (fabsf(whole) < HUGE_VALF && !(fabsf(__uint_as_float(big)) < HUGE_VALF)) {
+      big = value & ~kMantissaRest;
+    }
+    small = round_to_tf32(whole - __uint_as_float(big));
+  } else {
+    big = (value + kHalf) & ~kMantissaRest;
+    small = truncate_to_tf32(whole - __uint_as_float(big));
   }
-  small = round_to_tf32(whole - __uint_as_float(big));
 }
 
 // The part of a tile that one warp sums: kWarpM x kWarpN, in the layout of mma's accumulators.

@@ -11,6 +11,7 @@ struct WgradGemmParams {
   TensorView x, dy;
   float* partial = nullptr;  // (slice, group, gemm_m, gemm_n)
   int64_t slice_elements = 0;
+  int64_t dy_pixel = 0;  // stride from pixel to pixel of dy, where it is read in vectors
   // Of fprop's axes: problem/gather_axis.h.
   int source_h = 0, source_w = 0, source_first_h = 0, source_first_w = 0;
   int source_step_h = 1, source_step_w = 1, tap_offset_h = 1, tap_offset_w = 1;

@@ -84,8 +84,8 @@ struct WgradVectorGather {
     const int filter = block.row0 + thread % ItemsDy::Slab::kChunks * Config::kVector;
     const int row_dy = thread / ItemsDy::Slab::kChunks, row_x = thread / ItemsX::Slab::kChunks;
     const int64_t first_pixel = static_cast<int64_t>(block.slab_begin) * Config::kTileK + row_dy;
-    const T* next_dy = dy + first_pixel * params.dy.strides.w + filter;
-    const int64_t step_dy = kRowStepDy * params.dy.strides.w;
+    const T* next_dy = dy + first_pixel * params.dy_pixel + filter;
+    const int64_t step_dy = kRowStepDy * params.dy_pixel;
     // Rows of dy that the thread's filters have, from its own first row on.
     int rows_dy = filter < params.gemm_m ? params.gemm_k - static_cast<int>(first_pixel) : 0;
 
