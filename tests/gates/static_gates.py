@@ -14,6 +14,7 @@ prints a table of all kernels and exits with 1 where a gate fails:
 
 import argparse
 import csv
+import functools
 import re
 import shlex
 import shutil
@@ -25,9 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "csrc"))
+sys.path[:0] = [str(ROOT / "csrc"), str(Path(__file__).parent)]
 
 from fastconv_build.toolkit import find_tool  # noqa: E402
+from sass import Function, read_functions  # noqa: E402
 
 ARCHS = ("80", "90a")
 REGISTERS_PER_SM, MAX_WARPS_PER_SM = 64 << 10, 64
@@ -61,6 +63,23 @@ KERNELS = [
 ]
 
 
+@functools.cache
+def _enumerators():
+    """{enum: its enumerators' names} of the plan, by which template arguments are numbered."""
+    text = (ROOT / "csrc" / "plan" / "cuda_plan.h").read_text()
+    text = re.sub(r"//.*", "", text)
+    return {
+        name: re.findall(r"\w+", body)
+        for name, body in re.findall(r"enum class (\w+) \{([^}]*)\}", text)
+    }
+
+
+def _enumerator(match):
+    """The name of "(GemmKernel)0"; "0" where the enum is not the plan's, as in "(int)7"."""
+    names = _enumerators().get(match[1])
+    return match[2] if names is None else names[int(match[2])]
+
+
 @dataclass
 class Kernel:
     file: str  # stem of the .cu, where known
@@ -73,13 +92,16 @@ class Kernel:
     threads: int = 0  # __launch_bounds__; 0 without
     code_bytes: int = 0
     counts: Counter = field(default_factory=Counter)
+    code: Function | None = None
     loop_spills: int = 0  # LDL and STL between a backward branch and its target
 
     @property
     def short_name(self):
         """The kernel's name without return type, namespaces and parameters."""
         name = re.sub(r"(\(anonymous namespace\)|fastconv|cuda)::", "", self.name)
-        return re.sub(r"^void ", "", name).rsplit("(", 1)[0]
+        name = re.sub(r"^void ", "", name).rsplit("(", 1)[0]
+        name = re.sub(r"\((\w+)\)(\d+)", _enumerator, name)
+        return re.sub(r"(Gather)<GemmConfig<[^<>]*>\s*>", r"\1", name).replace(" >", ">")
 
     @property
     def warps_per_sm(self):
@@ -118,7 +140,7 @@ def judge(kernel):
     return wrong
 
 
-def _run(*command, cwd=None):
+def run(*command, cwd=None):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd)
     if done.returncode != 0:
         raise RuntimeError(f"{shlex.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
@@ -137,7 +159,7 @@ def _demangle(names):
 def _resources(cubin):
     """{mangled name: (registers, stack, shared, local)}"""
     found, name = {}, None
-    for line in _run(find_tool("cuobjdump"), "-res-usage", cubin).splitlines():
+    for line in run(find_tool("cuobjdump"), "-res-usage", cubin).splitlines():
         if match := re.match(r"\s*Function (\S+):", line):
             name = match[1]
         elif match := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
@@ -154,33 +176,30 @@ def _opcode_keys(opcode):
 
 
 def _disassemble(cubin, kernels):
-    """Sets the threads, instruction counts and code sizes of kernels ({mangled name: Kernel})."""
-    kernel, words = None, None
-    for line in _run(find_tool("nvdisasm"), cubin).splitlines():
-        if match := re.match(r"//-+ \.(nv\.info|text)\.(\S+) +-+", line):
-            kernel, words = kernels.get(match[2]), None
-            labels, spills = {}, []
-        elif kernel is None:
+    """Sets the threads, code, instruction counts and spills of kernels ({mangled name: Kernel})."""
+    functions = read_functions(run(find_tool("nvdisasm"), cubin))
+    for name, kernel in kernels.items():
+        if (code := functions.get(name)) is None:
             continue
-        elif "nvinfo :" in line:
-            words = [] if "EIATTR_MAX_THREADS" in line else None
-        elif words is not None and (match := re.search(r"\.word\s+0x([0-9a-f]+)", line)):
-            words.append(int(match[1], 16))
-            if len(words) == 3:
-                kernel.threads = words[0] * words[1] * words[2]
-        elif match := re.match(r"(\.L_x_\d+):", line):
-            labels[match[1]] = len(spills)
-        elif match := re.match(r"\s+/\*([0-9a-f]+)\*/\s+(?:@!?\w+ +)?([A-Z][\w.]*)(.*)", line):
-            kernel.code_bytes = int(match[1], 16) + 16
-            kernel.counts.update(_opcode_keys(match[2]))
-            if match[2].startswith(("LDL", "STL")):
-                spills.append(True)
-            elif match[2] == "BRA" and (label := re.search(r"\((\.L_x_\d+)\)", match[3])):
-                # A label that is known came before, so the branch ends a loop. Spills since the
-                # label are in it; each is counted once, in however many loops it is.
-                since = labels.get(label[1], len(spills))
-                kernel.loop_spills += sum(spills[since:])
-                spills[since:] = [False] * len(spills[since:])
+        kernel.code = code
+        kernel.threads, kernel.code_bytes = code.threads, code.code_bytes
+        for instruction in code.instructions:
+            kernel.counts.update(_opcode_keys(instruction.opcode))
+        kernel.loop_spills = _loop_spills(code)
+
+
+def _loop_spills(code):
+    """LDL and STL between a backward branch and its target, each counted once, in however many
+    loops it is."""
+    spills = [i.address for i in code.instructions if i.base in ("LDL", "STL")]
+    loops = [
+        (code.labels[label], branch.address)
+        for branch in code.instructions
+        if branch.base == "BRA"
+        for label in branch.targets
+        if code.labels.get(label, branch.address) < branch.address
+    ]
+    return sum(any(begin <= spill < end for begin, end in loops) for spill in spills)
 
 
 def read_cubin(cubin, file, arch):
@@ -199,7 +218,7 @@ def kernels_of_module(module, archs=ARCHS):
     """{arch: Kernels} of a built fastconv._cuda, for the archs that it holds machine code for."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        _run(find_tool("cuobjdump"), "-xelf", "all", Path(module).resolve(), cwd=folder)
+        run(find_tool("cuobjdump"), "-xelf", "all", Path(module).resolve(), cwd=folder)
         for cubin in sorted(Path(folder).glob("*.cubin")):
             arch = cubin.name.split(".")[-2].removeprefix("sm_")
             if arch in archs:
@@ -231,7 +250,7 @@ def compile_kernels(sources, archs, folder):
                     str(source.resolve()),
                     variables={"arch": arch},
                 )
-    _run(Path(ninja.BIN_DIR) / "ninja", "-C", folder)
+    run(Path(ninja.BIN_DIR) / "ninja", "-C", folder)
     return {
         arch: [
             kernel
