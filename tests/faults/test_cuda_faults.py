@@ -42,7 +42,7 @@ WRITTEN = "conv2d/test_conv2d_kernels.py::test_outputs_are_written_whole_and_not
 VECTOR_GATHER = "kernels/gemm/implicit_gemm_vector_gather.cuh"
 ELEMENT_GATHER = "kernels/gemm/implicit_gemm_element_gather.cuh"
 GEMM_PARAMS = "kernels/gemm/implicit_gemm_params.cuh"
-GEMM_STORE = "kernels/gemm/implicit_gemm_store.cuh"
+GEMM_STORE = "kernels/gemm/implicit_gemm_output.cuh"
 WGRAD_GATHER = "kernels/gemm/wgrad_vector_gather.cuh"
 FAULTS = [
     Fault(
@@ -51,14 +51,6 @@ FAULTS = [
         "slice < params.splits; ++slice",
         "slice < max_of(1, params.splits - 1); ++slice",
         EVERY_GEMM + "fp16-v1",
-    ),
-    Fault(
-        "a phase without taps packs filters",
-        "kernels/gemm/implicit_gemm_pack_filters.cuh",
-        "if (phase.gemm_k == 0) return;",
-        "",
-        INTEGERS + "'cuda and implicit_gemm and stride_beyond_kernel'",
-        seed=7,
     ),
     Fault(
         "taps of a phase in the wrong order",

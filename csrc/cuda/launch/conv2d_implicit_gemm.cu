@@ -55,17 +55,17 @@ dim3 helper_grid(int64_t count, int threads, unsigned y = 1) {
 FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); }
 
 GemmStore choose_store(const CudaConvArgs& args, const ImplicitGemmParams& params) {
-  const TensorView& out = params.out;
-  if (params.splits > 1) return GemmStore::partial_sums;
-  const int64_t element = element_size(args.dtype);
+  const TensorView& out = params.output.out;
+  if (params.splits > 1) {
+    return params.gemm_n % kReduceVector == 0 ? GemmStore::partial_vectors
+                                              : GemmStore::partial_sums;
+  }
+  const int64_t element = element_size(args.dtype), vector = kAccessBytes / element;
   const TensorSize size = {args.problem.N, params.groups * params.gemm_n, params.out_h,
                            params.out_w};
-  const auto stores_vectors = [&](const TensorView& tensor) {
-    return tensor.strides.c == 1 && is_aligned(tensor, size, element, &Strides::c, kAccessBytes);
-  };
   const TensorView& residual = args.epilogue.residual;
-  if (params.gemm_n % (kAccessBytes / element) == 0 && stores_vectors(out) &&
-      (residual.data == nullptr || stores_vectors(residual))) {
+  if (params.gemm_n % vector == 0 && has_vectors(out, size, element, &Strides::c, vector) &&
+      (residual.data == nullptr || has_vectors(residual, size, element, &Strides::c, vector))) {
     return GemmStore::vectors;
   }
   return out.strides.c == 1 ? GemmStore::channels : GemmStore::pixels;
@@ -126,12 +126,12 @@ class GatherGemm {
       return launch_implicit_gemm<decltype(math)::value>(args_.plan, blocks_, params_,
                                                          args_.stream);
     });
-    if (status != cudaSuccess || params_.partial == nullptr) return status;
+    if (status != cudaSuccess || params_.output.partial == nullptr) return status;
     SplitKReduceParams sum;
-    sum.partial = params_.partial;
+    sum.partial = params_.output.partial;
     sum.count = params_.out_pixels * problem_.groups * params_.gemm_n;
     sum.splits = args_.plan.splits;
-    sum.out = params_.out;
+    sum.out = params_.output.out;
     sum.epilogue = args_.epilogue;
     return reduce(args_, sum,
                   {problem_.N, problem_.groups * params_.gemm_n, params_.out_h, params_.out_w});
@@ -140,7 +140,7 @@ class GatherGemm {
  private:
   void gather() {
     params_.source = dgrad_ ? args_.y : args_.x;
-    params_.out = dgrad_ ? args_.x : args_.y;
+    params_.output.out = dgrad_ ? args_.x : args_.y;
     params_.source_h = static_cast<int>(dgrad_ ? problem_.P() : problem_.H);
     params_.source_w = static_cast<int>(dgrad_ ? problem_.Q() : problem_.W);
     params_.out_h = static_cast<int>(dgrad_ ? problem_.H : problem_.P());
@@ -156,8 +156,8 @@ class GatherGemm {
         static_cast<int>(dgrad_ ? problem_.channels_per_group() : problem_.filters_per_group());
     channels_ = dgrad_ ? problem_.filters_per_group() : problem_.channels_per_group();
     params_.channels = divmod(channels_);
-    params_.epilogue = args_.epilogue;
-    params_.store = choose_store(args_, params_);
+    params_.output.epilogue = args_.epilogue;
+    params_.output.store = choose_store(args_, params_);
   }
 
   void phases() {
@@ -232,7 +232,7 @@ class GatherGemm {
       pack_.packed = place;
       place += workspace_part(packed_bytes_);
     }
-    if (args_.plan.splits > 1) params_.partial = reinterpret_cast<float*>(place);
+    if (args_.plan.splits > 1) params_.output.partial = reinterpret_cast<float*>(place);
   }
 
   cudaError_t pack() {

@@ -28,10 +28,26 @@
 #pragma once
 
 #include "cuda/kernels/gemm/implicit_gemm_element_gather.cuh"
-#include "cuda/kernels/gemm/implicit_gemm_store.cuh"
 #include "cuda/kernels/gemm/implicit_gemm_vector_gather.cuh"
 
 namespace fastconv::cuda {
+
+__device__ __forceinline__ StagedRow staged_row(const ImplicitGemmParams& params,
+                                                const GemmPhase& phase, int m) {
+  if (m >= phase.gemm_m) return {-1, 0};
+  uint32_t pixel, q;
+  const int64_t n = phase.image.divmod(m, pixel);
+  const int64_t h = static_cast<int>(phase.width.divmod(pixel, q)) * params.step_h + phase.first_h;
+  const int64_t w = static_cast<int>(q) * params.step_w + phase.first_w;
+  if (params.output.partial != nullptr) {
+    const int64_t row = blockIdx.y * params.out_pixels + (n * params.out_h + h) * params.out_w + w;
+    return {row * params.groups * params.gemm_n, 0};
+  }
+  const auto offset = [&](const Strides& strides) {
+    return n * strides.n + h * strides.h + w * strides.w;
+  };
+  return {offset(params.output.out.strides), offset(params.output.epilogue.residual.strides)};
+}
 
 template <typename Config, typename Gather>
 union ImplicitGemmStorage {
@@ -47,9 +63,16 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
   const auto tile = sum_tile<Config>([&](auto guarded, WarpTile<Config>& sums) {
     Gather::template run<guarded>(params, block, storage.main_loop, sums);
   });
-  stage_tile(params, block, tile, storage.staged);
+  stage_sums(params.output.store, tile, storage.staged);
+  const GemmPhase& phase = params.phases[block.phase];
+  for (int row = threadIdx.x; row < Config::kTileM; row += Config::kThreads) {
+    storage.staged.rows[row] = staged_row(params, phase, block.row0 + row);
+  }
   __syncthreads();
-  store_tile(params, block, storage.staged);
+  store_tile(params.output,
+             {params.gemm_n - block.column0,
+              static_cast<int64_t>(block.group) * params.gemm_n + block.column0},
+             storage.staged);
 }
 
 }  // namespace fastconv::cuda

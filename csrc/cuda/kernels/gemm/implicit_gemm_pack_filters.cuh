@@ -17,7 +17,7 @@ struct PackedPhase {
   int64_t begin = 0;  // of the phase, in elements of the packed filters
   Divider filter_row;
   FastDivmod taps_w;
-  int row_elements = 0;
+  int row_elements = 0;  // zero where no tap reaches the phase
   int tap_first_h = 0, tap_first_w = 0, tap_step_h = 1, tap_step_w = 1;
   int gemm_k = 0;
 };
@@ -39,7 +39,6 @@ template <typename Word>
 __global__ void __launch_bounds__(kPackThreads)
     implicit_gemm_pack_filters(const __grid_constant__ PackFiltersParams params) {
   const PackedPhase& phase = params.phases[blockIdx.y];
-  if (phase.gemm_k == 0) return;  // no tap reaches this phase
   const int64_t count = params.rows * phase.row_elements;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kPackThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x; i < count;

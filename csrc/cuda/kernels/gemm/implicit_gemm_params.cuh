@@ -3,8 +3,8 @@
 #pragma once
 
 #include "cuda/device/fast_divmod.cuh"
+#include "cuda/kernels/gemm/implicit_gemm_output.cuh"
 #include "cuda/kernels/gemm/implicit_gemm_tile.cuh"
-#include "problem/epilogue.h"
 
 namespace fastconv::cuda {
 
@@ -32,16 +32,10 @@ struct GemmPhase {
   int64_t filters = 0;  // element offset of this phase's packed filters
 };
 
-// How a tile of results is stored: in 16-byte vectors of channels, or element by element with
-// neighbouring threads along channels or along pixels; or as the partial sums of a split gemm_k.
-enum class GemmStore { vectors, channels, pixels, partial_sums };
-
 struct ImplicitGemmParams {
-  TensorView source, out;
+  TensorView source;
+  GemmOutput output;
   const void* filters = nullptr;  // (phase, group, gemm_n, gemm_k padded to filter_row)
-  float* partial = nullptr;       // (slice, output pixel, group, gemm_n), or null
-  Epilogue epilogue;
-  GemmStore store = GemmStore::channels;
   int source_h = 0, source_w = 0, source_step_h = 1, source_step_w = 1;
   int out_h = 0, out_w = 0, step_h = 1, step_w = 1;
   int64_t out_pixels = 0;  // N * out_h * out_w

@@ -1,5 +1,5 @@
-// From the sums of a tile of the implicit GEMM through shared memory and the epilogue to the
-// output, or, with gemm_k split, to the partial sums.
+// From the sums of a tile of a GEMM of output channels through shared memory and the epilogue to
+// the output, or, with gemm_k split, to the partial sums.
 //
 //   staged sums: row by row where the output's channels lie side by side, else column by column, so
 //   that the threads of a warp read and store what lies side by side in both.
@@ -11,11 +11,25 @@
 
 #include "cuda/device/epilogue.cuh"
 #include "cuda/device/vector.cuh"
-#include "cuda/kernels/gemm/implicit_gemm_params.cuh"
+#include "cuda/kernels/gemm/implicit_gemm_tile.cuh"
+#include "problem/epilogue.h"
 
 namespace fastconv::cuda {
 
-// Elements from the first of the output, or of the partial sums, and of the residual.
+// How a tile of results is stored: in 16-byte vectors of channels, or element by element with
+// neighbouring threads along channels or along pixels; or as the partial sums of a split gemm_k, in
+// 16-byte vectors or one by one.
+enum class GemmStore { vectors, channels, pixels, partial_vectors, partial_sums };
+
+struct GemmOutput {
+  TensorView out;
+  Epilogue epilogue;
+  GemmStore store = GemmStore::channels;
+  float* partial = nullptr;  // (slice, output pixel, group, column), or null
+};
+
+// Elements from the first of the output, or of the partial sums, and of the residual. A row that
+// does not exist has a negative `out`.
 struct alignas(16) StagedRow {
   int64_t out, residual;
 };
@@ -29,41 +43,13 @@ struct StagedTile {
   StagedRow rows[Config::kTileM];
 };
 
-// What is stored of a tile: its rows and columns that exist, and its first column's channel.
-struct StoredPart {
-  int rows, columns;
-  int64_t channel;
-
-  __device__ __forceinline__ StoredPart(const ImplicitGemmParams& params, const GemmBlock& block)
-      : rows(params.phases[block.phase].gemm_m - block.row0),
-        columns(params.gemm_n - block.column0),
-        channel(static_cast<int64_t>(block.group) * params.gemm_n + block.column0) {}
-};
-
-__device__ __forceinline__ StagedRow staged_row(const ImplicitGemmParams& params,
-                                                const GemmPhase& phase, int m) {
-  uint32_t pixel, q;
-  const int64_t n = phase.image.divmod(m, pixel);
-  const int64_t h = static_cast<int>(phase.width.divmod(pixel, q)) * params.step_h + phase.first_h;
-  const int64_t w = static_cast<int>(q) * params.step_w + phase.first_w;
-  if (params.store == GemmStore::partial_sums) {
-    const int64_t row = blockIdx.y * params.out_pixels + (n * params.out_h + h) * params.out_w + w;
-    return {row * params.groups * params.gemm_n, 0};
-  }
-  const auto offset = [&](const Strides& strides) {
-    return n * strides.n + h * strides.h + w * strides.w;
-  };
-  return {offset(params.out.strides), offset(params.epilogue.residual.strides)};
-}
-
-// Puts a warp's sums, and the rows' places, where all threads can read them; a barrier must follow.
+// Puts a warp's sums where all threads can read them; a barrier must follow.
 template <typename Config>
-__device__ __forceinline__ void stage_tile(const ImplicitGemmParams& params, const GemmBlock& block,
-                                           const WarpTile<Config>& tile,
+__device__ __forceinline__ void stage_sums(GemmStore store, const WarpTile<Config>& tile,
                                            StagedTile<Config>& staged) {
   using Staged = StagedTile<Config>;
   const WarpPlace<Config> place;
-  if (params.store == GemmStore::pixels) {
+  if (store == GemmStore::pixels) {
     tile.for_each(place.lane, [&](int row, int column, float value) {
       staged.sums[(place.column + column) * Staged::kColumnPitch + place.row + row] = value;
     });
@@ -73,13 +59,13 @@ __device__ __forceinline__ void stage_tile(const ImplicitGemmParams& params, con
                    pair);
     });
   }
-  const GemmPhase& phase = params.phases[block.phase];
-  for (int row = threadIdx.x; row < Config::kTileM; row += Config::kThreads) {
-    if (block.row0 + row < phase.gemm_m) {
-      staged.rows[row] = staged_row(params, phase, block.row0 + row);
-    }
-  }
 }
+
+// The columns that a tile stores, and the channel of the first one.
+struct StoredPart {
+  int columns;
+  int64_t channel;
+};
 
 // A channel's bias; -0 where there is none, which added to any sum leaves its bits.
 template <typename T>
@@ -90,8 +76,7 @@ __device__ __forceinline__ float bias_or_nothing(const Epilogue& epilogue, int64
 
 // A thread stores 16-byte vectors of the same channels, in every kRowStep-th row.
 template <typename Config, typename Activate>
-__device__ __forceinline__ void store_vectors(const ImplicitGemmParams& params,
-                                              const StoredPart& part,
+__device__ __forceinline__ void store_vectors(const GemmOutput& output, const StoredPart& part,
                                               const StagedTile<Config>& staged,
                                               const Activate& activate_sum) {
   using T = typename Config::element_t;
@@ -101,108 +86,109 @@ __device__ __forceinline__ void store_vectors(const ImplicitGemmParams& params,
   const int column = static_cast<int>(threadIdx.x) % kVectors * kVector;
   if (column >= part.columns) return;
   const int64_t channel = part.channel + column;
-  T* const out = static_cast<T*>(params.out.data) + channel;
-  const T* const residual = static_cast<const T*>(params.epilogue.residual.data);
+  T* const out = static_cast<T*>(output.out.data) + channel;
+  const T* const residual = static_cast<const T*>(output.epilogue.residual.data);
   float bias[kVector];
 #pragma unroll
-  for (int e = 0; e < kVector; ++e) bias[e] = bias_or_nothing<T>(params.epilogue, channel + e);
-  const int rows = min_of(part.rows, Config::kTileM);
+  for (int e = 0; e < kVector; ++e) bias[e] = bias_or_nothing<T>(output.epilogue, channel + e);
 #pragma unroll 2
-  for (int row = static_cast<int>(threadIdx.x) / kVectors; row < rows; row += kRowStep) {
+  for (int row = static_cast<int>(threadIdx.x) / kVectors; row < Config::kTileM; row += kRowStep) {
+    const StagedRow at = staged.rows[row];
+    if (at.out < 0) continue;
     const auto sums =
         load_vector<float, kVector>(&staged.sums[row * StagedTile<Config>::kRowPitch + column]);
     float z[kVector];
 #pragma unroll
     for (int e = 0; e < kVector; ++e) z[e] = sums.v[e] + bias[e];
     if (residual != nullptr) {
-      const auto added = load_vector<T, kVector>(residual + staged.rows[row].residual + channel);
+      const auto added = load_vector<T, kVector>(residual + at.residual + channel);
 #pragma unroll
       for (int e = 0; e < kVector; ++e) z[e] += to_accumulator(added.v[e]);
     }
     Vector<T, kVector> result;
 #pragma unroll
     for (int e = 0; e < kVector; ++e) result.v[e] = from_accumulator<T>(activate_sum(z[e]));
-    store_global(out + staged.rows[row].out, result);
+    store_global(out + at.out, result);
   }
 }
 
 // Element by element, a warp's lanes along channels or along pixels.
 template <typename Config, bool kAlongPixels>
-__device__ __forceinline__ void store_elements(const ImplicitGemmParams& params,
-                                               const StoredPart& part,
+__device__ __forceinline__ void store_elements(const GemmOutput& output, const StoredPart& part,
                                                const StagedTile<Config>& staged) {
   using T = typename Config::element_t;
   using Staged = StagedTile<Config>;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int rows = min_of(part.rows, Config::kTileM);
   const int columns = min_of(part.columns, Config::kTileN);
-  const TensorView& residual = params.epilogue.residual;
+  const TensorView& residual = output.epilogue.residual;
   const auto store = [&](int row, int64_t channel, float bias, float sum) {
+    const StagedRow at = staged.rows[row];
+    if (at.out < 0) return;
     float z = sum + bias;
     if (residual.data != nullptr) {
-      z += to_accumulator(static_cast<const T*>(
-          residual.data)[staged.rows[row].residual + channel * residual.strides.c]);
+      z += to_accumulator(
+          static_cast<const T*>(residual.data)[at.residual + channel * residual.strides.c]);
     }
-    static_cast<T*>(params.out.data)[staged.rows[row].out + channel * params.out.strides.c] =
-        from_accumulator<T>(activate(z, params.epilogue.activation));
+    static_cast<T*>(output.out.data)[at.out + channel * output.out.strides.c] =
+        from_accumulator<T>(activate(z, output.epilogue.activation));
   };
   constexpr int kWarps = Config::kThreads / kWarpSize;
   if constexpr (kAlongPixels) {
     for (int column = warp; column < columns; column += kWarps) {
       const int64_t channel = part.channel + column;
-      const float bias = bias_or_nothing<T>(params.epilogue, channel);
+      const float bias = bias_or_nothing<T>(output.epilogue, channel);
 #pragma unroll 1
-      for (int row = lane; row < rows; row += kWarpSize) {
+      for (int row = lane; row < Config::kTileM; row += kWarpSize) {
         store(row, channel, bias, staged.sums[column * Staged::kColumnPitch + row]);
       }
     }
   } else {
     for (int column = lane; column < columns; column += kWarpSize) {
       const int64_t channel = part.channel + column;
-      const float bias = bias_or_nothing<T>(params.epilogue, channel);
+      const float bias = bias_or_nothing<T>(output.epilogue, channel);
 #pragma unroll 1
-      for (int row = warp; row < rows; row += kWarps) {
+      for (int row = warp; row < Config::kTileM; row += kWarps) {
         store(row, channel, bias, staged.sums[row * Staged::kRowPitch + column]);
       }
     }
   }
 }
 
-// kVector sums of a row at a time, which gemm_n is a multiple of.
+// kVector sums of a row at a time, of which there are whole ones.
 template <typename Config, int kVector>
-__device__ __forceinline__ void store_partial_sums(const ImplicitGemmParams& params,
-                                                   const StoredPart& part,
+__device__ __forceinline__ void store_partial_sums(const GemmOutput& output, const StoredPart& part,
                                                    const StagedTile<Config>& staged) {
   constexpr int kVectors = Config::kTileN / kVector, kRowStep = Config::kThreads / kVectors;
   static_assert(Config::kThreads % kVectors == 0);
   const int column = static_cast<int>(threadIdx.x) % kVectors * kVector;
   if (column >= part.columns) return;
-  const int rows = min_of(part.rows, Config::kTileM);
 #pragma unroll 4
-  for (int row = static_cast<int>(threadIdx.x) / kVectors; row < rows; row += kRowStep) {
+  for (int row = static_cast<int>(threadIdx.x) / kVectors; row < Config::kTileM; row += kRowStep) {
+    const StagedRow at = staged.rows[row];
+    if (at.out < 0) continue;
     store_vector(
-        params.partial + staged.rows[row].out + part.channel + column,
+        output.partial + at.out + part.channel + column,
         load_vector<float, kVector>(&staged.sums[row * StagedTile<Config>::kRowPitch + column]));
   }
 }
 
 template <typename Config>
-__device__ __forceinline__ void store_tile(const ImplicitGemmParams& params, const GemmBlock& block,
+__device__ __forceinline__ void store_tile(const GemmOutput& output, const StoredPart& part,
                                            const StagedTile<Config>& staged) {
-  const StoredPart part(params, block);
-  switch (params.store) {
+  switch (output.store) {
     case GemmStore::vectors:
-      return with_activation(params.epilogue.activation, [&](const auto& activate_sum) {
-        store_vectors<Config>(params, part, staged, activate_sum);
+      return with_activation(output.epilogue.activation, [&](const auto& activate_sum) {
+        store_vectors<Config>(output, part, staged, activate_sum);
       });
     case GemmStore::channels:
-      return store_elements<Config, false>(params, part, staged);
+      return store_elements<Config, false>(output, part, staged);
     case GemmStore::pixels:
-      return store_elements<Config, true>(params, part, staged);
+      return store_elements<Config, true>(output, part, staged);
+    case GemmStore::partial_vectors:
+      return store_partial_sums<Config, 4>(output, part, staged);
     case GemmStore::partial_sums:
-      if (params.gemm_n % 4 == 0) return store_partial_sums<Config, 4>(params, part, staged);
-      return store_partial_sums<Config, 1>(params, part, staged);
+      return store_partial_sums<Config, 1>(output, part, staged);
   }
 }
 
