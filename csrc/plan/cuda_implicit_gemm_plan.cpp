@@ -195,6 +195,41 @@ CudaConvPlan plan_wgrad(const CudaConvCall& call) {
   return plan;
 }
 
+// Blocks of the stem's kernel for one multiprocessor, as far as registers go.
+constexpr int64_t kStemBlocksPerSm = 3;
+
+GemmKernel stem_kernel(const ConvProblem& problem) {
+  return problem.K <= stem_filters(GemmKernel::stem_few_filters) ? GemmKernel::stem_few_filters
+                                                                 : GemmKernel::stem;
+}
+
+bool has_stem(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  return call.op == ConvOp::fprop && element_size(call.dtype) == 2 && problem.groups == 1 &&
+         problem.C <= kStemChannels &&
+         StemGeometry(problem, stem_kernel(problem)).shared_bytes <= call.device.shared_memory;
+}
+
+CudaConvPlan plan_stem(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  CudaConvPlan plan;
+  plan.math = math_of(call);
+  plan.gemm = stem_kernel(problem);
+  const int filters = stem_filters(plan.gemm);
+  const int64_t tiles = checked_product("tiles", problem.N, div_up(problem.P(), kStemRows),
+                                        div_up(problem.Q(), kStemColumns));
+  // All blocks run at once, so that each loads its filters once.
+  const int64_t resident =
+      std::clamp<int64_t>(call.device.shared_memory / StemGeometry(problem, plan.gemm).shared_bytes,
+                          1, kStemBlocksPerSm);
+  const int64_t columns = div_up(problem.K, filters);
+  plan.blocks = static_cast<int>(std::clamp<int64_t>(resident * call.device.sm_count / columns, 1,
+                                                     std::max<int64_t>(tiles, 1)));
+  plan.tile_name = "stem, " + std::to_string(kStemRows) + "x" + std::to_string(kStemColumns) +
+                   " pixels x " + std::to_string(filters);
+  return plan;
+}
+
 CudaConvPlan plan_fprop_or_dgrad(const CudaConvCall& call) {
   const ConvProblem& problem = call.problem;
   const bool dgrad = call.op == ConvOp::dgrad;
@@ -254,7 +289,8 @@ std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
 }
 
 CudaConvPlan plan_implicit_gemm(const CudaConvCall& call) {
-  return call.op == ConvOp::wgrad ? plan_wgrad(call) : plan_fprop_or_dgrad(call);
+  if (call.op == ConvOp::wgrad) return plan_wgrad(call);
+  return has_stem(call) ? plan_stem(call) : plan_fprop_or_dgrad(call);
 }
 
 }  // namespace fastconv

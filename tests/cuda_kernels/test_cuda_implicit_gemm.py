@@ -22,7 +22,7 @@ IMPLICIT_GEMM = int(core.CudaAlgorithm.implicit_gemm)
 DTYPE_OF = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 DTYPE_OF["tf32x3"] = torch.float32
 # GemmKernel of csrc/plan/cuda_plan.h.
-LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS, TALL, FEW_FILTERS = range(7)
+LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS, TALL, FEW_FILTERS, STEM, STEM_FEW_FILTERS = range(9)
 
 
 def tiles(math, vectorised, wgrad):
@@ -71,6 +71,7 @@ def planned(monkeypatch):
                 int(made.packed_w),
                 int(getattr(core.CudaMath, math)),
                 splits,
+                0,
             )
             return SimpleNamespace(
                 algorithm=made.algorithm, numbers=numbers, workspace_bytes=32 << 20
@@ -104,6 +105,31 @@ def test_every_kernel(kernel, planned, exhaustive):
                     got = passes("cuda:implicit_gemm", problem, x, w, dy, channels_last)
                 for name, a, e in zip(("y", "dx", "dw"), got, expected):
                     assert_exact(a, e, f"{problem} {name} splits {splits}")
+
+
+STEMS = [
+    Conv("resnet", N=2, C=3, H=21, W=37, K=72, R=7, S=7, stride=(2, 2), pad=(3, 3)),
+    Conv("mobilenet", N=3, C=3, H=9, W=18, K=32, stride=(1, 1), pad=(1, 1)),
+    Conv("dilated", N=1, C=1, H=20, W=40, K=5, R=2, S=5, stride=(1, 3), pad=(1, 4), dilation=(3, 2)),
+    Conv("alexnet", N=1, C=4, H=40, W=75, K=40, R=11, S=11, stride=(4, 4), pad=(2, 2)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("problem", STEMS, ids=str)
+def test_stem(problem, dtype):
+    """Several tiles of pixels for each block, tails everywhere; and nothing of a pixel beside a
+    window gets into its sum, which an infinite one would show."""
+    for channels_last in (False, True):
+        x, w, _ = drawn(integers, problem, dtype, channels_last, 2, device=DEVICE)
+        backend = BACKENDS["cuda:implicit_gemm"]
+        for infinite in (False, True):
+            if infinite:
+                x[..., ::5, ::7] = float("inf")
+                w = w.abs() + 1  # so that no product of a window is NaN
+            y = backend.conv2d_fprop(x, w, None, None, problem.geometry, "none")
+            expected = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
+            assert_exact(y, expected, f"{problem} infinite {infinite}")
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "unaligned"])
@@ -144,7 +170,8 @@ def test_the_plan_reaches_every_kernel_and_no_other():
                     plan = plan_of(shape, op, dtype, math == "tf32", channels_last)
                     assert plan.math.name == math
                     reached.add((math, plan.vectorised, op == ConvOp.wgrad, plan.kernel))
-    assert reached == set(KERNELS)
+    stems = {(m, False, False, tile) for m in ("fp16", "bf16") for tile in (STEM, STEM_FEW_FILTERS)}
+    assert reached == set(KERNELS) | stems
 
 
 def exact_passes(problem, x, w, dy):

@@ -8,6 +8,7 @@
 
 #include "cuda/kernels/gemm/implicit_gemm_pack_filters.cuh"
 #include "cuda/kernels/gemm/split_k_reduce.cuh"
+#include "cuda/launch/gemm_store.h"
 #include "cuda/launch/instances/implicit_gemm_instances.h"
 #include "problem/layout.h"
 
@@ -53,23 +54,6 @@ dim3 helper_grid(int64_t count, int threads, unsigned y = 1) {
 }
 
 FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); }
-
-GemmStore choose_store(const CudaConvArgs& args, const ImplicitGemmParams& params) {
-  const TensorView& out = params.output.out;
-  if (params.splits > 1) {
-    return params.gemm_n % kReduceVector == 0 ? GemmStore::partial_vectors
-                                              : GemmStore::partial_sums;
-  }
-  const int64_t element = element_size(args.dtype), vector = kAccessBytes / element;
-  const TensorSize size = {args.problem.N, params.groups * params.gemm_n, params.out_h,
-                           params.out_w};
-  const TensorView& residual = args.epilogue.residual;
-  if (params.gemm_n % vector == 0 && has_vectors(out, size, element, &Strides::c, vector) &&
-      (residual.data == nullptr || has_vectors(residual, size, element, &Strides::c, vector))) {
-    return GemmStore::vectors;
-  }
-  return out.strides.c == 1 ? GemmStore::channels : GemmStore::pixels;
-}
 
 // channels, width and height are the sizes of the result's inner axes, whose order is (n, h, w, c).
 cudaError_t reduce(const CudaConvArgs& args, SplitKReduceParams& sum, const TensorSize& size) {
@@ -157,7 +141,13 @@ class GatherGemm {
     channels_ = dgrad_ ? problem_.filters_per_group() : problem_.channels_per_group();
     params_.channels = divmod(channels_);
     params_.output.epilogue = args_.epilogue;
-    params_.output.store = choose_store(args_, params_);
+    params_.output.store = params_.splits == 1
+                               ? choose_store(args_, params_.output.out,
+                                              {problem_.N, params_.groups * params_.gemm_n,
+                                               params_.out_h, params_.out_w},
+                                              params_.gemm_n)
+                           : params_.gemm_n % kReduceVector == 0 ? GemmStore::partial_vectors
+                                                                 : GemmStore::partial_sums;
   }
 
   void phases() {
@@ -308,7 +298,11 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
 }  // namespace
 
 cudaError_t conv2d_implicit_gemm(const CudaConvArgs& args) {
-  return args.op == ConvOp::wgrad ? run_wgrad(args) : GatherGemm(args).run();
+  if (args.op == ConvOp::wgrad) return run_wgrad(args);
+  if (args.plan.gemm == GemmKernel::stem || args.plan.gemm == GemmKernel::stem_few_filters) {
+    return conv2d_fprop_stem_gemm(args);
+  }
+  return GatherGemm(args).run();
 }
 
 }  // namespace fastconv::cuda
