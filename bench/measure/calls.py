@@ -46,7 +46,7 @@ def _verify(results, torch_results, exact_results, row):
     verdicts = []
     for result, torch_result, exact in zip(results, torch_results, exact_results, strict=True):
         rounding = ROUNDINGS * torch.finfo(torch.float64).eps * exact.abs().max().item()
-        verdicts.append(judge(result, torch_result, exact, rounding))
+        verdicts.append(judge(result, torch_result, exact, lambda at=rounding: at))
     row.error = max(verdict.error for verdict in verdicts)
     row.baseline_error = max(verdict.torch_error for verdict in verdicts)
     if wrong := next((verdict.wrong for verdict in verdicts if verdict.wrong), None):
