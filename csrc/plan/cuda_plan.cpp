@@ -6,7 +6,8 @@
 namespace fastconv {
 namespace {
 
-// Fewer terms or filters than this leave the tensor cores' tiles mostly empty.
+// Fewer terms or filters than this leave the tensor cores' tiles mostly empty. With few filters
+// they are faster all the same where loads are vectors.
 constexpr int64_t kMinGemmK = 16;
 constexpr int64_t kMinGemmN = 8;
 
@@ -110,7 +111,7 @@ CudaConvPlan plan_conv2d_cuda(const CudaConvCall& call) {
   const GemmShape shape = problem.gemm_shape(call.op);
   const int64_t filters = call.op == ConvOp::wgrad ? shape.gemm_m : shape.gemm_n;
   const int64_t terms = call.op == ConvOp::wgrad ? shape.gemm_n : shape.gemm_k;
-  if (filters < kMinGemmN || terms < kMinGemmK) {
+  if (terms < kMinGemmK || (filters < kMinGemmN && !plan_implicit_gemm(call).vectorised)) {
     return plan_conv2d_cuda(CudaAlgorithm::direct, call,
                             "too thin for the tensor cores: " + std::to_string(filters) +
                                 " columns, " + std::to_string(terms) + " terms");

@@ -16,10 +16,12 @@ constexpr double kMmaClocks = 6.4;
 constexpr int kSubPartitions = 4;
 // Shared memory moves so many bytes a clock. An ldmatrix of four matrices is 512 bytes.
 constexpr double kSharedBytesPerClock = 128, kFragmentBytes = 512;
+// A multiprocessor's part of what L2 gives in a clock while all ask.
+constexpr double kL2BytesPerClock = 38.8;
 // Instructions of a warp for one slab where it loads element by element, and for each element.
 constexpr double kElementGatherInstructions = 130, kElementInstructions = 8;
 // What a block waits for in every slab unless others work meanwhile: barrier and fragments.
-constexpr double kSlabLatency = 120;
+constexpr double kSlabLatency = 200;
 // To fill a block's pipeline and to store its tile.
 constexpr double kBlockClocks = 2500;
 // To start split_k_reduce after the last block; bytes of partial sums, mostly in L2, that the whole
@@ -35,13 +37,14 @@ inline double slab_clocks(const GemmTile& tile, CudaMath math, double single_ele
   const double mmas = tile.m / kMmaM * (tile.n / kMmaN) * kSteps * products;
   const double fragments =
       warps * kSteps * (tile.m / tile.warps_m / kMmaM + tile.n / tile.warps_n / (2 * kMmaN));
-  const double shared_bytes = fragments * kFragmentBytes + (tile.m + tile.n) * kGemmSlabBytes;
+  const double slab_bytes = (tile.m + tile.n) * kGemmSlabBytes;
+  const double shared_bytes = fragments * kFragmentBytes + slab_bytes;
   const double instructions =
       single_elements == 0
           ? 0
           : warps * kElementGatherInstructions + single_elements / kLanes * kElementInstructions;
   return std::max({mmas * kMmaClocks / kSubPartitions, shared_bytes / kSharedBytesPerClock,
-                   instructions / kSubPartitions});
+                   slab_bytes / kL2BytesPerClock, instructions / kSubPartitions});
 }
 
 // Blocks of a tile that share a multiprocessor.
@@ -65,7 +68,10 @@ inline double gemm_clocks(const GemmTile& tile, double clocks_of_slab, const Gem
   const int64_t blocks = div_up(work.blocks * splits, std::max<int64_t>(device.sm_count, 1));
   const int64_t rounds = div_up(blocks, resident_blocks(tile, device));
   const double busy = static_cast<double>(blocks) * slabs * clocks_of_slab + kBlockClocks;
-  const double alone = slabs * (clocks_of_slab + kSlabLatency) + kBlockClocks;
+  // A block of fewer warps than sub-partitions leaves some of them to others.
+  const double used = std::min(tile.warps_m * tile.warps_n, kSubPartitions);
+  const double alone =
+      slabs * (clocks_of_slab * kSubPartitions / used + kSlabLatency) + kBlockClocks;
   return std::max(busy, static_cast<double>(rounds) * alone);
 }
 

@@ -14,7 +14,8 @@ from .machines import WARP
 from .schedule import Launch, copy_prediction, launch_prediction, roofline_us, sequence
 
 _PARTIAL_BYTES = 4  # of a sum that a slice of gemm_k leaves
-_STEM_WARPS, _STEM_COLUMNS = 8, 32
+_STEM_WARPS, _STEM_COLUMNS = 8, 32  # of the direct one
+_STEM_CHANNELS, _STEM_STEP_TAPS = 4, 4  # of the one on the tensor cores
 _GENERIC_OUTPUTS = 128 * 8  # of a block of the depthwise kernels for any geometry, about
 
 
@@ -104,6 +105,8 @@ def _tiles(size, tile):
 
 
 def _implicit_gemm(op, problem, plan, dtype, memory_bytes, arch):
+    if plan.tile_name.startswith("stem"):
+        return _stem_gemm(problem, plan, dtype, memory_bytes, arch)
     tile = _tile(plan)
     wgrad = op == ConvOp.wgrad
     kernel = kernel_speed(
@@ -114,6 +117,38 @@ def _implicit_gemm(op, problem, plan, dtype, memory_bytes, arch):
         ("Wgrad" if wgrad else "") + ("VectorGather" if plan.vectorised else "ElementGather"),
     )
     return _products(op, problem, kernel, tile, plan, dtype, memory_bytes)
+
+
+def _stem_gemm(problem, plan, dtype, memory_bytes, arch):
+    """A tile of pixels counts as a block; that a block loads its filters once is left out."""
+    rows, columns, filters = map(int, re.findall(r"\d+", plan.tile_name))
+    kernel = kernel_speed(arch, "conv2d_fprop_stem_gemm", plan.math.name, str(filters))
+    P, Q = problem.out_size()[2:]
+    tiles = problem.N * _tiles(P, rows) * _tiles(Q, columns) * _tiles(problem.K, filters)
+    steps = _tiles(problem.S, _STEM_STEP_TAPS)
+    pixels = ((rows - 1) * problem.stride_h + (problem.R - 1) * problem.dilation_h + 1) * (
+        (columns - 1) * problem.stride_w + (steps * _STEM_STEP_TAPS - 1) * problem.dilation_w + 1
+    )
+    stored = rows * columns * filters * dtype.itemsize
+    source = pixels * problem.C * dtype.itemsize
+    return Launch(
+        kernel,
+        tiles,
+        problem.R * steps,
+        memory_bytes,
+        load_turns=pixels * _STEM_CHANNELS * dtype.itemsize / kernel.load_bytes,
+        store_turns=stored / kernel.store_bytes,
+        other_bytes=tiles * (source + stored),
+        shared_memory=_stem_shared_bytes(problem, rows * columns, filters, steps, pixels),
+    )
+
+
+def _stem_shared_bytes(problem, tile_pixels, filters, steps, pixels):
+    """As StemGeometry has them, but for what keeps banks apart."""
+    tap_bytes = 2 * _STEM_CHANNELS
+    taps = problem.R * steps * _STEM_STEP_TAPS
+    staged = tile_pixels * (filters + 8) * _PARTIAL_BYTES
+    return filters * taps * tap_bytes + max(pixels * tap_bytes, staged)
 
 
 def _direct(op, problem, plan, dtype, memory_bytes, arch):

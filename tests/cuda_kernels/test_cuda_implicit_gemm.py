@@ -110,7 +110,7 @@ def test_every_kernel(kernel, planned, exhaustive):
 STEMS = [
     Conv("resnet", N=2, C=3, H=21, W=37, K=72, R=7, S=7, stride=(2, 2), pad=(3, 3)),
     Conv("mobilenet", N=3, C=3, H=9, W=18, K=32, stride=(1, 1), pad=(1, 1)),
-    Conv("dilated", N=1, C=1, H=20, W=40, K=5, R=2, S=5, stride=(1, 3), pad=(1, 4), dilation=(3, 2)),
+    Conv("dilated", N=1, C=1, H=20, W=40, R=2, S=5, stride=(1, 3), pad=(1, 4), dilation=(3, 2)),
     Conv("alexnet", N=1, C=4, H=40, W=75, K=40, R=11, S=11, stride=(4, 4), pad=(2, 2)),
 ]
 
@@ -180,7 +180,7 @@ def test_more_taps_than_a_mask_has_bits():
     backend = BACKENDS["cuda:implicit_gemm"]
     for taps, vectorised in ((30, True), (31, False)):
         sizes = ConvProblem(N=1, C=8, H=2, W=40, K=8, R=1, S=taps)
-        strides = backend._dense(sizes, True)
+        strides = dense_strides(sizes, True)
         plan = backend._make_plan(ConvOp.fprop, sizes, torch.float16, False, *strides, True, None)
         assert plan.vectorised == vectorised
 
