@@ -13,6 +13,24 @@ def is_convolution(operator):
     return operator.startswith("conv")
 
 
+class Kernel(NamedTuple):
+    """What a backend starts for an operation of any sizes, as precisely as its plan tells kernels
+    apart. Printed as "implicit_gemm fprop bfloat16"."""
+
+    operation: str  # fprop, dgrad, wgrad, max_fwd, ..., epilogue
+    algorithm: str
+    dtype: torch.dtype
+    detail: tuple = ()
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} {self.operation} {str(self.dtype).removeprefix('torch.')}"
+
+
+def epilogue_kernel(dtype):
+    """The Kernel of a bias gradient, of an activation, and of its backward."""
+    return Kernel("epilogue", "epilogue", dtype)
+
+
 class PassPlan(NamedTuple):
     """The algorithm of a pass and why; the tile of sums it works on at a time, "" where it has none
     or none is known."""
@@ -31,6 +49,18 @@ class Backend:
     """
 
     plan_takes_all = True  # whether the plan, free to choose, has an algorithm for any convolution
+
+    def kernel(self, operation, call, dtype, channels_last, index, given=(), aligned=True):
+        """The Kernel that an operation would start, or None for backends that run on the CPU alone.
+
+        Args:
+            operation: a pass of the call, or "epilogue".
+            call, dtype, index: as in supports().
+            channels_last: of all tensors, which are dense, but for the strides of those that are
+                `given` as pairs ("x", "w" or "y", strides).
+            aligned: whether all addresses are multiples of 16.
+        """
+        return None
 
     def supports(self, operator, call, dtype, device, index=None):
         """None, or why this backend cannot run the call.

@@ -4,15 +4,17 @@
 "cuda:depthwise" fix it.
 """
 
+import copy
 import functools
 
 import torch
 
+from ... import first_use
 from ..._native import core, cuda, cuda_missing
 from ...activations import native
 from ...problem import DTYPES, ConvOp, allows_tf32, suggests_channels_last
 from .. import im2col
-from ..base import Backend, PassPlan, is_convolution
+from ..base import Backend, Kernel, PassPlan, epilogue_kernel, is_convolution
 from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from ..memory import empty, location, optional_strides
 from . import im2col as cuda_im2col
@@ -38,17 +40,26 @@ def _dense_strides(size, channels_last):
 
 
 class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
+    sm_count = None  # plans are as for so many multiprocessors; None: those that the device has
+
     def __init__(self, name, algorithm=None):
         self.name = name
         self.algorithm = algorithm
         self._plan = functools.lru_cache(maxsize=4096)(self._make_plan)
 
+    @functools.cache  # noqa: B019 - backends live as long as the process
+    def planned_for(self, sm_count):
+        """This backend with the plans of a device of so many multiprocessors."""
+        other = copy.copy(self)
+        other.sm_count = sm_count
+        other._plan = functools.lru_cache(maxsize=4096)(other._make_plan)
+        return other
+
     def _make_plan(self, op, problem, dtype, tf32, x, w, y, aligned, device):
         """The plan for tensors of these strides. device is an index, or None for the default."""
-        properties = _DEFAULT_DEVICE if device is None else device_properties(device)
-        call = core.CudaConvCall(
-            op, problem, DTYPES[dtype], tf32, x, w, y, aligned, *properties[:3]
-        )
+        sms, *sizes, _ = _DEFAULT_DEVICE if device is None else device_properties(device)
+        device = (self.sm_count or sms, *sizes)
+        call = core.CudaConvCall(op, problem, DTYPES[dtype], tf32, x, w, y, aligned, *device)
         if self.algorithm is None:
             return core.plan_conv2d_cuda(call)
         return core.plan_conv2d_cuda(self.algorithm, call, f"asked for as {self.name!r}")
@@ -77,6 +88,18 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
         N, C, H, W, K, R, S, *_, groups = problem.sizes
         sizes = ((N, C, H, W), (K, C // groups, R, S), problem.out_size())
         return [_dense_strides(size, channels_last) for size in sizes]
+
+    def kernel(self, operation, call, dtype, channels_last, index, given=(), aligned=True):
+        """As Backend.kernel."""
+        if operation == "epilogue":
+            return epilogue_kernel(dtype)
+        if operation not in ConvOp.__members__:
+            return self.dense_pool_kernel(operation, call, dtype, channels_last)
+        op, problem = ConvOp.__members__[operation], conv_problem(*call)
+        dense = zip("xwy", self._dense(problem, channels_last))
+        strides = [dict(given).get(name, strides) for name, strides in dense]
+        plan = self._plan(op, problem, dtype, allows_tf32(), *strides, aligned, index or 0)
+        return _kernel_of(op, dtype, plan)
 
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
@@ -118,6 +141,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
         bias, residual, activation = epilogue
         plan, locations = self._plan_for(op, problem, x, w, y)
+        if first_use.applies(x.device):
+            first_use.require(self, _kernel_of(op, x.dtype, plan), x.device)
         if plan.algorithm == core.CudaAlgorithm.im2col:
             column_bytes = plan.workspace_bytes
             return im2col.convolve(cuda_im2col, op, problem, x, w, y, epilogue, column_bytes)
@@ -194,6 +219,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
         return (call, dz) if memory is None else (call, dz, memory)
 
     def _epilogue_backward(self, dy, saved, activation, dz, db):
+        self._require_epilogue(dy)
         size, dtype = tuple(dy.shape), int(DTYPES[dy.dtype])
         memory = workspace(cuda.epilogue_backward_workspace(size, dtype), dy)
         launch(
@@ -209,9 +235,12 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             0 if memory is None else memory.data_ptr(),
         )
 
-    _finish = staticmethod(cuda_im2col.epilogue)
+    def _finish(self, z, bias, residual, activation):
+        self._require_epilogue(z)
+        cuda_im2col.epilogue(z, bias, residual, activation)
 
     def _activate(self, z, activation, y):
+        self._require_epilogue(z)
         launch(
             cuda.epilogue_forward,
             z,
@@ -223,6 +252,16 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             *_locate(None),
             native(activation).numbers,
         )
+
+    def _require_epilogue(self, tensor):
+        if first_use.applies(tensor.device):
+            first_use.require(self, epilogue_kernel(tensor.dtype), tensor.device)
+
+
+def _kernel_of(op, dtype, plan):
+    _, kernel, vectorised, packed_w, _, splits = plan.numbers
+    detail = (plan.math.name, kernel, vectorised, packed_w, splits > 1)
+    return Kernel(op.name, plan.algorithm.name, dtype, detail)
 
 
 def _describe(plan):

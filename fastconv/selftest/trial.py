@@ -1,0 +1,49 @@
+"""Which of the small problems a given kernel is tried on."""
+
+from dataclasses import dataclass
+
+from ..backends import BACKENDS
+from .cases import FEWEST_MULTIPROCESSORS, problems_of
+from .problems import Place, Problem
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One operation of one problem, by one backend, in one place."""
+
+    problem: Problem
+    backend: object
+    operation: str
+    place: Place
+
+    def wrong(self):
+        """What is wrong with it, in words, or None."""
+        return self.problem.wrong(self.backend, self.operation, self.place)
+
+
+def find(backend, kernel, device):
+    """The Trial of a Kernel of a backend: a problem that leads to this very kernel, or else one that
+    the same algorithm runs.
+
+    Raises:
+        LookupError: there is none; then selftest/problems.py lacks a problem.
+    """
+    backend = BACKENDS.get(f"{backend.name.partition(':')[0]}:{kernel.algorithm}", backend)
+    others = []
+    for problem in problems_of(kernel.operation):
+        if problem.reason(backend, kernel.dtype, device) is not None:
+            continue
+        for planned in (backend, backend.planned_for(FEWEST_MULTIPROCESSORS)):
+            for channels_last in (True, False):
+                found = planned.kernel(
+                    kernel.operation, problem.call, kernel.dtype, channels_last, device.index
+                )
+                place = Place(kernel.dtype, device, channels_last)
+                trial = Trial(problem, planned, kernel.operation, place)
+                if found == kernel:
+                    return trial
+                if found.algorithm == kernel.algorithm:
+                    others.append(trial)
+    if not others:
+        raise LookupError(f"no problem of the self-test runs {kernel}")
+    return others[0]
