@@ -24,6 +24,8 @@ from .variables import is_off
 
 _log = logging.getLogger(__name__)
 
+FAMILIES = ("cuda", "triton")  # of backends that run on GPUs
+
 # (index of the device, family of backends, Kernel) -> why it is left out; None: it is not.
 _verdicts: dict = {}
 _one_at_a_time = threading.Lock()

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..problem import DTYPES
+from ..problem import DTYPES, suggests_channels_last
 from .conv2d import conv_problem
+from .pool2d import pool_op
 
 
 def is_convolution(operator):
@@ -62,6 +63,24 @@ class Backend:
         """
         return None
 
+    def kernels(self, operator, call, tensors, differentiated):
+        """The Kernels of a call and, where it is differentiated, of its backward.
+
+        Args:
+            operator, call: as in supports().
+            tensors: x, and the w of a convolution; None and others may follow.
+        """
+        x, w = tensors[0], tensors[1] if is_convolution(operator) else None
+        channels_last = suggests_channels_last(x) or (w is not None and suggests_channels_last(w))
+        aligned = all(_is_aligned(tensor) for tensor in tensors if tensor is not None)
+        given = ()
+        if w is not None:
+            # What a transposed convolution is given is the y of the convolution.
+            name = "y" if operator == "conv_transpose2d" else "x"
+            given = ((name, x.stride()), ("w", w.stride()))
+        about = call, x.dtype, channels_last, x.device.index, given, aligned
+        return [self.kernel(name, *about) for name in _operations(operator, differentiated)]
+
     def supports(self, operator, call, dtype, device, index=None):
         """None, or why this backend cannot run the call.
 
@@ -87,6 +106,20 @@ class Backend:
         if is_convolution(operator):
             return self._unsupported_reason(conv_problem(*call), dtype)
         return self._pool2d_reason(*call)
+
+
+def _operations(operator, differentiated):
+    """What a call runs, and its backward."""
+    if not is_convolution(operator):
+        return [pool_op(operator, name).name for name in ("fwd", "bwd")[: 1 + differentiated]]
+    if differentiated:
+        return ["fprop", "dgrad", "wgrad", "epilogue"]
+    return ["dgrad", "epilogue"] if operator == "conv_transpose2d" else ["fprop"]
+
+
+def _is_aligned(tensor):
+    """Of tensors that only wrap another one nobody can tell: they are taken for new ones."""
+    return not torch._C._has_storage(tensor) or tensor.data_ptr() % 16 == 0
 
 
 def constant_while_compiling(function):

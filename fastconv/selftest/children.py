@@ -119,7 +119,13 @@ def run_all(items, add, seconds, workers=1, until=float("inf")):
                     item = next(remaining, None)
                 if item is None:
                     return
-                child = child or _Child()
+                try:
+                    child = child or _Child()
+                except (EOFError, OSError) as error:
+                    reason = f"no process could be started: {type(error).__name__} {error}"
+                    with lock:
+                        add(item, Result("crashed", 0.0, reason))
+                    return
                 result, usable = child.run(item, seconds)
                 with lock:
                     add(item, result)

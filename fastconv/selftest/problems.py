@@ -191,9 +191,7 @@ class Pooling(Problem):
         if operation == "avg_fwd":
             return {"y": backend.avg_pool2d_fwd(x, windows, True, 0)}
         if operation == "avg_bwd":
-            return {
-                "dx": backend.avg_pool2d_bwd(dy, self.x, place.channels_last, windows, True, 0)
-            }
+            return {"dx": backend.avg_pool2d_bwd(dy, self.x, place.channels_last, windows, True, 0)}
         got = {"y": backend.max_pool2d_fwd(x, windows, None)[0]} if operation == "max_fwd" else {}
         for name, dtype in _PLACES.items():
             if dtype == torch.int8 and not backend.saves_offsets(windows):
@@ -264,7 +262,7 @@ def _depthwise(filter_size, step):
     size, pad = (filter_size, filter_size), (filter_size // 2, filter_size // 2)
     name = f"depthwise {filter_size}x{filter_size} stride {step}"
     return Convolution(
-        name, (1, 8, 9, 11), (8, 1, *size), stride=(step, step), padding=pad, groups=8
+        name, (2, 8, 7, 9), (8, 1, *size), stride=(step, step), padding=pad, groups=8
     )
 
 
@@ -273,6 +271,7 @@ def _depthwise(filter_size, step):
 CONVOLUTIONS = (
     Convolution("dense", (2, 16, 9, 8), (24, 16, 3, 3)),
     Convolution("many channels", (1, 72, 7, 6), (72, 72, 1, 1), padding=(0, 0)),
+    Convolution("few filters", (1, 16, 6, 5), (24, 16, 1, 1), padding=(0, 0)),
     Convolution("some channels", (1, 40, 6, 5), (40, 40, 1, 1), padding=(0, 0)),
     Convolution("long sums", (1, 64, 4, 5), (40, 64, 3, 3)),
     Convolution("strided", (2, 8, 9, 7), (16, 8, 3, 3), stride=(2, 2)),
@@ -281,6 +280,7 @@ CONVOLUTIONS = (
     Convolution("odd, some channels", (1, 37, 6, 5), (39, 37, 1, 1), padding=(0, 0)),
     Convolution("grouped", (1, 16, 5, 5), (16, 8, 3, 3), groups=2),
     Convolution("many pixels", (1, 8, 24, 26), (8, 8, 3, 3)),
+    Convolution("many channels and pixels", (1, 72, 24, 22), (72, 72, 1, 1), padding=(0, 0)),
     Convolution("stem", (1, 3, 12, 26), (16, 3, 7, 7), stride=(2, 2), padding=(3, 3)),
     Convolution("stem, few filters", (1, 2, 5, 16), (4, 2, 3, 3)),
     *(_depthwise(filter_size, step) for filter_size in (3, 5, 7) for step in (1, 2)),
