@@ -81,10 +81,11 @@ def _parser():
     selftest = commands.add_parser(
         "selftest",
         help="every algorithm on small problems, exactly, wherever it hangs or crashes",
-        description="Runs every algorithm of convolutions, epilogues and pools, in each pass, dtype "
-        "and layout, on small problems of integers, whose results must be exact. Each line of the "
-        "table is run by a process that may hang or crash; the next line goes on. Exit status 0 "
-        "where all lines passed, 1 where not, 2 where there was nothing to run.",
+        description="Runs every algorithm of convolutions, epilogues and pools, in each pass, "
+        "dtype and layout, on small problems of integers, whose results must be exact. Each line "
+        "of the table is run by a process that may hang or crash; the next line goes on. Exit "
+        "status 0 where all lines passed, 1 where not, 2 where there was nothing to run, 3 where "
+        "the time ended before the lines did.",
     )
     add_selftest_options(selftest)
     commands.add_parser("info", help="what this installation can do, and why not more")

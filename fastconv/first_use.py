@@ -3,12 +3,16 @@
 
 That happens once for each kernel and device of a process, where seen_on_gpu.py does not list the
 algorithm for the device's compute capability, and takes some milliseconds; Triton compiles first.
-dispatch.select asks for all kernels of a call, so that another backend or ATen can take it. Backends
-ask again, with the very tensors, when a kernel starts (a prepared call is made after one that
-started): a call that torch.compile recorded, or of unusual strides, raises then.
+dispatch.select asks for all kernels of a call, those of backward included, so that another backend
+or ATen can take it; a backend that is named raises the reason. Backends ask again, with the very
+tensors, when a kernel starts, except in calls that are prepared, which one that started went
+before: a call that torch.compile recorded, or one of unusual strides, raises then.
 
-Not checked: what is traced; and what FASTCONV_SELFTEST=0 says not to. While the current stream
-is captured into a CUDA graph no check can run, and what was not checked before is left out.
+Nothing is checked while something is traced, or where FASTCONV_SELFTEST=0. While the current stream
+is captured into a CUDA graph no check can run: what was not checked before is not used.
+
+An error that destroys the GPU's context, and a kernel that never ends, destroy this process all the
+same: `fastconv selftest` finds those.
 """
 
 import contextlib

@@ -1,5 +1,5 @@
-"""Work in child processes, one item at a time, each within a time limit: an item that hangs, crashes
-or destroys its GPU's context ends its process alone, and another one goes on."""
+"""Work in child processes, one item at a time, each within a time limit: an item that hangs,
+crashes or destroys its GPU's context ends its process alone, and another one goes on."""
 
 import multiprocessing
 import signal
@@ -42,8 +42,8 @@ def context_is_lost():
 
 
 def _serve(connection):
-    """A child's life. It is sent items with a run(report) method and answers with what that returns,
-    or with the exception that it raises; report(step) tells what begins."""
+    """A child's life. It is sent items with a run(report) method, and answers with what that
+    returns or the exception that it raises; report(step) tells what begins."""
     torch.set_num_threads(1)
     connection.send(None)
     while True:

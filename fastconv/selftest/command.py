@@ -4,10 +4,12 @@ that may hang or crash."""
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 FAMILIES = ("cpu", "cuda", "triton")
 SECONDS = 60.0
+INCOMPLETE = 3  # exit status: all was right, but the time ended before the lines did
 
 
 def _seconds(text):
@@ -39,12 +41,16 @@ def add_options(parser):
         metavar="S",
         help=f"seconds after which a line is said to hang (default: {SECONDS:g})",
     )
+    parser.add_argument(
+        "--seconds", type=_seconds, metavar="S", help="begin no line later than after so many"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there, too")
 
 
 def run(options, command):
     """Prints the table. Returns 0 where all is right, 1 where something is wrong, hung or crashed,
-    2 where nothing could run."""
+    2 where nothing could run, INCOMPLETE where the time ended before."""
+    begin = time.monotonic()
     os.environ["FASTCONV_SELFTEST"] = "0"  # the children run the kernels whatever they do
     from .cases import cases, why_nothing
     from .children import run_all
@@ -61,7 +67,8 @@ def run(options, command):
         results.append((case, result))
         print(line(case, result), flush=True)
 
-    run_all(chosen, add, options.time_limit, _workers(chosen))
+    until = begin + (options.seconds or float("inf"))
+    run_all(chosen, add, options.time_limit, _workers(chosen), until)
     for family, reason in skipped.items():
         print(f"not run  {family}: {reason}")
     if options.json:
@@ -69,12 +76,15 @@ def run(options, command):
     if not results:
         print("nothing to run", file=sys.stderr)
         return 2
-    print(summary(results))
-    return 1 if any(result.outcome in BAD for _, result in results) else 0
+    bad = [(case, result) for case, result in results if result.outcome in BAD]
+    print(summary(results), *(line(*pair) for pair in bad), sep="\n")
+    if len(results) < len(chosen):
+        print(f"{len(chosen) - len(results)} lines left for want of time")
+    return 1 if bad else 0 if len(results) == len(chosen) else INCOMPLETE
 
 
 def _workers(cases):
-    """Processes at a time: one to a device, but Triton's compiler and interpreter take most of their
-    time on CPUs."""
+    """Processes at a time: one to a device, but Triton's compiler and interpreter take most of
+    their time on CPUs."""
     busy = any(case.family == "triton" for case in cases)
     return min(8, os.cpu_count() or 1) if busy else 1

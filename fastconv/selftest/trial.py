@@ -22,8 +22,8 @@ class Trial:
 
 
 def find(backend, kernel, device):
-    """The Trial of a Kernel of a backend: a problem that leads to this very kernel, or else one that
-    the same algorithm runs.
+    """The Trial of a Kernel of a backend: a problem that leads to this very kernel, or else one
+    that the same algorithm runs.
 
     Raises:
         LookupError: there is none; then selftest/problems.py lacks a problem.

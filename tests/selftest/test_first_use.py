@@ -20,6 +20,7 @@ from fastconv._native import cuda
 from fastconv.backends import BACKENDS
 from fastconv.backends.cuda import conv2d as cuda_conv2d
 from fastconv.backends.triton.launch import kernels
+from fastconv.geometry import Conv2dGeometry
 from fastconv.prepared import CallCache
 
 # Modules; their package has functions of these names.
@@ -343,10 +344,8 @@ def test_what_a_check_costs_beside_the_kernel(backend, planted, monkeypatch):
         return y if activation == "none" else (y + residual).relu()
 
     monkeypatch.setattr(cuda_conv2d.CudaBackend, "conv2d_fprop", by_aten)
-    kernel = BACKENDS["cuda:implicit_gemm"].kernel(
-        "fprop", ((2, 72, 8, 8), (80, 72, 3, 3), fastconv.geometry.Conv2dGeometry(*[(1, 1)] * 3, 1)),
-        torch.bfloat16, True, None,
-    )  # fmt: skip
+    call = (2, 72, 8, 8), (80, 72, 3, 3), Conv2dGeometry(*[(1, 1)] * 3, 1)
+    kernel = BACKENDS["cuda:implicit_gemm"].kernel("fprop", call, torch.bfloat16, True, None)
     seconds = []
     for _ in range(5):
         first_use._verdicts.clear()
