@@ -18,7 +18,8 @@ class Result:
     """What became of an item.
 
     Attributes:
-        outcome: "passed", "failed", "hung" (past the time limit) or "crashed" (its process ended).
+        outcome: "passed", "failed" or "skipped", as the item said; "hung" (past the time limit) or
+            "crashed" (its process ended).
         seconds: how long it took.
         reason: why it did not pass, "" where it did.
         count: how many steps it took, as far as it came.
@@ -42,18 +43,18 @@ def context_is_lost():
 
 
 def _serve(connection):
-    """A child's life. It is sent items with a run(report) method, and answers with what that
-    returns or the exception that it raises; report(step) tells what begins."""
+    """A child's life. It is sent items, and answers with what their run(report) returns or the
+    exception that it raises."""
     torch.set_num_threads(1)
     connection.send(None)
     while True:
         item = connection.recv()
         try:
-            reason, count = item.run(lambda step: connection.send(step))
+            outcome, reason, count = item.run(lambda step: connection.send(step))
         except Exception as error:  # whatever a kernel, a compiler or a driver says
-            reason, count = f"{type(error).__name__}: {error}", 0
-        lost = reason is not None and context_is_lost()
-        connection.send((reason, count, lost))
+            outcome, reason, count = "failed", f"{type(error).__name__}: {error}", 0
+        lost = outcome == "failed" and context_is_lost()
+        connection.send((outcome, reason, count, lost))
         if lost:
             return
 
@@ -78,9 +79,8 @@ class _Child:
             while self._connection.poll(max(0.0, begin + seconds - time.monotonic())):
                 answer = self._connection.recv()
                 if isinstance(answer, tuple):
-                    reason, count, lost = answer
-                    outcome = "passed" if reason is None else "failed"
-                    return Result(outcome, time.monotonic() - begin, reason or "", count), not lost
+                    outcome, reason, count, lost = answer
+                    return Result(outcome, time.monotonic() - begin, reason, count), not lost
                 step, count = answer, count + 1
             outcome, reason = "hung", f"{step}: not done within {seconds:g} s"
         except (EOFError, OSError):
@@ -104,7 +104,8 @@ def run_all(items, add, seconds, workers=1, until=float("inf")):
     """Runs items, and calls add(item, Result) for each as it ends, never twice at a time.
 
     Args:
-        items: objects that can be pickled, with run(report) -> (what is wrong or None, count).
+        items: objects that can be pickled, whose run(report) returns (outcome, reason, count) as a
+            Result has them and calls report(name) as each step begins.
         seconds: the limit of one.
         workers: how many processes at a time.
         until: the time, by time.monotonic(), after which none begins.

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's kerne
 @pytest.fixture(autouse=True)
 def on_a_gpu(monkeypatch):
     """CPU tensors are a GPU's, on which no kernel was used yet, and the CUDA backend is theirs."""
+    monkeypatch.setenv("FASTCONV_SELFTEST", "1")
     monkeypatch.setattr(first_use, "capability", lambda device: CAPABILITY)
     monkeypatch.setattr(first_use, "_verdicts", {})
     monkeypatch.setitem(dispatch._CANDIDATES, "cpu", ("cuda",))

@@ -259,8 +259,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
 
 
 def _kernel_of(op, dtype, plan):
-    _, kernel, vectorised, packed_w, _, splits = plan.numbers
-    detail = (plan.math.name, kernel, vectorised, packed_w, splits > 1)
+    _, kernel, vectorised, packed_w, math, splits = plan.numbers
+    detail = (core.CudaMath(math).name, kernel, vectorised, packed_w, splits > 1)
     return Kernel(op.name, plan.algorithm.name, dtype, detail)
 
 
