@@ -187,10 +187,10 @@ def _left_out(name, operator, tensors, call):
         return None
     if torch.compiler.is_compiling():
         return first_use.known_refusal(family, device.index)
-    if not first_use.applies(device):
-        return None
     if any(tensor is not None and type(tensor) not in PLAIN_TYPES for tensor in tensors):
         return None  # fake tensors: nothing runs
+    if not first_use.applies(device):
+        return None
     kernels = BACKENDS[name].kernels(operator, call, tensors, not is_inference(*tensors))
     return first_use.refusal(BACKENDS[name], kernels, device)
 
