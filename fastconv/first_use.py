@@ -16,6 +16,7 @@ same: `fastconv selftest` finds those.
 """
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -114,7 +115,10 @@ def _verdict(backend, kernel, device):
 
 
 def _is_captured(device):
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _check(backend, kernel, device):
@@ -136,8 +140,14 @@ def _own_stream(device):
     if device.type != "cuda":
         yield
         return
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.device(device), torch.cuda.stream(_stream(device)):
         yield
+
+
+@functools.cache
+def _stream(device):
+    """One for all checks of a device: torch keeps the memory that each stream has used."""
+    return torch.cuda.Stream(device)
 
 
 def _in_a_fresh_thread(function):

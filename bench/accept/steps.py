@@ -141,7 +141,7 @@ def wrappers(place, seconds, output):
 def selftest(place, seconds, output):
     """Its table is in the log, the lines that did not pass stand at its end."""
     command = [sys.executable, "-m", "fastconv", "selftest", "--device", "cuda"]
-    # The first line also pays for the GPU's context. After so long no further line begins.
+    # The first problem also pays for the GPU's context. After --seconds no further line begins.
     command += ["--time-limit", 10, "--seconds", f"{max(seconds - 15, 5):.0f}"]
     if place.rehearsal:  # a line of each algorithm and pass
         command += ["--only", " float32 channels_last"]

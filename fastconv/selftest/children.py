@@ -1,5 +1,5 @@
-"""Work in child processes, one item at a time, each within a time limit: an item that hangs,
-crashes or destroys its GPU's context ends its process alone, and another one goes on."""
+"""Work in child processes, one item at a time, each step of it within a time limit: an item that
+hangs, crashes or destroys its GPU's context ends its process alone, and another one goes on."""
 
 import multiprocessing
 import signal
@@ -18,8 +18,8 @@ class Result:
     """What became of an item.
 
     Attributes:
-        outcome: "passed", "failed" or "skipped", as the item said; "hung" (past the time limit) or
-            "crashed" (its process ended).
+        outcome: "passed", "failed" or "skipped", as the item said; "hung" (a step took longer than
+            the limit) or "crashed" (its process ended).
         seconds: how long it took.
         reason: why it did not pass, "" where it did.
         count: how many steps it took, as far as it came.
@@ -76,7 +76,7 @@ class _Child:
         begin, step, count = time.monotonic(), "", 0
         try:
             self._connection.send(item)
-            while self._connection.poll(max(0.0, begin + seconds - time.monotonic())):
+            while self._connection.poll(seconds):
                 answer = self._connection.recv()
                 if isinstance(answer, tuple):
                     outcome, reason, count, lost = answer
@@ -106,7 +106,7 @@ def run_all(items, add, seconds, workers=1, until=float("inf")):
     Args:
         items: objects that can be pickled, whose run(report) returns (outcome, reason, count) as a
             Result has them and calls report(name) as each step begins.
-        seconds: the limit of one.
+        seconds: the limit of one step.
         workers: how many processes at a time.
         until: the time, by time.monotonic(), after which none begins.
     """

@@ -39,7 +39,7 @@ def add_options(parser):
         type=_seconds,
         default=SECONDS,
         metavar="S",
-        help=f"seconds after which a line is said to hang (default: {SECONDS:g})",
+        help=f"seconds after which a problem is said to hang (default: {SECONDS:g})",
     )
     parser.add_argument(
         "--seconds", type=_seconds, metavar="S", help="begin no line later than after so many"
