@@ -22,6 +22,7 @@ from fastconv.backends.cuda import conv2d as cuda_conv2d
 from fastconv.backends.triton.launch import kernels
 from fastconv.geometry import Conv2dGeometry
 from fastconv.prepared import CallCache
+from fastconv.selftest import problems
 
 # Modules; their package has functions of these names.
 functional_conv2d, functional_pool2d = (
@@ -350,6 +351,8 @@ def test_what_a_check_costs_beside_the_kernel(backend, planted, monkeypatch):
     seconds = []
     for _ in range(5):
         first_use._verdicts.clear()
+        problems._expected.cache_clear()
+        problems.integers.cache_clear()
         begin = time.perf_counter()
         assert first_use.refusal(BACKENDS["cuda"], [kernel], torch.device("cpu")) is None
         seconds.append(time.perf_counter() - begin)
