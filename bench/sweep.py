@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..backends.base import is_convolution
 from ..backends.triton.launch import unusable_reason
 from .cases.selection import LAYOUTS, PASSES, QUICK, select_cases
 from .measure.baselines import baselines
@@ -84,7 +85,7 @@ def sweep(jobs, folder, seconds, device="cuda", seconds_per_side=SECONDS_PER_SID
     threads = torch.get_num_threads()
     measured = left = failures = 0
     for case, backend in jobs:
-        results = layers if case.op.startswith("conv2d") else pools
+        results = layers if is_convolution(case.op) else pools
         against = baselines(case, device, backend)
         against = results.missing(case, threads, backend, against, seconds_per_side)
         if not against:

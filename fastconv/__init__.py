@@ -8,10 +8,10 @@
 Networks    convert, unconvert, fuse, fold_batch_norm, export_decompositions
 Layers      Conv2d, ConvReLU2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d,
             Conv1d, ConvReLU1d, MaxPool1d, AvgPool1d, AdaptiveAvgPool1d, AdaptiveMaxPool1d,
-            ConvTranspose2d
+            ConvTranspose1d, ConvTranspose2d, Conv3d
 Functions   conv2d, max_pool2d, avg_pool2d, adaptive_avg_pool2d, adaptive_max_pool2d,
             conv1d, max_pool1d, avg_pool1d, adaptive_avg_pool1d, adaptive_max_pool1d,
-            conv_transpose2d
+            conv_transpose1d, conv_transpose2d, conv3d
 Modules     nn, functional (the layers and functions, where torch has its own)
 Insight     explain (what ran a call, and how fast), info (what this installation can do)
 Choice      backend (names the backend of all calls inside a `with` block)
@@ -39,6 +39,8 @@ from .functional import (
     avg_pool2d,
     conv1d,
     conv2d,
+    conv3d,
+    conv_transpose1d,
     conv_transpose2d,
     max_pool1d,
     max_pool2d,
@@ -57,8 +59,10 @@ from .nn import (
     AvgPool2d,
     Conv1d,
     Conv2d,
+    Conv3d,
     ConvReLU1d,
     ConvReLU2d,
+    ConvTranspose1d,
     ConvTranspose2d,
     MaxPool1d,
     MaxPool2d,
@@ -77,9 +81,11 @@ __all__ = [
     "AvgPool2d",
     "Conv1d",
     "Conv2d",
+    "Conv3d",
     "ConvProblem",
     "ConvReLU1d",
     "ConvReLU2d",
+    "ConvTranspose1d",
     "ConvTranspose2d",
     "ConversionReport",
     "Explanation",
@@ -97,6 +103,8 @@ __all__ = [
     "backend",
     "conv1d",
     "conv2d",
+    "conv3d",
+    "conv_transpose1d",
     "conv_transpose2d",
     "convert",
     "empty_cache",

@@ -22,10 +22,12 @@ CONVERTED_TYPES = {
     nn.AdaptiveAvgPool2d: fast.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d: fast.AdaptiveMaxPool2d,
     nn.Conv1d: fast.Conv1d,
+    nn.ConvTranspose1d: fast.ConvTranspose1d,
     nn.MaxPool1d: fast.MaxPool1d,
     nn.AvgPool1d: fast.AvgPool1d,
     nn.AdaptiveAvgPool1d: fast.AdaptiveAvgPool1d,
     nn.AdaptiveMaxPool1d: fast.AdaptiveMaxPool1d,
+    nn.Conv3d: fast.Conv3d,
 }
 # The reason in the report of a layer that fastconv.convert would swap.
 CONVERTIBLE = "fastconv.convert swaps it"
@@ -88,8 +90,8 @@ def convert(
     model: nn.Module, inplace: bool = False, report: bool = False
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """Swaps every supported layer (Conv2d, ConvTranspose2d, MaxPool2d, AvgPool2d,
-    AdaptiveAvgPool2d, AdaptiveMaxPool2d; and, but for the transposed one, the same along one axis)
-    of a model for fastconv's.
+    AdaptiveAvgPool2d, AdaptiveMaxPool2d; the same along one axis; Conv3d) of a model for
+    fastconv's.
 
     Parameters and buffers stay the same objects, so an optimizer made before goes on working;
     hooks, training mode, dtypes and devices stay too.

@@ -166,8 +166,8 @@ def why_foreign(kind):
     return None
 
 
-def _unfit_tensor(tensors):
-    """Why no kernel takes these tensors together, or None."""
+def why_unfit(tensors):
+    """Why no kernel takes these tensors (None allowed) together, or None."""
     device = tensors[0].device
     for tensor in tensors:
         if tensor is None:
@@ -260,7 +260,7 @@ def select(operator, tensors, call, requested):
     device = x.device
     device_type = device.type
     rejected = {}
-    unfit = _unfit_tensor(tensors)
+    unfit = why_unfit(tensors)
     names = (requested,) if requested is not None else _CANDIDATES.get(device_type, ())
     chosen = None
     for name in names:

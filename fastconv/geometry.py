@@ -1,16 +1,17 @@
 """How the taps of a convolution, or the windows of a pooling, lie over the input's planes: what a
 call says besides its tensors. Sizes may be symbolic (torch.compile, export).
 
-To all that follows on the checks of arguments, conv1d and the 1-D pools are calls on planes of one
-row: (N, C, W) is seen as (N, C, 1, W)."""
+To all that follows on the checks of arguments, the operators along one axis are calls on planes of
+one row: (N, C, W) is seen as (N, C, 1, W)."""
 
 from typing import NamedTuple
 
 import torch
 
-from .problem import conv_out_size, pool_out_size
+from .problem import conv_out_size, conv_transpose_out_size, pool_out_size, suggests_channels_last
 
 Pair = tuple[int, int]  # (vertical, horizontal), in pixels
+Triple = tuple[int, int, int]  # (depth, vertical, horizontal), in pixels
 
 
 class Conv2dGeometry(NamedTuple):
@@ -29,6 +30,22 @@ class Conv2dGeometry(NamedTuple):
         )
 
 
+class Conv3dGeometry(NamedTuple):
+    stride: Triple
+    padding: Triple  # on each side
+    dilation: Triple
+    groups: int
+
+    def plane(self):
+        """The geometry of the rows and columns."""
+        return Conv2dGeometry(*(values[1:] for values in self[:3]), self.groups)
+
+    def out_volume(self, x_size, w_size):
+        """(O, P, Q) for x of size (..., D, H, W) and w of size (..., T, R, S); not clamped at 0."""
+        values = zip(x_size[-3:], w_size[-3:], self.stride, self.padding, self.dilation)
+        return tuple(conv_out_size(*axis) for axis in values)
+
+
 class ConvTranspose2dGeometry(NamedTuple):
     stride: Pair
     padding: Pair  # on each side of the convolution's input, which is the result here
@@ -44,11 +61,14 @@ class ConvTranspose2dGeometry(NamedTuple):
         """The result's size for x of size (..., C, H, W) and w of size (C, K/groups, R, S), as in
         torch.nn.ConvTranspose2d; not clamped at 0."""
         plane = (
-            (x_size[i - 2] - 1) * self.stride[i]
-            - 2 * self.padding[i]
-            + self.dilation[i] * (w_size[i - 2] - 1)
-            + self.output_padding[i]
-            + 1
+            conv_transpose_out_size(
+                x_size[i - 2],
+                w_size[i - 2],
+                self.stride[i],
+                self.padding[i],
+                self.dilation[i],
+                self.output_padding[i],
+            )
             for i in range(2)
         )
         return (*x_size[:-3], w_size[1] * self.groups, *plane)
@@ -88,6 +108,16 @@ def to_planes(tensor, axes):
     if axes == 2 or tensor is None or tensor.layout != torch.strided:
         return tensor
     return tensor.unsqueeze(-2)
+
+
+def image_to_planes(x, axes):
+    """to_planes for a convolution's input. The result of conv2d is channels_last if x is; along one
+    axis torch asks the weight alone. So the stride of H, which has one position, is here such that
+    x is never channels_last."""
+    x4 = to_planes(x, axes)
+    if axes == 2 or x4.dim() < 4 or not suggests_channels_last(x4):
+        return x4
+    return x.unsqueeze(-1).transpose(-1, -2)
 
 
 def from_planes(tensor, axes):

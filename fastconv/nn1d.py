@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import functional
+from .fused import FrozenBatchNorm, FusedConv, FusedConvTranspose
 from .layer import Layer
 
 
@@ -71,6 +72,84 @@ class ConvReLU1d(Conv1d):
         if not torch.jit.is_scripting():
             return self._convolve(input, weight, bias, activation="relu")
         return F.relu(self._scripted(input, weight, bias))
+
+
+class ConvTranspose1d(nn.ConvTranspose1d, Layer):
+    """torch.nn.ConvTranspose1d computed by fastconv.conv_transpose1d; arguments, dtypes, errors and
+    the formula of Q as in torch.nn.ConvTranspose1d.
+
+    Shapes:
+        (N, C, W) -> (N, K, Q), C and K being in_channels and out_channels; or without N.
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.padding_mode != "zeros":
+            raise ValueError("Only `zeros` padding mode is supported for ConvTranspose1d")
+        output_padding = self._output_padding(
+            input,
+            output_size,
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.kernel_size,  # type: ignore[arg-type]
+            1,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        if not torch.jit.is_scripting():
+            return functional.conv_transpose1d(
+                input,
+                self.weight,
+                self.bias,
+                self.stride,  # type: ignore[arg-type]
+                self.padding,  # type: ignore[arg-type]
+                output_padding,  # type: ignore[arg-type]
+                self.groups,
+                self.dilation,  # type: ignore[arg-type]
+            )
+        return F.conv_transpose1d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+
+class FrozenBatchNorm1d(FrozenBatchNorm, nn.BatchNorm1d, Layer):
+    """As FrozenBatchNorm2d, with the arguments, dtypes, errors, state_dict and formula of
+    torch.nn.BatchNorm1d.
+
+    Shapes:
+        (N, C, W) -> (N, C, W), or without W; scale and shift: (C).
+    """
+
+    _frozen_from = nn.BatchNorm1d
+
+
+class FusedConv1d(FusedConv, Conv1d):
+    """As FusedConv2d, along one axis.
+
+    Arguments, dtypes, errors, state_dict and the formula of Q are torch.nn.Conv1d's.
+
+    Shapes:
+        (N, C, W) -> (N, K, Q), C and K being in_channels and out_channels; or without N, unless a
+        BatchNorm takes part.
+    """
+
+
+class FusedConvTranspose1d(FusedConvTranspose, ConvTranspose1d):  # type: ignore[misc]
+    """As FusedConv2d, for a transposed convolution along one axis.
+
+    Arguments, dtypes, errors, state_dict and the formula of Q are torch.nn.ConvTranspose1d's.
+
+    Shapes:
+        (N, C, W) -> (N, K, Q), C and K being in_channels and out_channels; or without N, unless a
+        BatchNorm takes part.
+    """
+
+    _function = staticmethod(functional.conv_transpose1d)
 
 
 class MaxPool1d(nn.MaxPool1d, Layer):

@@ -28,6 +28,11 @@ def conv_out_size(size, kernel, stride, pad, dilation):
     return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
 
 
+def conv_transpose_out_size(size, kernel, stride, pad, dilation, output_padding):
+    """Output positions along one axis, as in torch.nn.ConvTranspose2d; not clamped at 0."""
+    return (size - 1) * stride - 2 * pad + dilation * (kernel - 1) + output_padding + 1
+
+
 def pool_out_size(size, kernel, stride, pad, dilation, ceil_mode):
     """Output positions along one axis, as in torch.nn.MaxPool2d; not clamped at 0."""
     slack = size + 2 * pad - dilation * (kernel - 1) - 1
@@ -39,16 +44,18 @@ def pool_out_size(size, kernel, stride, pad, dilation, ceil_mode):
 
 
 def suggests_channels_last(tensor):
-    """Whether a 4-D tensor's strides are those of channels_last, as torch decides it.
+    """Whether a 4-D tensor's strides are those of channels_last, or a 5-D one's those of
+    channels_last_3d, as torch decides it.
 
-    Strides must not decrease in the order C, W, H, N. Where one size of 1 makes both readings
-    possible the answer is no. The rule of c10::is_channels_last_strides_2d, over symbolic sizes.
+    Strides must not decrease in the order C, W, H, N, with D before N. Where one size of 1 makes
+    both readings possible the answer is no. The rule of c10::is_channels_last_strides_2d and _3d,
+    over symbolic sizes.
     """
     sizes, strides = tensor.shape, tensor.stride()
     if strides[1] == 0:
         return False
     least = 0
-    for axis in (1, 3, 2, 0):
+    for axis in (1, *range(len(sizes) - 1, 1, -1), 0):
         if sizes[axis] == 0 or strides[axis] < least:
             return False
         if axis == 0 and least == strides[1]:

@@ -49,6 +49,9 @@ CALLS = {
     "conv1d, residual": lambda x, w, b: fastconv.conv1d(
         x[:, :, 2], w[:, :, 0], b, 2, activation="relu", residual=x[:, :1, 0, :4].expand(-1, 6, -1)
     ),
+    "transposed conv1d": lambda x, w, b: fastconv.conv_transpose1d(
+        x[:, :, 2], w[:4, :, 0], b[:4], 2, 1, 1, activation="relu"
+    ),
     "max of rows": lambda x, w, b: fastconv.max_pool1d(x[:, :, 2], 2),
     "indices of rows": lambda x, w, b: fastconv.max_pool1d(x[:, :, 2], 2, return_indices=True),
     "adaptive max of rows": lambda x, w, b: fastconv.adaptive_max_pool1d(x[:, :, 2], 2),

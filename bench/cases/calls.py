@@ -40,6 +40,7 @@ SHAPES = (
     _pool("adaptive_avg_pool2d", "gap", 6, 1, 0),
     _pool("adaptive_max_pool2d", "gmp", 6, 1, 0),
     Layer("call", "conv1d", 1, 8, 1, 36, 8, 1, 3, 1, (0, 1), 1, 1),
+    Layer("call", "conv_transpose1d", 1, 8, 1, 36, 8, 1, 3, 1, (0, 1), 1, 1),
     Pool("call", "max_pool1d", "max", 1, 8, 1, 36, 1, (1, 2), (0, 1), S=3),
     Pool("call", "avg_pool1d", "avg", 1, 8, 1, 36, 1, (1, 2), (0, 1), S=3),
 )
@@ -76,6 +77,7 @@ def _function(shape, functions):
         "adaptive_avg_pool2d": lambda x: functions.adaptive_avg_pool2d(x, 1),
         "adaptive_max_pool2d": lambda x: functions.adaptive_max_pool2d(x, 1),
         "conv1d": lambda x, w, b: functions.conv1d(x, w, b, padding=1),
+        "conv_transpose1d": lambda x, w, b: functions.conv_transpose1d(x, w, b, padding=1),
         "max_pool1d": lambda x: functions.max_pool1d(x, 3, 2, 1),
         "avg_pool1d": lambda x: functions.avg_pool1d(x, 3, 2, 1),
     }[shape.name]
@@ -86,6 +88,9 @@ def _module(shape, modules):
     if _is_1d(shape):
         return {
             "conv1d": lambda: modules.Conv1d(shape.C, shape.K, shape.S, padding=1),
+            "conv_transpose1d": lambda: modules.ConvTranspose1d(
+                shape.C, shape.K, shape.S, padding=1
+            ),
             "max_pool1d": lambda: modules.MaxPool1d(3, 2, 1),
             "avg_pool1d": lambda: modules.AvgPool1d(3, 2, 1),
         }[shape.name]()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 import fastconv
 from fastconv.activations import ACTIVATIONS
+from fastconv.backends.base import is_convolution
 
 from .selection import DTYPES, LAYOUTS
 
@@ -22,6 +23,10 @@ def _windows(shape):
 
 def _geometry(shape):
     return (shape.stride, shape.pad, shape.dilation, shape.groups)
+
+
+def _transposed_geometry(shape):
+    return (shape.stride, shape.pad, 0, shape.groups, shape.dilation)
 
 
 # Attributes of the package are looked up at the call: a test replaces one by a wrong kernel.
@@ -48,6 +53,9 @@ def _fused_ops(fused):
 _OURS = {
     "conv2d": lambda shape, x, w: fastconv.conv2d(x, w, None, *_geometry(shape)),
     **_fused_ops(_our_fused),
+    "conv_transpose2d": lambda shape, x, w: fastconv.conv_transpose2d(
+        x, w, None, *_transposed_geometry(shape)
+    ),
     "max_pool2d": lambda shape, x: fastconv.max_pool2d(x, *_windows(shape)),
     "max_pool2d+indices": lambda shape, x: fastconv.max_pool2d(
         x, *_windows(shape), return_indices=True
@@ -59,6 +67,9 @@ _OURS = {
 _TORCH = {
     "conv2d": lambda shape, x, w: F.conv2d(x, w, None, *_geometry(shape)),
     **_fused_ops(_torch_fused),
+    "conv_transpose2d": lambda shape, x, w: F.conv_transpose2d(
+        x, w, None, *_transposed_geometry(shape)
+    ),
     "max_pool2d": lambda shape, x: F.max_pool2d(x, *_windows(shape)),
     "max_pool2d+indices": lambda shape, x: F.max_pool2d(x, *_windows(shape), return_indices=True),
     "avg_pool2d": lambda shape, x: F.avg_pool2d(x, *_windows(shape)[:3]),
@@ -102,11 +113,10 @@ def make_inputs(case, device, seed=0):
         values = values.to(dtype)
         return values.contiguous(memory_format=layout) if len(size) == 4 else values
 
-    tensors = [normal(shape.N, shape.C, shape.H, shape.W)]
-    if case.op.startswith("conv2d"):
-        taps = shape.C // shape.groups * shape.R * shape.S
-        scale = 1.0 if whole else taps**-0.5
-        tensors.append(normal(shape.K, shape.C // shape.groups, shape.R, shape.S, scale=scale))
+    tensors = [normal(*shape.in_size())]
+    if is_convolution(case.op):
+        scale = 1.0 if whole else shape.terms() ** -0.5
+        tensors.append(normal(*shape.filter_size(), scale=scale))
         if "+bias" in case.op:
             tensors.append(normal(shape.K))
         if "+residual" in case.op:

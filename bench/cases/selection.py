@@ -1,8 +1,9 @@
 """What one run times: operators x shapes x passes x layouts x dtypes, filtered.
 
-A case is one line of the table. Passes are fprop, dgrad and wgrad for convolutions, fwd and bwd for
-pools; conv2d+bias+relu, the sequence that inference spends its time in, has fprop alone, and among
-the ops bgrad too: the gradient of b, which is the backward pass of ReLU and bias.
+A case is one line of the table. Passes are fprop, dgrad and wgrad for convolutions, transposed ones
+too, whose fprop is their own forward pass; fwd and bwd for pools. conv2d+bias+relu, the sequence
+that inference spends its time in, has fprop alone, and among the ops bgrad too: the gradient of b,
+which is the backward pass of ReLU and bias.
 """
 
 import math
@@ -32,6 +33,8 @@ QUICK = {
     "mobilenet_v2 dw3x3_s1",
     "convnext_tiny s3.dw7x7",
     "resnext50_32x4d l1.g32_3x3",
+    "unet up2.transposed2x2s2",
+    "wavenet skip1x1",
     "resnet18 max3x3s2",
     "densenet121 avg2x2s2",
     "resnet18 gap7x7",
@@ -110,7 +113,9 @@ class Case:
 
 def _operators(shape):
     """(op, its passes) of a shape."""
-    if isinstance(shape, Layer):
+    if isinstance(shape, Layer) and shape.transposed:
+        yield "conv_transpose2d", ("fprop", "dgrad", "wgrad")
+    elif isinstance(shape, Layer):
         yield "conv2d", ("fprop", "dgrad", "wgrad")
         yield "conv2d+bias+relu", ("fprop",)
     else:

@@ -3,6 +3,8 @@ form of its tables and ours."""
 
 import re
 
+from fastconv.backends.base import is_convolution
+
 from .operators import OPERATORS
 from .selection import POOL_OPS
 from .shapes import AdaptivePool, Layer, Pool, pair
@@ -58,13 +60,13 @@ def _same(size, dilation):
     return dilation * (size - 1) // 2
 
 
-def _conv(values):
+def _conv(values, transposed):
     values = {"s": values["r"], "stride": 1, "dilation": 1, "groups": 1} | values
     pads = map(_same, (values["r"], values["s"]), pair(values["dilation"]))
     values = {"pad": tuple(pads)} | values
     return Layer(
         "shape", "", *(values[key] for key in ("n", "c", "h", "w", "k", "r", "s")),
-        *(values[key] for key in ("stride", "pad", "dilation", "groups")),
+        *(values[key] for key in ("stride", "pad", "dilation", "groups")), transposed,
     )  # fmt: skip
 
 
@@ -110,10 +112,10 @@ def parse_shape(text):
     if "h" in values:
         values.setdefault("w", values["h"])
     function = (op or "conv2d").partition("+")[0]
-    if function == "conv2d":
+    if is_convolution(function):
         what = op or "a convolution (a pool needs its op, such as op=max_pool2d)"
         _expect(values, what, ("c", "h", "k", "r"), _OF_CONV)
-        shape = _conv(values)
+        shape = _conv(values, function == "conv_transpose2d")
     elif function.startswith("adaptive"):
         _expect(values, op, ("c", "h", "p"), _OF_ADAPTIVE)
         shape = _adaptive(values, function)
@@ -122,4 +124,5 @@ def parse_shape(text):
         shape = _pool(values, function)
     if min(shape.out_size()) < 1:
         raise ValueError(f"the result of {shape.problem} is empty: {shape.out_size()}")
+    shape.core()  # refuses channels that the groups do not divide
     return shape, op

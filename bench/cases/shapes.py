@@ -1,15 +1,18 @@
 """The problems that are timed: convolution layers and pools of known networks.
 
-layers.csv and pools.csv hold one row a layer and batch (N = 32 and 128, sizes for a GPU). `stride`,
-`pad` and `dilation` are one number for both axes, or (vertical, horizontal). Letters as everywhere:
-x (N,C,H,W), w (K,C/groups,R,S), y (N,K,P,Q).
+layers.csv and pools.csv hold one row a layer and batch (N = 32 and 128, sizes for a GPU; of the
+U-Net, whose planes are large, 32 alone). `stride`, `pad` and `dilation` are one number for both
+axes, or (vertical, horizontal), in the files as 1x2. Letters as everywhere: x (N,C,H,W), w
+(K,C/groups,R,S), y (N,K,P,Q). A layer along one axis has H = R = 1. A transposed one has its own x
+and y too, with w (C,K/groups,R,S).
 """
 
 import csv
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ...explanation.rows import work
+from ...geometry import Conv2dGeometry, ConvTranspose2dGeometry
 from ...problem import AdaptivePoolProblem, ConvOp, ConvProblem, PoolProblem
 
 HERE = Path(__file__).parent
@@ -45,6 +48,10 @@ class Shape:
         problem."""
         return f"{self.model} {self.name or self.problem}"
 
+    def in_size(self):
+        """(N, C, H, W)"""
+        return (self.N, self.C, self.H, self.W)
+
     def with_batch(self, N):
         return replace(self, N=N)
 
@@ -64,16 +71,21 @@ class Layer(Shape):
     pad: int | tuple
     dilation: int | tuple
     groups: int
+    transposed: bool = False  # in the file 0 or 1
 
     @property
     def family(self):
         """The kind of convolution whose speeds are comparable: one mean in the summary."""
+        if self.transposed:
+            return f"transposed {self.R}x{self.S}"
         if self.groups > 1:
             if self.groups == self.C:
                 return f"depthwise {self.R}x{self.S}"
             return f"grouped C/g={self.C // self.groups}"
         if self.C <= 4:
             return "stem (C=3)"
+        if self.H == self.R == 1:
+            return "1-D dilated" if pair(self.dilation)[1] > 1 else f"1-D 1x{self.S}"
         if max(pair(self.dilation)) > 1:
             return "dilated"
         return "dense 1x1" if self.R == self.S == 1 else "dense RxS"
@@ -87,26 +99,51 @@ class Layer(Shape):
         text += f"d{_text(self.dilation)}" if pair(self.dilation) != (1, 1) else ""
         return text + (f"g{self.groups}" if self.groups != 1 else "")
 
-    def _core(self):
+    def geometry(self):
+        """A Conv2dGeometry."""
+        pairs = map(pair, (self.stride, self.pad, self.dilation))
+        return Conv2dGeometry(*pairs, self.groups)
+
+    def filter_size(self):
+        """The size of w."""
+        C, K = (self.K, self.C) if self.transposed else (self.C, self.K)
+        return (K, C // self.groups, self.R, self.S)
+
+    def call(self):
+        """(x size, w size, Conv2dGeometry) of the convolution; of a transposed layer those of the
+        convolution whose dgrad it is."""
+        x_size = self.out_size() if self.transposed else self.in_size()
+        return x_size, self.filter_size(), self.geometry()
+
+    def core(self):
+        """The ConvProblem of call(). ValueError where the groups do not divide the channels."""
+        (N, C, H, W), (K, *_), _ = self.call()
         return ConvProblem(
-            **{letter: getattr(self, letter) for letter in "NCHWKRS"},
+            **dict(N=N, C=C, H=H, W=W, K=K, R=self.R, S=self.S, groups=self.groups),
             **_by_axis("stride", self.stride),
             **_by_axis("pad", self.pad),
             **_by_axis("dilation", self.dilation),
-            groups=self.groups,
         )
 
     def out_size(self):
         """(N, K, P, Q)"""
-        return self._core().out_size()
+        if not self.transposed:
+            return self.core().out_size()
+        transposed = ConvTranspose2dGeometry(*self.geometry(), (0, 0))
+        return transposed.out_size(self.in_size(), self.filter_size())
+
+    def terms(self):
+        """How many products an element of y sums, at a stride of a transposed layer on average."""
+        vertical, horizontal = pair(self.stride) if self.transposed else (1, 1)
+        return max(1, self.C // self.groups * self.R * self.S // (vertical * horizontal))
 
     def flops(self):
         """FLOPs of any one pass, two a multiply-add."""
-        return self._core().flops(ConvOp.fprop)
+        return self.core().flops(ConvOp.fprop)
 
     def bytes(self, element_size):
         """Compulsory bytes of any one pass: x, w and y cross memory once."""
-        return self._core().bytes(ConvOp.fprop, element_size)
+        return self.core().bytes(ConvOp.fprop, element_size)
 
 
 @dataclass(frozen=True)
@@ -148,7 +185,7 @@ class Pool(Shape):
         text += f"s{_text(self.stride)}p{_text(self.pad)}"
         return text + (f"d{_text(self.dilation)}" if pair(self.dilation) != (1, 1) else "")
 
-    def _core(self):
+    def core(self):
         return PoolProblem(
             **{letter: getattr(self, letter) for letter in "NCHWR"},
             S=self.kernel_size[1],
@@ -159,15 +196,15 @@ class Pool(Shape):
 
     def out_size(self):
         """(N, C, P, Q)"""
-        return self._core().out_size()
+        return self.core().out_size()
 
     def flops(self):
         """One operation a window element."""
-        return self._core().flops()
+        return self.core().flops()
 
     def bytes(self, element_size):
         """Compulsory bytes of a pass: x and y (or their gradients), no indices."""
-        return self._core().bytes(element_size)
+        return self.core().bytes(element_size)
 
 
 @dataclass(frozen=True)
@@ -197,7 +234,7 @@ class AdaptivePool(Shape):
     def output_size(self):
         return (self.P, self.Q)
 
-    def _core(self):
+    def core(self):
         return AdaptivePoolProblem(**{letter: getattr(self, letter) for letter in "NCHWPQ"})
 
     def out_size(self):
@@ -206,18 +243,24 @@ class AdaptivePool(Shape):
 
     def flops(self):
         """One operation a window element."""
-        return work(self._core(), 1)[0]
+        return work(self.core(), 1)[0]
 
     def bytes(self, element_size):
         """Compulsory bytes of a pass: x and y (or their gradients), no indices."""
-        return work(self._core(), element_size)[1]
+        return work(self.core(), element_size)[1]
+
+
+def _value(field, text):
+    if field.type is str:
+        return text
+    numbers = tuple(map(int, text.split("x")))
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _read(path, kind):
-    texts = {field.name: field.type is str for field in fields(kind) if field.default is MISSING}
     with open(path, newline="") as file:
         return [
-            kind(**{n: row[n] if is_text else int(row[n]) for n, is_text in texts.items()})
+            kind(**{f.name: _value(f, row[f.name]) for f in fields(kind) if f.name in row})
             for row in csv.DictReader(file)
         ]
 

@@ -9,6 +9,7 @@ import torch
 import torch._functorch.config
 
 from ..._native import cuda
+from ...backends.base import is_convolution
 from ..cases.operators import ours, theirs
 from .onnx_network import OnnxNetwork, missing_packages
 
@@ -104,7 +105,7 @@ def _on_cpu(name, case):
 
 
 def _on_cuda(name, case):
-    convolves = case.op.startswith("conv2d") or case.op == "network"
+    convolves = is_convolution(case.op) or case.op == "network"
     if name == "compile":
         yield _compiled(case, _cudnn(case.layout, case.dtype != "float32"))
     elif case.op == "call":

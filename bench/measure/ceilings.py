@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 
 import torch
 
+from ...backends.base import is_convolution
 from ...explanation.roofline import copy_rate, matmul_tf32, peak_product_rate
 from ..cases.selection import DTYPES
 
@@ -64,7 +65,7 @@ class Ceilings:
         """The rate of the fastest unit that has the case's precision."""
         if case.dtype == "float64":
             return self.fp64_tflops
-        if not case.op.startswith("conv2d") or case.family.startswith("depthwise"):
+        if not is_convolution(case.op) or case.family.startswith("depthwise"):
             return self.fp32_tflops
         if case.dtype in ("bfloat16", "float16"):
             # A CPU may be slower at products of halves than at those of the same numbers widened.

@@ -55,6 +55,8 @@ def _plan(decisions, pass_):
     made = decisions[0]
     backend = BACKENDS[made.backend]
     _, plans = backend.explain(made.operator, made.call, made.dtype, made.channels_last)
+    if made.operator == "conv_transpose2d":  # the plans are those of the convolution behind it
+        pass_ = {"fprop": "dgrad", "dgrad": "fprop"}.get(pass_, pass_)
     return made.backend, plans.get(pass_, (None,))[0]
 
 

@@ -18,7 +18,7 @@ from ...backends.base import is_convolution
 from ...dispatch import get_backend
 from ...problem import ConvOp
 from ..cases.selection import LAYOUTS
-from ..models import NETWORKS
+from ..models import DENSE_NETWORKS, NETWORKS
 from .baselines import OURS, baselines
 from .load import DISTURBED_LIMIT
 from .measure import fill_times, first_line, new_row, settings_of, time_sides, unmeasured, why_not
@@ -26,7 +26,9 @@ from .timing import Side
 
 PASSES = ("inference", "training step")
 DTYPES = ("float32", "bfloat16")
-CLASSES = 1000  # of the networks' logits
+ALL = {**NETWORKS, **DENSE_NETWORKS}
+CLASSES = {"unet": 2, "wavenet": 256}  # of the networks' logits; of all others 1000
+SAMPLES = 16  # of a network along one axis, for each pixel of an image's height
 SEED = 0
 QUICK = ("resnet18", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0")
 # Largest difference of the logits, as a share of the largest one, or of the loss: float32's
@@ -51,7 +53,7 @@ _PASSES_OF_VARIANT = {"converted": PASSES, "fused": ("inference",)}
 class NetworkCase:
     """One network, variant, pass, layout, dtype and size of input: a line of the table."""
 
-    model: str  # a key of NETWORKS
+    model: str  # a key of ALL
     layer: str  # the variant: "converted" or "fused"
     pass_: str
     layout: str
@@ -65,8 +67,23 @@ class NetworkCase:
         return self.model
 
     @property
+    def input_size(self):
+        """Of an image or a batch of samples."""
+        size = self.image_size
+        if self.model == "wavenet":
+            return (self.batch, 256, SAMPLES * size)
+        return (self.batch, 1 if self.model == "unet" else 3, size, size)
+
+    @property
+    def target_size(self):
+        """A class for each image, pixel or sample."""
+        N, _, *axes = self.input_size
+        return (N, *axes) if self.model in DENSE_NETWORKS else (N,)
+
+    @property
     def problem(self):
-        return f"n{self.batch}c3h{self.image_size}"
+        N, C, *axes = self.input_size
+        return f"n{N}c{C}" + (f"h1w{axes[0]}" if len(axes) == 1 else f"h{axes[0]}")
 
     @property
     def title(self):
@@ -83,11 +100,12 @@ def select_networks(batches, image_size, layouts, passes, dtypes, words=(), quic
     Args:
         batches: values of N.
         image_size: height and width in pixels.
-        layouts, passes, dtypes: names; passes that no network has are left out.
+        layouts, passes, dtypes: names; passes that no network has are left out, and so is
+            channels_last of a network along one axis.
         words: texts of which each line's title must contain one; empty: all networks.
         quick: only the QUICK networks.
     """
-    names = [name for name in NETWORKS if name in QUICK or not quick]
+    names = [name for name in ALL if name in QUICK or not quick]
     cases = [
         NetworkCase(name, variant, pass_, layout, dtype, batch, image_size)
         for name in names
@@ -96,6 +114,7 @@ def select_networks(batches, image_size, layouts, passes, dtypes, words=(), quic
         for pass_ in own_passes
         if pass_ in passes
         for layout in layouts
+        if name != "wavenet" or layout == "nchw"
         for dtype in dtypes
     ]
     return [c for c in cases if not words or any(word.lower() in c.title for word in words)]
@@ -108,16 +127,16 @@ class _Contest:
     theirs: torch.nn.Module
     ours: torch.nn.Module
     x: torch.Tensor
-    target: torch.Tensor  # the class that each image is said to be of
+    target: torch.Tensor  # the class that each image, pixel or sample is said to be of
 
 
 def _prepare(case, device):
     """The _Contest of a case, the same in every process."""
     torch.manual_seed(SEED)
-    layout, size = LAYOUTS[case.layout], case.image_size
-    theirs = NETWORKS[case.model]().to(device=device, memory_format=layout).eval()
-    x = torch.randn(case.batch, 3, size, size, device=device).contiguous(memory_format=layout)
-    target = torch.randint(CLASSES, (case.batch,), device=device)
+    layout = LAYOUTS[case.layout]
+    theirs = ALL[case.model]().to(device=device, memory_format=layout).eval()
+    x = torch.randn(case.input_size, device=device).contiguous(memory_format=layout)
+    target = torch.randint(CLASSES.get(case.model, 1000), case.target_size, device=device)
     ours = _VARIANTS[case.layer](theirs)
     for network in (theirs, ours):
         network.train(case.is_training)
@@ -147,13 +166,13 @@ def _make_call(network, contest, case, dtype):
 
 
 def _once(network, contest, case, settings, dtype):
-    """(result, gradients of all parameters, none in inference) of one call, with the random numbers
-    (dropout's) that every side gets."""
+    """(result, gradients of all parameters that have one, none in inference) of one call, with the
+    random numbers (dropout's) that every side gets."""
     torch.manual_seed(SEED)
     with settings():
         result = _make_call(network, contest, case, dtype)().float()
     parameters = network.parameters() if case.is_training else ()
-    return result, [p.grad for p in parameters]
+    return result, [p.grad for p in parameters if p.grad is not None]
 
 
 def _differences(got, expected):

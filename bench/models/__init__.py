@@ -10,6 +10,8 @@ from .efficientnet import EfficientNetB0
 from .mobilenet import MobileNetV1, MobileNetV2
 from .resnet import ResNet18, ResNet50
 from .squeezenet import SqueezeNet
+from .unet import UNet
+from .wavenet import WaveNet
 
 # Callables of no argument: 1000 classes, (N, 3, H, W) images.
 NETWORKS = {
@@ -22,3 +24,6 @@ NETWORKS = {
     "efficientnet_b0": EfficientNetB0,
     "convnext_tiny": ConvNeXtTiny,
 }
+# Callables of no argument: 2 classes for each pixel of (N, 1, H, W) images, whose H and W are
+# multiples of 16; 256 for each of (N, 256, W) samples.
+DENSE_NETWORKS = {"unet": UNet, "wavenet": WaveNet}

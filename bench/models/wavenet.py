@@ -28,9 +28,10 @@ class Block(nn.Module):
 
 class WaveNet(nn.Module):
     """(N, levels, W) samples, one-hot -> (N, levels, W) logits of the next ones. Each stack has
-    `layers` blocks, whose dilation is doubled from one to the next."""
+    `layers` blocks, whose dilation is doubled from one to the next: up to 512, as in the paper's
+    section 2.1."""
 
-    def __init__(self, levels=256, C=64, skip=128, stacks=2, layers=8):
+    def __init__(self, levels=256, C=64, skip=128, stacks=2, layers=10):
         super().__init__()
         self.first = nn.Conv1d(levels, C, 2)
         self.blocks = nn.ModuleList(

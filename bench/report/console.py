@@ -5,6 +5,7 @@ from statistics import geometric_mean
 from rich.markup import escape
 from rich.table import Table
 
+from ...backends.base import is_convolution
 from .summary import (
     TIE,
     best_layout_mean,
@@ -58,7 +59,7 @@ def _rate(row):
     """GFLOP/s where arithmetic bounds the operator, GB/s where memory does."""
     if row.us is None:
         return row.status
-    arithmetic = row.op.startswith("conv2d") and row.pass_ != "bgrad"
+    arithmetic = is_convolution(row.op) and row.pass_ != "bgrad"
     if arithmetic and not row.family.startswith("depthwise"):
         return f"{row.tflops * 1e3:,.0f} GF/s"
     return f"{row.gbs:,.1f} GB/s"

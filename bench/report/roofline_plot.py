@@ -19,6 +19,8 @@ _MARKERS = {
     "dilated": "D",
     "grouped": "s",
     "depthwise": "v",
+    "transposed": "<",
+    "1-D": "p",
     "pool": "P",
     "other": "X",
 }

@@ -17,8 +17,8 @@ LAYOUTS = {"nchw": "NCHW", "channels_last": "channels_last"}
 TIE = 0.05
 VARIANTS = ("converted", "fused")
 _KINDS = (
-    "stem", "dense RxS", "dense 1x1", "dilated", "grouped", "depthwise", "max pool", "average pool",
-    "global average pool",
+    "stem", "dense RxS", "dense 1x1", "dilated", "grouped", "depthwise", "transposed", "1-D",
+    "max pool", "average pool", "global average pool",
 )  # fmt: skip
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _PASSES = (*LAYER_PASSES, "inference", "training step")
@@ -37,6 +37,8 @@ _NETWORK_NAMES = {
     "convnext_tiny": "ConvNeXt-T",
     "densenet121": "DenseNet-121",
     "squeezenet1_1": "SqueezeNet 1.1",
+    "unet": "U-Net",
+    "wavenet": "WaveNet",
 }
 
 

@@ -1,8 +1,11 @@
 // The tensor-core implicit GEMM: which tile, how it loads, how often gemm_k is split.
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
+#include <vector>
 
 #include "plan/cuda_plan.h"
+#include "plan/implicit_gemm_clocks.h"
 #include "plan/implicit_gemm_geometry.h"
 
 namespace fastconv {
@@ -12,8 +15,8 @@ namespace {
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
 // Offsets within an image of the source, taps in the padding included, have 32 bits.
 constexpr double kMaxSpan = 1 << 30;
-// A slice of fewer steps of the main loop than this spends its time on filling the pipeline.
-constexpr int64_t kMinStepsPerSlice = 8;
+// Terms of a sum, so that the offsets within 128 packed filters have 32 bits.
+constexpr int64_t kMaxTerms = int64_t{1} << 23;
 constexpr int64_t kMaxSplits = 256;
 // Partial sums may take this much memory.
 constexpr int64_t kMaxPartialBytes = int64_t{256} << 20;
@@ -62,16 +65,6 @@ bool is_krsc(const CudaConvCall& call, int64_t vector) {
          call.w.n == problem.R * problem.S * channels && call.w.n % vector == 0;
 }
 
-// Slices of gemm_k so that all multiprocessors have a block, if there is enough to slice.
-int choose_splits(int64_t blocks, int64_t steps, int64_t partial_bytes, const CudaDevice& device) {
-  const int64_t wanted = device.sm_count / std::max<int64_t>(blocks, 1);
-  const int64_t possible = std::max<int64_t>(steps / kMinStepsPerSlice, 1);
-  const int64_t affordable =
-      std::max<int64_t>(kMaxPartialBytes / std::max<int64_t>(partial_bytes, 1), 1);
-  return static_cast<int>(
-      std::clamp<int64_t>(wanted, 1, std::min({possible, affordable, kMaxSplits})));
-}
-
 // Elements from an image's first to the farthest that a tap is computed for, in the padding too. As
 // a double, for any strides.
 double image_span(const Strides& strides, int64_t channels, int64_t height, int64_t width) {
@@ -106,30 +99,134 @@ std::string name_of(GemmKernel kernel) {
 
 int64_t tiles(int64_t size, int tile_size) { return div_up(size, tile_size); }
 
-// Whether a warp has registers for 64 x 32 sums.
-bool has_wide_warps(const CudaConvPlan& plan) {
-  return plan.vectorised && plan.math != CudaMath::tf32x3;
+// The tiles that have a kernel. The first one fits most filters.
+std::vector<GemmKernel> kernels_of(const CudaConvPlan& plan, ConvOp op) {
+  using enum GemmKernel;
+  const bool wgrad = op == ConvOp::wgrad;
+  if (plan.math == CudaMath::tf32x3) {
+    return wgrad ? std::vector{tile64x64} : std::vector{tile64x64, tile128x32};
+  }
+  if (!plan.vectorised) {
+    return wgrad ? std::vector{tile128x64_small_warps, tile64x64}
+                 : std::vector{tile128x64_small_warps, tile64x64, tile128x32};
+  }
+  return wgrad ? std::vector{tile128x128, tile64x128, tile64x64}
+               : std::vector{tile128x128, tile256x64, tile128x64, tile64x64, tile128x32};
 }
+
+// The phases of fprop (one) or dgrad.
+struct PhaseShape {
+  int64_t gemm_m, gemm_k;
+};
+std::vector<PhaseShape> phases_of(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  if (call.op == ConvOp::wgrad) {
+    const GemmShape shape = problem.gemm_shape(call.op);
+    return {{shape.gemm_m, shape.gemm_k}};
+  }
+  const int64_t channels =
+      call.op == ConvOp::dgrad ? problem.filters_per_group() : problem.channels_per_group();
+  std::vector<PhaseShape> phases;
+  const GemmAxes axes(call.op, problem);
+  for (const GatherAxis& h : axes.h) {
+    for (const GatherAxis& w : axes.w) {
+      phases.push_back({problem.N * h.positions * w.positions, h.taps * w.taps * channels});
+    }
+  }
+  return phases;
+}
+
+// Chooses tile and splits together, by modelled time. Partial sums of one slice take slice_bytes;
+// wgrad's kernel writes them without a split, too.
+void choose_tile_and_splits(const CudaConvCall& call, int64_t slice_bytes, CudaConvPlan& plan) {
+  const int64_t slab = kGemmSlabBytes / element_size(call.dtype);
+  const int64_t affordable =
+      std::clamp<int64_t>(kMaxPartialBytes / std::max<int64_t>(slice_bytes, 1), 1, kMaxSplits);
+  const std::vector<PhaseShape> phases = phases_of(call);
+  const int64_t gemm_n = call.problem.gemm_shape(call.op).gemm_n;
+  double best = std::numeric_limits<double>::infinity();
+  for (const GemmKernel kernel : kernels_of(plan, call.op)) {
+    const GemmTile tile = tile_of(kernel);
+    const int64_t columns = tiles(gemm_n, tile.n) * call.problem.groups;
+    GemmWork work;
+    int64_t slabs = 0, longest = 1;
+    for (const PhaseShape& phase : phases) {
+      const int64_t blocks = tiles(phase.gemm_m, tile.m) * columns;
+      work.blocks += blocks;
+      slabs += blocks * div_up(phase.gemm_k, slab);
+      longest = std::max(longest, div_up(phase.gemm_k, slab));
+    }
+    work.slabs =
+        static_cast<double>(slabs) / static_cast<double>(std::max<int64_t>(work.blocks, 1));
+    // fprop and dgrad load their filters in vectors always.
+    const int single = plan.vectorised ? 0 : call.op == ConvOp::wgrad ? tile.m + tile.n : tile.m;
+    const double clocks_of_slab =
+        slab_clocks(tile, plan.math, static_cast<double>(single) * static_cast<double>(slab));
+    // Splits double, or half as much again: 1, 2, 3, 4, 6, 8, 12, ...
+    for (int64_t wanted = 1; wanted <= std::min(affordable, longest);
+         wanted += wanted < 3                     ? 1
+                   : (wanted & (wanted - 1)) == 0 ? wanted / 2
+                                                  : wanted / 3) {
+      const int64_t splits = div_up(longest, div_up(longest, wanted));  // none is empty
+      const bool reduces = splits > 1 || call.op == ConvOp::wgrad;
+      const double clocks = gemm_clocks(tile, clocks_of_slab, work, splits, call.device) +
+                            (reduces ? reduce_clocks(slice_bytes, splits) : 0);
+      if (clocks < best) {
+        best = clocks;
+        plan.gemm = kernel;
+        plan.splits = static_cast<int>(splits);
+      }
+    }
+  }
+  plan.tile_name = name_of(plan.gemm);
+}
+
+bool masks_have_bits(const ConvProblem& problem) { return problem.R + problem.S <= kMaxMaskedTaps; }
 
 CudaConvPlan plan_wgrad(const CudaConvCall& call) {
   const ConvProblem& problem = call.problem;
-  const int64_t size = element_size(call.dtype);
-  const GemmShape shape = problem.gemm_shape(ConvOp::wgrad);
   CudaConvPlan plan;
   plan.math = math_of(call);
-  plan.vectorised = call.aligned && x_vectorisable(call) && y_vectorisable(call);
-  const bool large = shape.gemm_m > tile_of(GemmKernel::tile64x64).m;
-  plan.gemm = !large                 ? GemmKernel::tile64x64
-              : has_wide_warps(plan) ? GemmKernel::tile128x128
-                                     : GemmKernel::tile128x64_small_warps;
-  plan.tile_name = name_of(plan.gemm);
-  const GemmTile tile = tile_of(plan.gemm);
-  const int64_t blocks = tiles(shape.gemm_m, tile.m) * tiles(shape.gemm_n, tile.n) * problem.groups;
-  const int64_t steps = div_up(shape.gemm_k, kGemmSlabBytes / size);
-  const int64_t partial_bytes = problem.w_elements() * static_cast<int64_t>(sizeof(float));
-  // Two blocks run on a multiprocessor at a time, and gemm_k is long: fill both.
-  plan.splits = choose_splits(div_up(blocks, 2), steps, partial_bytes, call.device);
-  plan.workspace_bytes = workspace_part(plan.splits * partial_bytes);
+  plan.vectorised = call.aligned && x_vectorisable(call) && y_vectorisable(call) &&
+                    masks_have_bits(problem) && pixels_equally_spaced(call.y, problem);
+  const int64_t slice_bytes = problem.w_elements() * static_cast<int64_t>(sizeof(float));
+  choose_tile_and_splits(call, slice_bytes, plan);
+  plan.workspace_bytes = workspace_part(plan.splits * slice_bytes);
+  return plan;
+}
+
+// Blocks of the stem's kernel for one multiprocessor, as far as registers go.
+constexpr int64_t kStemBlocksPerSm = 3;
+
+GemmKernel stem_kernel(const ConvProblem& problem) {
+  return problem.K <= stem_filters(GemmKernel::stem_few_filters) ? GemmKernel::stem_few_filters
+                                                                 : GemmKernel::stem;
+}
+
+bool has_stem(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  return call.op == ConvOp::fprop && element_size(call.dtype) == 2 && problem.groups == 1 &&
+         problem.C <= kStemChannels &&
+         StemGeometry(problem, stem_kernel(problem)).shared_bytes <= call.device.shared_memory;
+}
+
+CudaConvPlan plan_stem(const CudaConvCall& call) {
+  const ConvProblem& problem = call.problem;
+  CudaConvPlan plan;
+  plan.math = math_of(call);
+  plan.gemm = stem_kernel(problem);
+  const int filters = stem_filters(plan.gemm);
+  const int64_t tiles = checked_product("tiles", problem.N, div_up(problem.P(), kStemRows),
+                                        div_up(problem.Q(), kStemColumns));
+  // All blocks run at once, so that each loads its filters once.
+  const int64_t resident =
+      std::clamp<int64_t>(call.device.shared_memory / StemGeometry(problem, plan.gemm).shared_bytes,
+                          1, kStemBlocksPerSm);
+  const int64_t columns = div_up(problem.K, filters);
+  plan.blocks = static_cast<int>(std::clamp<int64_t>(resident * call.device.sm_count / columns, 1,
+                                                     std::max<int64_t>(tiles, 1)));
+  plan.tile_name = "stem, " + std::to_string(kStemRows) + "x" + std::to_string(kStemColumns) +
+                   " pixels x " + std::to_string(filters);
   return plan;
 }
 
@@ -140,36 +237,16 @@ CudaConvPlan plan_fprop_or_dgrad(const CudaConvCall& call) {
   const GemmShape shape = problem.gemm_shape(call.op);
   CudaConvPlan plan;
   plan.math = math_of(call);
-  plan.vectorised = call.aligned && (dgrad ? y_vectorisable(call) : x_vectorisable(call));
+  plan.vectorised = call.aligned && (dgrad ? y_vectorisable(call) : x_vectorisable(call)) &&
+                    masks_have_bits(problem);
   plan.packed_w = dgrad || !is_krsc(call, vector);
-
-  const auto blocks_of = [&](GemmKernel kernel) {
-    const GemmTile tile = tile_of(kernel);
-    return tiles(shape.gemm_m, tile.m) * tiles(shape.gemm_n, tile.n) * problem.groups;
-  };
-  const GemmKernel wide =
-      has_wide_warps(plan) ? GemmKernel::tile128x64 : GemmKernel::tile128x64_small_warps;
-  if (shape.gemm_n <= tile_of(GemmKernel::tile128x32).n) {
-    plan.gemm = GemmKernel::tile128x32;
-  } else if (has_wide_warps(plan) && shape.gemm_n > tile_of(GemmKernel::tile128x64).n &&
-             blocks_of(GemmKernel::tile128x128) >= call.device.sm_count) {
-    plan.gemm = GemmKernel::tile128x128;
-  } else if (blocks_of(wide) >= call.device.sm_count) {
-    plan.gemm = wide;
-  } else {
-    plan.gemm = GemmKernel::tile64x64;
-  }
-  plan.tile_name = name_of(plan.gemm);
-
-  const int64_t pixels = shape.gemm_m;
-  const int64_t steps = div_up(shape.gemm_k, kGemmSlabBytes / size);
-  const int64_t partial_bytes =
-      checked_product("partial sums", pixels, shape.gemm_n, problem.groups, int64_t{sizeof(float)});
-  plan.splits = choose_splits(blocks_of(plan.gemm), steps, partial_bytes, call.device);
+  const int64_t slice_bytes = checked_product("partial sums", shape.gemm_m, shape.gemm_n,
+                                              problem.groups, int64_t{sizeof(float)});
+  choose_tile_and_splits(call, slice_bytes, plan);
   if (plan.packed_w) {
     plan.workspace_bytes += workspace_part(packed_elements(call.op, problem, size) * size);
   }
-  if (plan.splits > 1) plan.workspace_bytes += workspace_part(plan.splits * partial_bytes);
+  if (plan.splits > 1) plan.workspace_bytes += workspace_part(plan.splits * slice_bytes);
   return plan;
 }
 
@@ -188,6 +265,10 @@ std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
       return "the implicit GEMM indexes with 32 bits: an extent of " + std::to_string(extent) +
              " is too large";
     }
+  }
+  if (call.op != ConvOp::wgrad && shape.gemm_k > kMaxTerms) {
+    return "the implicit GEMM sums at most " + std::to_string(kMaxTerms) + " terms, not " +
+           std::to_string(shape.gemm_k);
   }
   if (const double span = source_span(call); span >= kMaxSpan) {
     return "the implicit GEMM's offsets within an image have 32 bits, this one spans " +
@@ -208,7 +289,8 @@ std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
 }
 
 CudaConvPlan plan_implicit_gemm(const CudaConvCall& call) {
-  return call.op == ConvOp::wgrad ? plan_wgrad(call) : plan_fprop_or_dgrad(call);
+  if (call.op == ConvOp::wgrad) return plan_wgrad(call);
+  return has_stem(call) ? plan_stem(call) : plan_fprop_or_dgrad(call);
 }
 
 }  // namespace fastconv

@@ -45,12 +45,12 @@ CudaPlanNumbers numbers_of(const CudaConvPlan& plan) {
     }
     throw unknown(plan.algorithm);
   };
-  return {static_cast<int>(plan.algorithm), kernel(),   int{plan.vectorised}, int{plan.packed_w},
-          static_cast<int>(plan.math),      plan.splits};
+  return {static_cast<int>(plan.algorithm), kernel(),    int{plan.vectorised}, int{plan.packed_w},
+          static_cast<int>(plan.math),      plan.splits, plan.blocks};
 }
 
 CudaConvPlan plan_of(const CudaPlanNumbers& numbers) {
-  const auto [algorithm, kernel, vectorised, packed_w, math, splits] = numbers;
+  const auto [algorithm, kernel, vectorised, packed_w, math, splits, blocks] = numbers;
   CudaConvPlan plan;
   plan.algorithm = static_cast<CudaAlgorithm>(algorithm);
   switch (plan.algorithm) {
@@ -70,6 +70,7 @@ CudaConvPlan plan_of(const CudaPlanNumbers& numbers) {
   plan.packed_w = packed_w != 0;
   plan.math = static_cast<CudaMath>(math);
   plan.splits = splits;
+  plan.blocks = blocks;
   return plan;
 }
 

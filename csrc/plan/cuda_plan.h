@@ -43,7 +43,17 @@ enum class DirectKernel {
 };
 // Pixels x filters; wgrad: filters x (tap, channel). Small warps are twice as many, each with half
 // of the sums.
-enum class GemmKernel { tile128x128, tile128x64, tile64x64, tile128x32, tile128x64_small_warps };
+enum class GemmKernel {
+  tile128x128,
+  tile128x64,
+  tile64x64,
+  tile128x32,
+  tile128x64_small_warps,
+  tile256x64,
+  tile64x128,
+  stem,             // fprop of 1 to 4 channels: 8 x 16 pixels x 64 filters
+  stem_few_filters  // the same, 32 filters
+};
 enum class DepthwiseKernel {
   any_geometry,
   filter3_stride1,
@@ -64,14 +74,15 @@ struct CudaConvPlan {
   bool packed_w = false;    // w is copied into the workspace in the order the kernel reads it
   CudaMath math = CudaMath::fma;
   int splits = 1;  // slices of gemm_k, summed in a fixed order afterwards
+  int blocks = 0;  // that share the tiles, where a block takes several
   int64_t workspace_bytes = 0;
   std::string tile_name;
   std::string reason;
 };
 
 // What a launch needs of a plan, as integers, since it passes from one native module to the other:
-//   algorithm, kernel of the algorithm, vectorised, packed_w, math, splits
-using CudaPlanNumbers = std::array<int, 6>;
+//   algorithm, kernel of the algorithm, vectorised, packed_w, math, splits, blocks
+using CudaPlanNumbers = std::array<int, 7>;
 CudaPlanNumbers numbers_of(const CudaConvPlan& plan);
 CudaConvPlan plan_of(const CudaPlanNumbers& numbers);
 

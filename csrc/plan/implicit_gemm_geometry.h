@@ -2,6 +2,7 @@
 // cut into. Host code, shared by the plan and the launcher.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "plan/cuda_plan.h"
 #include "problem/gather_axis.h"
 #include "problem/layout.h"
+#include "problem/tensor.h"
 
 namespace fastconv {
 
@@ -37,12 +39,17 @@ struct GemmTile {
   int warps_m, warps_n;  // that share the tile
 };
 
-// A warp's part must leave room for its accumulators: at most 64 x 32, and 32 x 32 where tf32x3
-// splits its operands or where the gather goes through registers.
+// A warp reads its parts of both operands from shared memory, 64 x 64 sums twice as seldom as
+// 32 x 32. It must leave room for its accumulators: 32 x 32 where tf32x3 splits its operands or
+// where the gather goes through registers.
 constexpr GemmTile tile_of(GemmKernel kernel) {
   switch (kernel) {
     case GemmKernel::tile128x128:
-      return {128, 128, 2, 4};
+      return {128, 128, 2, 2};
+    case GemmKernel::tile256x64:
+      return {256, 64, 4, 1};
+    case GemmKernel::tile64x128:
+      return {64, 128, 1, 2};
     case GemmKernel::tile128x64:
       return {128, 64, 2, 2};
     case GemmKernel::tile64x64:
@@ -51,12 +58,73 @@ constexpr GemmTile tile_of(GemmKernel kernel) {
       return {128, 32, 4, 1};
     case GemmKernel::tile128x64_small_warps:
       return {128, 64, 4, 2};
+    case GemmKernel::stem:
+    case GemmKernel::stem_few_filters:
+      break;
   }
-  throw std::invalid_argument("unknown GemmKernel");
+  throw std::invalid_argument("a GemmKernel without a tile of the implicit GEMM");
 }
 
-// Bytes of a row of either operand that one step of the main loop covers.
+// fprop of few channels (conv2d_fprop_stem_gemm.cuh): output pixels of a block, to what channels
+// are padded, taps of a filter row in one step, and the filters of a block.
+constexpr int kStemRows = 8, kStemColumns = 16;
+constexpr int kStemChannels = 4, kStemStepTaps = 4;
+constexpr int stem_filters(GemmKernel kernel) {
+  return kernel == GemmKernel::stem_few_filters ? 32 : 64;
+}
+
+// Of the results of a tile in shared memory, float32 with room beside them, and of their places.
+constexpr int64_t staged_stem_bytes(GemmKernel kernel) {
+  const int64_t filters = stem_filters(kernel), pixels = kStemRows * kStemColumns;
+  return std::max(pixels * (filters + 8), filters * (pixels + 4)) * 4 + pixels * 16;
+}
+
+// What the stem's kernel reads for a tile, and its shared memory.
+struct StemGeometry {
+  int64_t row_steps = 0;              // steps of a filter row
+  int64_t filter_pitch = 0;           // taps from filter to filter
+  int64_t x_rows = 0, x_columns = 0;  // pixels
+  int64_t x_offset = 0, shared_bytes = 0;
+
+  StemGeometry(const ConvProblem& problem, GemmKernel kernel) {
+    constexpr int64_t kTapBytes = 2 * kStemChannels;
+    // Filters this far apart, modulo 16 taps, meet no bank twice.
+    constexpr int64_t kPitchUnit = 16, kPitchRest = 4;
+    row_steps = div_up(problem.S, kStemStepTaps);
+    const int64_t taps = problem.R * row_steps * kStemStepTaps;
+    filter_pitch = round_up(taps - kPitchRest, kPitchUnit) + kPitchRest;
+    x_rows = (kStemRows - 1) * problem.stride_h + (problem.R - 1) * problem.dilation_h + 1;
+    x_columns = (kStemColumns - 1) * problem.stride_w +
+                (row_steps * kStemStepTaps - 1) * problem.dilation_w + 1;
+    x_offset = stem_filters(kernel) * filter_pitch * kTapBytes;
+    shared_bytes = x_offset + std::max(x_rows * x_columns * kTapBytes, staged_stem_bytes(kernel));
+  }
+};
+
+// Bytes of a row of either operand that one step of the main loop covers, and how many such slabs
+// are in shared memory where cp.async brings them.
 constexpr int kGemmSlabBytes = 64;
+constexpr int kGemmStages = 4;
+
+// Warps that shall run on a multiprocessor at a time, in whole blocks; bounds the registers of a
+// thread. Eight warps have all registers that a thread can have.
+constexpr int warps_per_sm(const GemmTile& tile) {
+  const int warps = tile.warps_m * tile.warps_n;
+  return tile.m / tile.warps_m * (tile.n / tile.warps_n) >= 64 * 64 ? 8 : warps >= 8 ? 16 : 12;
+}
+
+// Taps that the masks of the vectorised main loops have bits for: those of both axes together.
+constexpr int64_t kMaxMaskedTaps = 31;
+
+// The stride from pixel to pixel of y, in the order (n, p, q), if there is one for all of them.
+inline int64_t pixel_stride(const Strides& y, const ConvProblem& problem) {
+  return problem.Q() > 1 ? y.w : problem.P() > 1 ? y.h : y.n;
+}
+inline bool pixels_equally_spaced(const Strides& y, const ConvProblem& problem) {
+  const int64_t stride = pixel_stride(y, problem);
+  return (problem.P() == 1 || y.h == problem.Q() * stride) &&
+         (problem.N == 1 || y.n == problem.P() * problem.Q() * stride);
+}
 
 // Row length, in elements, of the packed filters: whole 16-byte vectors.
 constexpr int64_t packed_row(int64_t gemm_k, int64_t element_size) {

@@ -10,7 +10,7 @@ import torch
 
 from ..activations import saves_result
 from ..backends import BACKENDS
-from ..geometry import from_planes, to_planes
+from ..geometry import from_planes, image_to_planes, to_planes
 from ..prepared import CallCache, remember
 from .conv2d import conv_transpose_gradients, fprop_gradients, gradients_through_epilogue
 
@@ -88,7 +88,8 @@ class _Function(torch.autograd.Function):
         needed = needs[_X], needs[_W], needs[_B], needs[_RESIDUAL]
         tail = (call.geometry, call.activation, call.backend)
         product = call.product
-        planes = [to_planes(tensor, call.axes) for tensor in (dy, x, w, saved)]
+        dy4, w4, saved4 = (to_planes(tensor, call.axes) for tensor in (dy, w, saved))
+        planes = (dy4, image_to_planes(x, call.axes), w4, saved4)
         dx4, dw4, db, residual4 = gradients_through_epilogue(
             product.gradients, *planes, needed, *tail
         )

@@ -13,6 +13,7 @@ from ..convert import left_out
 from ..dispatch import Decision
 from .medians import take_medians
 from .observer import observe
+from .predicted import LayerPrediction, machine_of, predict_layer, predicted_text
 from .rows import LayerTime, layer_time
 from .text import describe, table
 
@@ -26,6 +27,7 @@ class Explanation(list[Decision]):
         runs: how many runs their times are medians of.
         model: the torch.nn.Module that was called, or None.
         disturbance: what other programs did to the runs, "" for nothing that shows.
+        predict_for: the GPU that times are predicted for, as of explain, or None.
 
     Attributes:
         runs: how many runs the times are medians of; 0 where nothing was measured.
@@ -40,11 +42,13 @@ class Explanation(list[Decision]):
         runs: int = 0,
         model: torch.nn.Module | None = None,
         disturbance: str = "",
+        predict_for: str | None = None,
     ):
         super().__init__(decisions)
         self.runs = runs
         self.disturbance = disturbance
         self.not_fastconv = [] if model is None else left_out(model)
+        self._machine = None if predict_for is None else machine_of(predict_for)
         self._is_model = model is not None and any(True for _ in model.children())
 
     def rows(self) -> list[LayerTime]:
@@ -52,16 +56,29 @@ class Explanation(list[Decision]):
         measured when first asked for, with torch's present number of threads."""
         return [layer_time(decision) for decision in self]
 
+    def predictions(self) -> list[LayerPrediction]:
+        """A LayerPrediction for each call, in order; none where no GPU was asked for."""
+        return [predict_layer(decision, self._machine) for decision in self if self._machine]
+
     def __str__(self) -> str:
         if self._is_model:
-            return table(self.rows(), self.runs, self.not_fastconv, self.disturbance)
-        if not self:
+            text = table(self.rows(), self.runs, self.not_fastconv, self.disturbance)
+        elif not self:
             return "no fastconv operator was called"
-        return "\n".join(line for decision in self for line in describe(decision))
+        else:
+            text = "\n".join(line for decision in self for line in describe(decision))
+        if self._machine is None or not self:
+            return text
+        predicted = "\n".join(predicted_text(self.predictions(), self._machine))
+        return f"{text}\n\n{predicted}"
 
 
 def explain(
-    function: Callable, *args: Any, measure: bool | None = None, **kwargs: Any
+    function: Callable,
+    *args: Any,
+    measure: bool | None = None,
+    predict_for: str | None = None,
+    **kwargs: Any,
 ) -> Explanation:
     """Runs `function(*args, **kwargs)` without gradients and tells of each fastconv operator inside
     it which backend and algorithm ran it, and why not others, with the problem's sizes, FLOPs and
@@ -77,11 +94,18 @@ def explain(
     Args:
         function: fastconv.conv2d or another function of it, a module, or a whole model.
         measure: whether to run again for the times; None: where function is a torch.nn.Module.
+        predict_for: "h100" or "a100": also what each forward pass would take there by fastconv's
+            CUDA kernels, predicted from their machine code and not measured; no GPU is needed.
 
     Returns:
         Explanation: a list of dispatch.Decision that prints as text, for a model as a table; its
-        rows() are the table's rows, for programs.
+        rows() are the table's rows, and its predictions() what was predicted, for programs.
+
+    Raises:
+        ValueError: predict_for is no such GPU.
     """
+    if predict_for is not None:
+        machine_of(predict_for)
     function = getattr(function, "_orig_mod", function)  # of torch.compile's OptimizedModule
     if isinstance(function, torch.nn.DataParallel):  # which functional_call refuses
         function = function.module
@@ -97,7 +121,7 @@ def explain(
         decision.time_us = None  # a first call also pays for plans, caches and pages
     if measure and can_measure:
         runs, disturbance = take_medians(run, decisions)
-    return Explanation(decisions, runs, model, disturbance)
+    return Explanation(decisions, runs, model, disturbance, predict_for)
 
 
 def _call_without_traces(function, args, kwargs):

@@ -13,7 +13,10 @@ from .roofline import roofline
 
 ATEN = "ATen"
 # The pass that an operator runs forward; a pool's is fwd.
-_FORWARD = {"conv1d": "fprop", "conv2d": "fprop", "conv_transpose2d": "dgrad"}
+FORWARD = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "fprop"),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), "dgrad"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class LayerTime:
 
 def layer_time(decision):
     """The LayerTime of a dispatch.Decision."""
-    problem = _problem(decision)
+    problem = problem_of(decision)
     plan = _plan(decision)
     flops, size = work(problem, decision.dtype.itemsize)
     limits = problem and roofline(decision.device, decision.dtype)
@@ -98,7 +101,8 @@ def _window_lengths(size, count):
     return sum(-(-(p + 1) * size // count) - p * size // count for p in range(count))
 
 
-def _problem(decision):
+def problem_of(decision):
+    """The problem of a Decision; None where its sizes are unknown."""
     if decision.call is None:
         return None
     make = conv_problem if is_convolution(decision.operator) else pool_problem
@@ -112,4 +116,4 @@ def _plan(decision):
     _, plans = get_backend(decision.backend).explain(
         decision.operator, decision.call, decision.dtype, decision.channels_last
     )
-    return plans[_FORWARD.get(decision.operator, "fwd")]
+    return plans[FORWARD.get(decision.operator, "fwd")]

@@ -14,6 +14,11 @@ from .rows import ATEN, layer_time
 _WIDTH = 120  # of running text, in columns
 _LAYER_WIDTH, _PROBLEM_WIDTH, _TILE_WIDTH = 30, 36, 16  # of what is cut to fit, in columns
 _SLOWEST = 3
+# What an operator makes of the convolution that its kernels run.
+_RUN_AS = {
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), "dgrad of "),
+    "conv3d": "of gathered slices: ",
+}
 # What torch asks; older versions lack some of it.
 _BFLOAT16_INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
@@ -31,8 +36,7 @@ def describe(decision):
             decision.operator, decision.call, decision.dtype, decision.channels_last
         )
         yield f"{decision.operator} {where}: {decision.backend}"
-        transposed = decision.operator == "conv_transpose2d"
-        yield f"  {'dgrad of ' if transposed else ''}{problem!r}"
+        yield f"  {_RUN_AS.get(decision.operator, '')}{problem!r}"
         if is_convolution(decision.operator):
             size = decision.dtype.itemsize
             flops, traffic = problem.flops(ConvOp.fprop), problem.bytes(ConvOp.fprop, size)

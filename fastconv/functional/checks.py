@@ -5,7 +5,7 @@ import operator
 
 import torch
 
-from ..geometry import Conv2dGeometry
+from ..geometry import Conv2dGeometry, Conv3dGeometry
 
 
 def tensor(name, value, function):
@@ -146,8 +146,8 @@ def conv_channels(x, w, b, groups):
 
 def conv_geometry(stride, padding, dilation, groups, kernel_size):
     """(Conv2dGeometry, what padding="same" adds at the bottom and on the right alone); for a
-    kernel_size of one axis, the geometry of its planes of one row. RuntimeError unless stride,
-    dilation and groups are positive and padding is not negative."""
+    kernel_size of one axis, the geometry of its planes of one row, of three axes a Conv3dGeometry.
+    RuntimeError unless stride, dilation and groups are positive and padding is not negative."""
     axes = len(kernel_size)
     function = f"conv{axes}d"
     stride = per_axis("stride", stride, function, axes)
@@ -158,6 +158,8 @@ def conv_geometry(stride, padding, dilation, groups, kernel_size):
     else:
         padding = per_axis("padding", padding, function, axes)
     raise_unless_positive(stride, padding, dilation, groups, function)
+    if axes == 3:
+        return Conv3dGeometry(stride, padding, dilation, groups), extra
     if axes == 1:
         stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
     return Conv2dGeometry(stride, padding, dilation, groups), extra
@@ -201,10 +203,10 @@ def conv_reach(x_size, w_size, geometry):
     reach = [d * (size - 1) + 1 for size, d in zip(w_size[2:], geometry.dilation[-axes:])]
     if any(size < taken for size, taken in zip(padded, reach)):
         raise RuntimeError(
-            f"Calculated padded input size per channel: ({_by(padded)}). Kernel size: "
-            f"({_by(reach)}). Kernel size can't be greater than actual input size"
+            f"Calculated padded input size per channel: ({by(padded)}). Kernel size: "
+            f"({by(reach)}). Kernel size can't be greater than actual input size"
         )
 
 
-def _by(sizes):
+def by(sizes):
     return " x ".join(map(str, sizes))

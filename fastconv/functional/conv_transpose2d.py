@@ -1,16 +1,12 @@
-"""fastconv.conv_transpose2d: arguments checked and normalised; then a transposed convolution is the
-dgrad of a convolution, with an epilogue."""
+"""fastconv.conv_transpose2d. A call that was not met before goes on in transposed.py."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd.conv2d import conv_transpose
-from ..autograd.prepared_conv2d import CONV_TRANSPOSE, remember_product
-from ..dispatch import leave_to_aten
 from ..prepared import CallCache, is_traced
-from . import checks, checks_conv_transpose2d
-from .convolve import autocast, batched, by_aten, check_kinds, check_residual, convolve
+from .convolve import by_aten
 from .tracing import traceable
+from .transposed import transposed
 
 known = CallCache()
 _aten = by_aten(F.conv_transpose2d)
@@ -86,51 +82,6 @@ def _conv_transpose2d(
     residual,
     backend,
 ):
-    function = "conv_transpose2d"
-    check_kinds(function, input, weight, bias, residual, activation)
-    x, w, b, residual = autocast(input, weight, bias, residual)
-    groups = checks.integer("groups", groups, function)
-    checks.ranks_and_dtypes(x, w, b, 2, function, "(C, K/groups, R, S)")
-    geometry = checks_conv_transpose2d.geometry(stride, padding, output_padding, groups, dilation)
-    checks_conv_transpose2d.channels(x, w, b, groups)
-    checks_conv_transpose2d.sizes(x, w, geometry)
-    y_size = geometry.out_size(x.shape, w.shape)
-    check_residual(residual, y_size, x, function)
-
-    def leave():
-        return _aten(
-            *(x, w, b, geometry.stride, geometry.padding, geometry.output_padding),
-            *(groups, geometry.dilation),
-            activation=activation,
-            residual=residual,
-        )
-
-    if checks_conv_transpose2d.is_empty_batch(x) and min(*x.shape[2:], *y_size[2:]) <= 0:
-        leave_to_aten(function, x, "no pixels: torch defines the result", backend)
-        return leave()
-    x4, within = batched(x), geometry
-    # The convolution whose dgrad this is has more rows and columns than x where output_padding is
-    # not below stride: these are zeros.
-    more = tuple(o // s for o, s in zip(geometry.output_padding, geometry.stride))
-    if more != (0, 0):
-        x4 = F.pad(x4, (0, more[1], 0, more[0]))
-        rest = tuple(o % s for o, s in zip(geometry.output_padding, geometry.stride))
-        within = geometry._replace(output_padding=rest)
-    call = (within.out_size(x4.shape, w.shape), tuple(w.shape), within.convolution())
-    found = convolve(
-        function, conv_transpose, x4, w, b, batched(residual), within, call, activation, backend
-    )
-    if found is None:
-        return leave()
-    y, chosen, fused = found
-    if x.dim() == 3:
-        return y.squeeze(0)
-    if x4 is input and fused and not is_traced():
-        arguments = (
-            *(input, weight, bias, stride, padding, output_padding, groups, dilation),
-            *(activation, residual, backend),
-        )
-        tensors = (x, w, b, residual, y)
-        epilogue = activation or "none"
-        remember_product(CONV_TRANSPOSE, known, arguments, 2, *tensors, within, epilogue, chosen)
-    return y
+    """conv_transpose2d where it was not met before."""
+    arguments = (input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return transposed(2, known, _aten, *arguments, activation, residual, backend)

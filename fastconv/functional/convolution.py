@@ -5,9 +5,8 @@ import torch.nn.functional as F
 
 from ..autograd.conv2d import fprop
 from ..autograd.prepared_conv2d import FPROP, remember_product
-from ..geometry import from_planes, to_planes
+from ..geometry import from_planes, image_to_planes, to_planes
 from ..prepared import is_traced
-from ..problem import suggests_channels_last
 from . import checks
 from .convolve import autocast, batched, check_kinds, check_residual, convolve
 
@@ -31,8 +30,7 @@ def convolution(
         x = F.pad(x, [side for pixels in reversed(extra) for side in (0, pixels)])
     checks.conv_reach(x.shape, w.shape, geometry)
 
-    x4 = x if axes == 2 else _as_rows(x)
-    w4, residual4 = to_planes(w, axes), to_planes(residual, axes)
+    x4, w4, residual4 = image_to_planes(x, axes), to_planes(w, axes), to_planes(residual, axes)
     if x.dim() == axes + 1:
         x4, residual4 = batched(x4), batched(residual4)
     call = (tuple(x4.shape), tuple(w4.shape), geometry)
@@ -55,13 +53,3 @@ def convolution(
         epilogue = activation or "none"
         remember_product(FPROP, cache, arguments, axes, *planes, geometry, epilogue, chosen)
     return y
-
-
-def _as_rows(x):
-    """x as planes of one row. The result of conv2d is channels_last if x is; for that of conv1d
-    torch asks the weight alone. So the stride of H, which has one position, is here such that x is
-    never channels_last."""
-    x4 = to_planes(x, 1)
-    if x4.dim() < 4 or not suggests_channels_last(x4):
-        return x4
-    return x.unsqueeze(-1).transpose(-1, -2)

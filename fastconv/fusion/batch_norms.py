@@ -11,10 +11,11 @@ from .. import nn as fast
 from .fold_batch_norm import fold_constants
 from .frozen_batch_norm import why_not_frozen
 from .kinds import FOLDABLE, computes_as, recast, why_not_plain
-from .report import type_name
+from .report import class_before, type_name
 
 ANY_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _SIGNATURE = inspect.signature(F.batch_norm)
+_AXES = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2}  # of an input behind N and C; SyncBatchNorm: any
 _TENSORS = ("running_mean", "running_var", "weight", "bias")
 
 
@@ -92,7 +93,7 @@ class BatchNorms:
             if reason := why_not_frozen(module) or why_not_plain(module):
                 return f"it {reason}"
             if not computes_as(module, *FOLDABLE):
-                return f"{type_name(type(module))} does not compute as BatchNorm2d"
+                return f"{type_name(type(module))} does not compute as torch's"
         elif not _uses_running_statistics(node):
             return f"it normalises by the batch in evaluation too{frozen}"
         elif not _has_constants(node):
@@ -104,7 +105,11 @@ class BatchNorms:
         return None
 
     def fits(self, node, conv):
-        """Whether a BatchNorm without a reason to be left has a convolution's channels."""
+        """Whether a BatchNorm without a reason to be left takes a convolution's results and has its
+        channels."""
+        kind, axes = class_before(type(self._module(node))), len(conv.kernel_size)
+        if any(issubclass(kind, norm) and axes != takes for norm, takes in _AXES.items()):
+            return False
         return self._constants(node)[0].numel() == conv.out_channels
 
     def fold(self, node, conv):
@@ -119,7 +124,7 @@ class BatchNorms:
                 self.graph.erase_node(tensor)
 
     def _call_as_layer(self, node):
-        """A call of F.batch_norm on a BatchNorm's tensors becomes a FrozenBatchNorm2d's call, which
+        """A call of F.batch_norm on a BatchNorm's tensors becomes a call of a frozen one, which
         keeps all of them in the network's state_dict."""
         if not _uses_running_statistics(node) or not _has_constants(node):
             return
@@ -127,7 +132,9 @@ class BatchNorms:
         module = self.modules.get(name or None)  # a graph does not call its own module
         if module is not None and values["eps"] == module.eps:
             if all(self._tensor(values[n]) is getattr(module, n) for n in _TENSORS):
-                self.replaced[name] = recast(module, fast.FrozenBatchNorm2d)
+                along_one = isinstance(module, nn.BatchNorm1d)
+                kind = fast.FrozenBatchNorm1d if along_one else fast.FrozenBatchNorm2d
+                self.replaced[name] = recast(module, kind)
                 with self.graph.inserting_before(node):
                     call = self.graph.call_module(name, (values["input"],))
                 node.replace_all_uses_with(call)

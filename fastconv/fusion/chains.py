@@ -11,11 +11,10 @@ import torch
 import torch.fx as fx
 import torch.nn as nn
 
-from .. import nn as fast
 from ..activations import ACTIVATIONS, spell
 from .batch_norms import BatchNorms
 from .in_place import works_in_place
-from .kinds import CONVOLUTIONS, computes_as, recast, why_not_plain
+from .kinds import CONVOLUTIONS, FUSED, computes_as, recast, why_not_plain
 from .report import FusionReport, join, type_name
 
 # torch's modules, functions and a tensor's methods -> what of fastconv.activations they compute.
@@ -245,8 +244,7 @@ class Chains:
         """Puts one call in the place of the chain's last node and removes the chain's nodes."""
         first, last = chain.nodes[0], chain.nodes[-1]
         conv = self._module(first)
-        transposed = isinstance(conv, nn.ConvTranspose2d)
-        kind = fast.FusedConvTranspose2d if transposed else fast.FusedConv2d
+        kind = next(fused for base, fused in FUSED.items() if isinstance(conv, base))
         conv = self.replaced[first.target] = recast(conv, kind)
         kwargs = {}
         with self.graph.inserting_before(last):
@@ -255,6 +253,7 @@ class Chains:
                     kwargs["norm"] = self.graph.call_module(chain.norm.target)
                 else:
                     self.norms.fold(chain.norm, conv)
+                    conv.norm_is_folded = True
             if chain.residual is not None:
                 kwargs["residual"] = chain.residual
                 if any(node.target in _IN_PLACE_ADDITIONS for node in chain.nodes):

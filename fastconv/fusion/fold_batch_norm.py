@@ -19,22 +19,28 @@ def scaled_filters(conv, scale):
     """The weight of a convolution with each of its K filters times a factor. A transposed one's lie
     along dimension 1, those of a group beside each other."""
     if not conv.transposed:
-        return conv.weight * scale.view(-1, 1, 1, 1)
+        return conv.weight * scale.view(-1, *[1] * (conv.weight.dim() - 1))
     groups = conv.weight.unflatten(0, (conv.groups, -1))
-    return (groups * scale.view(conv.groups, 1, -1, 1, 1)).flatten(0, 1)
+    factors = scale.view(conv.groups, 1, -1, *[1] * (conv.weight.dim() - 2))
+    return (groups * factors).flatten(0, 1)
 
 
-def fold_batch_norm(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> None:
+def fold_batch_norm(
+    conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d,
+    norm: nn.BatchNorm1d | nn.BatchNorm2d,
+) -> None:
     """Multiplies a BatchNorm with its running statistics into the convolution before it, in place.
 
         w[k] *= scale[k],  b[k] = b[k] * scale[k] + shift[k]
 
     with scale and shift as in fastconv.nn.FrozenBatchNorm2d (Ioffe and Szegedy 2015), computed in
-    float64 and rounded once.
+    float64 and rounded once. It holds for batches: the channels of a BatchNorm1d are the second
+    axis, which in an unbatched result, (K, Q), are the pixels.
 
     Args:
-        conv: a torch.nn.Conv2d or ConvTranspose2d with K filters; gets a bias where it has none.
-        norm: a torch.nn.BatchNorm2d of K channels with running statistics.
+        conv: a convolution of torch.nn or fastconv along one axis or two with K filters; gets a
+            bias where it has none.
+        norm: a torch.nn.BatchNorm1d or BatchNorm2d of K channels with running statistics.
 
     Raises:
         ValueError: the BatchNorm has no running statistics or another number of channels.

@@ -5,7 +5,8 @@ import functools
 
 import torch.nn as nn
 
-from ..nn import FrozenBatchNorm2d, _InEvaluation
+from ..fused import InEvaluation
+from ..nn import FrozenBatchNorm1d, FrozenBatchNorm2d
 from .kinds import FOLDABLE, computes_as
 
 
@@ -14,7 +15,7 @@ def freeze_batch_norms(model):
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not why_not_frozen(module):
             module.training = False
-            if not isinstance(module, _InEvaluation):
+            if not isinstance(module, InEvaluation):
                 module.__class__ = _frozen(type(module), computes_as(module, *FOLDABLE))
 
 
@@ -31,9 +32,10 @@ def why_not_frozen(norm):
 def _frozen(kind, is_plain):
     """The frozen class for a BatchNorm's class. Where that has a forward of its own (is_plain is
     False), the frozen one keeps it and is always in evaluation mode."""
-    if kind is nn.BatchNorm2d:
-        return FrozenBatchNorm2d
-    bases = (_Derived, FrozenBatchNorm2d if is_plain else _InEvaluation, kind)
+    frozen = FrozenBatchNorm1d if issubclass(kind, nn.BatchNorm1d) else FrozenBatchNorm2d
+    if kind is frozen._frozen_from:
+        return frozen
+    bases = (_Derived, frozen if is_plain else InEvaluation, kind)
     # torch.fx decides by a class's __module__ whether to trace into its forward.
     names = {"__module__": kind.__module__, "_frozen_from": kind, "_is_plain": is_plain}
     return type(f"Frozen{kind.__name__}", bases, names)

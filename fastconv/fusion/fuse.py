@@ -37,8 +37,9 @@ def fuse(
 def fuse(
     model: nn.Module, *, trainable: bool = False, report: bool = False
 ) -> nn.Module | tuple[nn.Module, list[FusionReport]]:
-    """Converts a network (see fastconv.convert) and fuses each Conv2d and ConvTranspose2d with the
-    BatchNorm2d, the sum and the activation (those of fastconv.conv2d) that follow it.
+    """Converts a network (see fastconv.convert) and fuses each Conv2d, ConvTranspose2d, Conv1d and
+    ConvTranspose1d with the BatchNorm, the sum and the activation (those of fastconv.conv2d) that
+    follow it. A convolution with a BatchNorm in its call raises for an input without a batch.
 
     The network is traced by torch.fx with the optional arguments of its forward at their defaults;
     the result raises AssertionError for other values of them. A part that cannot be traced keeps

@@ -15,9 +15,19 @@ from ..layer import is_ours
 # Modules of torch that hold other modules and are not called themselves.
 LISTS = (nn.ModuleList, nn.ModuleDict)
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-CONVOLUTIONS = (fast.Conv2d, nn.Conv2d, fast.ConvTranspose2d, nn.ConvTranspose2d)
+# The convolutions that calls can be put into -> what takes their places then.
+FUSED = {
+    nn.Conv1d: fast.FusedConv1d,
+    nn.Conv2d: fast.FusedConv2d,
+    nn.ConvTranspose1d: fast.FusedConvTranspose1d,
+    nn.ConvTranspose2d: fast.FusedConvTranspose2d,
+}
+CONVOLUTIONS = (fast.Conv1d, fast.Conv2d, fast.ConvTranspose1d, fast.ConvTranspose2d, *FUSED)
 # BatchNorms that can follow a convolution and be folded into it.
-FOLDABLE = (fast.FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
+FOLDABLE = (
+    *(fast.FrozenBatchNorm1d, nn.BatchNorm1d),
+    *(fast.FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm),
+)
 _TRACER = fx.Tracer()
 _DESCRIBING = ("__init__", "__repr__", "extra_repr")
 _CALLING = (

@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -10,8 +11,12 @@ import torch.nn.functional as F
 from .. import nn as fast
 from .._native import core
 from ..dispatch import PLAIN_TYPES
+from ..functional import pool1d, pool2d
+from ..functional.conv1d import known as known_conv1d
 from ..functional.conv2d import known as known_conv2d
-from ..functional.pool2d import known_adaptive_avg, known_adaptive_max, known_avg, known_max
+from ..functional.conv_transpose1d import known as known_conv_transpose1d
+from ..functional.conv_transpose2d import known as known_conv_transpose2d
+from ..geometry import to_planes
 from ..problem import DTYPES
 from .kinds import why_not_plain
 
@@ -46,7 +51,8 @@ class NativeCall:
     Attributes:
         operands: arguments of the node, each a tensor, or Parameters.
         offset: in bytes, of what it writes in the node's result.
-        result_strides: where the call copies its operand, the strides that it writes with.
+        result_strides: where the call copies its operand, the strides that a convolution would
+            write there with.
     """
 
     call: object
@@ -103,47 +109,59 @@ def _is_of(target, known):
     return target in known
 
 
-def _convolution(layer, input, residual=None, norm=None, activation=None, in_place=False):
+def _convolution(cache, layer, input, residual=None, norm=None, activation=None, in_place=False):
     if layer.padding_mode != "zeros" or norm is not None:
         return None
-    if type(layer) is fast.ConvReLU2d:
+    if isinstance(layer, (fast.ConvReLU1d, fast.ConvReLU2d)):
         activation = "relu"
     settings = layer.stride, layer.padding, layer.dilation, layer.groups
+    if layer.transposed:
+        settings = *settings[:2], layer.output_padding, layer.groups, layer.dilation
     arguments = (input, layer.weight, layer.bias, *settings, activation, residual, None)
     names = ("weight",) if layer.bias is None else ("weight", "bias")
     operands = (input, *(Parameter(layer, name) for name in names))
-    return _found(known_conv2d, arguments, operands if residual is None else (*operands, residual))
+    return _found(cache, arguments, operands if residual is None else (*operands, residual))
 
 
-def _max_pool(layer, input):
+def _max_pool(cache, layer, input):
     settings = layer.kernel_size, layer.stride, layer.padding, layer.dilation
     arguments = (input, *settings, layer.ceil_mode, layer.return_indices, None)
-    return _found(known_max, arguments, (input,))
+    return _found(cache, arguments, (input,))
 
 
-def _avg_pool(layer, input):
+def _avg_pool(cache, layer, input):
     settings = layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode
-    arguments = (input, *settings, layer.count_include_pad, layer.divisor_override, None)
-    return _found(known_avg, arguments, (input,))
+    divisor = (layer.divisor_override,) if isinstance(layer, fast.AvgPool2d) else ()
+    return _found(cache, (input, *settings, layer.count_include_pad, *divisor, None), (input,))
 
 
-def _adaptive_avg_pool(layer, input):
-    return _found(known_adaptive_avg, (input, layer.output_size, None), (input,))
+def _adaptive_avg_pool(cache, layer, input):
+    return _found(cache, (input, layer.output_size, None), (input,))
 
 
-def _adaptive_max_pool(layer, input):
-    arguments = (input, layer.output_size, layer.return_indices, None)
-    return _found(known_adaptive_max, arguments, (input,))
+def _adaptive_max_pool(cache, layer, input):
+    return _found(cache, (input, layer.output_size, layer.return_indices, None), (input,))
 
 
 _LAYERS = {
-    fast.Conv2d: _convolution,
-    fast.ConvReLU2d: _convolution,
-    fast.FusedConv2d: _convolution,
-    fast.MaxPool2d: _max_pool,
-    fast.AvgPool2d: _avg_pool,
-    fast.AdaptiveAvgPool2d: _adaptive_avg_pool,
-    fast.AdaptiveMaxPool2d: _adaptive_max_pool,
+    fast.Conv1d: partial(_convolution, known_conv1d),
+    fast.ConvReLU1d: partial(_convolution, known_conv1d),
+    fast.FusedConv1d: partial(_convolution, known_conv1d),
+    fast.Conv2d: partial(_convolution, known_conv2d),
+    fast.ConvReLU2d: partial(_convolution, known_conv2d),
+    fast.FusedConv2d: partial(_convolution, known_conv2d),
+    fast.ConvTranspose1d: partial(_convolution, known_conv_transpose1d),
+    fast.FusedConvTranspose1d: partial(_convolution, known_conv_transpose1d),
+    fast.ConvTranspose2d: partial(_convolution, known_conv_transpose2d),
+    fast.FusedConvTranspose2d: partial(_convolution, known_conv_transpose2d),
+    fast.MaxPool1d: partial(_max_pool, pool1d.known_max),
+    fast.MaxPool2d: partial(_max_pool, pool2d.known_max),
+    fast.AvgPool1d: partial(_avg_pool, pool1d.known_avg),
+    fast.AvgPool2d: partial(_avg_pool, pool2d.known_avg),
+    fast.AdaptiveAvgPool1d: partial(_adaptive_avg_pool, pool1d.known_adaptive_avg),
+    fast.AdaptiveAvgPool2d: partial(_adaptive_avg_pool, pool2d.known_adaptive_avg),
+    fast.AdaptiveMaxPool1d: partial(_adaptive_max_pool, pool1d.known_adaptive_max),
+    fast.AdaptiveMaxPool2d: partial(_adaptive_max_pool, pool2d.known_adaptive_max),
 }
 
 
@@ -170,13 +188,14 @@ def _concatenation(result, tensors, dim=0):
     if not all(is_plain(t) and t.dtype == result.dtype and t.numel() > 0 for t in tensors):
         return None
     calls, position, y = [], 0, _four(result.stride(), 0)
+    planes = _four(to_planes(result, 1).stride(), 0) if result.dim() == 3 else y
     for tensor in tensors:
         size, x = _four(tensor.shape, 1), _four(tensor.stride(), 0)
         copy = core.prepare_elementwise(
             core.ElementwiseOp.copy, DTYPES[result.dtype], size, x, x, y
         )
         offset = position * result.stride(dim) * result.element_size()
-        calls.append(NativeCall(copy, (tensor,), offset, y))
+        calls.append(NativeCall(copy, (tensor,), offset, planes))
         position += tensor.shape[dim]
     return calls
 

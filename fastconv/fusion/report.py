@@ -29,6 +29,10 @@ def join(prefix, name):
     return f"{prefix}.{name}" if prefix else name
 
 
+def class_before(kind):
+    """A module's class, or the one that it had before its BatchNorm was frozen."""
+    return getattr(kind, "_frozen_from", kind)
+
+
 def type_name(kind):
-    """The name of a module's class, or of the one that it had before its BatchNorm was frozen."""
-    return getattr(kind, "_frozen_from", kind).__name__
+    return class_before(kind).__name__

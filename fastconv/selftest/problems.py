@@ -143,6 +143,8 @@ class Convolution(Problem):
             return {"dw": backend.conv2d_wgrad(dy, x, self.w, *tail)}
         b, residual = (place.put(integers(size, 8)) for size in (self.w[:1], self.y))
         bare = backend.conv2d_fprop(x, w, None, None, self.geometry, "none")
+        if place is _ORACLE:
+            return {"y": bare, "y with epilogue": (bare + b.view(-1, 1, 1) + residual).relu()}
         fused = backend.conv2d_fprop(x, w, b, residual, self.geometry, "relu")
         return {"y": bare, "y with epilogue": fused}
 
@@ -273,6 +275,9 @@ CONVOLUTIONS = (
     Convolution("many channels", (1, 72, 7, 6), (72, 72, 1, 1), padding=(0, 0)),
     Convolution("few filters", (1, 16, 6, 5), (24, 16, 1, 1), padding=(0, 0)),
     Convolution("some channels", (1, 40, 6, 5), (40, 40, 1, 1), padding=(0, 0)),
+    Convolution("some channels, strided", (1, 40, 33, 33), (40, 40, 1, 1), (2, 2), (0, 0)),
+    Convolution("some channels, more pixels", (1, 40, 16, 16), (40, 40, 1, 1), padding=(0, 0)),
+    Convolution("some channels, more sums", (1, 40, 16, 16), (40, 40, 3, 3)),
     Convolution("long sums", (1, 64, 4, 5), (40, 64, 3, 3)),
     Convolution("strided", (2, 8, 9, 7), (16, 8, 3, 3), stride=(2, 2)),
     Convolution("odd, dilated", (1, 5, 7, 6), (7, 5, 3, 2), padding=(2, 2), dilation=(2, 2)),
@@ -282,6 +287,7 @@ CONVOLUTIONS = (
     Convolution("many pixels", (1, 8, 24, 26), (8, 8, 3, 3)),
     Convolution("many channels and pixels", (1, 72, 24, 22), (72, 72, 1, 1), padding=(0, 0)),
     Convolution("stem", (1, 3, 12, 26), (16, 3, 7, 7), stride=(2, 2), padding=(3, 3)),
+    Convolution("stem, many filters", (1, 3, 10, 14), (40, 3, 7, 7), (2, 2), (3, 3)),
     Convolution("stem, few filters", (1, 2, 5, 16), (4, 2, 3, 3)),
     *(_depthwise(filter_size, step) for filter_size in (3, 5, 7) for step in (1, 2)),
     Convolution("depthwise, two filters a channel", (1, 3, 6, 5), (6, 1, 4, 3), groups=3),

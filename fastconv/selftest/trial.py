@@ -22,14 +22,14 @@ class Trial:
 
 
 def find(backend, kernel, device):
-    """The Trial of a Kernel of a backend: a problem that leads to this very kernel, or else one
-    that the same algorithm runs.
+    """The Trial of a Kernel of a backend: a problem that leads to this very kernel, or else to the
+    one of the same algorithm that differs from it in the least.
 
     Raises:
         LookupError: there is none; then selftest/problems.py lacks a problem.
     """
     backend = BACKENDS.get(f"{backend.name.partition(':')[0]}:{kernel.algorithm}", backend)
-    others = []
+    nearest, most_alike = None, -1
     for problem in problems_of(kernel.operation):
         if problem.reason(backend, kernel.dtype, device) is not None:
             continue
@@ -42,8 +42,9 @@ def find(backend, kernel, device):
                 trial = Trial(problem, planned, kernel.operation, place)
                 if found == kernel:
                     return trial
-                if found.algorithm == kernel.algorithm:
-                    others.append(trial)
-    if not others:
+                alike = sum(a == b for a, b in zip(found.detail, kernel.detail))
+                if found.algorithm == kernel.algorithm and alike > most_alike:
+                    nearest, most_alike = trial, alike
+    if nearest is None:
         raise LookupError(f"no problem of the self-test runs {kernel}")
-    return others[0]
+    return nearest

@@ -226,6 +226,7 @@ def test_ops_have_every_operator_and_variant(tmp_path, capsys):
     }
     cases = select_cases([8], ["nchw"], PASSES, ["float32"], parts=["ops"])
     functions = ("conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
+    functions += ("conv_transpose2d",)
     assert {case.op.partition("+")[0] for case in cases} == set(functions)
     assert {case.pass_ for case in cases} == set(PASSES)
 
@@ -252,7 +253,7 @@ def test_every_operator_is_called_as_a_function_and_as_a_module(tmp_path, capsys
     rows = read(tmp_path / "calls.csv")
     operators = ("conv2d", "conv2d+bias+relu", "depthwise conv2d", "conv_transpose2d")
     operators += ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
-    operators += ("conv1d", "max_pool1d", "avg_pool1d")
+    operators += ("conv1d", "conv_transpose1d", "max_pool1d", "avg_pool1d")
     assert [(row["model"], row["layer"], row["pass"]) for row in rows] == [
         (operator, form, pass_)
         for operator in operators

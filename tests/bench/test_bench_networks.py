@@ -8,8 +8,10 @@ import torch
 
 import fastconv
 from fastconv.__main__ import main
-from fastconv.bench.measure import timing
+from fastconv.bench.measure import networks, timing
 from fastconv.bench.models import NETWORKS
+from fastconv.bench.models.unet import UNet
+from fastconv.bench.models.wavenet import WaveNet
 
 pytestmark = pytest.mark.usefixtures("ceilings")
 
@@ -92,6 +94,26 @@ def test_what_torch_refuses_is_no_failure_of_ours(tmp_path):
     assert main([*MODELS, *arguments, "--layout", "nchw", "--out", str(tmp_path)]) == 0
     (row,) = read(tmp_path / "models.csv")
     assert row["status"] == "no baseline" and "more than 1 value" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "problem", "layouts"),
+    [
+        ("unet", lambda: UNet(width=4), "n2c1h16", ["nchw", "channels_last"]),
+        ("wavenet", lambda: WaveNet(C=4, skip=4, layers=2), "n2c256h1w256", ["nchw"]),
+    ],
+)
+def test_networks_with_a_class_for_each_pixel_or_sample(
+    name, network, problem, layouts, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(timing, "SETTLING_ROUNDS", 1)
+    monkeypatch.setitem(networks.ALL, name, network)
+    arguments = ["bench", "models", "--seconds", "0.001", "--threads", "1", "--device", "cpu"]
+    arguments += ["--batch", "2", "--image-size", "16", "--filter", f"{name} "]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    rows = read(tmp_path / "models.csv")
+    assert len(rows) == 3 * len(layouts) and {row["layout"] for row in rows} == set(layouts)
+    assert {(row["problem"], row["status"]) for row in rows} == {(problem, "ok")}
 
 
 def test_networks_have_names_and_1000_classes():

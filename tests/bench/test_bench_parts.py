@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -13,13 +14,15 @@ import torch
 from fastconv.backends import BACKENDS
 from fastconv.bench.cases.operators import make_inputs
 from fastconv.bench.cases.selection import Case, select_cases
-from fastconv.bench.cases.shapes import HERE, Layer, Pool, load_layers, load_pools
+from fastconv.bench.cases.shapes import HERE, Layer, Pool, load_layers, load_pools, pair
 from fastconv.bench.measure import baselines, ceilings, load, measure, timing, timing_cuda
 from fastconv.bench.measure.ceilings import Ceilings
 from fastconv.bench.measure.record import Row
 from fastconv.bench.measure.timing import Side
 from fastconv.bench.measure.verify import exact_result, judge, reference_rounding
 from fastconv.bench.models.resnet import ResNet18
+from fastconv.bench.models.unet import UNet
+from fastconv.bench.models.wavenet import WaveNet
 from fastconv.bench.report.console import print_report
 from fastconv.bench.report.summary import best_layout_ratios
 
@@ -27,11 +30,16 @@ LAYER = Layer("net", "conv", 3, 4, 9, 7, 6, 3, 3, 1, 1, 1, 2)
 
 
 @pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
-def test_the_float64_reference_taken_sample_by_sample_is_the_whole(pass_):
-    inputs = make_inputs(Case("conv2d", pass_, "nchw", "float32", LAYER), "cpu")
-    exact = exact_result(Case("conv2d", pass_, "nchw", "float32", LAYER), inputs)
+@pytest.mark.parametrize("op", ["conv2d", "conv_transpose2d"])
+def test_the_float64_reference_taken_sample_by_sample_is_the_whole(op, pass_):
+    case = Case(op, pass_, "nchw", "float32", replace(LAYER, transposed=op != "conv2d"))
+    inputs = make_inputs(case, "cpu")
+    exact = exact_result(case, inputs)
     x, w = (t.detach().double().requires_grad_() for t in inputs.tensors)
-    y = torch.nn.functional.conv2d(x, w, None, 1, 1, 1, 2)
+    if op == "conv2d":
+        y = torch.nn.functional.conv2d(x, w, None, 1, 1, 1, 2)
+    else:
+        y = torch.nn.functional.conv_transpose2d(x, w, None, 1, 1, 0, 2, 1)
     if pass_ == "fprop":
         whole = y
     else:
@@ -91,6 +99,59 @@ def test_layers_csv_holds_the_convolutions_of_resnet18():
     assert macs == pytest.approx(1.8136e9, rel=1e-3)  # published, less the linear layer
     assert sum(p.numel() for p in model.parameters()) == 11_689_512  # as torchvision's
     assert {"conv1.weight", "layer2.0.downsample.1.running_var"} < set(model.state_dict())
+
+
+def convolutions_of(model, x):
+    """{(C, H, W, K, R, S, stride, dilation, transposed): how many} of a network."""
+    seen = Counter()
+
+    def note(conv, inputs, y):
+        C, *plane = inputs[0].shape[1:]
+        sizes = plane, conv.kernel_size, conv.stride, conv.dilation
+        plane, filters, stride, dilation = ((1, *t) if len(t) == 1 else tuple(t) for t in sizes)
+        transposed = isinstance(conv, torch.nn.ConvTranspose2d)
+        seen[(C, *plane, y.shape[1], *filters, stride, dilation, transposed)] += 1
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.conv._ConvNd):
+            module.register_forward_hook(note)
+    model(x)
+    return seen
+
+
+def rows_of(model):
+    """The same, of the network's rows in layers.csv."""
+    with open(HERE / "layers.csv", newline="") as file:
+        counts = [int(row["count_in_model"]) for row in csv.DictReader(file)]
+    return {
+        (o.C, o.H, o.W, o.K, o.R, o.S, pair(o.stride), pair(o.dilation), o.transposed): count
+        for o, count in zip(load_layers(), counts, strict=True)
+        if o.model == model
+    }
+
+
+def test_layers_csv_holds_convolutions_of_a_unet():
+    """Its sizes are those of figure 1 of the paper (test_unet.py), at 512 x 512 pixels."""
+    with torch.device("meta"):
+        seen = convolutions_of(UNet(), torch.empty(1, 1, 512, 512))
+    rows = rows_of("unet")
+    assert rows.items() <= seen.items()
+    transposed = [(C, H, K) for C, H, _, K, *_, is_transposed in rows if is_transposed]
+    assert transposed == [(1024, 32, 512), (512, 64, 256), (256, 128, 128), (128, 256, 64)]
+    assert {row for row in seen if row[-1]} <= rows.keys()
+    unet = [o for o in load_layers() if o.model == "unet" and o.name.startswith("up")]
+    assert all(o.out_size()[1:] == (o.C // 2, 2 * o.H, 2 * o.W) for o in unet)
+
+
+def test_layers_csv_holds_convolutions_of_a_wavenet():
+    """Its dilations are those of section 2.1 of the paper, 1, 2, 4, ..., 512, twice."""
+    with torch.device("meta"):
+        seen = convolutions_of(WaveNet(), torch.empty(1, 256, 16000))
+    rows = rows_of("wavenet")
+    assert rows.items() <= seen.items() and len(rows) == 8
+    gated = {row[7][1]: count for row, count in seen.items() if row[0] == 64 and row[5] == 2}
+    assert gated == {2**i: 2 for i in range(10)}
+    assert {row[7][1] for row in rows} >= {1, 512}
 
 
 def test_cases_are_selected_once_each():

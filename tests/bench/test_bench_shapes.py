@@ -38,6 +38,16 @@ pytestmark = pytest.mark.usefixtures("ceilings")
             "conv2d+bias+relu",
         ),
         (
+            "op=conv_transpose2d,c=4,h=9,k=2,r=2,stride=2",
+            Layer("shape", "", 1, 4, 9, 9, 2, 2, 2, 2, (0, 0), 1, 1, True),
+            "conv_transpose2d",
+        ),
+        (
+            "c=4,h=1,w=99,k=8,r=1,s=2,dilation=1x8",
+            Layer("shape", "", 1, 4, 1, 99, 8, 1, 2, 1, (0, 4), (1, 8), 1),
+            None,
+        ),
+        (
             "op=max_pool2d,c=4,h=9,r=3,s=2,dilation=2x1",
             Pool("shape", "", "max", 1, 4, 9, 9, 3, (3, 2), 0, 2, (2, 1)),
             "max_pool2d",
@@ -85,6 +95,8 @@ def test_what_explain_prints_is_read_and_printed_alike(module, op):
         ("c=3,h=4,k=4,r=3,stride=0", "stride: expected 1 or more"),
         ("c=3,h=4,k=4,r=9,pad=0", "is empty"),
         ("c=3,h=4,k=4,r=3,groups=2", "multiples of groups"),
+        ("op=conv_transpose2d,c=3,h=4,k=4,r=3,groups=2", "multiples of groups"),
+        ("op=conv_transpose2d,c=3,h=1,k=4,r=1,pad=1", "is empty"),
         ("op=pool,c=3,h=4,r=2", "op: got 'pool'"),
         ("op=avg_pool2d,c=3,h=4,r=2,k=3", "avg_pool2d has no k"),
         ("op=avg_pool2d,c=3,h=4,r=2,dilation=2", "dilation: avg_pool2d has none"),
@@ -109,6 +121,9 @@ def test_a_shape_has_the_lines_of_a_layer_or_of_its_operator():
         ("conv2d+bias+relu", "fprop"),
     ]
     assert lines(f"op=conv2d+bias+gelu,{conv}") == [("conv2d+bias+gelu", "fprop")]
+    assert lines(f"op=conv_transpose2d,{conv}") == [
+        ("conv_transpose2d", name) for name in ("fprop", "dgrad", "wgrad")
+    ]
     assert lines(f"op=avg_pool2d,{pool}", f"op=max_pool2d+indices,{pool}") == [
         ("avg_pool2d", "fwd"),
         ("avg_pool2d", "bwd"),
@@ -121,6 +136,7 @@ def test_shapes_are_measured_and_their_rows_are_json(tmp_path, capsys):
     arguments = [*BENCH, "--layout", "NHWC", "--dtype", "FP32", "--out", str(tmp_path)]
     for text in (
         "c=4,h=9,w=7,k=8,r=3,s=2,stride=2x1,pad=1x0,dilation=1x2,groups=2",
+        "op=conv_transpose2d,c=4,h=9,w=7,k=8,r=3,s=2,stride=2x1,pad=1x0,dilation=1x2,groups=2",
         "op=max_pool2d,c=4,h=9,w=7,r=3,s=2,stride=2x1,pad=1x0,dilation=1x2",
         "op=avg_pool2d,c=4,h=9,w=7,r=3,s=2,stride=2x1,pad=1x0",
         "op=adaptive_avg_pool2d,c=4,h=9,w=7,p=4,q=3",
@@ -134,7 +150,7 @@ def test_shapes_are_measured_and_their_rows_are_json(tmp_path, capsys):
         lines = list(csv.DictReader(file))
     text = lambda value: "" if value is None else str(value)  # noqa: E731
     assert [{name: text(value) for name, value in row.items()} for row in found["rows"]] == lines
-    assert {row["layout"] for row in lines} == {"channels_last"} and len(lines) == 4 + 4 * 2
+    assert {row["layout"] for row in lines} == {"channels_last"} and len(lines) == 4 + 3 + 4 * 2
     assert {row["status"] for row in lines} == {"ok"}
     command = found["environment"]["command"]
     assert command.startswith("fastconv bench") and found["environment"]["torch"]

@@ -1,5 +1,5 @@
-"""PyTorch's own samples and error inputs for conv1d and the pools along one axis: values, gradients
-and second gradients."""
+"""PyTorch's own samples and error inputs for convolutions and pools along one axis: values,
+gradients and second gradients."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ methods = pytest.importorskip("torch.testing._internal.common_methods_invocation
 POOLS = ("max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d")
 OPINFOS = {
     name: next(op for op in methods.op_db if op.name == f"nn.functional.{name}")
-    for name in ("conv1d", *POOLS)
+    for name in ("conv1d", "conv_transpose1d", *POOLS)
 }
 parametrize_names = pytest.mark.parametrize("name", OPINFOS)
 
@@ -55,7 +55,7 @@ def test_every_sample_in_other_dtypes(name, dtype, strict):
         )
 
 
-@parametrize_names
+@pytest.mark.parametrize("name", ["conv1d", *POOLS])  # conv_transpose1d has none
 def test_every_error_input_raises_torchs_error(name):
     errors = list(OPINFOS[name].error_inputs("cpu"))
     assert len(errors) >= 2

@@ -158,13 +158,15 @@ def test_memory_formats_follow_torch(x_last, w_last, dy_last):
         torch.testing.assert_close(a, e)
 
 
-def test_autocast():
-    x, w = torch.randn(1, 2, 5, 5, requires_grad=True), torch.randn(2, 3, 3, 3, requires_grad=True)
+@pytest.mark.parametrize("axes", [1, 2])
+def test_autocast(axes):
+    ours, torchs = (getattr(m, f"conv_transpose{axes}d") for m in (fastconv, F))
+    x, w = (torch.randn(s[: axes + 2], requires_grad=True) for s in ((1, 2, 5, 5), (2, 3, 3, 3)))
     for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype):
-            y = fastconv.conv_transpose2d(x, w)
-            assert y.dtype == F.conv_transpose2d(x, w).dtype == dtype
-            assert fastconv.conv_transpose2d(x.double(), w.double()).dtype == torch.float64
+            y = ours(x, w)
+            assert y.dtype == torchs(x, w).dtype == dtype
+            assert ours(x.double(), w.double()).dtype == torch.float64
         y.sum().backward()
         assert x.grad.dtype == w.grad.dtype == torch.float32
 
@@ -201,21 +203,25 @@ ERRORS = {  # (arguments, keywords): a part of torch's message, or None where to
     "channels": ((X[:, :3], W), {}, "to have 4 channels, but got 3 channels instead"),
     "bias": ((X, W, torch.ones(4)), {}, "expected bias to be 1-dimensional with 6 elements"),
     "bias of groups": ((X, W, torch.ones(6)), dict(groups=2), "1-dimensional with 12 elements"),
-    "input": ((X[0, 0], W), {}, r"Expected 3D .* input to conv_transpose2d"),
-    "no rows": ((X[:, :, :0], W), {}, "Only zero batch or zero channel inputs are supported"),
-    "too small": ((X.double(), W.double()), dict(padding=4), "Output size is too small"),
+    "input": ((X[0, 0], W), {}, r"Expected .D .* input to conv_transpose.d"),
+    "no pixels": ((X[..., :0], W), {}, "Only zero batch or zero channel inputs are supported"),
+    "too small": ((X.double(), W.double()), dict(padding=5), "Output size is too small"),
     "dtype": ((X, W, torch.ones(6).double()), {}, "should be the same"),
     "pairs": ((X, W), dict(padding=(1, 1, 1)), "expected padding to be a single integer value"),
 }
 
 
+@pytest.mark.parametrize("axes", [1, 2])
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_are_torchs(case):
+def test_errors_are_torchs(case, axes):
     args, kwargs, message = ERRORS[case]
+    if axes == 1:  # one row of the images and of the kernels
+        args = [t[..., 0, :] if t.dim() > 1 else t for t in args]
+    function = f"conv_transpose{axes}d"
     with pytest.raises((RuntimeError, TypeError), match=message) as torchs:
-        F.conv_transpose2d(*args, **kwargs)
+        getattr(F, function)(*args, **kwargs)
     with pytest.raises(torchs.type, match=message):
-        fastconv.conv_transpose2d(*args, **kwargs)
+        getattr(fastconv, function)(*args, **kwargs)
 
 
 def test_a_residual_of_another_size_is_refused():

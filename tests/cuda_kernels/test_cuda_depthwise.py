@@ -16,6 +16,7 @@ from problems import Conv, integers, normals
 
 from fastconv._native import core, cuda
 from fastconv.backends import BACKENDS
+from fastconv.backends.cuda.conv2d import dense_strides
 from fastconv.problem import ConvOp
 
 pytestmark = pytest.mark.skipif(cuda is None, reason="no CUDA kernels in this build")
@@ -211,7 +212,6 @@ def test_nan_and_inf_stay_where_their_windows_are(channels_last):
 
 
 def plan(op, problem, dtype, channels_last, sm_count=132):
-    backend = BACKENDS["cuda:depthwise"]
     conv = core.ConvProblem(**problem_sizes(problem))
     return core.plan_conv2d_cuda(
         core.CudaAlgorithm.depthwise,
@@ -220,7 +220,7 @@ def plan(op, problem, dtype, channels_last, sm_count=132):
             conv,
             dtype,
             False,
-            *backend._dense(conv, channels_last),
+            *dense_strides(conv, channels_last),
             True,
             sm_count,
             227 << 10,

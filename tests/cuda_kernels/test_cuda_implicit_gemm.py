@@ -11,7 +11,7 @@ from problems import Conv, drawn, integers
 
 from fastconv._native import core, cuda, cuda_missing
 from fastconv.backends import BACKENDS
-from fastconv.backends.cuda.conv2d import CudaBackend
+from fastconv.backends.cuda.conv2d import CudaBackend, dense_strides
 from fastconv.backends.cuda.launch import DEVICE
 from fastconv.bench.cases.shapes import load_layers
 from fastconv.problem import ConvOp, ConvProblem
@@ -21,15 +21,17 @@ pytestmark = pytest.mark.skipif(cuda is None, reason=f"no CUDA kernels: {cuda_mi
 IMPLICIT_GEMM = int(core.CudaAlgorithm.implicit_gemm)
 DTYPE_OF = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 DTYPE_OF["tf32x3"] = torch.float32
-LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS = range(5)  # GemmKernel of csrc/plan/cuda_plan.h
+# GemmKernel of csrc/plan/cuda_plan.h.
+LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS, TALL, FEW_FILTERS, STEM, STEM_FEW_FILTERS = range(9)
 
 
 def tiles(math, vectorised, wgrad):
     """The tiles that have a kernel."""
-    wide_warps = vectorised and math != "tf32x3"
-    if wgrad:
-        return {LARGE, SQUARE} if wide_warps else {SMALL_WARPS, SQUARE}
-    return {LARGE, WIDE, SQUARE, NARROW} if wide_warps else {SMALL_WARPS, SQUARE, NARROW}
+    if math == "tf32x3":
+        return {SQUARE} if wgrad else {SQUARE, NARROW}
+    if not vectorised:
+        return {SMALL_WARPS, SQUARE} if wgrad else {SMALL_WARPS, SQUARE, NARROW}
+    return {LARGE, FEW_FILTERS, SQUARE} if wgrad else {LARGE, TALL, WIDE, SQUARE, NARROW}
 
 
 KERNELS = [
@@ -39,12 +41,13 @@ KERNELS = [
     for wgrad in (False, True)
     for tile in sorted(tiles(math, vectorised, wgrad))
 ]
-# More than one tile of the largest along gemm_m and gemm_n, tails in every direction.
+# More than one tile of the largest along gemm_m and gemm_n, tails in every direction; slabs of less
+# than a tap, of a tap and more, and of several rows of taps.
 PROBLEMS = [
     Conv("s1", N=1, C=16, H=13, W=12, K=136, pad=(1, 1)),
     Conv("s2", N=3, C=24, H=11, W=9, K=40, stride=(2, 2), pad=(1, 1)),
     Conv(
-        "s3d2 grouped", N=2, C=32, H=12, W=13, K=48, R=2, stride=(3, 2), dilation=(2, 1), groups=2
+        "s3d2 grouped", N=2, C=32, H=12, W=13, K=64, R=2, stride=(3, 2), dilation=(2, 1), groups=4
     ),
 ]
 
@@ -68,6 +71,7 @@ def planned(monkeypatch):
                 int(made.packed_w),
                 int(getattr(core.CudaMath, math)),
                 splits,
+                0,
             )
             return SimpleNamespace(
                 algorithm=made.algorithm, numbers=numbers, workspace_bytes=32 << 20
@@ -103,6 +107,33 @@ def test_every_kernel(kernel, planned, exhaustive):
                     assert_exact(a, e, f"{problem} {name} splits {splits}")
 
 
+STEMS = [
+    Conv("resnet", N=2, C=3, H=21, W=37, K=72, R=7, S=7, stride=(2, 2), pad=(3, 3)),
+    Conv("mobilenet", N=3, C=3, H=9, W=18, K=32, stride=(1, 1), pad=(1, 1)),
+    Conv(
+        "dilated", N=1, C=1, H=20, W=40, K=5, R=2, S=5, stride=(1, 3), pad=(1, 4), dilation=(3, 2)
+    ),
+    Conv("alexnet", N=1, C=4, H=40, W=75, K=40, R=11, S=11, stride=(4, 4), pad=(2, 2)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("problem", STEMS, ids=str)
+def test_stem(problem, dtype):
+    """Several tiles of pixels for each block, tails everywhere; and nothing of a pixel beside a
+    window gets into its sum, which an infinite one would show."""
+    for channels_last in (False, True):
+        x, w, _ = drawn(integers, problem, dtype, channels_last, 2, device=DEVICE)
+        backend = BACKENDS["cuda:implicit_gemm"]
+        for infinite in (False, True):
+            if infinite:
+                x[..., ::5, ::7] = float("inf")
+                w = w.abs() + 1  # so that no product of a window is NaN
+            y = backend.conv2d_fprop(x, w, None, None, problem.geometry, "none")
+            expected = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
+            assert_exact(y, expected, f"{problem} infinite {infinite}")
+
+
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "unaligned"])
 def test_stores(layout):
     """Residual and bias in each way to store; NHWC that does not begin at 16 bytes included."""
@@ -119,16 +150,8 @@ def test_stores(layout):
 
 def plan_of(shape, op, dtype, tf32, channels_last):
     backend = BACKENDS["cuda:implicit_gemm"]
-    geometry = {
-        f"{name}_{axis}": getattr(shape, name) for name in ("stride", "pad") for axis in "hw"
-    }
-    problem = ConvProblem(
-        **{name: getattr(shape, name) for name in (*"NCHWKRS", "groups")},
-        **geometry,
-        dilation_h=shape.dilation,
-        dilation_w=shape.dilation,
-    )
-    strides = backend._dense(problem, channels_last)
+    problem = shape.core()
+    strides = dense_strides(problem, channels_last)
     return backend._make_plan(op, problem, dtype, tf32, *strides, True, None)
 
 
@@ -141,14 +164,43 @@ def test_the_plan_reaches_every_kernel_and_no_other():
                     plan = plan_of(shape, op, dtype, math == "tf32", channels_last)
                     assert plan.math.name == math
                     reached.add((math, plan.vectorised, op == ConvOp.wgrad, plan.kernel))
-    assert reached == set(KERNELS)
+    stems = {(m, False, False, tile) for m in ("fp16", "bf16") for tile in (STEM, STEM_FEW_FILTERS)}
+    assert reached == set(KERNELS) | stems
+
+
+def exact_passes(problem, x, w, dy):
+    got = passes("cuda:implicit_gemm", problem, x, w, dy, True)
+    expected = conv_passes(problem, x.double(), w.double(), dy.double())
+    for name, a, e in zip(("y", "dx", "dw"), got, expected):
+        assert_exact(a, e, name)
+
+
+def test_more_taps_than_a_mask_has_bits():
+    problem = Conv("31 taps", N=1, C=8, H=2, W=40, K=8, R=1, S=31, pad=(0, 15))
+    x, w, dy = drawn(integers, problem, torch.float16, True, 2, device=DEVICE)
+    exact_passes(problem, x, w, dy)
+    backend = BACKENDS["cuda:implicit_gemm"]
+    for taps, vectorised in ((30, True), (31, False)):
+        sizes = ConvProblem(N=1, C=8, H=2, W=40, K=8, R=1, S=taps)
+        strides = dense_strides(sizes, True)
+        plan = backend._make_plan(ConvOp.fprop, sizes, torch.float16, False, *strides, True, None)
+        assert plan.vectorised == vectorised
+
+
+def test_pixels_of_dy_that_are_not_equally_spaced():
+    """dy is every second row of a larger tensor: wgrad reads it element by element."""
+    problem = Conv("spaced", N=2, C=16, H=6, W=5, K=16, pad=(1, 1))
+    x, w, dy = drawn(integers, problem, torch.float16, True, 2, device=DEVICE)
+    rows = torch.zeros(2, 16, 12, 5, dtype=dy.dtype, device=DEVICE)
+    rows = rows.contiguous(memory_format=torch.channels_last)[:, :, ::2]
+    exact_passes(problem, x, w, rows.copy_(dy))
 
 
 def test_dgrad_of_too_many_phases_is_direct():
     problem = ConvProblem(N=1, C=8, H=40, W=40, K=8, R=3, S=3, stride_h=5, stride_w=4)
     backend = BACKENDS["cuda:implicit_gemm"]
     assert "phases, more than" in backend._unsupported_reason(problem, torch.float32)
-    strides = backend._dense(problem, False)
+    strides = dense_strides(problem, False)
     plan = BACKENDS["cuda"]._make_plan(
         ConvOp.dgrad, problem, torch.float32, False, *strides, True, None
     )

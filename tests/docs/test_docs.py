@@ -15,16 +15,17 @@ import fastconv
 # Arguments that are counted in pixels, or along one axis in positions.
 PIXELS = {"kernel_size", "stride", "padding", "dilation"}
 # How a function checks its arguments, besides raising by itself.
-CHECKS = {"checks", "checks_pool", "checks_conv_transpose2d", "get_backend"}
+CHECKS = {"checks", "checks_pool", "checks_conv_transpose", "get_backend"}
 
 
 def axes_of(value):
-    """ "1d" or "2d": along how many axes a function or layer works, as its name says."""
-    return "1d" if value.__name__.endswith("1d") else "2d"
+    """ "1d", "2d" or "3d": along how many axes a function or layer works, as its name says."""
+    suffix = value.__name__[-2:]
+    return suffix if suffix in ("1d", "3d") else "2d"
 
 
 def has_shape(value, text):
-    more = {"1d": r"", "2d": r", \w+"}[axes_of(value)]
+    more = {"1d": r"", "2d": r", \w+", "3d": r", \w+, \w+"}[axes_of(value)]
     return re.search(rf"\(N, \w+, \w+{more}\)", text) is not None
 
 

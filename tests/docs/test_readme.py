@@ -86,10 +86,13 @@ ELSEWHERE = {
     ),
     "python tests/gates/static_gates.py": Gate("python tests/gates/static_gates.py --module *"),
     "python tests/gates/triton_gates.py": Gate(),
+    # It compiles for half a minute.
+    "python tests/gates/loop_speed.py": Here("{} --help"),
     # Without --debug it is what conftest.py has built; with it, a build of minutes.
     "python tests/emulator/build.py --debug": Here("python tests/emulator/build.py", "{}"),
     # The program that gdb would start.
     "gdb": Here("${BASH_COMMAND##*--args }", "{} | tee /dev/stderr | grep -q 'hit Breakpoint 1'"),
+    "python -m fastconv.bench.predict": Here("{}"),
     "bench/accept_gpu.sh": Here("{} --dry-run"),
     "fastconv bench": Here(f"{{}} {SMALL} --filter l4.3x3"),
     "fastconv bench --filter": Here(f"{{}} {SMALL}"),

@@ -34,6 +34,8 @@ def functions(x: Tensor, w: Tensor, return_indices: bool) -> None:
     assert_type(fastconv.avg_pool2d(x, 2, count_include_pad=False), Tensor)
     assert_type(fastconv.adaptive_avg_pool2d(x, 1), Tensor)
     assert_type(fastconv.conv1d(x, w, dilation=(2,), padding="same"), Tensor)
+    assert_type(fastconv.conv_transpose1d(x, w, output_padding=(1,), stride=2), Tensor)
+    assert_type(fastconv.conv3d(x, w, padding=(1, 0, 0)), Tensor)
     assert_type(fastconv.max_pool1d(x, (2,), return_indices=True), tuple[Tensor, Tensor])
     assert_type(fastconv.adaptive_max_pool1d(x, 1), Tensor)
     assert_type(fastconv.avg_pool1d(x, 2) + fastconv.adaptive_avg_pool1d(x, 1), Tensor)
@@ -44,7 +46,8 @@ def functions(x: Tensor, w: Tensor, return_indices: bool) -> None:
 def layers() -> nn.Sequential:
     conv: nn.Conv2d = fastconv.Conv2d(3, 16, 3, padding="same", dtype=torch.float64)
     row: nn.Conv1d = fastconv.Conv1d(3, 16, 3)
-    return nn.Sequential(conv, fastconv.ConvReLU2d(16, 16, 1), fastconv.MaxPool2d(2), row)
+    volume: nn.Conv3d = fastconv.Conv3d(3, 16, (1, 3, 3))
+    return nn.Sequential(conv, fastconv.ConvReLU2d(16, 16, 1), fastconv.MaxPool2d(2), row, volume)
 
 
 def mistakes(x: Tensor) -> None:

@@ -9,6 +9,7 @@ import pytest
 LONG_ROADS = {
     "conv1d": ("_conv1d",),
     "conv2d": ("_conv2d",),
+    "conv_transpose1d": ("_conv_transpose1d",),
     "conv_transpose2d": ("_conv_transpose2d",),
     "pool1d": ("_max_pool1d", "_avg_pool1d", "_adaptive_max_pool1d", "_adaptive_avg_pool1d"),
     "pool2d": ("_max_pool2d", "_avg_pool2d", "_adaptive_max_pool2d", "_adaptive_avg_pool2d"),

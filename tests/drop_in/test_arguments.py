@@ -11,6 +11,7 @@ import fastconv
 
 X, W = torch.randn(2, 4, 6, 6), torch.randn(6, 4, 3, 3)
 ROWS, ROW = torch.randn(2, 4, 6), torch.randn(6, 4, 3)
+VOLUMES, VOLUME = torch.randn(2, 4, 5, 6, 6), torch.randn(6, 4, 2, 3, 3)
 
 # function -> (arguments before the one under test, the arguments to test)
 ARGUMENTS = {
@@ -30,6 +31,11 @@ ARGUMENTS = {
     "adaptive_avg_pool2d": ((X,), ("output_size",)),
     "adaptive_max_pool2d": ((X,), ("output_size", "return_indices")),
     "conv1d": ((ROWS, ROW), ("stride", "padding", "dilation", "groups")),
+    "conv_transpose1d": (
+        (ROWS, ROW.transpose(0, 1)),
+        ("stride", "padding", "output_padding", "groups", "dilation"),
+    ),
+    "conv3d": ((VOLUMES, VOLUME), ("stride", "padding", "dilation", "groups")),
     "max_pool1d": (
         (ROWS,),
         ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
@@ -174,6 +180,10 @@ def calls():
     yield "conv1d, no filters", lambda m, x: m.conv1d(x, ROW[:0], padding=1)
     yield "conv1d, no channels", lambda m, x: m.conv1d(x, ROW[:, :0], padding=1)
     yield "conv1d, same", lambda m, x: m.conv1d(x, ROW[:, :, :2], padding="same")
+    yield "conv_transpose1d", lambda m, x: m.conv_transpose1d(x, ROW.transpose(0, 1), padding=1)
+    yield "conv_transpose1d, no channels", lambda m, x: m.conv_transpose1d(x, ROW[:0, :, :2])
+    yield "conv3d", lambda m, x: m.conv3d(x, VOLUME, padding=1)
+    yield "conv3d, no channels", lambda m, x: m.conv3d(x, VOLUME[:, :0], padding=1)
     yield "max_pool1d", lambda m, x: m.max_pool1d(x, 2, return_indices=True)
     yield "avg_pool1d", lambda m, x: m.avg_pool1d(x, 2)
     for size in (0, 1, 3, 8):

@@ -119,7 +119,7 @@ def test_report_says_what_was_left_and_why():
             "mine": fastconv.Conv2d(1, 1, 1),
             "sub": OwnConv(1, 1, 1),
             "lazy": nn.LazyConv2d(1, 1),
-            "three": nn.Conv3d(1, 1, 1),
+            "three": nn.MaxPool3d(1),
             "up": nn.ConvTranspose3d(1, 1, 1),
             "param": nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1)),
             "relu": nn.ReLU(),

@@ -38,6 +38,10 @@ OPERATORS = {  # name: (function of (library, *tensors), which tensors it takes)
     "adaptive_avg_pool2d": (lambda library, x: library.adaptive_avg_pool2d(x, 3), "x"),
     "adaptive_max_pool2d": (lambda library, x: library.adaptive_max_pool2d(x, 3), "x"),
     "conv1d": (lambda library, x, w, b: library.conv1d(x[:, :, 0], w[:, :, 0], b), "xwb"),
+    "conv_transpose1d": (
+        lambda library, x, w, b: library.conv_transpose1d(x[:, :, 0], w[:, :, 0], b, 2),
+        "xwb",
+    ),
     "max_pool1d": (lambda library, x: library.max_pool1d(x[:, :, 0], 2, 1), "x"),
     "avg_pool1d": (lambda library, x: library.avg_pool1d(x[:, :, 0], 2, 1), "x"),
 }

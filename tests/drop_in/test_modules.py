@@ -40,6 +40,12 @@ PAIRS = [
     (fastconv.Conv1d, nn.Conv1d, (4, 6, 3), {"stride": 2, "dilation": 2, "groups": 2}),
     (fastconv.Conv1d, nn.Conv1d, (4, 6, 4), {"padding": "same", "bias": False}),
     (fastconv.Conv1d, nn.Conv1d, (4, 6, 3), {"padding": 2, "padding_mode": "circular"}),
+    (
+        fastconv.ConvTranspose1d,
+        nn.ConvTranspose1d,
+        (4, 6, 3, 3, 1, 2, 2),
+        {"dilation": 2, "bias": False},
+    ),
     (fastconv.MaxPool1d, nn.MaxPool1d, (3, 2, 1), {"return_indices": True, "ceil_mode": True}),
     (fastconv.AvgPool1d, nn.AvgPool1d, (3, 2, 1), {"count_include_pad": False}),
     (fastconv.AdaptiveAvgPool1d, nn.AdaptiveAvgPool1d, (3,), {}),
@@ -71,7 +77,7 @@ def test_same_as_torchs(ours, torchs, args, kwargs, batched, strict):
     "kind", sorted({p[0] for p in PAIRS if p[0].__name__.endswith("1d")}, key=str)
 )
 def test_scripted_along_one_axis(kind):
-    layer, x = kind(*{"Conv1d": (4, 6, 3)}.get(kind.__name__, (3,))), torch.randn(2, 4, 11)
+    layer, x = kind(*(4, 6, 3) if "Conv" in kind.__name__ else (3,)), torch.randn(2, 4, 11)
     torch.testing.assert_close(torch.jit.script(layer)(x), layer(x))
 
 
@@ -83,17 +89,20 @@ def test_conv_relu_is_conv_then_relu(ours, torchs):
     torch.testing.assert_close(layer(x), plain(x).relu())
 
 
-def test_transposed_convolution_of_a_wanted_size():
-    layers = [module.ConvTranspose2d(4, 6, 3, stride=2) for module in (fastconv, nn)]
+@pytest.mark.parametrize("axes", [1, 2])
+def test_transposed_convolution_of_a_wanted_size(axes):
+    name = f"ConvTranspose{axes}d"
+    layers = [getattr(module, name)(4, 6, 3, stride=2) for module in (fastconv, nn)]
     layers[1].load_state_dict(layers[0].state_dict())
-    x = torch.randn(2, 4, 5, 7)
+    x = torch.randn((2, 4, 5, 7)[: axes + 2])
     for size in ((11, 15), (12, 16), (2, 6, 12, 15)):
+        size = size[: len(size) - 2 + axes]
         y = [layer(x, output_size=size) for layer in layers]
-        assert y[0].shape[2:] == size[-2:]
+        assert y[0].shape[2:] == size[-axes:]
         torch.testing.assert_close(*y)
     for layer in layers:
         with pytest.raises(ValueError, match="valid sizes range"):
-            layer(x, [13, 15])
+            layer(x, [13, 15][:axes])
         with pytest.raises(ValueError, match="padding mode"):
             type(layer)(4, 6, 3, padding_mode="circular")
 

@@ -111,17 +111,37 @@ class Everything(nn.Module):
         return fastconv.adaptive_avg_pool2d(y, 1) + fastconv.adaptive_max_pool2d(y, 1)
 
 
+def along_one_axis():
+    """Each layer along one axis once, and both transposed convolutions; BatchNorms are fused."""
+    return fastconv.fuse(
+        nn.Sequential(
+            *(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 3, 3, 2, 1, 1, dilation=2), nn.SiLU()),
+            nn.Flatten(2),
+            *(nn.Conv1d(3, 4, 3, 2, padding=2), nn.BatchNorm1d(4), nn.ReLU()),
+            *(nn.MaxPool1d(3, 2, 1), nn.AvgPool1d(3, 2, ceil_mode=True, count_include_pad=False)),
+            *(nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, 2, dilation=2), nn.BatchNorm1d(6), nn.GELU()),
+            # Exporters may refuse adaptive pools whose windows differ in size.
+            *(nn.AdaptiveMaxPool1d(1), nn.ConvTranspose1d(6, 6, 8), nn.AdaptiveAvgPool1d(4)),
+        ).eval()
+    )
+
+
+NETS = {"two axes": Everything, "one axis": along_one_axis}
+
+
+@pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("dynamo", [True, False])
-def test_operators(dynamo):
-    net = Everything().eval()
+def test_operators(dynamo, name):
+    net = NETS[name]().eval()
     model = exported(net, torch.randn(2, 3, 21, 21), dynamo)
     x = torch.randn(3, 3, 21, 21)
     with torch.no_grad():
         torch.testing.assert_close(run(model, x), net(x), rtol=1e-4, atol=1e-5)
 
 
-def test_an_exported_program_is_decomposed_first():
-    net = Everything().eval()
+@pytest.mark.parametrize("name", NETS)
+def test_an_exported_program_is_decomposed_first(name):
+    net = NETS[name]().eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(
         net, (torch.randn(2, 3, 21, 21),), dynamic_shapes=({0: batch},), strict=False

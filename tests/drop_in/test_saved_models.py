@@ -125,6 +125,8 @@ def test_classes_are_where_saved_networks_look_for_them():
     """torch.save notes down each class by its module and name."""
     for name in ("Conv2d", "ConvReLU2d", "FusedConv2d", "FrozenBatchNorm2d", "MaxPool2d"):
         assert getattr(fastconv.nn, name).__module__ == "fastconv.nn"
+    for name in ("Conv1d", "ConvTranspose1d", "FusedConv1d", "FrozenBatchNorm1d", "MaxPool1d"):
+        assert getattr(fastconv.nn, name).__module__ == "fastconv.nn1d"
     from fastconv.fuse_tracer import Tracer
 
     fused = fastconv.fuse(normed_network().eval())

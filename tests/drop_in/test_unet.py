@@ -9,6 +9,8 @@ import torch.nn.functional as F
 import fastconv
 from fastconv.bench.models.unet import UNet
 
+STEPS = 5  # from the second one on calls are prepared
+
 
 def network():
     return UNet(num_classes=3, width=4).double()
@@ -25,17 +27,22 @@ def test_sizes_are_those_of_the_paper():
     assert shapes["merge.3.0.weight"] == (64, 128, 3, 3)
 
 
-def test_a_training_step(strict):
+def test_trains_as_before(strict):
     model = network()
     converted, report = fastconv.convert(copy.deepcopy(model), report=True)
     assert all(layer.converted for layer in report)
     assert [layer.type for layer in report].count("ConvTranspose2d") == 4
     x, target = torch.randn(2, 1, 32, 16).double(), torch.randint(3, (2, 32, 16))
-    results = []
-    for net in (converted, model):
-        loss = F.cross_entropy(net(x), target)
-        results.append((loss, *torch.autograd.grad(loss, list(net.parameters()))))
-    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (converted, model)]
+    for _ in range(STEPS):
+        results = []
+        for net, optimizer in zip((converted, model), optimizers):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(x), target)
+            loss.backward()
+            optimizer.step()
+            results.append((loss, *(p.grad for p in net.parameters()), *net.parameters()))
+        torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
 
 
 def test_fused(strict):

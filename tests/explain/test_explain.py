@@ -112,6 +112,8 @@ def test_a_transposed_convolution_is_a_dgrad():
     assert row.reason.startswith("dense product: 8 rows")  # fprop would have 16
     assert row.flops == 2 * 2 * 16 * 10 * 10 * 8 * 2 * 2
     assert row.bytes == 4 * (2 * 16 * 10 * 10 + 16 * 8 * 2 * 2 + 2 * 8 * 20 * 20)
+    (row,) = fastconv.explain(fastconv.ConvTranspose1d(16, 8, 2, 2), image(16)[:, :, 0]).rows()
+    assert (row.operator, row.algorithm) == ("conv_transpose1d", "implicit_gemm")
 
 
 def test_autocasts_dtype_is_what_counts():
@@ -364,3 +366,26 @@ def test_compiled_and_scripted_modules():
     assert [decision.operator for decision in inside] == ["conv2d"] * 3 + ["max_pool2d"]
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
     assert list(fastconv.explain(scripted, image())) == []
+
+
+# ---- predictions ---------------------------------------------------------------------------------
+
+
+def test_predictions_for_a_gpu_that_is_not_there():
+    explanation = fastconv.explain(Block(), image(), measure=False, predict_for="h100")
+    rows = explanation.predictions()
+    assert [row.decision.layer for row in rows] == ["first.0", "shared", "shared", ""]
+    assert all(row.prediction.us > 0 and row.algorithm and not row.reason for row in rows)
+    text = str(explanation)
+    assert "on an H100, not measured" in text and "  shared: " in text and "together: " in text
+    other = fastconv.explain(Block(), image(), measure=False, predict_for="a100").predictions()
+    assert [row.prediction.us for row in other] != [row.prediction.us for row in rows]
+
+
+def test_no_prediction_says_why_and_none_is_made_unasked():
+    x, w = torch.randn(0, 4, 6, 6), torch.randn(4, 4, 3, 3)
+    explanation = fastconv.explain(fastconv.conv2d, x, w, predict_for="a100")
+    assert "no prediction: it has no elements" in str(explanation)
+    assert fastconv.explain(fastconv.conv2d, x, w).predictions() == []
+    with pytest.raises(ValueError, match="predict_for must be None or one of"):
+        fastconv.explain(fastconv.conv2d, x, w, predict_for="v100")

@@ -39,10 +39,11 @@ EVERY_GEMM = "cuda_kernels/test_cuda_implicit_gemm.py::test_every_kernel -k "
 INTEGERS = "conv2d/test_conv2d_kernels.py::test_integers_exactly -k "
 RANDOM = "conv2d/test_conv2d_kernels.py::test_random_no_worse_than_torch -k "
 WRITTEN = "conv2d/test_conv2d_kernels.py::test_outputs_are_written_whole_and_nothing_else -k "
-GEMM = "kernels/gemm/conv2d_implicit_gemm.cuh"
+VECTOR_GATHER = "kernels/gemm/implicit_gemm_vector_gather.cuh"
+ELEMENT_GATHER = "kernels/gemm/implicit_gemm_element_gather.cuh"
 GEMM_PARAMS = "kernels/gemm/implicit_gemm_params.cuh"
-GEMM_STORE = "kernels/gemm/implicit_gemm_store.cuh"
-WGRAD_GEMM = "kernels/gemm/conv2d_wgrad_implicit_gemm.cuh"
+GEMM_STORE = "kernels/gemm/implicit_gemm_output.cuh"
+WGRAD_GATHER = "kernels/gemm/wgrad_vector_gather.cuh"
 FAULTS = [
     Fault(
         "dropped slice of a split gemm_k",
@@ -50,14 +51,6 @@ FAULTS = [
         "slice < params.splits; ++slice",
         "slice < max_of(1, params.splits - 1); ++slice",
         EVERY_GEMM + "fp16-v1",
-    ),
-    Fault(
-        "a phase without taps packs filters",
-        "kernels/gemm/implicit_gemm_pack_filters.cuh",
-        "if (phase.gemm_k == 0) return;",
-        "",
-        INTEGERS + "'cuda and implicit_gemm and stride_beyond_kernel'",
-        seed=7,
     ),
     Fault(
         "taps of a phase in the wrong order",
@@ -68,7 +61,7 @@ FAULTS = [
     ),
     Fault(
         "missing barrier in the ring of slabs",
-        GEMM,
+        VECTOR_GATHER,
         "      // place the next load takes.\n      __syncthreads();",
         "      // place the next load takes.",
         EVERY_GEMM + "fp16-v1",
@@ -76,7 +69,7 @@ FAULTS = [
     ),
     Fault(
         "wait for too few slabs",
-        GEMM,
+        VECTOR_GATHER,
         "cp_async_wait<kGemmStages - 2>();",
         "cp_async_wait<kGemmStages - 1>();",
         EVERY_GEMM + "fp16-v1",
@@ -86,18 +79,32 @@ FAULTS = [
         GEMM_PARAMS,
         "static_cast<unsigned>(row.h + tap.h) < static_cast<unsigned>(params.source_h)",
         "static_cast<unsigned>(row.h + tap.h) <= static_cast<unsigned>(params.source_h)",
-        EVERY_GEMM + "fp16",
+        EVERY_GEMM + "fp16-v0",
     ),
     Fault(
-        "rows past the end are stored",
+        "masks off by one",
+        "kernels/gemm/implicit_gemm_masked_row.cuh",
+        ">= static_cast<unsigned>(size)",
+        "> static_cast<unsigned>(size)",
+        EVERY_GEMM + "fp16-v1",
+    ),
+    Fault(
+        "no carry into the next row of taps",
+        VECTOR_GATHER,
+        "bit_h += 1, ",
+        "",
+        EVERY_GEMM + "fp16-v1-w0",
+    ),
+    Fault(
+        "columns past the end are stored",
         GEMM_STORE,
-        "if (block.row0 + row >= phase.gemm_m || block.column0",
-        "if (block.column0",
+        "min_of(part.columns, Config::kTileN)",
+        "Config::kTileN",
         WRITTEN + "'cuda and implicit_gemm'",
     ),
     Fault(
         "taps tabulated too late",
-        GEMM,
+        ELEMENT_GATHER,
         "tabulate(next + 1);",
         "tabulate(next);",
         EVERY_GEMM + "fp16-v0",
@@ -112,15 +119,15 @@ FAULTS = [
     Fault(
         "the small halves of TF32 are lost",
         "kernels/gemm/implicit_gemm_tile.cuh",
-        "small = round_to_tf32(whole - __uint_as_float(big));",
+        "small = truncate_to_tf32(whole - __uint_as_float(big));",
         "small = 0;",
         RANDOM + "'cuda and implicit_gemm and float32'",
     ),
     Fault(
         "stale pixels in wgrad",
-        WGRAD_GEMM,
-        "tabulate<Config, kGemmStages>(params, next + 1, storage);",
-        "",
+        WGRAD_GATHER,
+        "tabulate(slab + kGemmStages);",
+        ";",
         EVERY_GEMM + "fp16-v1-w1",
     ),
     Fault(

@@ -14,10 +14,11 @@ def lively(model):
     torch.manual_seed(1)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if is_norm and module.running_mean is not None:
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 2)
-            if isinstance(module, nn.BatchNorm2d) and module.affine:
+            if is_norm and module.affine:
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.2)
     return model.double().eval()
@@ -30,7 +31,7 @@ def same(got, expected, tolerance=FLOAT64_ROUNDING):
 
 def chains(reports):
     """{name of a convolution: what went into its call}"""
-    types = ("Conv2d", "ConvTranspose2d")
+    types = ("Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d")
     return {report.name: report.fused for report in reports if report.type in types}
 
 
@@ -59,6 +60,14 @@ class Untraceable(nn.Module):
 
     def forward(self, x):
         return x if x.mean() > 1e9 else self.part(x)
+
+
+class Normalising(nn.BatchNorm1d):
+    """A forward of its own, which calls torch's function."""
+
+    def forward(self, x):
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, eps=self.eps)
 
 
 def conv_bn_act(self, x):
@@ -219,6 +228,30 @@ BLOCKS = {
     "transposed": (Block(conv_bn_act, nn.ConvTranspose2d(4, 4, 3, 2, 1, 1)), ALL),
     "transposed, grouped, residual": (
         Block(residual_iadd, nn.ConvTranspose2d(4, 4, 3, 1, 1, groups=2, bias=False)),
+        ("bn", "residual", "act"),
+    ),
+    "one axis": (
+        Block(conv_bn_act, nn.Conv1d(4, 6, 3, 2, padding=2, groups=2), nn.BatchNorm1d(6)),
+        ALL,
+    ),
+    "one axis, residual": (
+        Block(residual_iadd, nn.Conv1d(4, 4, 3, padding="same"), nn.SyncBatchNorm(4)),
+        ("bn", "residual", "act"),
+    ),
+    "one axis, functions": (
+        Block(by_functions, nn.Conv1d(4, 4, 1, bias=False), nn.BatchNorm1d(4)),
+        ("bn", "residual", "relu6"),
+    ),
+    "one axis, a norm that takes any number": (
+        Block(conv_bn_act, nn.Conv1d(4, 4, 3), Normalising(4)),
+        ("bn", "act"),
+    ),
+    "one axis, transposed": (
+        Block(conv_bn_act, nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, 2, dilation=2), nn.BatchNorm1d(6)),
+        ALL,
+    ),
+    "one axis, transposed, residual": (
+        Block(residual_iadd, nn.ConvTranspose1d(4, 4, 3, padding=1), nn.BatchNorm1d(4)),
         ("bn", "residual", "act"),
     ),
 }

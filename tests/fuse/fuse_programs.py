@@ -30,6 +30,26 @@ class Small(nn.Module):
         return self.linear(x.view(x.size(0), -1))
 
 
+class Rows(nn.Module):
+    """Layers along one axis, transposed ones too; concatenations of channels and of pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv1d(3, 6, 3, padding=1), nn.BatchNorm1d(6), nn.SiLU())
+        self.pool = nn.MaxPool1d(2)
+        self.left, self.right = nn.Conv1d(6, 5, 1), nn.Conv1d(6, 7, 3, padding=1)
+        self.up = nn.Sequential(nn.ConvTranspose1d(12, 6, 2, 2), nn.BatchNorm1d(6))
+        self.average = nn.AvgPool1d(3, 1, 1)
+        self.four, self.two = nn.AdaptiveAvgPool1d(4), nn.AdaptiveMaxPool1d(2)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.pool(x)
+        y = torch.cat([self.left(y), self.right(y)], 1)
+        y = torch.relu(self.up(y) + x)
+        return torch.cat([self.four(self.average(y)), self.two(y)], 2)
+
+
 def images(seed=0, batch=2, size=16):
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 

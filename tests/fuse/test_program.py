@@ -13,12 +13,13 @@ import torch
 import torch.fx as fx
 import torch.nn as nn
 from fuse_blocks import lively
-from fuse_programs import Small, images, practised, runs, small_program
+from fuse_programs import Rows, Small, images, practised, runs, small_program
 
 import fastconv
 from fastconv.bench.models import NETWORKS
 from fastconv.fusion.memory_plan import ALIGNMENT, plan
 from fastconv.fusion.network import programs_of
+from fastconv.fusion.recording import Kind, Recorder
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 QUICK = ("resnet18", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0")
@@ -64,6 +65,23 @@ def test_the_bits_are_those_of_layer_by_layer(name, layout, exhaustive):
             peak.run(one)
         assert torch.equal(first, kept)  # a result is no part of the arena
         assert 0 < programs_of(fused).free_bytes <= peak.bytes
+
+
+@pytest.mark.parametrize("channels_inner", [False, True])
+def test_layers_along_one_axis_are_native_calls(channels_inner):
+    model = lively(Rows()).float()
+    one, other = torch.randn(2, 2, 3, 16)
+    if channels_inner:
+        one, other = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (one, other))
+    fused = practised(fastconv.fuse(model), one)
+    with torch.no_grad():
+        y, expected = programs_of(fused).run((other,)), fused.forward(other)
+        assert torch.equal(y, expected) and y.stride() == expected.stride()
+        torch.testing.assert_close(y, model(other), rtol=1e-4, atol=1e-5)
+        recorder = Recorder(fused)
+        recorder.run(one)
+    kinds = [value.kind for value in recorder.values.values()]
+    assert kinds == [Kind.ARGUMENT] + [Kind.CALLS] * (len(kinds) - 1)
 
 
 def test_what_a_network_is_given_and_returns_may_be_several():

@@ -1,4 +1,5 @@
-// Kernels for tests/gates/test_static_gates.py: each but the first breaks one gate.
+// Kernels for tests/gates/test_static_gates.py. The first is as it should be, conv2d_fprop_stem has
+// a loop to measure, each other one breaks one gate.
 #include <cstdint>
 
 #include "cuda/device/mma.cuh"
@@ -35,6 +36,22 @@ __global__ void __launch_bounds__(128)
   p.x[threadIdx.x] = d[0] + d[1] + d[2] + d[3] + VectorGather::load(p.x);
 }
 
+// Its main loop has four FMAs, and a fourfold chain of other work for each kExtra.
+template <int kExtra>
+__global__ void __launch_bounds__(128) conv2d_fprop_stem(const __grid_constant__ FixtureParams p) {
+  float sums[4] = {};
+  uint32_t noise = threadIdx.x;
+#pragma unroll 1
+  for (int i = 0; i < p.n; ++i) {
+    const float x = p.x[i * 128 + threadIdx.x];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums[j] = sums[j] * x + 1;
+#pragma unroll
+    for (int j = 0; j < kExtra * 4; ++j) noise = (noise ^ (noise >> 5)) + 7;
+  }
+  p.x[threadIdx.x] = sums[0] + sums[1] + sums[2] + sums[3] + noise;
+}
+
 // A register array with a run-time index lives in local memory.
 __global__ void __launch_bounds__(128)
     conv2d_gather_direct(const __grid_constant__ FixtureParams p) {
@@ -64,6 +81,8 @@ __global__ void __launch_bounds__(128) nobody(const __grid_constant__ FixturePar
   p.x[threadIdx.x] = 0;
 }
 
+template __global__ void conv2d_fprop_stem<0>(const __grid_constant__ FixtureParams);
+template __global__ void conv2d_fprop_stem<2>(const __grid_constant__ FixtureParams);
 template __global__ void conv2d_implicit_gemm<FixtureVectorGather<int>>(
     const __grid_constant__ FixtureParams);
 template __global__ void conv2d_implicit_gemm<FixtureVectorGatherNarrow<int>>(

@@ -2,36 +2,28 @@
 
 Needs nvcc or a built module, but no GPU.
 
-python tests/gates/static_gates.py [--module fastconv/_cuda.so] [--archs 80,90a] [--csv PATH]
+python tests/gates/static_gates.py [--module fastconv/_cuda.so] [--archs 80,90a] [--csv FOLDER]
 
 prints a table of all kernels and exits with 1 where a gate fails:
 - no spills: no stack frame, no local memory, no LDL or STL;
 - __launch_bounds__, and few enough registers for the warps that the kernel needs on an SM;
 - HMMA in every tensor-core kernel;
 - 16-byte global loads (LDG.E.128 or LDGSTS.E.128) in every kernel that calls itself vectorised;
-- a line in KERNELS for every kernel.
+- a line in KERNELS for every kernel;
+- no loop that takes more clocks for its work than bench/results/static_sm*.csv say, which --csv
+  bench/results writes anew (speed_gate.py).
 """
 
 import argparse
 import csv
 import re
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "csrc"))
-
-from fastconv_build.toolkit import find_tool  # noqa: E402
-
-ARCHS = ("80", "90a")
-REGISTERS_PER_SM, MAX_WARPS_PER_SM = 64 << 10, 64
-REGISTER_UNIT = 256  # registers that a warp gets at a time
+from cubins import ARCHS, collect, missing_tool
+from shared_bytes import dynamic_shared_bytes
+from speed_gate import RESULTS, read_table, slower, speed_columns, table_path
 
 
 @dataclass(frozen=True)
@@ -61,37 +53,6 @@ KERNELS = [
 ]
 
 
-@dataclass
-class Kernel:
-    file: str  # stem of the .cu, where known
-    name: str  # demangled
-    arch: str
-    registers: int
-    stack: int
-    local: int
-    static_smem: int
-    threads: int = 0  # __launch_bounds__; 0 without
-    code_bytes: int = 0
-    counts: Counter = field(default_factory=Counter)
-    loop_spills: int = 0  # LDL and STL between a backward branch and its target
-
-    @property
-    def short_name(self):
-        """The kernel's name without return type, namespaces and parameters."""
-        name = re.sub(r"(\(anonymous namespace\)|fastconv|cuda)::", "", self.name)
-        return re.sub(r"^void ", "", name).rsplit("(", 1)[0]
-
-    @property
-    def warps_per_sm(self):
-        """How many warps, in whole blocks, have room for their registers on an SM."""
-        if self.threads == 0 or self.registers == 0:
-            return 0
-        per_warp = -(-self.registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
-        warps = min(REGISTERS_PER_SM // per_warp, MAX_WARPS_PER_SM)
-        per_block = -(-self.threads // 32)
-        return warps // per_block * per_block
-
-
 def judge(kernel):
     """What a kernel fails by: a list of words, empty where it passes."""
     wrong, counts = [], kernel.counts
@@ -118,172 +79,37 @@ def judge(kernel):
     return wrong
 
 
-def _run(*command, cwd=None):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd)
-    if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def _demangle(names):
-    """{mangled name: demangled name}; the mangled ones again where there is no demangler."""
-    tool = find_tool("cu++filt") or shutil.which("c++filt")
-    if tool is None or not names:
-        return {name: name for name in names}
-    done = subprocess.run([tool], input="\n".join(names), capture_output=True, text=True)
-    return dict(zip(names, done.stdout.splitlines(), strict=True))
-
-
-def _resources(cubin):
-    """{mangled name: (registers, stack, shared, local)}"""
-    found, name = {}, None
-    for line in _run(find_tool("cuobjdump"), "-res-usage", cubin).splitlines():
-        if match := re.match(r"\s*Function (\S+):", line):
-            name = match[1]
-        elif match := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
-            found[name] = tuple(map(int, match.groups()))
-    return found
-
-
-def _opcode_keys(opcode):
-    """The names under which an instruction is counted."""
-    base, *modifiers = opcode.split(".")
-    if base in ("LDG", "LDGSTS", "STG"):
-        return [base, *(f"{base}.{width}" for width in ("64", "128") if width in modifiers)]
-    return [base]
-
-
-def _disassemble(cubin, kernels):
-    """Sets the threads, instruction counts and code sizes of kernels ({mangled name: Kernel})."""
-    kernel, words = None, None
-    for line in _run(find_tool("nvdisasm"), cubin).splitlines():
-        if match := re.match(r"//-+ \.(nv\.info|text)\.(\S+) +-+", line):
-            kernel, words = kernels.get(match[2]), None
-            labels, spills = {}, []
-        elif kernel is None:
-            continue
-        elif "nvinfo :" in line:
-            words = [] if "EIATTR_MAX_THREADS" in line else None
-        elif words is not None and (match := re.search(r"\.word\s+0x([0-9a-f]+)", line)):
-            words.append(int(match[1], 16))
-            if len(words) == 3:
-                kernel.threads = words[0] * words[1] * words[2]
-        elif match := re.match(r"(\.L_x_\d+):", line):
-            labels[match[1]] = len(spills)
-        elif match := re.match(r"\s+/\*([0-9a-f]+)\*/\s+(?:@!?\w+ +)?([A-Z][\w.]*)(.*)", line):
-            kernel.code_bytes = int(match[1], 16) + 16
-            kernel.counts.update(_opcode_keys(match[2]))
-            if match[2].startswith(("LDL", "STL")):
-                spills.append(True)
-            elif match[2] == "BRA" and (label := re.search(r"\((\.L_x_\d+)\)", match[3])):
-                # A label that is known came before, so the branch ends a loop. Spills since the
-                # label are in it; each is counted once, in however many loops it is.
-                since = labels.get(label[1], len(spills))
-                kernel.loop_spills += sum(spills[since:])
-                spills[since:] = [False] * len(spills[since:])
-
-
-def read_cubin(cubin, file, arch):
-    """The Kernels of a cubin."""
-    resources = _resources(cubin)
-    names = _demangle(list(resources))
-    kernels = {
-        mangled: Kernel(file, names[mangled], arch, registers, stack, local, shared)
-        for mangled, (registers, stack, shared, local) in resources.items()
-    }
-    _disassemble(cubin, kernels)
-    return list(kernels.values())
-
-
-def kernels_of_module(module, archs=ARCHS):
-    """{arch: Kernels} of a built fastconv._cuda, for the archs that it holds machine code for."""
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        _run(find_tool("cuobjdump"), "-xelf", "all", Path(module).resolve(), cwd=folder)
-        for cubin in sorted(Path(folder).glob("*.cubin")):
-            arch = cubin.name.split(".")[-2].removeprefix("sm_")
-            if arch in archs:
-                found.setdefault(arch, []).extend(read_cubin(cubin, "", arch))
-    return found
-
-
-def compile_kernels(sources, archs, folder):
-    """{arch: Kernels}, compiled by nvcc into a folder; files there that are up to date are kept."""
-    import ninja
-    from ninja.ninja_syntax import Writer
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "build.ninja", "w") as file:
-        out = Writer(file)
-        out.rule(
-            "cubin",
-            f"{shlex.quote(find_tool('nvcc'))} -std=c++20 -O3 -I{shlex.quote(str(ROOT / 'csrc'))} "
-            "-gencode=arch=compute_$arch,code=sm_$arch -MMD -MF $out.d -cubin $in -o $out",
-            depfile="$out.d",
-            deps="gcc",
-        )
-        for source in sources:
-            for arch in archs:
-                out.build(
-                    f"{source.stem}.{arch}.cubin",
-                    "cubin",
-                    str(source.resolve()),
-                    variables={"arch": arch},
-                )
-    _run(Path(ninja.BIN_DIR) / "ninja", "-C", folder)
-    return {
-        arch: [
-            kernel
-            for source in sources
-            for kernel in read_cubin(folder / f"{source.stem}.{arch}.cubin", source.stem, arch)
-        ]
-        for arch in archs
-    }
-
-
-def launch_sources():
-    return sorted((ROOT / "csrc" / "cuda" / "launch").rglob("*.cu"))
-
-
-def is_current(module):
-    """Whether a built module is younger than every file its kernels are made of."""
-    folders = [ROOT / "csrc" / name for name in ("cuda", "problem", "plan")]
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return Path(module).stat().st_mtime > max(path.stat().st_mtime for path in files)
-
-
-READERS = ("cuobjdump", "nvdisasm")
-
-
-def missing_tool(tools=("nvcc", *READERS)):
-    """The first tool that is missing, or None."""
-    return next((name for name in tools if not find_tool(name)), None)
-
-
 COUNTS = ("HMMA", "LDGSTS.128", "LDGSTS", "LDSM", "LDG.128", "LDG", "STG.128", "FFMA", "IMAD")
 
 
-def row(kernel):
+def row(kernel, dynamic_smem=0):
     """A kernel's line of the table."""
     return {
         "kernel": kernel.short_name,
-        "arch": f"sm_{kernel.arch}",
         "threads": kernel.threads,
         "registers": kernel.registers,
         "warps_per_sm": kernel.warps_per_sm,
         "static_smem": kernel.static_smem,
-        "stack": kernel.stack,
         "spills": kernel.counts["LDL"] + kernel.counts["STL"],
         **{name: kernel.counts[name] for name in COUNTS},
         "code_bytes": kernel.code_bytes,
+        **speed_columns(kernel, dynamic_smem),
         "verdict": "; ".join(judge(kernel)) or "ok",
     }
 
 
+def rows_by_arch(kernels):
+    """{arch: lines of its table}, sorted by kernel."""
+    dynamic = dynamic_shared_bytes(kernel.name for kernel in kernels)
+    rows = {kernel.arch: [] for kernel in kernels}
+    for kernel in sorted(kernels, key=lambda kernel: kernel.short_name):
+        rows[kernel.arch].append(row(kernel, dynamic.get(kernel.name, 0)))
+    return rows
+
+
 def write_csv(path, rows):
-    """Sorts by architecture and kernel."""
-    rows = sorted(rows, key=lambda r: (r["arch"], r["kernel"]))
+    """Writes lines, of which there must be one at least."""
+    rows = list(rows)
     if not rows:
         raise ValueError("there are no kernels")
     with open(path, "w", newline="") as file:
@@ -292,46 +118,51 @@ def write_csv(path, rows):
         writer.writerows(rows)
 
 
-def summary(kernels):
-    """Lines: the totals of each arch, then every kernel that fails."""
+def failures(kernels, rows, tables=RESULTS):
+    """{(arch, kernel): why it fails}; `tables` is the folder of the committed ones, None to compare
+    with none."""
+    failed = {}
+    for kernel in kernels:
+        for reason in judge(kernel):
+            failed.setdefault((kernel.arch, kernel.short_name), []).append(reason)
+    for arch in rows if tables else ():
+        committed = read_table(table_path(arch, tables))
+        for name, reason in slower(rows[arch], committed):
+            failed.setdefault((arch, name), []).append(reason)
+    return failed
+
+
+def summary(kernels, failed):
+    """Lines: the totals of each arch, then every failure."""
     lines = []
     for arch in dict.fromkeys(kernel.arch for kernel in kernels):
         own = [kernel for kernel in kernels if kernel.arch == arch]
-        failed = sum(bool(judge(kernel)) for kernel in own)
         lines.append(
             f"sm_{arch}: {len(own)} kernels, {sum(k.code_bytes for k in own) / 2**20:.2f} MiB of "
             f"code, at most {max(k.registers for k in own)} registers, "
-            f"{sum(k.counts['HMMA'] > 0 for k in own)} on tensor cores, {failed} fail"
+            f"{sum(k.counts['HMMA'] > 0 for k in own)} on tensor cores, "
+            f"{sum(of == arch for of, _ in failed)} fail"
         )
-    for kernel in kernels:
-        for reason in judge(kernel):
-            lines.append(f"sm_{kernel.arch} {kernel.short_name}: {reason}")
+    for (arch, name), reasons in failed.items():
+        lines += [f"sm_{arch} {name}: {reason}" for reason in reasons]
     return lines
-
-
-def collect(archs=ARCHS, module=None, folder=ROOT / "build" / "static_gates"):
-    """Kernels of all archs: of the built module where it has them and is current, else compiled."""
-    found = {}
-    if module is not None and is_current(module):
-        found = kernels_of_module(module, archs)
-    if missing := [arch for arch in archs if arch not in found]:
-        found |= compile_kernels(launch_sources(), missing, folder)
-    return [kernel for arch in archs for kernel in found[arch]]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--module", help="a built fastconv._cuda, to save compiling")
     parser.add_argument("--archs", default=",".join(ARCHS), help=f"default: {','.join(ARCHS)}")
-    parser.add_argument("--csv", help="write the table there")
+    parser.add_argument("--csv", type=Path, metavar="FOLDER", help="write the tables there")
     options = parser.parse_args()
     if tool := missing_tool():
         raise SystemExit(f"{tool} was found neither on PATH, in CUDA_HOME nor in Python's packages")
     kernels = collect(options.archs.split(","), options.module)
-    if options.csv:
-        write_csv(options.csv, map(row, kernels))
-    print("\n".join(summary(kernels)))
-    return int(any(map(judge, kernels)))
+    rows = rows_by_arch(kernels)
+    for arch in rows if options.csv else ():
+        write_csv(table_path(arch, options.csv), rows[arch])
+    failed = failures(kernels, rows, options.csv or RESULTS)
+    print("\n".join(summary(kernels, failed)))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cubins import READERS, missing_tool
 from devices import triton_missing
-from static_gates import READERS, missing_tool
 
 FIXTURE = Path(__file__).parent / "triton_gate_fixture.py"
 missing = triton_missing or missing_tool(READERS)

@@ -34,9 +34,10 @@ ROOT = Path(__file__).resolve().parents[2]
 os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton_gates"))
 
 sys.path.append(str(ROOT / "tests"))
-import static_gates  # noqa: E402
+import cubins  # noqa: E402
 import triton  # noqa: E402
 import triton_launches  # noqa: E402
+from static_gates import write_csv  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -74,7 +75,7 @@ KERNELS = [
     Family(r"pool2d_(max_bwd|max_bwd_cells|avg_bwd_cells)", 8, loads=8, stores=8),
     Family(r"split_k_reduce", 24),
 ]
-NOTHING = static_gates.Kernel("", "", "", 0, 0, 0, 0)
+NOTHING = cubins.Kernel("", "", "", 0, 0, 0, 0)
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Compiled:
     instance: triton_launches.Instance
     arch: str
     shared: int
-    code: static_gates.Kernel
+    code: cubins.Kernel
     error: str = ""
 
     @property
@@ -139,7 +140,7 @@ def _compile(index, arch):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(done.asm["cubin"])
         file.flush()
-        (code,) = static_gates.read_cubin(file.name, "", arch)
+        (code,) = cubins.read_cubin(file.name, "", arch)
     code.threads = 32 * instance.options["num_warps"]
     return done.metadata.shared, code
 
@@ -217,7 +218,7 @@ def main():
     parser.add_argument("--exhaustive", action="store_true", help="all instances, many minutes")
     parser.add_argument("--csv", help="write the table there")
     options = parser.parse_args()
-    if tool := static_gates.missing_tool(static_gates.READERS):
+    if tool := cubins.missing_tool(cubins.READERS):
         raise SystemExit(f"{tool} was found neither on PATH, in CUDA_HOME nor in Python's packages")
     instances = triton_launches.record()
     never = triton_launches.never_launched(instances)
@@ -226,7 +227,8 @@ def main():
     instances = [one for one in instances if re.search(options.kernels, one.name)]
     compiled = compile_all(instances, options.archs.split(","))
     if options.csv:
-        static_gates.write_csv(options.csv, map(row, compiled))
+        rows = sorted(map(row, compiled), key=lambda row: (row["arch"], row["kernel"]))
+        write_csv(options.csv, rows)
     print("\n".join(summary(compiled)))
     for name in never:
         print(f"{name}: no recorded call launches it")

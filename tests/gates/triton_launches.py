@@ -26,6 +26,7 @@ from fastconv import triton_kernels
 from fastconv.backends import BACKENDS
 from fastconv.backends.conv2d import conv_problem
 from fastconv.backends.triton import launch as triton_launch
+from fastconv.bench.cases.shapes import load_layers
 from fastconv.geometry import Conv2dGeometry, Pool2dWindows
 from fastconv.triton_kernels.tuning import configs_for
 
@@ -42,7 +43,7 @@ DTYPES = {
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 MOST_CONFIGS = 6  # of a kernel file
 # Which of conv_calls() are also recorded with each configuration of their kernels.
-_FORCED_CONVS = 0, 1, 2, 3, 4, 20, 24, 26, 42
+_FORCED_CONVS = 0, 1, 2, 3, 4, 20, 24, 26, 61
 _MOST_GROUPS = 32
 _MANY_ELEMENTS = (700, 64, 224, 224)  # more than 2**31
 
@@ -196,14 +197,7 @@ def _meta(size, dtype, channels_last=False):
 def conv_calls():
     """(x size, w size, Conv2dGeometry) of the layers that are timed, and of the problems that are
     tested."""
-    calls = {}
-    with open(ROOT / "bench" / "cases" / "layers.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            o = {name: int(row[name]) for name in "NCHWKRS"}
-            u, p, d = ((int(row[name]),) * 2 for name in ("stride", "pad", "dilation"))
-            groups = int(row["groups"])
-            x, w = (o["N"], o["C"], o["H"], o["W"]), (o["K"], o["C"] // groups, o["R"], o["S"])
-            calls[row["model"], row["name"]] = x, w, Conv2dGeometry(u, p, d, groups)
+    calls = {layer.layer: layer.call() for layer in load_layers()}
     for problem in CONVS:
         calls[str(problem)] = problem.x_size, problem.w_size, problem.geometry
     dense = Conv2dGeometry((1, 1), (1, 1), (1, 1), 1)

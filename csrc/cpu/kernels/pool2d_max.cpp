@@ -46,25 +46,24 @@ struct Maximum {
     using Bits = typename LaneIndexOf<A>::type;
     typedef Bits Vector __attribute__((vector_size(kVectorBytes)));
     constexpr Bits kNegativeZero = std::is_same_v<A, double> ? INT64_MIN : INT32_MIN;
-    constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
     const auto least_of = [](auto least, const A* from) {
       decltype(least) bits;
       __builtin_memcpy(&bits, from, sizeof bits);
       return bits < least ? bits : least;
     };
-    if (n < kLanes) {
+    if (n < kLanes<A>) {
       Bits least = 0;
       for (int64_t i = 0; i < n; ++i) least = least_of(least, elements + i);
       return least == kNegativeZero;
     }
     // The last vector ends with the elements. Two minima, so that none waits for the one before.
-    Vector even = least_of(Vector{}, elements + n - kLanes), odd = {};
+    Vector even = least_of(Vector{}, elements + n - kLanes<A>), odd = {};
     int64_t i = 0;
-    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    for (; i + 2 * kLanes<A> <= n; i += 2 * kLanes<A>) {
       even = least_of(even, elements + i);
-      odd = least_of(odd, elements + i + kLanes);
+      odd = least_of(odd, elements + i + kLanes<A>);
     }
-    if (i + kLanes <= n) even = least_of(even, elements + i);
+    if (i + kLanes<A> <= n) even = least_of(even, elements + i);
     const Vector found = (even < odd ? even : odd) == kNegativeZero;
     int64_t words[kVectorBytes / 8], any = 0;
     __builtin_memcpy(words, &found, sizeof words);

@@ -13,6 +13,7 @@
 
 #include "cpu/runtime/pool2d_args.h"
 #include "cpu/vectors/rows.h"
+#include "cpu/vectors/vectors.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -174,41 +175,38 @@ static inline void reduce_padded_row(A* out, const A* row, const CpuPoolAxis& w)
   return reduce_each_tap<Op>(out, row, w);
 }
 
-template <typename A, int kLanes>
-struct VectorOf {
-  typedef A type __attribute__((vector_size(kLanes * sizeof(A))));
+template <typename A, int kCount>
+struct LanesOf {
+  typedef A type __attribute__((vector_size(kCount * sizeof(A))));
 };
 
 // Op over the lanes of a vector, halves first.
-template <typename Op, typename A, int kLanes>
-static inline A reduce_lanes(typename VectorOf<A, kLanes>::type lanes) {
-  if constexpr (kLanes == 2) {
+template <typename Op, typename A, int kCount>
+static inline A reduce_lanes(typename LanesOf<A, kCount>::type lanes) {
+  if constexpr (kCount == 2) {
     return Op::combine(lanes[0], lanes[1]);
   } else {
-    typename VectorOf<A, kLanes / 2>::type low, high;
+    typename LanesOf<A, kCount / 2>::type low, high;
     __builtin_memcpy(&low, &lanes, sizeof low);
     __builtin_memcpy(&high, reinterpret_cast<const char*>(&lanes) + sizeof low, sizeof high);
-    return reduce_lanes<Op, A, kLanes / 2>(Op::combine(low, high));
+    return reduce_lanes<Op, A, kCount / 2>(Op::combine(low, high));
   }
 }
 
 // Op over in[i * step], i < n, in a vector of partial results.
-template <typename Op, typename A>
-static inline A reduce_run(const A* in, int64_t step, int64_t n) {
-  constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
-  using Vector = typename VectorOf<A, kLanes>::type;
+template <typename Op, typename T>
+static inline accumulator_t<T> reduce_run(const T* in, int64_t step, int64_t n) {
+  using A = accumulator_t<T>;
   A result = Op::template identity<A>();
   int64_t i = 0;
-  if (step == 1 && n >= kLanes) {
-    Vector lanes, next;
-    __builtin_memcpy(&lanes, in, sizeof lanes);
-    for (i = kLanes; i + kLanes <= n; i += kLanes) {
-      __builtin_memcpy(&next, in + i, sizeof next);
-      lanes = Op::combine(lanes, next);
+  if (step == 1 && n >= kLanes<A>) {
+    vector_t<A> lanes = load_vector(in);
+    for (i = kLanes<A>; i + kLanes<A> <= n; i += kLanes<A>) {
+      lanes = Op::combine(lanes, load_vector(in + i));
     }
-    result = reduce_lanes<Op, A, kLanes>(lanes);
+    result = reduce_lanes<Op, A, kLanes<A>>(lanes);
   }
-  for (; i < n; ++i) result = Op::combine(result, in[i * step]);
+  for (; i < n; ++i) result = Op::combine(result, to_accumulator(in[i * step]));
   return result;
 }
 
@@ -219,21 +217,19 @@ static void pool_rows(const CpuPoolArgs& o, const Finish& finish) {
   const CpuPoolAxis &h = o.h, &w = o.w;
   const int64_t P = h.y_size, Q = w.y_size, W = w.x_size;
   const int64_t padded = max64(W, w.padded_size);
-  const bool reads_in_place =
-      std::is_same_v<T, A> && o.x.strides.w == 1 && w.pad == 0 && padded == W;
-  if constexpr (std::is_same_v<T, A>) {
-    // A window that is a whole plane: so little work for each that preparing rows would dominate.
-    if (P == 1 && Q == 1 && reads_in_place && h.windows[0].count == 1) {
-      const PoolWindow<int64_t> run = w.windows[0];
-      return for_rows(o, 1, run.count, [&](int64_t n, int64_t c, int64_t) {
-        A result = reduce_run<Op>(
-            static_cast<const A*>(o.x.at<T>(n, c, h.windows[0].begin, 0)) + run.begin, w.dilation,
-            run.count);
-        if constexpr (Op::kTellsOrder) Op::template settle<T>(o, n, c, 0, 0, result);
-        finish(&result, 0);
-        *o.y.at<T>(n, c, 0, 0) = result;
-      });
-    }
+  const bool lies_as_read = o.x.strides.w == 1 && w.pad == 0 && padded == W;
+  // A window that is a run of a plane, most often all of it: so little work for each that preparing
+  // rows would dominate.
+  if (P == 1 && Q == 1 && lies_as_read && h.windows[0].count == 1) {
+    const PoolWindow<int64_t> run = w.windows[0];
+    constexpr int64_t kAtOnce = 4;  // elements that take the time of one operation elsewhere
+    return for_rows(o, 1, div_up(run.count, kAtOnce), [&](int64_t n, int64_t c, int64_t) {
+      A result =
+          reduce_run<Op>(o.x.at<T>(n, c, h.windows[0].begin, run.begin), w.dilation, run.count);
+      if constexpr (Op::kTellsOrder) Op::template settle<T>(o, n, c, 0, 0, result);
+      finish(&result, 0);
+      *o.y.at<T>(n, c, 0, 0) = from_accumulator<T>(result);
+    });
   }
   const int64_t work = max64(1, W) * (P > 0 ? h.windows[P / 2].count : 1) + Q;
   for_rows(o, P, work, [&](int64_t n, int64_t c, int64_t p) {
@@ -243,7 +239,7 @@ static void pool_rows(const CpuPoolArgs& o, const Finish& finish) {
     const PoolWindow<int64_t>& rows = h.windows[p];
     const T* const x = o.x.at<T>(n, c, rows.begin, 0);
     const A* row = buffer;
-    if (reads_in_place && rows.count == 1) {
+    if (std::is_same_v<T, A> && lies_as_read && rows.count == 1) {
       row = reinterpret_cast<const A*>(x);
     } else {
       fill_row(buffer, 1, Op::template identity<A>(), w.pad);
@@ -292,8 +288,9 @@ static void for_channel_rows(const CpuPoolArgs& o, int64_t rows, int64_t work, c
   });
 }
 
-// An output row = the window's rows reduced to one row of pixels, in a buffer, and then that row's
-// pixels reduced for each window: memory is read in the order in which it lies.
+// An output row = the window's rows reduced to one row of pixels, in a buffer unless it is a single
+// row, and then that row's pixels reduced for each window: memory is read in the order in which it
+// lies.
 // finish(results, lanes, p, q) may change the results of a pixel before they are stored.
 template <typename Op, typename T, typename Finish>
 static void pool_channels(const CpuPoolArgs& o, const Finish& finish) {
@@ -304,24 +301,36 @@ static void pool_channels(const CpuPoolArgs& o, const Finish& finish) {
   for_channel_rows(o, h.y_size, work, [&](int64_t n, int64_t c0, int64_t lanes, int64_t p) {
     ScratchArrays arrays(ScratchSlot::kTask,
                          ScratchArrays::bytes_of<A>(W * lanes) + ScratchArrays::bytes_of<A>(lanes));
-    A *const row = arrays.take<A>(W * lanes), *const buffer = arrays.take<A>(lanes);
+    A *const reduced = arrays.take<A>(W * lanes), *const buffer = arrays.take<A>(lanes);
     const PoolWindow<int64_t>& rows = h.windows[p];
     const T* const x = o.x.at<T>(n, c0, rows.begin, 0);
-    const int64_t row_step = h.dilation * o.x.strides.h, dense = o.x.strides.w == lanes;
-    const int64_t run = dense ? W * lanes : lanes;  // adjacent elements of a row
-    for (int64_t i = 0; i < W * lanes; i += run) {
-      reduce_columns<Op>(row + i, x + i / lanes * o.x.strides.w, row_step, 1, rows.count, run);
+    const int64_t row_step = h.dilation * o.x.strides.h;
+    const int64_t run = o.x.strides.w == lanes ? W * lanes : lanes;  // adjacent elements of a row
+    const A* row = reduced;
+    int64_t pixel = lanes;  // elements from one to the next
+    if (std::is_same_v<T, A> && rows.count == 1) {
+      row = reinterpret_cast<const A*>(x);
+      pixel = o.x.strides.w;
+    } else {
+      for (int64_t i = 0; i < W * lanes; i += run) {
+        reduce_columns<Op>(reduced + i, x + i / lanes * o.x.strides.w, row_step, 1, rows.count,
+                           run);
+      }
     }
     bool order_shows = false;
-    if constexpr (Op::kTellsOrder) order_shows = Op::order_shows(row, W * lanes);
+    if constexpr (Op::kTellsOrder) {
+      for (int64_t i = 0; i < W * lanes && !order_shows; i += run) {
+        order_shows = Op::order_shows(row + i / lanes * pixel, run);
+      }
+    }
     for (int64_t q = 0; q < Q; ++q) {
       T* const y = o.y.at<T>(n, c0, p, q);
       A* results = buffer;
       if constexpr (std::is_same_v<T, A>) {
         if (o.y.strides.c == 1) results = y;
       }
-      reduce_columns<Op>(results, static_cast<const A*>(row + w.windows[q].begin * lanes),
-                         w.dilation * lanes, 1, w.windows[q].count, lanes);
+      reduce_columns<Op>(results, row + w.windows[q].begin * pixel, w.dilation * pixel, 1,
+                         w.windows[q].count, lanes);
       if constexpr (Op::kTellsOrder) {
         for (int64_t l = 0; order_shows && l < lanes; ++l) {
           Op::template settle<T>(o, n, c0 + l, p, q, results[l]);

@@ -18,4 +18,20 @@ __device__ __forceinline__ accumulator_t<T> apply_epilogue(accumulator_t<T> z,
   return activate(z, epilogue.activation);
 }
 
+// Calls visit(function), where function(z) is the activation with its kind as a constant, so that
+// the loops of visit hold no switch.
+template <typename Visitor>
+__device__ __forceinline__ void with_activation(const Activation& activation,
+                                                const Visitor& visit) {
+  switch (activation.kind) {
+#define FASTCONV_CASE(name)                                                       \
+  case ActivationKind::name:                                                      \
+    return visit([&](auto z) {                                                    \
+      return activate(z, Activation{ActivationKind::name, activation.parameter}); \
+    });
+    FASTCONV_ACTIVATIONS(FASTCONV_CASE)
+#undef FASTCONV_CASE
+  }
+}
+
 }  // namespace fastconv::cuda

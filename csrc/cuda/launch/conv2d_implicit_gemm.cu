@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "cuda/kernels/gemm/implicit_gemm_pack_filters.cuh"
 #include "cuda/kernels/gemm/split_k_reduce.cuh"
+#include "cuda/launch/gemm_store.h"
 #include "cuda/launch/instances/implicit_gemm_instances.h"
 #include "problem/layout.h"
 
@@ -52,32 +55,39 @@ dim3 helper_grid(int64_t count, int threads, unsigned y = 1) {
 
 FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); }
 
-GemmStore choose_store(const CudaConvArgs& args, const ImplicitGemmParams& params) {
-  const TensorView& out = params.out;
-  if (params.splits > 1) return GemmStore::channels;
+// channels, width and height are the sizes of the result's inner axes, whose order is (n, h, w, c).
+cudaError_t reduce(const CudaConvArgs& args, SplitKReduceParams& sum, const TensorSize& size) {
+  sum.channels = Divider(size.c, sum.count);
+  sum.width = divmod(size.w);
+  sum.height = divmod(size.h);
+  const TensorView& residual = sum.epilogue.residual;
   const int64_t element = element_size(args.dtype);
-  const TensorSize size = {args.problem.N, params.groups * params.gemm_n, params.out_h,
-                           params.out_w};
-  const auto stores_vectors = [&](const TensorView& tensor) {
-    return tensor.strides.c == 1 && is_aligned(tensor, size, element, &Strides::c, kAccessBytes);
-  };
-  const TensorView& residual = args.epilogue.residual;
-  if (params.gemm_n % (kAccessBytes / element) == 0 && stores_vectors(out) &&
-      (residual.data == nullptr || stores_vectors(residual))) {
-    return GemmStore::vectors;
-  }
-  return out.strides.c == 1 ? GemmStore::channels : GemmStore::pixels;
-}
-
-cudaError_t reduce(const CudaConvArgs& args, const SplitKReduceParams& params) {
-  const dim3 grid = helper_grid(params.count, kReduceThreads);
+  const bool vectors = has_vectors(sum.out, size, element, &Strides::c, kReduceVector) &&
+                       (residual.data == nullptr ||
+                        has_vectors(residual, size, element, &Strides::c, kReduceVector));
+  const dim3 grid = helper_grid(vectors ? sum.count / kReduceVector : sum.count, kReduceThreads);
   return dispatch_dtype(args.dtype, [&](auto tag) {
-    return launch(split_k_reduce<typename decltype(tag)::type>, grid, kReduceThreads, 0,
-                  args.stream, params);
+    using T = typename decltype(tag)::type;
+    return vectors
+               ? launch(split_k_reduce<T, kReduceVector>, grid, kReduceThreads, 0, args.stream, sum)
+               : launch(split_k_reduce<T, 1>, grid, kReduceThreads, 0, args.stream, sum);
   });
 }
 
 // ---- fprop and dgrad -------------------------------------------------------------------------
+
+// The phases by falling number of taps: blocks start in order, and a long one that starts last
+// would run alone.
+std::vector<std::pair<GatherAxis, GatherAxis>> longest_first(const GemmAxes& axes) {
+  std::vector<std::pair<GatherAxis, GatherAxis>> phases;
+  for (const GatherAxis& h : axes.h) {
+    for (const GatherAxis& w : axes.w) phases.emplace_back(h, w);
+  }
+  std::stable_sort(phases.begin(), phases.end(), [](const auto& a, const auto& b) {
+    return a.first.taps * a.second.taps > b.first.taps * b.second.taps;
+  });
+  return phases;
+}
 
 // One call, whose parameters the constructor fills in and whose kernels run() starts.
 class GatherGemm {
@@ -100,23 +110,21 @@ class GatherGemm {
       return launch_implicit_gemm<decltype(math)::value>(args_.plan, blocks_, params_,
                                                          args_.stream);
     });
-    if (status != cudaSuccess || params_.partial == nullptr) return status;
+    if (status != cudaSuccess || params_.output.partial == nullptr) return status;
     SplitKReduceParams sum;
-    sum.partial = params_.partial;
+    sum.partial = params_.output.partial;
     sum.count = params_.out_pixels * problem_.groups * params_.gemm_n;
     sum.splits = args_.plan.splits;
-    sum.out = params_.out;
+    sum.out = params_.output.out;
     sum.epilogue = args_.epilogue;
-    sum.channels = divmod(problem_.groups * params_.gemm_n);
-    sum.width = divmod(params_.out_w);
-    sum.height = divmod(params_.out_h);
-    return reduce(args_, sum);
+    return reduce(args_, sum,
+                  {problem_.N, problem_.groups * params_.gemm_n, params_.out_h, params_.out_w});
   }
 
  private:
   void gather() {
     params_.source = dgrad_ ? args_.y : args_.x;
-    params_.out = dgrad_ ? args_.x : args_.y;
+    params_.output.out = dgrad_ ? args_.x : args_.y;
     params_.source_h = static_cast<int>(dgrad_ ? problem_.P() : problem_.H);
     params_.source_w = static_cast<int>(dgrad_ ? problem_.Q() : problem_.W);
     params_.out_h = static_cast<int>(dgrad_ ? problem_.H : problem_.P());
@@ -132,46 +140,53 @@ class GatherGemm {
         static_cast<int>(dgrad_ ? problem_.channels_per_group() : problem_.filters_per_group());
     channels_ = dgrad_ ? problem_.filters_per_group() : problem_.channels_per_group();
     params_.channels = divmod(channels_);
-    params_.epilogue = args_.epilogue;
-    params_.store = choose_store(args_, params_);
+    params_.output.epilogue = args_.epilogue;
+    params_.output.store = params_.splits == 1
+                               ? choose_store(args_, params_.output.out,
+                                              {problem_.N, params_.groups * params_.gemm_n,
+                                               params_.out_h, params_.out_w},
+                                              params_.gemm_n)
+                           : params_.gemm_n % kReduceVector == 0 ? GemmStore::partial_vectors
+                                                                 : GemmStore::partial_sums;
   }
 
   void phases() {
     const GemmTile tile = tile_of(args_.plan.gemm);
     int count = 0, tiles_m = 0;
     int64_t filters = 0;
-    for (const GatherAxis& h : axes_.h) {
-      for (const GatherAxis& w : axes_.w) {
-        GemmPhase& phase = params_.phases[count];
-        const int64_t taps = h.taps * w.taps;
-        phase.image = divmod(h.positions * w.positions);
-        phase.width = divmod(w.positions);
-        phase.taps_w = divmod(std::max<int64_t>(w.taps, 1));
-        phase.first_h = static_cast<int>(h.first), phase.first_w = static_cast<int>(w.first);
-        phase.source_first_h = static_cast<int>(h.source_first);
-        phase.source_first_w = static_cast<int>(w.source_first);
-        phase.tap_offset_h = static_cast<int>(h.tap_offset);
-        phase.tap_offset_w = static_cast<int>(w.tap_offset);
-        phase.gemm_m = static_cast<int>(problem_.N * h.positions * w.positions);
-        phase.gemm_k = static_cast<int>(taps * channels_);
-        phase.first_tile = tiles_m;
-        const int64_t row = packed_row(phase.gemm_k, element_size(args_.dtype));
-        phase.filter_row = static_cast<int>(row);
-        phase.filters = filters;
-        tiles_m += div_up(phase.gemm_m, tile.m);
-        filters += problem_.groups * params_.gemm_n * row;
+    for (const auto& [h, w] : longest_first(axes_)) {
+      GemmPhase& phase = params_.phases[count];
+      const int64_t taps = h.taps * w.taps;
+      phase.image = divmod(h.positions * w.positions);
+      phase.width = divmod(w.positions);
+      phase.taps_w = divmod(std::max<int64_t>(w.taps, 1));
+      phase.first_h = static_cast<int>(h.first), phase.first_w = static_cast<int>(w.first);
+      phase.source_first_h = static_cast<int>(h.source_first);
+      phase.source_first_w = static_cast<int>(w.source_first);
+      phase.tap_offset_h = static_cast<int>(h.tap_offset);
+      phase.tap_offset_w = static_cast<int>(w.tap_offset);
+      phase.gemm_m = static_cast<int>(problem_.N * h.positions * w.positions);
+      phase.gemm_k = static_cast<int>(taps * channels_);
+      phase.first_tile = tiles_m;
+      const int64_t row = packed_row(phase.gemm_k, element_size(args_.dtype));
+      phase.filter_row = static_cast<int>(row);
+      phase.filters = filters;
+      phase.steps = tap_steps(h, w);
+      tiles_m += div_up(phase.gemm_m, tile.m);
+      filters += problem_.groups * params_.gemm_n * row;
 
-        PackedPhase& packed = pack_.phases[count++];
-        packed.begin = phase.filters;
-        packed.filter_row = divmod(std::max<int64_t>(row, 1));
-        packed.taps_w = phase.taps_w;
-        packed.tap_first_h = static_cast<int>(h.tap_first);
-        packed.tap_first_w = static_cast<int>(w.tap_first);
-        packed.tap_step_h = static_cast<int>(h.tap_step);
-        packed.tap_step_w = static_cast<int>(w.tap_step);
-        packed.gemm_k = phase.gemm_k;
-        longest_row_ = std::max(longest_row_, row);
-      }
+      PackedPhase& packed = pack_.phases[count++];
+      packed.begin = phase.filters;
+      packed.filter_row =
+          Divider(std::max<int64_t>(row, 1), problem_.groups * params_.gemm_n * row);
+      packed.row_elements = phase.filter_row;
+      packed.taps_w = phase.taps_w;
+      packed.tap_first_h = static_cast<int>(h.tap_first);
+      packed.tap_first_w = static_cast<int>(w.tap_first);
+      packed.tap_step_h = static_cast<int>(h.tap_step);
+      packed.tap_step_w = static_cast<int>(w.tap_step);
+      packed.gemm_k = phase.gemm_k;
+      longest_row_ = std::max(longest_row_, row);
     }
     packed_bytes_ = filters * element_size(args_.dtype);
     params_.num_phases = count;
@@ -179,6 +194,24 @@ class GatherGemm {
     params_.tiles_n = divmod(tiles_n);
     params_.tiles_m = divmod(tiles_m);
     blocks_ = static_cast<unsigned>(static_cast<int64_t>(tiles_m) * tiles_n * problem_.groups);
+  }
+
+  TapSteps tap_steps(const GatherAxis& h, const GatherAxis& w) const {
+    const int64_t slab = kGemmSlabBytes / element_size(args_.dtype);
+    const Strides& strides = params_.source.strides;
+    const int64_t offset_w = w.tap_offset * strides.w, offset_h = h.tap_offset * strides.h;
+    const int64_t taps_w = std::max<int64_t>(w.taps, 1);
+    TapSteps steps;
+    steps.channel = static_cast<int>(slab % channels_);
+    steps.tap_w = static_cast<int>(slab / channels_ % taps_w);
+    steps.tap_h = static_cast<int>(slab / channels_ / taps_w);
+    steps.offset = static_cast<int>(steps.channel * strides.c + steps.tap_w * offset_w +
+                                    steps.tap_h * offset_h);
+    steps.carry_w = static_cast<int>(offset_w - channels_ * strides.c);
+    steps.carry_h = static_cast<int>(offset_h - taps_w * offset_w);
+    steps.taps_w = static_cast<int>(taps_w);
+    steps.taps_h = static_cast<int>(h.taps);
+    return steps;
   }
 
   void workspace() {
@@ -189,7 +222,7 @@ class GatherGemm {
       pack_.packed = place;
       place += workspace_part(packed_bytes_);
     }
-    if (args_.plan.splits > 1) params_.partial = reinterpret_cast<float*>(place);
+    if (args_.plan.splits > 1) params_.output.partial = reinterpret_cast<float*>(place);
   }
 
   cudaError_t pack() {
@@ -227,6 +260,7 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   params.dy = args.y;
   params.partial = static_cast<float*>(args.workspace);
   params.slice_elements = problem.w_elements();
+  params.dy_pixel = pixel_stride(args.y.strides, problem);
   const GatherAxis h = fprop_axis(h_axis(problem)), w = fprop_axis(w_axis(problem));
   params.source_h = static_cast<int>(h.source_size);
   params.source_w = static_cast<int>(w.source_size);
@@ -236,6 +270,7 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   params.source_step_w = static_cast<int>(w.source_step);
   params.tap_offset_h = static_cast<int>(h.tap_offset);
   params.tap_offset_w = static_cast<int>(w.tap_offset);
+  params.taps_h = static_cast<int>(problem.R);
   params.gemm_m = static_cast<int>(shape.gemm_m), params.gemm_n = static_cast<int>(shape.gemm_n);
   params.gemm_k = static_cast<int>(shape.gemm_k);
   params.splits = args.plan.splits;
@@ -257,16 +292,17 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   sum.count = params.slice_elements;
   sum.splits = params.splits;
   sum.out = args.w;
-  sum.channels = params.channels;
-  sum.width = divmod(problem.S);
-  sum.height = divmod(problem.R);
-  return reduce(args, sum);
+  return reduce(args, sum, {problem.K, problem.channels_per_group(), problem.R, problem.S});
 }
 
 }  // namespace
 
 cudaError_t conv2d_implicit_gemm(const CudaConvArgs& args) {
-  return args.op == ConvOp::wgrad ? run_wgrad(args) : GatherGemm(args).run();
+  if (args.op == ConvOp::wgrad) return run_wgrad(args);
+  if (args.plan.gemm == GemmKernel::stem || args.plan.gemm == GemmKernel::stem_few_filters) {
+    return conv2d_fprop_stem_gemm(args);
+  }
+  return GatherGemm(args).run();
 }
 
 }  // namespace fastconv::cuda

@@ -12,6 +12,7 @@ import torch
 from ... import first_use
 from ..._native import core, cuda, cuda_missing
 from ...activations import native
+from ...prediction.machines import MACHINES
 from ...problem import DTYPES, ConvOp, allows_tf32, suggests_channels_last
 from .. import im2col
 from ..base import Backend, Kernel, PassPlan, epilogue_kernel, is_convolution
@@ -29,14 +30,18 @@ from .launch import (
 from .pool2d import CudaPool2d
 
 _locate = functools.partial(location, device=DEVICE)
-# device_properties() of an H100 SXM, for which plans are made where there is no GPU to ask.
-_DEFAULT_DEVICE = (132, 227 << 10, 50 << 20, 90)
+# Whose plans are made where there is no GPU to ask.
+_DEFAULT_MACHINE = MACHINES["h100"]
 _ALIGNMENT = 16  # bytes, of the widest loads
 
 
-def _dense_strides(size, channels_last):
-    _, c, h, w = size
-    return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+def dense_strides(problem, channels_last):
+    """Strides of x, w and y of a ConvProblem, without gaps."""
+    N, C, H, W, K, R, S, *_, groups = problem.sizes
+    return [
+        (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+        for _, c, h, w in ((N, C, H, W), (K, C // groups, R, S), problem.out_size())
+    ]
 
 
 class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
@@ -57,9 +62,11 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
 
     def _make_plan(self, op, problem, dtype, tf32, x, w, y, aligned, device):
         """The plan for tensors of these strides. device is an index, or None for the default."""
-        sms, *sizes, _ = _DEFAULT_DEVICE if device is None else device_properties(device)
-        device = (self.sm_count or sms, *sizes)
-        call = core.CudaConvCall(op, problem, DTYPES[dtype], tf32, x, w, y, aligned, *device)
+        sms, *sizes = _DEFAULT_MACHINE.plan_arguments
+        if device is not None:
+            sms, *sizes = device_properties(device)[:3]
+        sizes = (self.sm_count or sms, *sizes)
+        call = core.CudaConvCall(op, problem, DTYPES[dtype], tf32, x, w, y, aligned, *sizes)
         if self.algorithm is None:
             return core.plan_conv2d_cuda(call)
         return core.plan_conv2d_cuda(self.algorithm, call, f"asked for as {self.name!r}")
@@ -74,20 +81,14 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
         return None
 
     def _unsupported_reason(self, problem, dtype):
-        strides = self._dense(problem, False)
+        strides = dense_strides(problem, False)
         for op in ConvOp.__members__.values():
             call = core.CudaConvCall(
-                op, problem, DTYPES[dtype], False, *strides, True, *_DEFAULT_DEVICE[:3]
+                op, problem, DTYPES[dtype], False, *strides, True, *_DEFAULT_MACHINE.plan_arguments
             )
             if reason := core.unsupported_reason(self.algorithm, call):
                 return reason
         return None
-
-    def _dense(self, problem, channels_last):
-        """Strides of x, w and y without gaps."""
-        N, C, H, W, K, R, S, *_, groups = problem.sizes
-        sizes = ((N, C, H, W), (K, C // groups, R, S), problem.out_size())
-        return [_dense_strides(size, channels_last) for size in sizes]
 
     def kernel(self, operation, call, dtype, channels_last, index, given=(), aligned=True):
         """As Backend.kernel."""
@@ -96,7 +97,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
         if operation not in ConvOp.__members__:
             return self.dense_pool_kernel(operation, call, dtype, channels_last)
         op, problem = ConvOp.__members__[operation], conv_problem(*call)
-        dense = zip("xwy", self._dense(problem, channels_last))
+        dense = zip("xwy", dense_strides(problem, channels_last))
         strides = [dict(given).get(name, strides) for name, strides in dense]
         plan = self._plan(op, problem, dtype, allows_tf32(), *strides, aligned, index or 0)
         return _kernel_of(op, dtype, plan)
@@ -113,7 +114,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
                 problem,
                 dtype,
                 allows_tf32(),
-                *self._dense(problem, channels_last),
+                *dense_strides(problem, channels_last),
                 True,
                 device,
             )
@@ -259,7 +260,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
 
 
 def _kernel_of(op, dtype, plan):
-    _, kernel, vectorised, packed_w, math, splits = plan.numbers
+    _, kernel, vectorised, packed_w, math, splits, *_ = plan.numbers
     detail = (core.CudaMath(math).name, kernel, vectorised, packed_w, splits > 1)
     return Kernel(op.name, plan.algorithm.name, dtype, detail)
 

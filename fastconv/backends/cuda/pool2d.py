@@ -17,6 +17,20 @@ _LONGEST_AXIS = 2**31 - 1
 _ALIGNED = 1 << 8  # an address as allocators give it
 
 
+def plan_dense_pool2d(op, problem, dtype, channels_last, offsets):
+    """The CudaPoolPlan of a pass over dense, aligned tensors: fwd as in inference, without the
+    places of maxima; bwd of max with them, as offsets or as indices."""
+    layout = memory_format(channels_last)
+    x, y = (
+        torch.empty(size, device="meta", memory_format=layout).stride()
+        for size in ((problem.N, problem.C, problem.H, problem.W), problem.out_size())
+    )
+    places = (_ALIGNED, y) if op == core.PoolOp.max_bwd else (0, NO_STRIDES)
+    return core.plan_pool2d_cuda(
+        op, problem, DTYPES[dtype], _ALIGNED, x, _ALIGNED, y, *places, offsets
+    )
+
+
 class CudaPool2d(Pool2dBackend):
     """Pooling methods of the CUDA backends."""
 
@@ -44,17 +58,8 @@ class CudaPool2d(Pool2dBackend):
         return pool_problem(*call), plans
 
     def _dense_plan(self, op, call, dtype, channels_last):
-        problem = pool_problem(*call)
-        layout = memory_format(channels_last)
-        x, y = (
-            torch.empty(size, device="meta", memory_format=layout).stride()
-            for size in (call[0], problem.out_size())
-        )
         offsets = op == core.PoolOp.max_bwd and self.saves_offsets(call[1])
-        places = (_ALIGNED, y) if op == core.PoolOp.max_bwd else (0, NO_STRIDES)
-        return core.plan_pool2d_cuda(
-            op, problem, DTYPES[dtype], _ALIGNED, x, _ALIGNED, y, *places, offsets
-        )
+        return plan_dense_pool2d(op, pool_problem(*call), dtype, channels_last, offsets)
 
     def dense_pool_kernel(self, operation, call, dtype, channels_last):
         """The Kernel of a pass, for tensors as in explain_pool2d."""

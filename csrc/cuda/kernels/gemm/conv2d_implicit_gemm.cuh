@@ -27,208 +27,32 @@
 // kMaxGemmPhases phases.
 #pragma once
 
-#include "cuda/device/cp_async.cuh"
-#include "cuda/device/thread_index.cuh"
-#include "cuda/device/vector.cuh"
-#include "cuda/kernels/gemm/implicit_gemm_params.cuh"
-#include "cuda/kernels/gemm/implicit_gemm_store.cuh"
+#include "cuda/kernels/gemm/implicit_gemm_element_gather.cuh"
+#include "cuda/kernels/gemm/implicit_gemm_vector_gather.cuh"
 
 namespace fastconv::cuda {
 
-// A thread's share of the loads of a block's filters, which are rows of packed elements, 16 bytes
-// at a time.
-template <typename Config>
-struct FilterRows {
-  using T = typename Config::element_t;
-  static constexpr int kRowStep = Config::kThreads / kSlabChunks;
-  static constexpr int kRows = Config::kTileN / kRowStep;  // of a thread
-  static_assert(Config::kTileN % kRowStep == 0);
-
-  const GemmPhase& phase;
-  const T* first;
-  int rows, row, chunk;
-
-  __device__ __forceinline__ FilterRows(const ImplicitGemmParams& params, const GemmBlock& block)
-      : phase(params.phases[block.phase]) {
-    const int thread = recomputed_thread_index();
-    chunk = thread % kSlabChunks, row = thread / kSlabChunks;
-    const int64_t column = static_cast<int64_t>(block.group) * params.gemm_n + block.column0 + row;
-    first = static_cast<const T*>(params.filters) + phase.filters + column * phase.filter_row;
-    // The thread's i-th row exists where i * kRowStep < rows.
-    rows = params.gemm_n - block.column0 - row;
+__device__ __forceinline__ StagedRow staged_row(const ImplicitGemmParams& params,
+                                                const GemmPhase& phase, int m) {
+  if (m >= phase.gemm_m) return {-1, 0};
+  uint32_t pixel, q;
+  const int64_t n = phase.image.divmod(m, pixel);
+  const int64_t h = static_cast<int>(phase.width.divmod(pixel, q)) * params.step_h + phase.first_h;
+  const int64_t w = static_cast<int>(q) * params.step_w + phase.first_w;
+  if (params.output.partial != nullptr) {
+    const int64_t row = blockIdx.y * params.out_pixels + (n * params.out_h + h) * params.out_w + w;
+    return {row * params.groups * params.gemm_n, 0};
   }
-
-  __device__ __forceinline__ void load(int slab, unsigned char* place, const void* anywhere) const {
-    const int k = slab * Config::kTileK + chunk * Config::kVector;
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const bool valid = i * kRowStep < rows && k < phase.gemm_k;
-      cp_async_16(
-          place + slab_offset(row + i * kRowStep, chunk),
-          valid ? first + static_cast<int64_t>(i * kRowStep) * phase.filter_row + k : anywhere,
-          valid);
-    }
-  }
-};
-
-// ---- main loop, vectorised gather ------------------------------------------------------------
-
-template <typename Config>
-struct VectorGather {
-  using T = typename Config::element_t;
-  static constexpr int kRowStep = Config::kThreads / kSlabChunks;
-  static constexpr int kRows = Config::kTileM / kRowStep;  // of a thread
-  static_assert(Config::kTileM % kRowStep == 0);
-
-  struct Storage {
-    unsigned char a[kGemmStages][Config::kTileM * kGemmSlabBytes];
-    unsigned char b[kGemmStages][Config::kTileN * kGemmSlabBytes];
+  const auto offset = [&](const Strides& strides) {
+    return n * strides.n + h * strides.h + w * strides.w;
   };
-
-  template <bool kGuarded>
-  __device__ __forceinline__ static void run(const ImplicitGemmParams& params,
-                                             const GemmBlock& block, Storage& storage,
-                                             WarpTile<Config>& tile) {
-    const GemmPhase& phase = params.phases[block.phase];
-    const int thread = recomputed_thread_index();
-    const int chunk = thread % kSlabChunks, first_row = thread / kSlabChunks;
-    const T* const source = static_cast<const T*>(params.source.data) +
-                            static_cast<int64_t>(block.group) * params.channels.divisor();
-    const FilterRows<Config> filters(params, block);
-    GatherRow<T> rows[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      rows[i] = gather_row(params, phase, source, block.row0 + first_row + i * kRowStep);
-    }
-    const auto load = [&](int slab, int stage) {
-      const GatherTap tap =
-          gather_tap(params, phase, slab * Config::kTileK + chunk * Config::kVector);
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        const bool valid = inside(params, rows[i], tap);
-        cp_async_16(storage.a[stage] + slab_offset(first_row + i * kRowStep, chunk),
-                    valid ? rows[i].source + tap.offset : source, valid);
-      }
-      filters.load(slab, storage.b[stage], source);
-    };
-
-    const WarpPlace<Config> place;
-    // One group for each stage, empty ones too, so that the count of pending groups tells stages.
-#pragma unroll
-    for (int stage = 0; stage < kGemmStages - 1; ++stage) {
-      if (block.slab_begin + stage < block.slab_end) load(block.slab_begin + stage, stage);
-      cp_async_commit();
-    }
-    int stage = 0;
-    for (int slab = block.slab_begin; slab < block.slab_end; ++slab) {
-      cp_async_wait<kGemmStages - 2>();
-      // Makes this slab visible to all, and tells that all are done with the previous one, whose
-      // place the next load takes.
-      __syncthreads();
-      const int next = slab + kGemmStages - 1;
-      if (next < block.slab_end) load(next, stage == 0 ? kGemmStages - 1 : stage - 1);
-      cp_async_commit();
-      tile.template add_slab<kGuarded>(storage.a[stage] + place.row * kGemmSlabBytes,
-                                       storage.b[stage] + place.column * kGemmSlabBytes,
-                                       place.lane);
-      stage = stage + 1 == kGemmStages ? 0 : stage + 1;
-    }
-    cp_async_wait<0>();
-    __syncthreads();
-  }
-};
-
-// ---- main loop, gather by elements -----------------------------------------------------------
-
-template <typename Config>
-struct ElementGather {
-  using T = typename Config::element_t;
-  static constexpr int kStages = 2;
-  static constexpr int kThreadsPerRow = Config::kThreads / Config::kTileM;
-  static constexpr int kChunks = kSlabChunks / kThreadsPerRow;  // of a thread
-
-  struct Storage {
-    unsigned char a[kStages][Config::kTileM * kGemmSlabBytes];
-    unsigned char b[kStages][Config::kTileN * kGemmSlabBytes];
-    GatherTap taps[kStages][Config::kTileK];
-  };
-
-  template <bool kGuarded>
-  __device__ __forceinline__ static void run(const ImplicitGemmParams& params,
-                                             const GemmBlock& block, Storage& storage,
-                                             WarpTile<Config>& tile) {
-    const GemmPhase& phase = params.phases[block.phase];
-    const int thread = recomputed_thread_index();
-    const int row = thread % Config::kTileM, first_chunk = thread / Config::kTileM * kChunks;
-    const T* const source =
-        static_cast<const T*>(params.source.data) +
-        static_cast<int64_t>(block.group) * params.channels.divisor() * params.source.strides.c;
-    const GatherRow<T> gathered = gather_row(params, phase, source, block.row0 + row);
-    const FilterRows<Config> filters(params, block);
-    Vector<T, Config::kVector> chunks[kChunks];
-
-    const auto tabulate = [&](int slab) {
-      if (thread < Config::kTileK) {
-        storage.taps[slab % kStages][thread] =
-            gather_tap(params, phase, slab * Config::kTileK + thread);
-      }
-      __syncwarp();  // mma wants the whole warp together again
-    };
-    const auto load = [&](int slab) {
-      const GatherTap* const taps = storage.taps[slab % kStages] + first_chunk * Config::kVector;
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-#pragma unroll
-        for (int e = 0; e < Config::kVector; ++e) {
-          const GatherTap tap = taps[c * Config::kVector + e];
-          chunks[c].v[e] = inside(params, gathered, tap) ? __ldg(gathered.source + tap.offset)
-                                                         : from_accumulator<T>(0.0f);
-        }
-      }
-      filters.load(slab, storage.b[slab % kStages], source);
-    };
-    const auto put = [&](int slab) {
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        store_vector(
-            reinterpret_cast<T*>(storage.a[slab % kStages] + slab_offset(row, first_chunk + c)),
-            chunks[c]);
-      }
-    };
-
-    const WarpPlace<Config> place;
-    tabulate(block.slab_begin);
-    __syncthreads();
-    if (block.slab_begin < block.slab_end) {
-      load(block.slab_begin);
-      put(block.slab_begin);
-    }
-    tabulate(block.slab_begin + 1);
-    cp_async_commit();
-    cp_async_wait<0>();
-    __syncthreads();
-    for (int slab = block.slab_begin; slab < block.slab_end; ++slab) {
-      const int next = slab + 1;
-      if (next < block.slab_end) load(next);
-      cp_async_commit();
-      // Into the place of this slab's taps, which all have read before the last barrier.
-      tabulate(next + 1);
-      tile.template add_slab<kGuarded>(storage.a[slab % kStages] + place.row * kGemmSlabBytes,
-                                       storage.b[slab % kStages] + place.column * kGemmSlabBytes,
-                                       place.lane);
-      if (next < block.slab_end) put(next);
-      cp_async_wait<0>();
-      __syncthreads();
-    }
-  }
-};
-
-// ---- kernel ----------------------------------------------------------------------------------
+  return {offset(params.output.out.strides), offset(params.output.epilogue.residual.strides)};
+}
 
 template <typename Config, typename Gather>
 union ImplicitGemmStorage {
   typename Gather::Storage main_loop;
-  StagedSums<Config> staged;
+  StagedTile<Config> staged;
 };
 
 template <typename Config, typename Gather>
@@ -239,15 +63,16 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
   const auto tile = sum_tile<Config>([&](auto guarded, WarpTile<Config>& sums) {
     Gather::template run<guarded>(params, block, storage.main_loop, sums);
   });
-  const int pitch = params.store == GemmStore::pixels ? StagedSums<Config>::kColumnPitch
-                                                      : StagedSums<Config>::kRowPitch;
-  storage.staged.put(tile, pitch);
-  __syncthreads();
-  if (params.store == GemmStore::vectors) {
-    store_vectors<Config>(params, block, storage.staged);
-  } else {
-    store_elements<Config>(params, block, storage.staged, pitch);
+  stage_sums(params.output.store, tile, storage.staged);
+  const GemmPhase& phase = params.phases[block.phase];
+  for (int row = threadIdx.x; row < Config::kTileM; row += Config::kThreads) {
+    storage.staged.rows[row] = staged_row(params, phase, block.row0 + row);
   }
+  __syncthreads();
+  store_tile(params.output,
+             {params.gemm_n - block.column0,
+              static_cast<int64_t>(block.group) * params.gemm_n + block.column0},
+             storage.staged);
 }
 
 }  // namespace fastconv::cuda

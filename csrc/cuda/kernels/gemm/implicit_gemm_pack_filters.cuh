@@ -5,6 +5,7 @@
 // a tap belongs to one phase.
 #pragma once
 
+#include "cuda/device/element_grid.cuh"
 #include "cuda/device/fast_divmod.cuh"
 #include "cuda/device/numeric.cuh"
 #include "plan/implicit_gemm_geometry.h"
@@ -14,7 +15,9 @@ namespace fastconv::cuda {
 
 struct PackedPhase {
   int64_t begin = 0;  // of the phase, in elements of the packed filters
-  FastDivmod filter_row, taps_w;
+  Divider filter_row;
+  FastDivmod taps_w;
+  int row_elements = 0;  // zero where no tap reaches the phase
   int tap_first_h = 0, tap_first_w = 0, tap_step_h = 1, tap_step_w = 1;
   int gemm_k = 0;
 };
@@ -36,17 +39,17 @@ template <typename Word>
 __global__ void __launch_bounds__(kPackThreads)
     implicit_gemm_pack_filters(const __grid_constant__ PackFiltersParams params) {
   const PackedPhase& phase = params.phases[blockIdx.y];
-  if (phase.gemm_k == 0) return;  // no tap reaches this phase
-  const int64_t count = params.rows * phase.filter_row.divisor();
+  const int64_t count = params.rows * phase.row_elements;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kPackThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x; i < count;
        i += step) {
-    const int64_t row = i / phase.filter_row.divisor();
-    const int k = static_cast<int>(i - row * phase.filter_row.divisor());
+    int64_t k;
+    const int64_t row = phase.filter_row.divmod(i, k);
     Word value = 0;
     if (k < phase.gemm_k) {
       uint32_t channel, tap_w, column;
-      const int tap_h = phase.taps_w.divmod(params.channels.divmod(k, channel), tap_w);
+      const int tap_h =
+          phase.taps_w.divmod(params.channels.divmod(static_cast<uint32_t>(k), channel), tap_w);
       const int r = phase.tap_first_h + tap_h * phase.tap_step_h;
       const int s = phase.tap_first_w + static_cast<int>(tap_w) * phase.tap_step_w;
       const int64_t group = params.columns.divmod(static_cast<uint32_t>(row), column);

@@ -3,10 +3,19 @@
 #pragma once
 
 #include "cuda/device/fast_divmod.cuh"
+#include "cuda/kernels/gemm/implicit_gemm_output.cuh"
 #include "cuda/kernels/gemm/implicit_gemm_tile.cuh"
-#include "problem/epilogue.h"
 
 namespace fastconv::cuda {
+
+// What a slab further along gemm_k = (tap_h, tap_w, channel) means, digit by digit, so that a walk
+// along gemm_k carries instead of dividing. Offsets are elements of the source.
+struct TapSteps {
+  int channel = 0, tap_w = 0, tap_h = 0;  // digits of one slab
+  int offset = 0;                         // of one slab, without carries
+  int carry_w = 0, carry_h = 0;           // offsets of a carry into tap_w and into tap_h
+  int taps_w = 1, taps_h = 0;
+};
 
 // One phase of the output positions; fprop has a single one. first_h, source_step_h and so on are
 // what problem/gather_axis.h says of both axes.
@@ -17,21 +26,16 @@ struct GemmPhase {
   int source_first_h = 0, source_first_w = 0;
   int tap_offset_h = 0, tap_offset_w = 0;
   int gemm_m = 0, gemm_k = 0;
-  int first_tile = 0;   // tiles along gemm_m of the phases before
-  int filter_row = 0;   // elements of a packed row
+  int first_tile = 0;  // tiles along gemm_m of the phases before
+  int filter_row = 0;  // elements of a packed row
+  TapSteps steps;
   int64_t filters = 0;  // element offset of this phase's packed filters
 };
 
-// How a tile of results is stored: in 16-byte vectors of channels, or element by element with
-// neighbouring threads along channels or along pixels.
-enum class GemmStore { vectors, channels, pixels };
-
 struct ImplicitGemmParams {
-  TensorView source, out;
+  TensorView source;
+  GemmOutput output;
   const void* filters = nullptr;  // (phase, group, gemm_n, gemm_k padded to filter_row)
-  float* partial = nullptr;       // (slice, output pixel, group, gemm_n), or null
-  Epilogue epilogue;
-  GemmStore store = GemmStore::channels;
   int source_h = 0, source_w = 0, source_step_h = 1, source_step_w = 1;
   int out_h = 0, out_w = 0, step_h = 1, step_w = 1;
   int64_t out_pixels = 0;  // N * out_h * out_w

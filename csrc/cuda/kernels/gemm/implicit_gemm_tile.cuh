@@ -14,6 +14,7 @@
 
 #include "cuda/device/ldmatrix.cuh"
 #include "cuda/device/mma.cuh"
+#include "cuda/device/vector.cuh"
 #include "plan/cuda_plan.h"
 #include "plan/implicit_gemm_geometry.h"
 
@@ -47,7 +48,6 @@ constexpr int kChunkBytes = 16;
 constexpr int kSlabChunks = kGemmSlabBytes / kChunkBytes;
 constexpr int kStepsPerSlab = 2;  // one step: mma's depth, 32 bytes of a row
 constexpr int kMmaM = 16, kMmaN = 8;
-constexpr int kGemmStages = 4;  // slabs in shared memory where cp.async brings them
 
 // A position that every tap finds outside of the tensor: no extent reaches 2^30, and two of these
 // still fit an int.
@@ -65,8 +65,7 @@ struct GemmConfig {
   static constexpr int kWarpM = kTileM / kWarpsM, kWarpN = kTileN / kWarpsN;
   static constexpr int kTileK = kGemmSlabBytes / static_cast<int>(sizeof(element_t));
   static constexpr int kVector = kChunkBytes / static_cast<int>(sizeof(element_t));
-  // Blocks that shall run on a multiprocessor at a time; bounds the registers of a thread.
-  static constexpr int kBlocksPerSm = kThreads >= 256 ? 2 : 3;
+  static constexpr int kBlocksPerSm = warps_per_sm(kTile) * kWarpSize / kThreads;
 };
 
 // Byte offset of a chunk in a slab.
@@ -74,18 +73,27 @@ __device__ __forceinline__ int slab_offset(int row, int chunk) {
   return row * kGemmSlabBytes + (chunk ^ ((row >> 1) & (kSlabChunks - 1))) * kChunkBytes;
 }
 
-// value = big + small, both TF32; what is lost is below 2^-21 of the value. Of an infinity, small
-// is NaN. With kGuarded big is finite where the value is; else one that rounds beyond TF32's
-// largest number has infinite parts.
+// value = big + small, both TF32, big rounded to nearest; what is lost is below 2^-21 of the value.
+//
+// kGuarded is slower and gives big and small for every value, except that small of an infinity is
+// NaN. Without it the parts are those of a finite value that does not round beyond TF32's largest
+// number; of all others, NaN included, small is NaN or has the opposite infinity, and so makes the
+// sum NaN. small is truncated; its sign is as often the value's as not, so that this has no
+// direction.
 template <bool kGuarded>
 __device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& big, uint32_t& small) {
-  constexpr uint32_t kMantissaRest = (1u << 13) - 1;
+  constexpr uint32_t kMantissaRest = (1u << 13) - 1, kHalf = 1u << 12;
   const float whole = __uint_as_float(value);
-  big = round_to_tf32(whole);
-  if (kGuarded && fabsf(whole) < HUGE_VALF && !(fabsf(__uint_as_float(big)) < HUGE_VALF)) {
-    big = value & ~kMantissaRest;
+  if constexpr (kGuarded) {
+    big = round_to_tf32(whole);
+    if (fabsf(whole) < HUGE_VALF && !(fabsf(__uint_as_float(big)) < HUGE_VALF)) {
+      big = value & ~kMantissaRest;
+    }
+    small = round_to_tf32(whole - __uint_as_float(big));
+  } else {
+    big = (value + kHalf) & ~kMantissaRest;
+    small = truncate_to_tf32(whole - __uint_as_float(big));
   }
-  small = round_to_tf32(whole - __uint_as_float(big));
 }
 
 // The part of a tile that one warp sums: kWarpM x kWarpN, in the layout of mma's accumulators.
@@ -223,6 +231,17 @@ struct WarpTile {
     });
   }
 
+  // The same for two neighbours of a row at a time.
+  template <typename Store>
+  __device__ __forceinline__ void for_each_pair(int lane, const Store& store) const {
+    for_each_sum([&](int i, int j, int e) {
+      if (e % 2 == 0) {
+        store(i * kMmaM + lane / 4 + e / 2 * 8, j * kMmaN + lane % 4 * 2,
+              Vector<float, 2>{acc[i][j][e], acc[i][j][e + 1]});
+      }
+    });
+  }
+
   __device__ __forceinline__ bool has_nan() const {
     bool nan = false;
     for_each_sum([&](int i, int j, int e) { nan = nan | (acc[i][j][e] != acc[i][j][e]); });
@@ -256,22 +275,6 @@ struct WarpPlace {
     row = warp / Config::kWarpsN * Config::kWarpM;
     column = warp % Config::kWarpsN * Config::kWarpN;
     lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  }
-};
-
-// The tile's sums in shared memory, so that other threads than those that summed can store them.
-template <typename Config>
-struct StagedSums {
-  // Rows of this pitch keep the accumulators' pairs, and 16-byte reads along a row, off each
-  // other's banks; rows of kColumnPitch reads along a column.
-  static constexpr int kRowPitch = Config::kTileN + 8, kColumnPitch = Config::kTileN + 1;
-  float sums[Config::kTileM * kRowPitch];
-
-  __device__ __forceinline__ void put(const WarpTile<Config>& tile, int pitch) {
-    const WarpPlace<Config> place;
-    tile.for_each(place.lane, [&](int row, int column, float value) {
-      sums[(place.row + row) * pitch + place.column + column] = value;
-    });
   }
 };
 

@@ -49,15 +49,16 @@ template <CudaMath kMath>
 cudaError_t launch_implicit_gemm(const CudaConvPlan& plan, unsigned blocks,
                                  const ImplicitGemmParams& params, cudaStream_t stream) {
   using enum GemmKernel;
-  if (!plan.vectorised) {
-    return launch_kernel<kMath, ElementGather, tile128x64_small_warps, tile64x64, tile128x32>(
-        plan.gemm, blocks, params, stream);
-  }
   if constexpr (kMath == CudaMath::tf32x3) {
-    return launch_kernel<kMath, VectorGather, tile128x64_small_warps, tile64x64, tile128x32>(
-        plan.gemm, blocks, params, stream);
+    return plan.vectorised ? launch_kernel<kMath, VectorGather, tile64x64, tile128x32>(
+                                 plan.gemm, blocks, params, stream)
+                           : launch_kernel<kMath, ElementGather, tile64x64, tile128x32>(
+                                 plan.gemm, blocks, params, stream);
+  } else if (plan.vectorised) {
+    return launch_kernel<kMath, VectorGather, tile128x128, tile256x64, tile128x64, tile64x64,
+                         tile128x32>(plan.gemm, blocks, params, stream);
   } else {
-    return launch_kernel<kMath, VectorGather, tile128x128, tile128x64, tile64x64, tile128x32>(
+    return launch_kernel<kMath, ElementGather, tile128x64_small_warps, tile64x64, tile128x32>(
         plan.gemm, blocks, params, stream);
   }
 }
@@ -66,16 +67,17 @@ template <CudaMath kMath>
 cudaError_t launch_wgrad_implicit_gemm(const CudaConvPlan& plan, unsigned blocks,
                                        const WgradGemmParams& params, cudaStream_t stream) {
   using enum GemmKernel;
-  if (!plan.vectorised) {
-    return launch_kernel<kMath, WgradElementGather, tile128x64_small_warps, tile64x64>(
-        plan.gemm, blocks, params, stream);
-  }
   if constexpr (kMath == CudaMath::tf32x3) {
-    return launch_kernel<kMath, WgradVectorGather, tile128x64_small_warps, tile64x64>(
+    return plan.vectorised ? launch_kernel<kMath, WgradVectorGather, tile64x64>(plan.gemm, blocks,
+                                                                                params, stream)
+                           : launch_kernel<kMath, WgradElementGather, tile64x64>(plan.gemm, blocks,
+                                                                                 params, stream);
+  } else if (plan.vectorised) {
+    return launch_kernel<kMath, WgradVectorGather, tile128x128, tile64x128, tile64x64>(
         plan.gemm, blocks, params, stream);
   } else {
-    return launch_kernel<kMath, WgradVectorGather, tile128x128, tile64x64>(plan.gemm, blocks,
-                                                                           params, stream);
+    return launch_kernel<kMath, WgradElementGather, tile128x64_small_warps, tile64x64>(
+        plan.gemm, blocks, params, stream);
   }
 }
 
