@@ -19,7 +19,8 @@ Memory      empty_cache (gives back what fused networks keep)
 Results     ConversionReport, LayerReport, FusionReport, Explanation, ConvProblem, PoolProblem
 
 All else is internal. Calls that go to ATen give a warning for each reason. Of logging, the logger
-"fastconv" has the calls to ATen that an export expects (INFO), and what tuning chose (DEBUG).
+"fastconv" has kernels that failed their check on a GPU (WARNING), the calls to ATen that an export
+expects (INFO), and what tuning chose and what passed its check (DEBUG).
 """
 
 from importlib.metadata import version as _version

@@ -1,4 +1,4 @@
-"""The `fastconv` command: bench, report, demo, info. Also `python -m fastconv`."""
+"""The `fastconv` command: bench, report, demo, selftest, info. Also `python -m fastconv`."""
 
 import argparse
 import importlib.util
@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from .bench.options import add_bench_options, add_demo_options, add_report_options
+from .selftest.command import add_options as add_selftest_options
 
 # What a command needs beyond a plain install: module -> name of its package.
 NEEDS = {
@@ -77,6 +78,16 @@ def _parser():
         "learnt in so few epochs.",
     )
     add_demo_options(demo)
+    selftest = commands.add_parser(
+        "selftest",
+        help="every algorithm on small problems, exactly, wherever it hangs or crashes",
+        description="Runs every algorithm of convolutions, epilogues and pools, in each pass, "
+        "dtype and layout, on small problems of integers, whose results must be exact. Each line "
+        "of the table is run by a process that may hang or crash; the next line goes on. Exit "
+        "status 0 where all lines passed, 1 where not, 2 where there was nothing to run, 3 where "
+        "the time ended before the lines did.",
+    )
+    add_selftest_options(selftest)
     commands.add_parser("info", help="what this installation can do, and why not more")
     return parser
 
@@ -100,6 +111,10 @@ def main(argv=None):
         from .bench.demo.demo import run
 
         return run(options)
+    if options.command == "selftest":
+        from .selftest.command import run
+
+        return run(options, shlex.join(["fastconv", *arguments]))
     from . import info
 
     print(info())

@@ -4,7 +4,8 @@ A backend is named "cpu", "reference", ... or "cpu:direct" where one algorithm i
 that the caller names runs the call, or the reason why it cannot is raised. Where none is named the
 device decides; a call that no kernel supports goes to ATen, with a warning for each new reason. The
 reason is counted (`fastconv.info()`) and shown (`fastconv.explain`), or raised where
-FASTCONV_STRICT=1.
+FASTCONV_STRICT=1. That a kernel was left out because it failed its check (first_use.py) is such a
+reason.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from . import first_use
 from .backends import BACKENDS
 from .problem import suggests_channels_last
 from .variables import is_set
@@ -177,6 +179,22 @@ def why_unfit(tensors):
     return None
 
 
+def _left_out(name, operator, tensors, call):
+    """Why a backend that supports a call is not to run it all the same, or None: one of the kernels
+    that it needs, those of backward included, failed its check (first_use.py)."""
+    family, device = name.partition(":")[0], tensors[0].device
+    if family not in first_use.FAMILIES:
+        return None
+    if torch.compiler.is_compiling():
+        return first_use.known_refusal(family, device.index)
+    if any(tensor is not None and type(tensor) not in PLAIN_TYPES for tensor in tensors):
+        return None  # fake tensors: nothing runs
+    if not first_use.applies(device):
+        return None
+    kernels = BACKENDS[name].kernels(operator, call, tensors, not is_inference(*tensors))
+    return first_use.refusal(BACKENDS[name], kernels, device)
+
+
 def leave_to_aten(operator, x, reason, requested):
     """Counts a call that goes to ATen with its arguments unchecked, and records it without sizes.
 
@@ -249,6 +267,7 @@ def select(operator, tensors, call, requested):
         reason = unfit
         if reason is None and name in BACKENDS:
             reason = BACKENDS[name].supports(operator, call, x.dtype, device_type, device.index)
+            reason = reason or _left_out(name, operator, tensors, call)
         elif reason is None:
             reason = f"backend {name} is not in this build"
         if reason is None:

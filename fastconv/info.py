@@ -4,6 +4,7 @@ import platform
 
 import torch
 
+from . import first_use
 from ._native import core, cuda, cuda_missing
 from .backends import BACKENDS
 from .backends.triton import launch as triton_launch
@@ -58,7 +59,8 @@ def info() -> Info:
         A dict that prints well, with the keys fastconv, torch, python, instruction_set (of the CPU
         kernels), threads, backends (names that `backend=` takes), cuda and triton ("available" or
         the reason), tuned (the file of what FASTCONV_AUTOTUNE=1 found for Triton on this device, or
-        "none"), fallbacks (reason -> number of calls of this process that went to ATen).
+        "none"), left_out (kernel -> why it failed its check at its first use on a GPU in this
+        process), fallbacks (reason -> number of calls of this process that went to ATen).
     """
     from . import __version__
 
@@ -72,5 +74,6 @@ def info() -> Info:
         cuda=_cuda_line(),
         triton=_triton_line(),
         tuned=_tuned_line(),
+        left_out=first_use.left_out(),
         fallbacks=dict(fallbacks),
     )

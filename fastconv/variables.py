@@ -6,7 +6,7 @@ import os
 import warnings
 
 # "0" or "1"; an empty one is as good as none.
-FLAGS = ("FASTCONV_STRICT", "FASTCONV_AUTOTUNE")
+FLAGS = ("FASTCONV_STRICT", "FASTCONV_AUTOTUNE", "FASTCONV_SELFTEST")
 KNOWN = (
     *FLAGS,
     "FASTCONV_ISA",  # checked where the instruction set is chosen, in csrc/cpu/runtime/dispatch.cpp
@@ -26,10 +26,19 @@ KNOWN = (
 
 def is_set(flag):
     """Whether one of FLAGS is "1". ValueError for what is neither "0" nor "1"."""
+    return _value(flag) == "1"
+
+
+def is_off(flag):
+    """Whether one of FLAGS, of those that are on by default, is "0". ValueError as is_set."""
+    return _value(flag) == "0"
+
+
+def _value(flag):
     value = os.environ.get(flag, "")
     if value not in ("", "0", "1"):
         raise ValueError(f"{flag} must be 0 or 1, got {value!r}")
-    return value == "1"
+    return value
 
 
 def check():

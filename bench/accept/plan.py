@@ -17,12 +17,13 @@ class Step:
 
 STEPS = {
     "environment": Step(steps.environment, 20, 20, "versions, driver, GPU, and what is missing"),
-    "build": Step(steps.build, 100, 85, "takes the wheel that was carried along, or builds it"),
+    "build": Step(steps.build, 100, 80, "takes the wheel that was carried along, or builds it"),
     "wrappers": Step(steps.wrappers, 60, 40, "each PTX wrapper against its host twin's formula"),
-    "tests": Step(steps.tests, 110, 45, "the tests of the CUDA kernels, gradcheck, ResNet-18"),
+    "selftest": Step(steps.selftest, 35, 20, "every CUDA algorithm, exactly, wherever it hangs"),
+    "tests": Step(steps.tests, 95, 40, "the tests of the CUDA kernels, gradcheck, ResNet-18"),
     "bench": Step(steps.bench, 120, 30, "layers and pools against cuDNN and ATen"),
-    "triton": Step(steps.triton, 75, 40, "every Triton kernel, dtype and layout once, then more"),
-    "sanitizer": Step(steps.sanitizer, 50, 25, "compute-sanitizer memcheck and racecheck"),
+    "triton": Step(steps.triton, 60, 40, "every Triton kernel, dtype and layout once, then more"),
+    "sanitizer": Step(steps.sanitizer, 45, 25, "compute-sanitizer memcheck and racecheck"),
 }
 
 

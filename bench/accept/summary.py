@@ -5,6 +5,7 @@ import math
 
 from clock import Stopped
 from output import FILES
+from predicted import beside
 
 RESULTS = {"wrappers": "wrappers.csv", "tests": "tests.csv", "triton": "triton.csv"}
 MOST_FAILURES = 10  # of a step that are named
@@ -133,7 +134,7 @@ def summarise(folder, results):
     """(the text, whether all passed). results: {step: (seconds, None or what went wrong)}"""
     lines = [""]
     if rows := read_rows(folder / "layers.csv") + read_rows(folder / "pools.csv"):
-        lines += family_tables(rows)
+        lines += family_tables(rows) + beside(folder)
     verdicts, own = _steps(folder, results)
     passed = bool(results) and set(verdicts.values()) == {"ok"}
     lines += [*own, "accepted" if passed else "NOT ACCEPTED"]

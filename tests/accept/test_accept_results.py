@@ -12,6 +12,10 @@ import pytest
 from devices import needs_triton
 from test_accept import ROOT, accept  # noqa: F401
 
+from fastconv.__main__ import _parser
+from fastconv.selftest import children
+from fastconv.selftest.command import INCOMPLETE
+
 HERE = Path(__file__).parent
 TESTS = HERE.parent
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a shell")
@@ -178,16 +182,16 @@ def test_every_triton_kernel_comes_first_in_every_dtype_and_layout(tmp_path):
 
 
 class Fake:
-    """In place of a worker of triton_problems: "x" ends its process."""
+    """In place of a child process: "x" ends it."""
 
     made = 0
 
     def __init__(self):
         Fake.made += 1
 
-    def run(self, case):
+    def run(self, case, seconds):
         dies = case.name == "x"
-        return ("failed" if dies else "passed", 0.0, "died" if dies else ""), not dies
+        return children.Result("crashed" if dies else "passed", 0.0, "died" * dies), not dies
 
     def stop(self):
         pass
@@ -197,13 +201,30 @@ def test_a_worker_that_dies_is_replaced(accept, monkeypatch, tmp_path):  # noqa:
     triton_problems = pytest.importorskip("triton_problems")
     from results_plugin import ResultsFile
 
-    monkeypatch.setattr(triton_problems, "Worker", Fake)
+    monkeypatch.setattr(children, "_Child", Fake)
     queue = [type("Case", (), {"name": name}) for name in "axbxc"]
     path = tmp_path / "triton.csv"
     counts = triton_problems.run_all(queue, ResultsFile(path), 60, 1)
     assert counts == {"passed": 3, "failed": 2, "skipped": 0} and Fake.made == 3
     assert accept.summary.count_tests(path) == (3, 1, 0)  # two lines of one name
     assert triton_problems.run_all(queue, ResultsFile(path), 0, 2) == dict.fromkeys(counts, 0)
+
+
+def test_a_self_test_without_enough_time_is_no_failure(accept, monkeypatch, tmp_path):  # noqa: F811
+    commands = []
+
+    def execute(place, output, command, seconds):
+        commands.append(list(map(str, command)))
+        return f"exit status {len(commands) + 1}"
+
+    monkeypatch.setattr(accept.steps, "execute", execute)
+    place = accept.place.Place(tmp_path)
+    assert accept.steps.selftest(place, 35, None) == "exit status 2"
+    stopped = accept.steps.selftest(place, 35, None)
+    assert isinstance(stopped, accept.clock.Stopped)
+    options = _parser().parse_args(commands[0][3:])
+    assert (options.command, options.device, options.seconds) == ("selftest", "cuda", 20)
+    assert INCOMPLETE == 3
 
 
 # The table at the end
@@ -246,6 +267,39 @@ def test_the_table_of_families(accept, tmp_path):  # noqa: F811
     assert "dense RxS fprop 1 0.75x 20%".split() in lines
     assert "1 passed, 1 failed, 1 skipped" in text and "b: E   it is wrong" in text
     assert "5 layer lines, 1 pool lines" in text
+
+
+PREDICTED = """op,pass,layer,problem,layout,dtype,algorithm,predicted_us,measured_us
+conv2d,fprop,l1,a,channels_last,bfloat16,implicit_gemm,20.0,
+conv2d,fprop,l2,b,channels_last,bfloat16,implicit_gemm,10.0,
+conv2d,wgrad,l3,c,nchw,float32,direct,10.0,
+conv2d,fprop,l4,e,channels_last,bfloat16,direct,,
+"""
+TIMED = """backend,op,pass,layout,dtype,problem,us,baseline
+cuda,conv2d,fprop,channels_last,bfloat16,a,30.0,cuDNN
+cuda,conv2d,fprop,channels_last,bfloat16,b,45.0,cuDNN
+cuda,conv2d,wgrad,nchw,float32,c,3.0,cuDNN TF32
+triton,conv2d,fprop,channels_last,bfloat16,a,3.0,cuDNN
+cuda,conv2d,fprop,channels_last,bfloat16,e,,cuDNN
+"""
+
+
+def test_predicted_times_stand_beside_measured_ones(accept, tmp_path):  # noqa: F811
+    results = tmp_path / "results"
+    results.mkdir()
+    assert accept.predicted.beside(tmp_path, results) == []
+    (tmp_path / "environment.json").write_text('{"capability": "9.0"}')
+    (tmp_path / "layers.csv").write_text(TIMED)
+    assert accept.predicted.beside(tmp_path, results) == []
+    (results / "predicted_h100.csv").write_text(PREDICTED)
+    head, _, *rows, _ = [line.split() for line in accept.predicted.beside(tmp_path, results)]
+    assert " ".join(head).startswith("predicted (from machine code) beside measured, 2 lines")
+    assert rows == [
+        ["l2", "fprop", "b", "channels_last", "bfloat16", "10.0", "45.0", "4.50"],
+        ["l1", "fprop", "a", "channels_last", "bfloat16", "20.0", "30.0", "1.50"],
+    ]
+    (tmp_path / "environment.json").write_text('{"capability": "12.0"}')  # not predicted
+    assert accept.predicted.beside(tmp_path, results) == []
 
 
 def test_results_that_are_missing_or_cut_off_do_no_harm(accept, tmp_path):  # noqa: F811

@@ -9,9 +9,7 @@ process alone.
 """
 
 import argparse
-import multiprocessing
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,9 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "emulator"))
 import tiny_problems
-from results_plugin import ResultsFile, context_is_lost
+from results_plugin import ResultsFile
+
+from fastconv.selftest import children
 
 DTYPES = {
     "bf16": torch.bfloat16,
@@ -59,13 +59,18 @@ class Case:
         layout = "nhwc" if self.channels_last else "nchw"
         return "-".join(filter(None, (self.problem.name, self.algorithm, self.math, layout)))
 
-    def run(self):
-        """What is wrong, or None."""
+    def run(self, report):
+        """(outcome, reason, 1), as fastconv.selftest.children wants it."""
+        report(self.name)
         backend = f"triton:{self.algorithm}" if self.algorithm else "triton"
         torch.backends.cudnn.allow_tf32 = self.math == "tf32"
         dtype = DTYPES[self.math]
-        got = self.problem.run(backend, dtype, self.channels_last)
-        return tiny_problems.wrong(self.problem, got, dtype, self.channels_last)
+        try:
+            got = self.problem.run(backend, dtype, self.channels_last)
+        except NotImplementedError as reason:
+            return "skipped", str(reason).splitlines()[0], 0
+        wrong = tiny_problems.wrong(self.problem, got, dtype, self.channels_last)
+        return ("passed", "", 1) if wrong is None else ("failed", wrong, 1)
 
 
 def cases():
@@ -81,85 +86,16 @@ def cases():
     return parts
 
 
-def outcome(case):
-    """(outcome, seconds, reason)"""
-    begin = time.perf_counter()
-    try:
-        wrong = case.run()
-        word = "passed" if wrong is None else "failed"
-    except NotImplementedError as reason:
-        word, wrong = "skipped", str(reason).splitlines()[0]
-    except Exception as error:  # whatever a compiler or a driver says
-        word, wrong = "failed", f"{type(error).__name__}: {error}"
-    return word, time.perf_counter() - begin, wrong or ""
-
-
-def _serve(connection):
-    """A worker's process: runs the cases that it is sent."""
-    torch.set_num_threads(1)
-    while True:
-        result = outcome(connection.recv())
-        lost = result[0] == "failed" and context_is_lost()
-        connection.send((*result, lost))
-        if lost:
-            return
-
-
-class Worker:
-    def __init__(self):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()  # or the end of the process would not be the end of the pipe
-
-    def run(self, case):
-        """((outcome, seconds, reason), whether it can run more)"""
-        begin = time.perf_counter()
-        try:
-            self._connection.send(case)
-            if self._connection.poll(MOST_SECONDS):
-                *result, lost = self._connection.recv()
-                return tuple(result), not lost
-            reason = f"stopped after {MOST_SECONDS} s"
-        except (EOFError, OSError):
-            self._process.join(1)
-            reason = f"its process ended with status {self._process.exitcode}"
-        return ("failed", time.perf_counter() - begin, reason), False
-
-    def stop(self):
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
-
-
 def run_all(queue, results, seconds, workers):
     """Runs cases until they or the time are at an end. Returns {outcome: count}."""
-    end, lock = time.monotonic() + seconds, threading.Lock()
     counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
-    remaining = iter(queue)
 
-    def work():
-        worker = Worker()
-        while time.monotonic() < end:
-            with lock:
-                case = next(remaining, None)
-            if case is None:
-                break
-            result, usable = worker.run(case)
-            with lock:
-                results.add(case.name, *result)
-                counts[result[0]] += 1
-            if not usable:
-                worker.stop()
-                worker = Worker()
-        worker.stop()
+    def add(case, result):
+        outcome = result.outcome if result.outcome in counts else "failed"
+        results.add(case.name, outcome, result.seconds, result.reason)
+        counts[outcome] += 1
 
-    threads = [threading.Thread(target=work) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    children.run_all(queue, add, MOST_SECONDS, workers, time.monotonic() + seconds)
     return counts
 
 

@@ -101,6 +101,7 @@ ELSEWHERE = {
     "fastconv bench --shape": Here("{} --threads 1 --seconds 0.001 --layout nchw"),
     "fastconv bench ops --list": Here("{}"),
     "fastconv bench ops": Here(f"{{}} {SMALL} --filter l4.3x3"),
+    "fastconv selftest": Here("{} --device cpu --only 'cpu max_fwd'"),
     ".ci/run": Here("bash -n .ci/run"),
     ".ci/full": Here("bash -n .ci/full"),
 }

@@ -2,6 +2,7 @@
 streams, threads, tensors beyond 2^31 elements. Skipped elsewhere; bench/accept_gpu.sh runs it."""
 
 import copy
+import importlib
 import threading
 
 import pytest
@@ -9,8 +10,12 @@ import torch
 import torch.nn.functional as F
 
 import fastconv
+from fastconv import first_use, seen_on_gpu
 from fastconv._native import cuda
 from fastconv.bench.models.resnet import ResNet18
+from fastconv.prepared import CallCache
+
+functional_conv2d = importlib.import_module("fastconv.functional.conv2d")
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -183,6 +188,26 @@ def test_pools_are_captured_too():
     x.copy_(torch.randn_like(x))
     graph.replay()
     assert all(torch.equal(a, pool(x)) for a, pool in zip(captured, POOLS.values()))
+
+
+def test_a_kernel_proves_itself_before_a_capture_uses_it(monkeypatch):
+    monkeypatch.setenv("FASTCONV_SELFTEST", "1")
+    monkeypatch.setattr(first_use, "_verdicts", {})
+    monkeypatch.setattr(seen_on_gpu, "SEEN", ())
+    monkeypatch.delenv("FASTCONV_STRICT")
+    x, w, _ = family("direct", torch.float64, C=5, K=7)  # not remembered by another test
+    F.conv2d(x, w)
+    graph = torch.cuda.CUDAGraph()
+    with fastconv.dispatch.recording() as decisions:
+        with pytest.warns(UserWarning, match="call it once before"), torch.cuda.graph(graph):
+            fastconv.conv2d(x, w)
+        fastconv.conv2d(x, w)
+        functional_conv2d.known = CallCache()
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            y = fastconv.conv2d(x, w)
+    assert [decision.backend for decision in decisions] == [None, "cuda", "cuda"]
+    assert first_use._verdicts and not fastconv.info()["left_out"], fastconv.info()["left_out"]
+    assert y.shape == (2, 7, 18, 18)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -4,16 +4,18 @@
 "cuda:depthwise" fix it.
 """
 
+import copy
 import functools
 
 import torch
 
+from ... import first_use
 from ..._native import core, cuda, cuda_missing
 from ...activations import native
 from ...prediction.machines import MACHINES
 from ...problem import DTYPES, ConvOp, allows_tf32, suggests_channels_last
 from .. import im2col
-from ..base import Backend, PassPlan, is_convolution
+from ..base import Backend, Kernel, PassPlan, epilogue_kernel, is_convolution
 from ..conv2d import NO_EPILOGUE, Conv2dBackend, conv_problem
 from ..memory import empty, location, optional_strides
 from . import im2col as cuda_im2col
@@ -43,17 +45,28 @@ def dense_strides(problem, channels_last):
 
 
 class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
+    sm_count = None  # plans are as for so many multiprocessors; None: those that the device has
+
     def __init__(self, name, algorithm=None):
         self.name = name
         self.algorithm = algorithm
         self._plan = functools.lru_cache(maxsize=4096)(self._make_plan)
 
+    @functools.cache  # noqa: B019 - backends live as long as the process
+    def planned_for(self, sm_count):
+        """This backend with the plans of a device of so many multiprocessors."""
+        other = copy.copy(self)
+        other.sm_count = sm_count
+        other._plan = functools.lru_cache(maxsize=4096)(other._make_plan)
+        return other
+
     def _make_plan(self, op, problem, dtype, tf32, x, w, y, aligned, device):
         """The plan for tensors of these strides. device is an index, or None for the default."""
-        properties = _DEFAULT_MACHINE.plan_arguments
+        sms, *sizes = _DEFAULT_MACHINE.plan_arguments
         if device is not None:
-            properties = device_properties(device)[:3]
-        call = core.CudaConvCall(op, problem, DTYPES[dtype], tf32, x, w, y, aligned, *properties)
+            sms, *sizes = device_properties(device)[:3]
+        sizes = (self.sm_count or sms, *sizes)
+        call = core.CudaConvCall(op, problem, DTYPES[dtype], tf32, x, w, y, aligned, *sizes)
         if self.algorithm is None:
             return core.plan_conv2d_cuda(call)
         return core.plan_conv2d_cuda(self.algorithm, call, f"asked for as {self.name!r}")
@@ -76,6 +89,18 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             if reason := core.unsupported_reason(self.algorithm, call):
                 return reason
         return None
+
+    def kernel(self, operation, call, dtype, channels_last, index, given=(), aligned=True):
+        """As Backend.kernel."""
+        if operation == "epilogue":
+            return epilogue_kernel(dtype)
+        if operation not in ConvOp.__members__:
+            return self.dense_pool_kernel(operation, call, dtype, channels_last)
+        op, problem = ConvOp.__members__[operation], conv_problem(*call)
+        dense = zip("xwy", dense_strides(problem, channels_last))
+        strides = [dict(given).get(name, strides) for name, strides in dense]
+        plan = self._plan(op, problem, dtype, allows_tf32(), *strides, aligned, index or 0)
+        return _kernel_of(op, dtype, plan)
 
     def explain(self, operator, call, dtype, channels_last):
         """(problem, {pass: PassPlan}) of a call, for dense tensors of the layout."""
@@ -117,6 +142,8 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
     def _convolve(self, op, problem, x, w, y, epilogue=NO_EPILOGUE):
         bias, residual, activation = epilogue
         plan, locations = self._plan_for(op, problem, x, w, y)
+        if first_use.applies(x.device):
+            first_use.require(self, _kernel_of(op, x.dtype, plan), x.device)
         if plan.algorithm == core.CudaAlgorithm.im2col:
             column_bytes = plan.workspace_bytes
             return im2col.convolve(cuda_im2col, op, problem, x, w, y, epilogue, column_bytes)
@@ -193,6 +220,7 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
         return (call, dz) if memory is None else (call, dz, memory)
 
     def _epilogue_backward(self, dy, saved, activation, dz, db):
+        self._require_epilogue(dy)
         size, dtype = tuple(dy.shape), int(DTYPES[dy.dtype])
         memory = workspace(cuda.epilogue_backward_workspace(size, dtype), dy)
         launch(
@@ -208,9 +236,12 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             0 if memory is None else memory.data_ptr(),
         )
 
-    _finish = staticmethod(cuda_im2col.epilogue)
+    def _finish(self, z, bias, residual, activation):
+        self._require_epilogue(z)
+        cuda_im2col.epilogue(z, bias, residual, activation)
 
     def _activate(self, z, activation, y):
+        self._require_epilogue(z)
         launch(
             cuda.epilogue_forward,
             z,
@@ -222,6 +253,16 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
             *_locate(None),
             native(activation).numbers,
         )
+
+    def _require_epilogue(self, tensor):
+        if first_use.applies(tensor.device):
+            first_use.require(self, epilogue_kernel(tensor.dtype), tensor.device)
+
+
+def _kernel_of(op, dtype, plan):
+    _, kernel, vectorised, packed_w, math, splits, *_ = plan.numbers
+    detail = (core.CudaMath(math).name, kernel, vectorised, packed_w, splits > 1)
+    return Kernel(op.name, plan.algorithm.name, dtype, detail)
 
 
 def _describe(plan):

@@ -48,7 +48,7 @@ def workspace(size, like):
         return None
     if DEVICE == "cuda":
         return torch.empty(size, dtype=torch.uint8, device=like.device)
-    padded = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
+    padded = torch.empty(size + _ALIGNMENT, dtype=torch.uint8, device=like.device)
     return padded[-padded.data_ptr() % _ALIGNMENT :][:size]
 
 

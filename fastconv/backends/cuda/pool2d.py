@@ -4,9 +4,10 @@ import functools
 
 import torch
 
+from ... import first_use
 from ..._native import core, cuda
 from ...problem import DTYPES, memory_format
-from ..base import PassPlan
+from ..base import Kernel, PassPlan
 from ..memory import NO_STRIDES, location, optional_strides
 from ..pool2d import Pool2dBackend, pool_op, pool_problem
 from .launch import DEVICE, launch
@@ -50,16 +51,32 @@ class CudaPool2d(Pool2dBackend):
         """(problem, {pass: PassPlan}) of a call (x size, windows), for dense tensors: fwd as in
         inference, without the places of maxima, bwd with them in the form that training saves.
         """
-        problem = pool_problem(*call)
         plans = {}
         for name in ("fwd", "bwd"):
-            op = pool_op(operator, name)
-            offsets = op == core.PoolOp.max_bwd and self.saves_offsets(call[1])
-            plan = plan_dense_pool2d(op, problem, dtype, channels_last, offsets)
+            plan = self._dense_plan(pool_op(operator, name), call, dtype, channels_last)
             plans[name] = PassPlan(plan.algorithm.name, _describe(plan), plan.tile_name)
-        return problem, plans
+        return pool_problem(*call), plans
+
+    def _dense_plan(self, op, call, dtype, channels_last):
+        offsets = op == core.PoolOp.max_bwd and self.saves_offsets(call[1])
+        return plan_dense_pool2d(op, pool_problem(*call), dtype, channels_last, offsets)
+
+    def dense_pool_kernel(self, operation, call, dtype, channels_last):
+        """The Kernel of a pass, for tensors as in explain_pool2d."""
+        op = core.PoolOp.__members__[operation]
+        return _kernel_of(op, dtype, self._dense_plan(op, call, dtype, channels_last))
+
+    def _require(self, op, problem, x, y, places=None):
+        """Raises where the kernel for these tensors was left out (first_use.py)."""
+        if not first_use.applies(x.device):
+            return
+        offsets = places is not None and places.dtype == torch.int8
+        locations = (*_locate(x), *_locate(y), *_locate(places), offsets)
+        plan = core.plan_pool2d_cuda(op, problem, DTYPES[x.dtype], *locations)
+        first_use.require(self, _kernel_of(op, x.dtype, plan), x.device)
 
     def _max(self, op, problem, x, y, places):
+        self._require(op, problem, x, y, places)
         launch(
             cuda.pool2d_max,
             x,
@@ -73,6 +90,7 @@ class CudaPool2d(Pool2dBackend):
         )
 
     def _avg(self, op, problem, x, y, count_include_pad, divisor):
+        self._require(op, problem, x, y)
         launch(
             cuda.pool2d_avg,
             x,
@@ -116,6 +134,11 @@ class CudaPool2d(Pool2dBackend):
             count_include_pad,
             divisor,
         )
+
+
+def _kernel_of(op, dtype, plan):
+    detail = (plan.vectorised, plan.channels_inner, plan.joined, plan.paired)
+    return Kernel(op.name, plan.algorithm.name, dtype, detail)
 
 
 def _describe(plan):

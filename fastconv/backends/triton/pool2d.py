@@ -4,8 +4,9 @@ import functools
 
 import torch
 
+from ... import first_use
 from ..._native import core
-from ..base import PassPlan
+from ..base import Kernel, PassPlan
 from ..pool2d import Pool2dBackend, pool_op, pool_problem
 from .launch import current_device, kernels, sm_count, without_memory
 
@@ -78,7 +79,13 @@ class TritonPool2d(Pool2dBackend):
 
         self._run(op, problem, x, y, None, run)
 
+    def pool_kernel(self, operation, dtype):
+        """The Kernel of a pass: one for each, whatever the tensors."""
+        return Kernel(operation, _ALGORITHMS[operation.partition("_")[2]][0], dtype)
+
     def _run(self, op, problem, x, y, places, run):
+        if first_use.applies(x.device):
+            first_use.require(self, self.pool_kernel(op.name, x.dtype), x.device)
         outs = (x,) if op.name.endswith("_bwd") else (y, places)
         strides = x.stride(), y.stride()
         key, table = _key_and_table(op, problem, x.dtype, *strides, x.device.index)
