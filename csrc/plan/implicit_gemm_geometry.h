@@ -2,7 +2,6 @@
 // cut into. Host code, shared by the plan and the launcher.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -60,46 +59,13 @@ constexpr GemmTile tile_of(GemmKernel kernel) {
       return {128, 64, 4, 2};
     case GemmKernel::stem:
     case GemmKernel::stem_few_filters:
+    case GemmKernel::grouped4:
+    case GemmKernel::grouped8:
+    case GemmKernel::grouped16:
       break;
   }
   throw std::invalid_argument("a GemmKernel without a tile of the implicit GEMM");
 }
-
-// fprop of few channels (conv2d_fprop_stem_gemm.cuh): output pixels of a block, to what channels
-// are padded, taps of a filter row in one step, and the filters of a block.
-constexpr int kStemRows = 8, kStemColumns = 16;
-constexpr int kStemChannels = 4, kStemStepTaps = 4;
-constexpr int stem_filters(GemmKernel kernel) {
-  return kernel == GemmKernel::stem_few_filters ? 32 : 64;
-}
-
-// Of the results of a tile in shared memory, float32 with room beside them, and of their places.
-constexpr int64_t staged_stem_bytes(GemmKernel kernel) {
-  const int64_t filters = stem_filters(kernel), pixels = kStemRows * kStemColumns;
-  return std::max(pixels * (filters + 8), filters * (pixels + 4)) * 4 + pixels * 16;
-}
-
-// What the stem's kernel reads for a tile, and its shared memory.
-struct StemGeometry {
-  int64_t row_steps = 0;              // steps of a filter row
-  int64_t filter_pitch = 0;           // taps from filter to filter
-  int64_t x_rows = 0, x_columns = 0;  // pixels
-  int64_t x_offset = 0, shared_bytes = 0;
-
-  StemGeometry(const ConvProblem& problem, GemmKernel kernel) {
-    constexpr int64_t kTapBytes = 2 * kStemChannels;
-    // Filters this far apart, modulo 16 taps, meet no bank twice.
-    constexpr int64_t kPitchUnit = 16, kPitchRest = 4;
-    row_steps = div_up(problem.S, kStemStepTaps);
-    const int64_t taps = problem.R * row_steps * kStemStepTaps;
-    filter_pitch = round_up(taps - kPitchRest, kPitchUnit) + kPitchRest;
-    x_rows = (kStemRows - 1) * problem.stride_h + (problem.R - 1) * problem.dilation_h + 1;
-    x_columns = (kStemColumns - 1) * problem.stride_w +
-                (row_steps * kStemStepTaps - 1) * problem.dilation_w + 1;
-    x_offset = stem_filters(kernel) * filter_pitch * kTapBytes;
-    shared_bytes = x_offset + std::max(x_rows * x_columns * kTapBytes, staged_stem_bytes(kernel));
-  }
-};
 
 // Bytes of a row of either operand that one step of the main loop covers, and how many such slabs
 // are in shared memory where cp.async brings them.

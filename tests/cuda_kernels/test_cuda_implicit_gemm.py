@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conv_kernels import passes, tf32
 from oracles import assert_exact, conv_passes
 from problems import Conv, drawn, integers
 
 from fastconv._native import core, cuda, cuda_missing
 from fastconv.backends import BACKENDS
+from fastconv.backends.conv2d import conv_problem
 from fastconv.backends.cuda.conv2d import CudaBackend, dense_strides
 from fastconv.backends.cuda.launch import DEVICE
 from fastconv.bench.cases.shapes import load_layers
@@ -23,6 +25,7 @@ DTYPE_OF = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32
 DTYPE_OF["tf32x3"] = torch.float32
 # GemmKernel of csrc/plan/cuda_plan.h.
 LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS, TALL, FEW_FILTERS, STEM, STEM_FEW_FILTERS = range(9)
+GROUPED = {4: 9, 8: 10, 16: 11}
 
 
 def tiles(math, vectorised, wgrad):
@@ -128,8 +131,34 @@ def test_stem(problem, dtype):
                 x[..., ::5, ::7] = float("inf")
                 w = w.abs() + 1  # so that no product of a window is NaN
             y = backend.conv2d_fprop(x, w, None, None, problem.geometry, "none")
-            expected = torch.nn.functional.conv2d(x.double(), w.double(), None, *problem.geometry)
+            expected = F.conv2d(x.double(), w.double(), None, *problem.geometry)
             assert_exact(y, expected, f"{problem} infinite {infinite}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("group", GROUPED)
+def test_groups_of_few_channels(group, dtype):
+    """Two blocks of channels, the second not full; several tiles of pixels, tails of them. An
+    infinite element stays within its group and its windows."""
+    C = 32 + (16 if group == 16 else 8)
+    sizes = dict(C=C, K=C, groups=C // group)
+    for problem in (
+        Conv("resnext", N=2, H=11, W=19, pad=(1, 1), **sizes),
+        Conv("strided", N=1, H=20, W=39, S=5, stride=(2, 2), pad=(0, 2), dilation=(2, 1), **sizes),
+        Conv("wide pad", N=1, H=5, W=4, R=2, S=1, pad=(3, 2), **sizes),
+    ):
+        x, w, dy = drawn(integers, problem, dtype, True, 2, device=DEVICE)
+        exact_passes(problem, x, w, dy)
+        plan = BACKENDS["cuda:implicit_gemm"]._make_plan(
+            ConvOp.fprop,
+            conv_problem(problem.x_size, problem.w_size, problem.geometry),
+            dtype, False, x.stride(), w.stride(), dy.stride(), True, None,
+        )  # fmt: skip
+        assert plan.kernel == GROUPED[group]
+        x[0, 1::5, ::3, ::4] = float("inf")
+        w = w.abs() + 1
+        y = BACKENDS["cuda:implicit_gemm"].conv2d_fprop(x, w, None, None, problem.geometry, "none")
+        assert_exact(y, F.conv2d(x.double(), w.double(), None, *problem.geometry), str(problem))
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "unaligned"])
@@ -142,7 +171,7 @@ def test_stores(layout):
         dy = shifted.as_strided(dy.shape, dy.stride()).copy_(dy)
     b = integers((problem.K,), torch.float16).to(DEVICE)
     y = BACKENDS["cuda:implicit_gemm"].conv2d_fprop(x, w, b, dy, problem.geometry, "relu")
-    z = torch.nn.functional.conv2d(x.double(), w.double(), b.double(), *problem.geometry) + dy
+    z = F.conv2d(x.double(), w.double(), b.double(), *problem.geometry) + dy
     assert_exact(y, z.relu(), layout)
 
 
@@ -163,7 +192,8 @@ def test_the_plan_reaches_every_kernel_and_no_other():
                     assert plan.math.name == math
                     reached.add((math, plan.vectorised, op == ConvOp.wgrad, plan.kernel))
     stems = {(m, False, False, tile) for m in ("fp16", "bf16") for tile in (STEM, STEM_FEW_FILTERS)}
-    assert reached == set(KERNELS) | stems
+    grouped = {(math, True, False, GROUPED[4]) for math in ("fp16", "bf16")}
+    assert reached == set(KERNELS) | stems | grouped
 
 
 def exact_passes(problem, x, w, dy):

@@ -1,29 +1,24 @@
 // Builds the parameters of the stem's kernel on the tensor cores and starts it.
 #include "cuda/kernels/gemm/conv2d_fprop_stem_gemm.cuh"
-#include "cuda/launch/gemm_store.h"
 #include "cuda/launch/launch.h"
+#include "cuda/launch/pixel_tiles.h"
 
 namespace fastconv::cuda {
 namespace {
 
 StemGemmParams stem_params(const CudaConvArgs& args, const StemGeometry& geometry) {
   const ConvProblem& problem = args.problem;
-  const auto divmod = [](int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); };
   StemGemmParams params;
   params.x = args.x, params.w = args.w;
   params.C = static_cast<int>(problem.C), params.K = static_cast<int>(problem.K);
   params.H = static_cast<int>(problem.H), params.W = static_cast<int>(problem.W);
   params.R = static_cast<int>(problem.R), params.S = static_cast<int>(problem.S);
-  params.P = static_cast<int>(problem.P()), params.Q = static_cast<int>(problem.Q());
   params.stride_h = static_cast<int>(problem.stride_h);
   params.stride_w = static_cast<int>(problem.stride_w);
   params.pad_h = static_cast<int>(problem.pad_h), params.pad_w = static_cast<int>(problem.pad_w);
   params.dilation_h = static_cast<int>(problem.dilation_h);
   params.dilation_w = static_cast<int>(problem.dilation_w);
-  const int64_t tiles_h = div_up(problem.P(), kStemRows),
-                tiles_w = div_up(problem.Q(), kStemColumns);
-  params.tiles = static_cast<int>(problem.N * tiles_h * tiles_w);
-  params.tiles_h = divmod(tiles_h), params.tiles_w = divmod(tiles_w);
+  params.tiles = pixel_tiles(problem.N, problem.P(), problem.Q());
   params.x_pixels = static_cast<int>(geometry.x_rows * geometry.x_columns);
   params.x_pitch = static_cast<int>(geometry.x_columns);
   params.x_columns = divmod(geometry.x_columns);
@@ -41,9 +36,9 @@ StemGemmParams stem_params(const CudaConvArgs& args, const StemGeometry& geometr
 
 template <CudaMath kMath, GemmKernel kKernel>
 cudaError_t launch_stem(const CudaConvArgs& args) {
-  using Config = StemConfig<kMath, stem_filters(kKernel)>;
+  using Config = PixelTileConfig<kMath, stem_filters(kKernel)>;
   const StemGeometry geometry(args.problem, kKernel);
-  static_assert(sizeof(StagedTile<Config>) == staged_stem_bytes(kKernel));
+  static_assert(sizeof(StagedTile<Config>) == staged_pixel_tile_bytes(Config::kTileN));
   const StemGemmParams params = stem_params(args, geometry);
   const dim3 grid(static_cast<unsigned>(args.plan.blocks),
                   static_cast<unsigned>(div_up(args.problem.K, Config::kTileN)));

@@ -10,6 +10,7 @@
 #include "cuda/kernels/gemm/split_k_reduce.cuh"
 #include "cuda/launch/gemm_store.h"
 #include "cuda/launch/instances/implicit_gemm_instances.h"
+#include "plan/pixel_tile_geometry.h"
 #include "problem/layout.h"
 
 namespace fastconv::cuda {
@@ -302,6 +303,7 @@ cudaError_t conv2d_implicit_gemm(const CudaConvArgs& args) {
   if (args.plan.gemm == GemmKernel::stem || args.plan.gemm == GemmKernel::stem_few_filters) {
     return conv2d_fprop_stem_gemm(args);
   }
+  if (is_grouped_kernel(args.plan.gemm)) return conv2d_grouped_gemm(args);
   return GatherGemm(args).run();
 }
 

@@ -21,5 +21,6 @@ inline GemmStore choose_store(const CudaConvArgs& args, const TensorView& out,
 }
 
 cudaError_t conv2d_fprop_stem_gemm(const CudaConvArgs& args);
+cudaError_t conv2d_grouped_gemm(const CudaConvArgs& args);
 
 }  // namespace fastconv::cuda

@@ -1,7 +1,8 @@
 // fprop of one to four channels on the tensor cores, in 16 bits (sm_80 and later): the first layer
 // of a network, whose pixels are too short for the vectors of the implicit GEMM.
 //
-//   block  = kStemRows x kStemColumns output pixels of an image and kTileN filters, one tile of
+//   block  = kPixelTileRows x kPixelTileColumns output pixels of an image and kTileN filters, one
+//   tile of
 //            pixels after the other with the filters in shared memory
 //   warp   = two rows of pixels, all filters
 //   gemm_k = (r, s, channel), the channels padded to four, the taps of a filter row to whole steps
@@ -22,31 +23,16 @@
 // elements.
 #pragma once
 
-#include "cuda/device/fast_divmod.cuh"
-#include "cuda/kernels/gemm/implicit_gemm_output.cuh"
+#include "cuda/kernels/gemm/pixel_tile.cuh"
 
 namespace fastconv::cuda {
-
-template <CudaMath kMath, int kColumns>
-struct StemConfig {
-  using element_t = typename MathTraits<kMath>::element_t;
-  static constexpr CudaMath kMathMode = kMath;
-  static constexpr int kTileM = kStemRows * kStemColumns, kTileN = kColumns;
-  static constexpr int kWarpsM = 4, kWarpsN = 1, kThreads = kWarpsM * kWarpSize;
-  static constexpr int kWarpM = kTileM / kWarpsM, kWarpN = kTileN;
-  static constexpr int kVector = kChunkBytes / static_cast<int>(sizeof(element_t));
-  static constexpr int kBlocksPerSm = 3;
-  // A fragment of A is one row of pixels.
-  static_assert(kStemColumns == kMmaM && kStemRows % kWarpsM == 0);
-};
 
 struct StemGemmParams {
   TensorView x, w;
   GemmOutput output;
-  int C = 0, H = 0, W = 0, K = 0, R = 0, S = 0, P = 0, Q = 0;
+  PixelTiles tiles;
+  int C = 0, H = 0, W = 0, K = 0, R = 0, S = 0;
   int stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1;
-  int tiles = 0;  // of pixels, in all images
-  FastDivmod tiles_h, tiles_w;
   int x_pixels = 0, x_pitch = 0;  // that a tile reads, and pixels of a row of them
   FastDivmod x_columns;           // x_pitch
   int row_steps = 0;              // steps of a filter row
@@ -77,17 +63,6 @@ union StemStorage {
   StagedTile<Config> staged;
 };
 
-struct StemTile {
-  int n, p, q;  // image and first pixel
-
-  __device__ __forceinline__ StemTile(const StemGemmParams& params, int tile) {
-    uint32_t along_h, along_w;
-    n = static_cast<int>(params.tiles_h.divmod(
-        params.tiles_w.divmod(static_cast<uint32_t>(tile), along_w), along_h));
-    p = static_cast<int>(along_h) * kStemRows, q = static_cast<int>(along_w) * kStemColumns;
-  }
-};
-
 template <typename Config>
 __device__ __forceinline__ void load_stem_filters(const StemGemmParams& params, int first,
                                                   StemTap<typename Config::element_t>* filters) {
@@ -106,7 +81,8 @@ __device__ __forceinline__ void load_stem_filters(const StemGemmParams& params, 
 }
 
 template <typename Config>
-__device__ __forceinline__ void load_stem_pixels(const StemGemmParams& params, const StemTile& tile,
+__device__ __forceinline__ void load_stem_pixels(const StemGemmParams& params,
+                                                 const PixelTile& tile,
                                                  StemTap<typename Config::element_t>* x) {
   using T = typename Config::element_t;
   const T* const image = params.x.at<const T>(tile.n, 0, 0, 0);
@@ -143,7 +119,7 @@ __device__ __forceinline__ void multiply_stem_tile(
   const int g = place.lane / 4, t = place.lane % 4;
   const int row_pixels = params.stride_h * params.x_pitch;  // from a row of y to the next
   const auto* a_row =
-      x + place.row / kStemColumns * row_pixels + g * params.stride_w + t * params.dilation_w;
+      x + place.row / kPixelTileColumns * row_pixels + g * params.stride_w + t * params.dilation_w;
   const auto* b_taps = filters + g * params.filter_pitch + t;
 #pragma unroll 1
   for (int r = 0; r < params.R; ++r) {
@@ -174,17 +150,6 @@ __device__ __forceinline__ void multiply_stem_tile(
 }
 
 template <typename Config>
-__device__ __forceinline__ StagedRow stem_row(const StemGemmParams& params, const StemTile& tile,
-                                              int row) {
-  const int64_t p = tile.p + row / kStemColumns, q = tile.q + row % kStemColumns;
-  if (p >= params.P || q >= params.Q) return {-1, 0};
-  const auto offset = [&](const Strides& strides) {
-    return tile.n * strides.n + p * strides.h + q * strides.w;
-  };
-  return {offset(params.output.out.strides), offset(params.output.epilogue.residual.strides)};
-}
-
-template <typename Config>
 __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
     conv2d_fprop_stem_gemm(const __grid_constant__ StemGemmParams params) {
   using T = typename Config::element_t;
@@ -193,17 +158,14 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
   auto& storage = *reinterpret_cast<StemStorage<Config>*>(memory + params.x_offset);
   const int first_filter = static_cast<int>(blockIdx.y) * Config::kTileN;
   load_stem_filters<Config>(params, first_filter, filters);
-  for (int number = blockIdx.x; number < params.tiles; number += gridDim.x) {
-    const StemTile tile(params, number);
+  for (int number = blockIdx.x; number < params.tiles.count; number += gridDim.x) {
+    const PixelTile tile(params.tiles, number);
     load_stem_pixels<Config>(params, tile, storage.x);
     __syncthreads();
     WarpTile<Config> sums;
     multiply_stem_tile(params, storage.x, filters, sums);
     __syncthreads();  // all have read x, whose place the results take
-    stage_sums(params.output.store, sums, storage.staged);
-    for (int row = threadIdx.x; row < Config::kTileM; row += Config::kThreads) {
-      storage.staged.rows[row] = stem_row<Config>(params, tile, row);
-    }
+    stage_pixel_tile(params.output, params.tiles, tile, sums, storage.staged);
     __syncthreads();
     store_tile(params.output, {params.K - first_filter, first_filter}, storage.staged);
     __syncthreads();  // all have read the results, whose place the next x takes

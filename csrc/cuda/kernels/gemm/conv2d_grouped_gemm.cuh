@@ -1,0 +1,195 @@
+// fprop, and dgrad of stride 1, of groups of 4, 8 or 16 channels and as many filters on the tensor
+// cores, in 16 bits and channels_last (sm_80 and later): ResNeXt's layers. A group fills a small
+// part of the implicit GEMM's tiles.
+//
+//   block  = kPixelTileRows x kPixelTileColumns output pixels of an image, kGroupedChannels
+//   channels;
+//            one tile of pixels after the other with the filters in shared memory
+//   warp   = two rows of pixels, all groups of the block
+//   gemm_k = (tap, channel of the group): a step of mma is 16 / kGroup taps
+//
+//     x in shared memory, 16 bytes at a time       filters: row k has its taps one after the other
+//   +------------+--+------------+--+                      +--------+--------+--------+
+//   | p0: 32 ch. |  | p1: 32 ch. |  | ...            k     | tap 0  | tap 1  | tap 2  | ...
+//   +------------+--+------------+--+                      +--------+--------+--------+
+//
+// A lane's four values of k are adjacent channels of one tap (conv2d_fprop_stem_gemm.cuh). mma has
+// eight columns: with kGroup 4 they are two groups', each product has the pixels of one of them,
+// and of its sums only that group's columns count. dgrad is fprop over dy with each group's filters
+// transposed and turned by 180 degrees.
+//
+// A tap that only fills the last step would multiply some pixel by zero, which is NaN for an
+// infinite one: its part of A is zero instead. Bound: bytes of x and y; for groups of 16, mma.
+// Limits: C % 8 = 0, x in 16-byte vectors; x and filters of a tile fit into shared memory; an image
+// within 2^31 elements.
+#pragma once
+
+#include "cuda/device/cp_async.cuh"
+#include "cuda/kernels/gemm/pixel_tile.cuh"
+
+namespace fastconv::cuda {
+
+struct GroupedGemmParams {
+  TensorView x, w;  // dy and w for dgrad
+  GemmOutput output;
+  PixelTiles tiles;
+  bool dgrad = false;
+  int C = 0, H = 0, W = 0, taps = 0;
+  int stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1;
+  FastDivmod row_taps;            // S
+  int x_pixels = 0, x_pitch = 0;  // that a tile reads, and pixels of a row of them
+  FastDivmod x_columns;           // x_pitch
+  int steps = 0;
+  int x_offset = 0, staged_offset = 0;  // bytes of shared memory before
+};
+
+// The filters that make the block's channels, tap after tap, zeros where a step has no tap.
+template <typename Config, int kGroup>
+__device__ __forceinline__ void load_grouped_filters(const GroupedGemmParams& params, int first,
+                                                     typename Config::element_t* filters) {
+  using T = typename Config::element_t;
+  const int row = grouped_filter_row(params.steps);
+  const int count = kGroupedChannels * params.steps * kGroupedStepTerms;
+  for (int i = threadIdx.x; i < count; i += Config::kThreads) {
+    const int term = i % (params.steps * kGroupedStepTerms);
+    const int made = i / (params.steps * kGroupedStepTerms);  // the channel that is made
+    const int tap = term / kGroup, summed = term % kGroup;
+    T value = from_accumulator<T>(0.0f);
+    if (tap < params.taps && first + made < params.C) {
+      uint32_t s;
+      const int r =
+          static_cast<int>(params.row_taps.divmod(params.dgrad ? params.taps - 1 - tap : tap, s));
+      const int channel = first + made, other = channel / kGroup * kGroup + summed;
+      value = params.dgrad ? *params.w.at<const T>(other, channel % kGroup, r, static_cast<int>(s))
+                           : *params.w.at<const T>(channel, summed, r, static_cast<int>(s));
+    }
+    filters[made * row + term] = value;
+  }
+}
+
+template <typename Config>
+__device__ __forceinline__ void load_grouped_pixels(const GroupedGemmParams& params,
+                                                    const PixelTile& tile, int first,
+                                                    typename Config::element_t* x) {
+  using T = typename Config::element_t;
+  constexpr int kChunks = kGroupedChannels / Config::kVector;
+  const int h0 = tile.p * params.stride_h - params.pad_h,
+            w0 = tile.q * params.stride_w - params.pad_w;
+  const int chunk = static_cast<int>(threadIdx.x) % kChunks;
+  const int channel = first + chunk * Config::kVector;
+  const T* const image = params.x.at<const T>(tile.n, 0, 0, 0) + channel;
+  const int stride_h = static_cast<int>(params.x.strides.h),
+            stride_w = static_cast<int>(params.x.strides.w);
+#pragma unroll 2
+  for (int i = static_cast<int>(threadIdx.x) / kChunks; i < params.x_pixels;
+       i += Config::kThreads / kChunks) {
+    uint32_t column;
+    const int h = h0 + static_cast<int>(params.x_columns.divmod(i, column));
+    const int w = w0 + static_cast<int>(column);
+    const bool inside = static_cast<unsigned>(h) < static_cast<unsigned>(params.H) &&
+                        static_cast<unsigned>(w) < static_cast<unsigned>(params.W) &&
+                        channel < params.C;
+    cp_async_16(x + i * kGroupedPixelPitch + chunk * Config::kVector,
+                inside ? image + h * stride_h + w * stride_w : params.x.data, inside);
+  }
+  cp_async_commit();
+  cp_async_wait<0>();
+}
+
+// Two registers of a fragment: four adjacent elements.
+__device__ __forceinline__ void read_four(const void* elements, uint32_t& low, uint32_t& high) {
+  const auto words = *static_cast<const Vector<uint32_t, 2>*>(elements);
+  low = words.v[0], high = words.v[1];
+}
+
+template <typename Config, int kGroup>
+__device__ __forceinline__ void multiply_grouped_tile(const GroupedGemmParams& params,
+                                                      const typename Config::element_t* x,
+                                                      const typename Config::element_t* filters,
+                                                      WarpTile<Config>& tile) {
+  using T = typename Config::element_t;
+  using Tile = WarpTile<Config>;
+  using mma_t = typename Tile::mma_t;
+  constexpr int kStepTaps = kGroupedStepTerms / kGroup;
+  // Groups whose pixels the columns of one mma need, and columns that share them.
+  constexpr int kGroupsOfColumns = kGroup < kMmaN ? kMmaN / kGroup : 1;
+  constexpr int kColumnsOfGroup = kGroup > kMmaN ? kGroup / kMmaN : 1;
+  const WarpPlace<Config> place;
+  const int g = place.lane / 4, t = place.lane % 4;
+  const int own_tap = 4 * t / kGroup, own_channel = 4 * t % kGroup;
+  const int row_pixels = params.stride_h * params.x_pitch;
+  const T* const pixel =
+      x + (place.row / kPixelTileColumns * row_pixels + g * params.stride_w) * kGroupedPixelPitch +
+      own_channel;
+  const T* const filter = filters + g * grouped_filter_row(params.steps) + 4 * t;
+  // Sums of the columns' second group.
+  typename Tile::Sums others = {};
+#pragma unroll 1
+  for (int step = 0; step < params.steps; ++step) {
+    const int tap = step * kStepTaps + own_tap;
+    const bool fills = tap >= params.taps;
+    uint32_t s;
+    const int r = static_cast<int>(params.row_taps.divmod(fills ? 0 : tap, s));
+    const T* const at =
+        pixel + (r * params.dilation_h * params.x_pitch + static_cast<int>(s) * params.dilation_w) *
+                    kGroupedPixelPitch;
+#pragma unroll
+    for (int j = 0; j < Tile::kColumns; j += kColumnsOfGroup) {
+      uint32_t b[kColumnsOfGroup][2];
+#pragma unroll
+      for (int n = 0; n < kColumnsOfGroup; ++n) {
+        read_four(
+            filter + (j + n) * kMmaN * grouped_filter_row(params.steps) + step * kGroupedStepTerms,
+            b[n][0], b[n][1]);
+      }
+#pragma unroll
+      for (int group = 0; group < kGroupsOfColumns; ++group) {
+#pragma unroll
+        for (int i = 0; i < Tile::kRows; ++i) {
+          uint32_t a[4];
+          const T* const from =
+              at + i * row_pixels * kGroupedPixelPitch + j * kMmaN + group * kGroup;
+          read_four(from, a[0], a[2]);
+          read_four(from + kMmaM / 2 * params.stride_w * kGroupedPixelPitch, a[1], a[3]);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) a[e] = fills ? 0 : a[e];
+#pragma unroll
+          for (int n = 0; n < kColumnsOfGroup; ++n) {
+            mma<mma_t>(group == 0 ? tile.acc[i][j + n] : others[i][j + n], a, b[n]);
+          }
+        }
+      }
+    }
+  }
+  if constexpr (kGroupsOfColumns == 2) {
+    // A lane has the columns 2t and 2t + 1.
+    Tile::for_each_sum([&](int i, int j, int e) {
+      if (t >= 2) tile.acc[i][j][e] = others[i][j][e];
+    });
+  }
+}
+
+template <typename Config, int kGroup>
+__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
+    conv2d_grouped_gemm(const __grid_constant__ GroupedGemmParams params) {
+  using T = typename Config::element_t;
+  unsigned char* const memory = &shared_storage<unsigned char>();
+  T* const filters = reinterpret_cast<T*>(memory);
+  T* const x = reinterpret_cast<T*>(memory + params.x_offset);
+  auto& staged = *reinterpret_cast<StagedTile<Config>*>(memory + params.staged_offset);
+  const int first = static_cast<int>(blockIdx.y) * kGroupedChannels;
+  load_grouped_filters<Config, kGroup>(params, first, filters);
+  for (int number = blockIdx.x; number < params.tiles.count; number += gridDim.x) {
+    const PixelTile tile(params.tiles, number);
+    load_grouped_pixels<Config>(params, tile, first, x);
+    __syncthreads();
+    WarpTile<Config> sums;
+    multiply_grouped_tile<Config, kGroup>(params, x, filters, sums);
+    // All have stored the last tile: they were at the barrier above.
+    stage_pixel_tile(params.output, params.tiles, tile, sums, staged);
+    __syncthreads();  // all have read x, too, whose place the next tile takes
+    store_tile(params.output, {params.C - first, first}, staged);
+  }
+}
+
+}  // namespace fastconv::cuda
