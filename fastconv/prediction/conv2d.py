@@ -16,6 +16,7 @@ from .schedule import Launch, copy_prediction, launch_prediction, roofline_us, s
 _PARTIAL_BYTES = 4  # of a sum that a slice of gemm_k leaves
 _STEM_WARPS, _STEM_COLUMNS = 8, 32  # of the direct one
 _STEM_CHANNELS, _STEM_STEP_TAPS = 4, 4  # of the one on the tensor cores
+_GROUPED_STEP_TERMS, _GROUPED_PIXEL_BYTES = 16, 80
 _GENERIC_OUTPUTS = 128 * 8  # of a block of the depthwise kernels for any geometry, about
 
 
@@ -107,6 +108,8 @@ def _tiles(size, tile):
 def _implicit_gemm(op, problem, plan, dtype, memory_bytes, arch):
     if plan.tile_name.startswith("stem"):
         return _stem_gemm(problem, plan, dtype, memory_bytes, arch)
+    if plan.tile_name.startswith("groups"):
+        return _grouped_gemm(op, problem, plan, dtype, memory_bytes, arch)
     tile = _tile(plan)
     wgrad = op == ConvOp.wgrad
     kernel = kernel_speed(
@@ -140,6 +143,30 @@ def _stem_gemm(problem, plan, dtype, memory_bytes, arch):
         store_turns=stored / kernel.store_bytes,
         other_bytes=tiles * (source + stored),
         shared_memory=_stem_shared_bytes(problem, rows * columns, filters, steps, pixels),
+    )
+
+
+def _grouped_gemm(op, problem, plan, dtype, memory_bytes, arch):
+    """A tile of pixels counts as a block; that a block loads its filters once is left out."""
+    group, rows, columns, channels = map(int, re.findall(r"\d+", plan.tile_name))
+    kernel = kernel_speed(arch, "conv2d_grouped_gemm", plan.math.name, str(channels), str(group))
+    N, _, H, W, *_ = problem.sizes
+    P, Q = (H, W) if op == ConvOp.dgrad else problem.out_size()[2:]
+    tiles = N * _tiles(P, rows) * _tiles(Q, columns) * _tiles(problem.C, channels)
+    pixels = ((rows - 1) * problem.stride_h + (problem.R - 1) * problem.dilation_h + 1) * (
+        (columns - 1) * problem.stride_w + (problem.S - 1) * problem.dilation_w + 1
+    )
+    source, stored = (count * channels * dtype.itemsize for count in (pixels, rows * columns))
+    return Launch(
+        kernel,
+        tiles,
+        _tiles(problem.R * problem.S * group, _GROUPED_STEP_TERMS),
+        memory_bytes,
+        load_turns=source / kernel.load_bytes,
+        store_turns=stored / kernel.store_bytes,
+        other_bytes=tiles * (source + stored),
+        shared_memory=pixels * _GROUPED_PIXEL_BYTES
+        + rows * columns * (channels + 8) * _PARTIAL_BYTES,
     )
 
 
