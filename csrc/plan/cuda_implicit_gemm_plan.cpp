@@ -250,11 +250,14 @@ bool has_grouped(const CudaConvCall& call) {
   const TensorSize size = dgrad ? TensorSize{problem.N, problem.K, problem.P(), problem.Q()}
                                 : TensorSize{problem.N, problem.C, problem.H, problem.W};
   const int64_t vector = kAccessBytes / 2;
+  const bool dy_aligned = rows_are_aligned(call.y, {problem.N, problem.K, problem.P(), problem.Q()},
+                                           2, &Strides::c, kAccessBytes);
   return element_size(call.dtype) == 2 && problem.groups > 1 &&
          group == problem.filters_per_group() && (group == 4 || group == 8 || group == 16) &&
          (!dgrad || (problem.stride_h == 1 && problem.stride_w == 1)) && call.aligned &&
          problem.C % vector == 0 && source.c == 1 &&
          rows_are_aligned(source, size, 2, &Strides::c, kAccessBytes) &&
+         (call.op != ConvOp::wgrad || (call.y.c == 1 && dy_aligned)) &&
          GroupedGeometry(call.op, problem).shared_bytes <= call.device.shared_memory;
 }
 
@@ -272,6 +275,14 @@ CudaConvPlan plan_grouped(const CudaConvCall& call) {
       call.device, problem.N, dgrad ? problem.H : problem.P(), dgrad ? problem.W : problem.Q(),
       div_up(problem.C, kGroupedChannels), GroupedGeometry(call.op, problem).shared_bytes);
   plan.tile_name = pixel_tile_name("groups of " + std::to_string(group), kGroupedChannels);
+  if (call.op == ConvOp::wgrad) {
+    const int64_t slice_bytes = problem.w_elements() * static_cast<int64_t>(sizeof(float));
+    const int64_t affordable =
+        std::max<int64_t>(kMaxPartialBytes / (slice_bytes * kWgradGroupedSlices), 1);
+    plan.blocks = static_cast<int>(std::min<int64_t>(plan.blocks, affordable));
+    plan.splits = plan.blocks * kWgradGroupedSlices;
+    plan.workspace_bytes = workspace_part(plan.splits * slice_bytes);
+  }
   return plan;
 }
 
@@ -334,9 +345,9 @@ std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
 }
 
 CudaConvPlan plan_implicit_gemm(const CudaConvCall& call) {
-  if (call.op == ConvOp::wgrad) return plan_wgrad(call);
   if (has_stem(call)) return plan_stem(call);
-  return has_grouped(call) ? plan_grouped(call) : plan_fprop_or_dgrad(call);
+  if (has_grouped(call)) return plan_grouped(call);
+  return call.op == ConvOp::wgrad ? plan_wgrad(call) : plan_fprop_or_dgrad(call);
 }
 
 }  // namespace fastconv

@@ -53,7 +53,8 @@ enum class GemmKernel {
   tile64x128,
   stem,              // fprop of 1 to 4 channels: 8 x 16 pixels x 64 filters
   stem_few_filters,  // the same, 32 filters
-  // fprop, and dgrad of stride 1, of groups of so many channels: 8 x 16 pixels x 32 channels
+  // Groups of so many channels and filters, but for dgrad of other strides than 1: 8 x 16 pixels x
+  // 32 channels.
   grouped4,
   grouped8,
   grouped16

@@ -64,15 +64,19 @@ FASTCONV_LOCAL constexpr int grouped_filter_row(int steps) {
   return (steps | 1) * kGroupedStepTerms;
 }
 
-// What the grouped kernel reads for a tile, and its shared memory. dgrad is fprop with another
-// padding.
+// wgrad of such groups: taps of a block, which its registers hold, and slices that a block writes.
+constexpr int kWgradGroupedTaps = 9, kWgradGroupedSlices = 2;
+
+// What the grouped kernels read of x (of dy for dgrad, which is fprop with another padding) for a
+// tile, and their shared memory: filters, x, results; or for wgrad x, dy.
 struct GroupedGeometry {
   int64_t pad_h = 0, pad_w = 0;
   int64_t steps = 0;
   int64_t x_rows = 0, x_columns = 0;  // pixels
-  int64_t x_offset = 0, staged_offset = 0, shared_bytes = 0;
+  int64_t filter_bytes = 0, x_bytes = 0, shared_bytes = 0;
 
   GroupedGeometry(ConvOp op, const ConvProblem& problem) {
+    constexpr int64_t kElementBytes = 2, kPixelBytes = kGroupedPixelPitch * kElementBytes;
     const bool dgrad = op == ConvOp::dgrad;
     const int64_t reach_h = (problem.R - 1) * problem.dilation_h,
                   reach_w = (problem.S - 1) * problem.dilation_w;
@@ -81,9 +85,13 @@ struct GroupedGeometry {
     steps = div_up(problem.R * problem.S * problem.channels_per_group(), kGroupedStepTerms);
     x_rows = (kPixelTileRows - 1) * problem.stride_h + reach_h + 1;
     x_columns = (kPixelTileColumns - 1) * problem.stride_w + reach_w + 1;
-    x_offset = kGroupedChannels * grouped_filter_row(static_cast<int>(steps)) * 2;
-    staged_offset = x_offset + x_rows * x_columns * kGroupedPixelPitch * 2;
-    shared_bytes = staged_offset + staged_pixel_tile_bytes(kGroupedChannels);
+    x_bytes = x_rows * x_columns * kPixelBytes;
+    if (op == ConvOp::wgrad) {
+      shared_bytes = x_bytes + kPixelTileRows * kPixelTileColumns * kPixelBytes;
+    } else {
+      filter_bytes = kGroupedChannels * grouped_filter_row(static_cast<int>(steps)) * kElementBytes;
+      shared_bytes = filter_bytes + x_bytes + staged_pixel_tile_bytes(kGroupedChannels);
+    }
   }
 };
 

@@ -17,6 +17,7 @@ _PARTIAL_BYTES = 4  # of a sum that a slice of gemm_k leaves
 _STEM_WARPS, _STEM_COLUMNS = 8, 32  # of the direct one
 _STEM_CHANNELS, _STEM_STEP_TAPS = 4, 4  # of the one on the tensor cores
 _GROUPED_STEP_TERMS, _GROUPED_PIXEL_BYTES = 16, 80
+_WGRAD_GROUPED_TAPS, _WGRAD_GROUPED_SLICES = 9, 2
 _GENERIC_OUTPUTS = 128 * 8  # of a block of the depthwise kernels for any geometry, about
 
 
@@ -147,9 +148,18 @@ def _stem_gemm(problem, plan, dtype, memory_bytes, arch):
 
 
 def _grouped_gemm(op, problem, plan, dtype, memory_bytes, arch):
-    """A tile of pixels counts as a block; that a block loads its filters once is left out."""
+    """A tile of pixels counts as a block; what a block does once, with filters or sums, is left
+    out."""
     group, rows, columns, channels = map(int, re.findall(r"\d+", plan.tile_name))
-    kernel = kernel_speed(arch, "conv2d_grouped_gemm", plan.math.name, str(channels), str(group))
+    wgrad = op == ConvOp.wgrad
+    if wgrad:
+        kernel = kernel_speed(arch, "conv2d_wgrad_grouped_gemm", plan.math.name, str(group))
+        turns = rows // _WGRAD_GROUPED_SLICES * _tiles(problem.R * problem.S, _WGRAD_GROUPED_TAPS)
+    else:
+        kernel = kernel_speed(
+            arch, "conv2d_grouped_gemm", plan.math.name, str(channels), str(group)
+        )
+        turns = _tiles(problem.R * problem.S * group, _GROUPED_STEP_TERMS)
     N, _, H, W, *_ = problem.sizes
     P, Q = (H, W) if op == ConvOp.dgrad else problem.out_size()[2:]
     tiles = N * _tiles(P, rows) * _tiles(Q, columns) * _tiles(problem.C, channels)
@@ -160,13 +170,13 @@ def _grouped_gemm(op, problem, plan, dtype, memory_bytes, arch):
     return Launch(
         kernel,
         tiles,
-        _tiles(problem.R * problem.S * group, _GROUPED_STEP_TERMS),
+        turns,
         memory_bytes,
-        load_turns=source / kernel.load_bytes,
-        store_turns=stored / kernel.store_bytes,
+        load_turns=(source + (stored if wgrad else 0)) / kernel.load_bytes,
+        store_turns=0 if wgrad else stored / kernel.store_bytes,
         other_bytes=tiles * (source + stored),
         shared_memory=pixels * _GROUPED_PIXEL_BYTES
-        + rows * columns * (channels + 8) * _PARTIAL_BYTES,
+        + rows * columns * (_GROUPED_PIXEL_BYTES if wgrad else (channels + 8) * _PARTIAL_BYTES),
     )
 
 

@@ -149,12 +149,13 @@ def test_groups_of_few_channels(group, dtype):
     ):
         x, w, dy = drawn(integers, problem, dtype, True, 2, device=DEVICE)
         exact_passes(problem, x, w, dy)
-        plan = BACKENDS["cuda:implicit_gemm"]._make_plan(
-            ConvOp.fprop,
-            conv_problem(problem.x_size, problem.w_size, problem.geometry),
-            dtype, False, x.stride(), w.stride(), dy.stride(), True, None,
-        )  # fmt: skip
-        assert plan.kernel == GROUPED[group]
+        native = conv_problem(problem.x_size, problem.w_size, problem.geometry)
+        strides = (x.stride(), w.stride(), dy.stride())
+        for op in (ConvOp.fprop, ConvOp.wgrad):
+            plan = BACKENDS["cuda:implicit_gemm"]._make_plan(
+                op, native, dtype, False, *strides, True, None
+            )
+            assert plan.kernel == GROUPED[group]
         x[0, 1::5, ::3, ::4] = float("inf")
         w = w.abs() + 1
         y = BACKENDS["cuda:implicit_gemm"].conv2d_fprop(x, w, None, None, problem.geometry, "none")
@@ -192,7 +193,7 @@ def test_the_plan_reaches_every_kernel_and_no_other():
                     assert plan.math.name == math
                     reached.add((math, plan.vectorised, op == ConvOp.wgrad, plan.kernel))
     stems = {(m, False, False, tile) for m in ("fp16", "bf16") for tile in (STEM, STEM_FEW_FILTERS)}
-    grouped = {(math, True, False, GROUPED[4]) for math in ("fp16", "bf16")}
+    grouped = {(m, True, wgrad, GROUPED[4]) for m in ("fp16", "bf16") for wgrad in (False, True)}
     assert reached == set(KERNELS) | stems | grouped
 
 

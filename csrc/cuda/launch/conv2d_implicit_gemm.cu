@@ -252,7 +252,8 @@ class GatherGemm {
 
 // ---- wgrad -----------------------------------------------------------------------------------
 
-cudaError_t run_wgrad(const CudaConvArgs& args) {
+// Sums of slices in the workspace.
+cudaError_t multiply_wgrad(const CudaConvArgs& args) {
   const ConvProblem& problem = args.problem;
   const GemmShape shape = problem.gemm_shape(ConvOp::wgrad);
   const GemmTile tile = tile_of(args.plan.gemm);
@@ -283,15 +284,21 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   params.tiles_m = divmod(tiles_m);
   params.tiles_n = divmod(tiles_n);
   const auto blocks = static_cast<unsigned>(problem.groups * tiles_m * tiles_n);
-  const cudaError_t status = dispatch_math(args.plan.math, [&](auto math) {
+  return dispatch_math(args.plan.math, [&](auto math) {
     return launch_wgrad_implicit_gemm<decltype(math)::value>(args.plan, blocks, params,
                                                              args.stream);
   });
+}
+
+cudaError_t run_wgrad(const CudaConvArgs& args) {
+  const ConvProblem& problem = args.problem;
+  const cudaError_t status =
+      is_grouped_kernel(args.plan.gemm) ? conv2d_grouped_gemm(args) : multiply_wgrad(args);
   if (status != cudaSuccess) return status;
   SplitKReduceParams sum;
-  sum.partial = params.partial;
-  sum.count = params.slice_elements;
-  sum.splits = params.splits;
+  sum.partial = static_cast<const float*>(args.workspace);
+  sum.count = problem.w_elements();
+  sum.splits = args.plan.splits;
   sum.out = args.w;
   return reduce(args, sum, {problem.K, problem.channels_per_group(), problem.R, problem.S});
 }

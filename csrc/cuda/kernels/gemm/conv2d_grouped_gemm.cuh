@@ -24,21 +24,17 @@
 // within 2^31 elements.
 #pragma once
 
-#include "cuda/device/cp_async.cuh"
-#include "cuda/kernels/gemm/pixel_tile.cuh"
+#include "cuda/kernels/gemm/grouped_source.cuh"
 
 namespace fastconv::cuda {
 
 struct GroupedGemmParams {
-  TensorView x, w;  // dy and w for dgrad
+  GroupedSource x;  // dy for dgrad
+  TensorView w;
   GemmOutput output;
   PixelTiles tiles;
   bool dgrad = false;
-  int C = 0, H = 0, W = 0, taps = 0;
-  int stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1;
-  FastDivmod row_taps;            // S
-  int x_pixels = 0, x_pitch = 0;  // that a tile reads, and pixels of a row of them
-  FastDivmod x_columns;           // x_pitch
+  int taps = 0;
   int steps = 0;
   int x_offset = 0, staged_offset = 0;  // bytes of shared memory before
 };
@@ -55,45 +51,16 @@ __device__ __forceinline__ void load_grouped_filters(const GroupedGemmParams& pa
     const int made = i / (params.steps * kGroupedStepTerms);  // the channel that is made
     const int tap = term / kGroup, summed = term % kGroup;
     T value = from_accumulator<T>(0.0f);
-    if (tap < params.taps && first + made < params.C) {
+    if (tap < params.taps && first + made < params.x.C) {
       uint32_t s;
       const int r =
-          static_cast<int>(params.row_taps.divmod(params.dgrad ? params.taps - 1 - tap : tap, s));
+          static_cast<int>(params.x.row_taps.divmod(params.dgrad ? params.taps - 1 - tap : tap, s));
       const int channel = first + made, other = channel / kGroup * kGroup + summed;
       value = params.dgrad ? *params.w.at<const T>(other, channel % kGroup, r, static_cast<int>(s))
                            : *params.w.at<const T>(channel, summed, r, static_cast<int>(s));
     }
     filters[made * row + term] = value;
   }
-}
-
-template <typename Config>
-__device__ __forceinline__ void load_grouped_pixels(const GroupedGemmParams& params,
-                                                    const PixelTile& tile, int first,
-                                                    typename Config::element_t* x) {
-  using T = typename Config::element_t;
-  constexpr int kChunks = kGroupedChannels / Config::kVector;
-  const int h0 = tile.p * params.stride_h - params.pad_h,
-            w0 = tile.q * params.stride_w - params.pad_w;
-  const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-  const int channel = first + chunk * Config::kVector;
-  const T* const image = params.x.at<const T>(tile.n, 0, 0, 0) + channel;
-  const int stride_h = static_cast<int>(params.x.strides.h),
-            stride_w = static_cast<int>(params.x.strides.w);
-#pragma unroll 2
-  for (int i = static_cast<int>(threadIdx.x) / kChunks; i < params.x_pixels;
-       i += Config::kThreads / kChunks) {
-    uint32_t column;
-    const int h = h0 + static_cast<int>(params.x_columns.divmod(i, column));
-    const int w = w0 + static_cast<int>(column);
-    const bool inside = static_cast<unsigned>(h) < static_cast<unsigned>(params.H) &&
-                        static_cast<unsigned>(w) < static_cast<unsigned>(params.W) &&
-                        channel < params.C;
-    cp_async_16(x + i * kGroupedPixelPitch + chunk * Config::kVector,
-                inside ? image + h * stride_h + w * stride_w : params.x.data, inside);
-  }
-  cp_async_commit();
-  cp_async_wait<0>();
 }
 
 // Two registers of a fragment: four adjacent elements.
@@ -117,9 +84,10 @@ __device__ __forceinline__ void multiply_grouped_tile(const GroupedGemmParams& p
   const WarpPlace<Config> place;
   const int g = place.lane / 4, t = place.lane % 4;
   const int own_tap = 4 * t / kGroup, own_channel = 4 * t % kGroup;
-  const int row_pixels = params.stride_h * params.x_pitch;
+  const int row_pixels = params.x.stride_h * params.x.pitch;
   const T* const pixel =
-      x + (place.row / kPixelTileColumns * row_pixels + g * params.stride_w) * kGroupedPixelPitch +
+      x +
+      (place.row / kPixelTileColumns * row_pixels + g * params.x.stride_w) * kGroupedPixelPitch +
       own_channel;
   const T* const filter = filters + g * grouped_filter_row(params.steps) + 4 * t;
   // Sums of the columns' second group.
@@ -129,10 +97,10 @@ __device__ __forceinline__ void multiply_grouped_tile(const GroupedGemmParams& p
     const int tap = step * kStepTaps + own_tap;
     const bool fills = tap >= params.taps;
     uint32_t s;
-    const int r = static_cast<int>(params.row_taps.divmod(fills ? 0 : tap, s));
-    const T* const at =
-        pixel + (r * params.dilation_h * params.x_pitch + static_cast<int>(s) * params.dilation_w) *
-                    kGroupedPixelPitch;
+    const int r = static_cast<int>(params.x.row_taps.divmod(fills ? 0 : tap, s));
+    const T* const at = pixel + (r * params.x.dilation_h * params.x.pitch +
+                                 static_cast<int>(s) * params.x.dilation_w) *
+                                    kGroupedPixelPitch;
 #pragma unroll
     for (int j = 0; j < Tile::kColumns; j += kColumnsOfGroup) {
       uint32_t b[kColumnsOfGroup][2];
@@ -150,7 +118,7 @@ __device__ __forceinline__ void multiply_grouped_tile(const GroupedGemmParams& p
           const T* const from =
               at + i * row_pixels * kGroupedPixelPitch + j * kMmaN + group * kGroup;
           read_four(from, a[0], a[2]);
-          read_four(from + kMmaM / 2 * params.stride_w * kGroupedPixelPitch, a[1], a[3]);
+          read_four(from + kMmaM / 2 * params.x.stride_w * kGroupedPixelPitch, a[1], a[3]);
 #pragma unroll
           for (int e = 0; e < 4; ++e) a[e] = fills ? 0 : a[e];
 #pragma unroll
@@ -181,14 +149,16 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm)
   load_grouped_filters<Config, kGroup>(params, first, filters);
   for (int number = blockIdx.x; number < params.tiles.count; number += gridDim.x) {
     const PixelTile tile(params.tiles, number);
-    load_grouped_pixels<Config>(params, tile, first, x);
+    load_grouped_pixels<Config>(params.x, tile, first, x);
+    cp_async_commit();
+    cp_async_wait<0>();
     __syncthreads();
     WarpTile<Config> sums;
     multiply_grouped_tile<Config, kGroup>(params, x, filters, sums);
     // All have stored the last tile: they were at the barrier above.
     stage_pixel_tile(params.output, params.tiles, tile, sums, staged);
     __syncthreads();  // all have read x, too, whose place the next tile takes
-    store_tile(params.output, {params.C - first, first}, staged);
+    store_tile(params.output, {params.x.C - first, first}, staged);
   }
 }
 
