@@ -51,7 +51,7 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
   const ConvProblem& problem = call.problem;
   const Strides& source = call.op == ConvOp::dgrad ? call.y : call.x;
   CudaConvPlan plan;
-  plan.depthwise = depthwise_kernel(problem, call.dtype);
+  plan.depthwise = depthwise_kernel(call);
   const DepthwiseConfig config = config_of(plan.depthwise);
   const char* const lanes = depthwise_channels_inner(problem, source) ? ", lanes along channels"
                                                                       : ", lanes along columns";
@@ -69,14 +69,16 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
   const DepthwiseTile tile = depthwise_tile(call.op, problem, call.dtype, source, plan.depthwise);
   const bool dgrad = call.op == ConvOp::dgrad;
   plan.vectorised =
+      config.vectors ||
       depthwise_copy_bytes(source, tile.channels_inner, problem.N, problem.C,
                            dgrad ? problem.P() : problem.H, dgrad ? problem.Q() : problem.W,
                            call.dtype, call.aligned) == kAccessBytes;
   const std::string size = std::to_string(config.filter) + "x" + std::to_string(config.filter) +
                            " stride " + std::to_string(config.stride);
-  plan.tile_name = size + lanes + ", block of " + std::to_string(tile.channels) + " channels x " +
-                   std::to_string(tile.rows) + " rows x " + std::to_string(tile.tile_cols()) +
-                   " columns";
+  const char* const vectors = config.vectors ? " in vectors" : "";
+  plan.tile_name = size + lanes + vectors + ", block of " + std::to_string(tile.channels) +
+                   " channels x " + std::to_string(tile.rows) + " rows x " +
+                   std::to_string(tile.tile_cols()) + " columns";
   if (call.op == ConvOp::wgrad) {
     plan.splits = choose_splits(problem.N * tile.row_tiles, tile.channel_blocks * tile.col_tiles,
                                 tile.col_tiles * sums_bytes, traffic, call.device.sm_count);

@@ -1,6 +1,8 @@
 """The depthwise CUDA kernels on shapes of their own, emulated: every template in both layouts and
 all dtypes and passes, odd planes and channel counts, and that every template can be reached."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,12 +78,12 @@ def assert_right(problem, dtype, channels_last, make=integers):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("R", [3, 5, 7])
 def test_templates(R, stride, dtype, channels_last):
-    for H, W, kind in PLANES:
+    """With channels that fill vectors, and with others."""
+    for (H, W, kind), C in product(PLANES, (5, 8)):
         pad = {"none": 0, "half": R // 2, "more": R // 2 + 2}[kind]
-        if kind == "none" and min(H, W) < R:
-            continue
-        problem = depthwise(f"{kind} padded", 8 if W == 9 else 5, H, W, R, stride, pad)
-        assert_right(problem, dtype, channels_last)
+        if kind != "none" or min(H, W) >= R:
+            problem = depthwise(f"{kind} padded", C, H, W, R, stride, pad)
+            assert_right(problem, dtype, channels_last)
 
 
 ODD = [
@@ -210,7 +212,7 @@ def test_nan_and_inf_stay_where_their_windows_are(channels_last):
             assert torch.equal(a.isnan(), e.isnan()) and torch.equal(a.isinf(), e.isinf()), name
 
 
-def plan(op, problem, dtype, channels_last, sm_count=132):
+def plan(op, problem, dtype, channels_last, aligned=True, sm_count=132):
     backend = BACKENDS["cuda:depthwise"]
     conv = core.ConvProblem(**problem_sizes(problem))
     return core.plan_conv2d_cuda(
@@ -221,7 +223,7 @@ def plan(op, problem, dtype, channels_last, sm_count=132):
             dtype,
             False,
             *backend._dense(conv, channels_last),
-            True,
+            aligned,
             sm_count,
             227 << 10,
             50 << 20,
@@ -255,28 +257,53 @@ def test_wgrad_slices(channels_last):
         assert_right(problem, torch.float32, channels_last)
 
 
+# Kernels by number: those for any layout, then those whose threads own vectors of channels.
+ANY_LAYOUT = {(R, stride): 1 + i for i, (R, stride) in enumerate(product((3, 5, 7), (1, 2)))}
+VECTORS = {(R, stride): 7 + i for i, (R, stride) in enumerate(product((3, 5), (1, 2)))}
+
+
+def kernel_of(op, problem, dtype, channels_last):
+    """(number, whether its accesses are wide) of the kernel that should run a layer."""
+    R, stride, element = problem.R, problem.stride[0], element_size(dtype)
+    if dtype == core.DType.float64 or (R, stride) not in ANY_LAYOUT:
+        return 0, False
+    fprop = op == ConvOp.fprop or (op == ConvOp.dgrad and stride == 1)
+    if channels_last and fprop and problem.C * element % 8 == 0 and (R, stride) in VECTORS:
+        return VECTORS[R, stride], True
+    copied = problem.C if channels_last else gathered_width(op, problem.W, stride)
+    return ANY_LAYOUT[R, stride], copied * element % 16 == 0
+
+
 def test_every_template_is_planned_and_its_block_fits():
     """The plan reaches each configuration, from layers as networks have them."""
     seen = set()
-    for R in (3, 5, 7, 9):
-        for stride in (1, 2):
-            for dtype in core.DType.__members__.values():
-                for size, C in ((7, 960), (14, 672), (56, 144), (112, 96), (513, 3)):
-                    problem = depthwise("layer", C, size, size, R, stride, N=32)
-                    for op in ConvOp.__members__.values():
-                        for channels_last in (False, True):
-                            p = plan(op, problem, dtype, channels_last)
-                            seen.add((p.kernel, R, stride))
-                            assert p.vectorised == (
-                                p.kernel > 0
-                                and (C if channels_last else gathered_width(op, size, stride))
-                                % (16 // element_size(dtype))
-                                == 0
-                            ), p.tile_name
-    expected = [(R, stride) for R in (3, 5, 7) for stride in (1, 2)]
-    assert seen == {(i + 1, *config) for i, config in enumerate(expected)} | {
-        (0, R, stride) for R in (3, 5, 7, 9) for stride in (1, 2)
-    }
+    for R, stride, dtype in product((3, 5, 7, 9), (1, 2), core.DType.__members__.values()):
+        for size, C in ((7, 960), (14, 672), (56, 144), (112, 96), (112, 4), (513, 3)):
+            problem = depthwise("layer", C, size, size, R, stride, N=32)
+            for op, channels_last in product(ConvOp.__members__.values(), (False, True)):
+                p = plan(op, problem, dtype, channels_last)
+                seen.add(p.kernel)
+                expected = kernel_of(op, problem, dtype, channels_last)
+                assert (p.kernel, p.vectorised) == expected, p.tile_name
+    assert seen == {0, *ANY_LAYOUT.values(), *VECTORS.values()}
+
+
+def test_vectors_need_addresses_and_strides_that_allow_them():
+    """Without them the kernel for any layout runs, and gives the same bits."""
+    problem = depthwise("vectors", 8, 9, 10, 3, N=2)
+    assert plan(ConvOp.fprop, problem, core.DType.bfloat16, True).kernel == VECTORS[3, 1]
+    assert plan(ConvOp.fprop, problem, core.DType.bfloat16, True, aligned=False).kernel == 1
+    x = normals(problem.x_size, torch.bfloat16, channels_last=True)
+    w = normals(problem.w_size, torch.bfloat16)
+    bias, residual = normals((8,), torch.bfloat16), normals(problem.x_size, torch.bfloat16, True)
+    room = torch.zeros(2, 9, 10, 9, dtype=torch.bfloat16).permute(0, 3, 1, 2)
+    odd_strides = room[:, :8].copy_(x)
+    fprop = BACKENDS["cuda:depthwise"].conv2d_fprop
+    results = []
+    for source, added in ((x, residual), (odd_strides, residual), (x, residual.contiguous())):
+        tensors = map(on_device, (source, w, bias, added))
+        results.append(fprop(*tensors, problem.geometry, "relu").cpu())
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
 def test_blocks_have_no_more_threads_than_their_kernel():

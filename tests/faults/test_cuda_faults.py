@@ -44,6 +44,8 @@ ELEMENT_GATHER = "kernels/gemm/implicit_gemm_element_gather.cuh"
 GEMM_PARAMS = "kernels/gemm/implicit_gemm_params.cuh"
 GEMM_STORE = "kernels/gemm/implicit_gemm_store.cuh"
 WGRAD_GATHER = "kernels/gemm/wgrad_vector_gather.cuh"
+VECTORS = "kernels/depthwise/conv2d_depthwise_vector.cuh"
+TEMPLATES = "cuda_kernels/test_cuda_depthwise.py -k templates"
 FAULTS = [
     Fault(
         "dropped slice of a split gemm_k",
@@ -159,6 +161,48 @@ FAULTS = [
         "params.flip_filter ? kTaps - 1 - tap : tap",
         "tap",
         "cuda_kernels/test_cuda_depthwise.py",
+    ),
+    Fault(
+        "depthwise: the filter of vectors is not turned for dgrad",
+        VECTORS,
+        "params.flip_filter ? kTaps - 1 - tap : tap",
+        "tap",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: columns of vectors off by one",
+        VECTORS,
+        "static_cast<unsigned>(w0 + j) < static_cast<unsigned>(width)",
+        "static_cast<unsigned>(w0 + j) <= static_cast<unsigned>(width)",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: rows of vectors off by one",
+        VECTORS,
+        "static_cast<unsigned>(h_) < static_cast<unsigned>(h_end_)",
+        "static_cast<unsigned>(h_) <= static_cast<unsigned>(h_end_)",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: the next row is loaded before it is reached",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "      row.advance();\n",
+        "",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: vectors past the end are stored",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "if (q < columns) {",
+        "{",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: missing barrier before filters of vectors are read",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "  __syncthreads();\n",
+        "",
+        TEMPLATES,
     ),
     Fault(
         "depthwise: missing barrier in wgrad",

@@ -92,8 +92,8 @@ DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& 
   params.strips = tile.strips;
   params.rows = tile.rows;
   params.tile_cols = tile.tile_cols();
-  params.threads_inner =
-      FastDivmod(static_cast<uint32_t>(tile.channels_inner ? tile.channels : tile.strips));
+  params.threads_inner = FastDivmod(
+      static_cast<uint32_t>(tile.channels_inner ? tile.channels / tile.vector : tile.strips));
   params.channels_inner = tile.channels_inner;
   const TileOrigin h = tile_origin(args.op, h_axis(problem)),
                    w = tile_origin(args.op, w_axis(problem));
@@ -103,6 +103,7 @@ DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& 
   params.tile_source_step_h = dgrad ? params.rows / stride : params.rows * stride;
   params.tile_source_step_w = dgrad ? params.tile_cols / stride : params.tile_cols * stride;
   params.flip_filter = dgrad && stride == 1;
+  if (tile.vector > 1) return params;  // which needs no tiles in shared memory
 
   const int element = static_cast<int>(element_size(args.dtype));
   params.source_tile = shared_tile(args, source, tile, problem.C, params.source_h, params.source_w,

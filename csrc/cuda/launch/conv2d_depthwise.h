@@ -36,7 +36,7 @@ SharedTile shared_tile(const CudaConvArgs& args, const TensorView& tensor,
                        int cols, bool any_column);
 
 inline unsigned depthwise_threads(const DepthwiseTile& tile) {
-  return div_up<unsigned>(static_cast<unsigned>(tile.channels * tile.strips), 32) * 32;
+  return static_cast<unsigned>(tile.threads());
 }
 
 // Sets `grid` to so many blocks; false where there are none or too many.

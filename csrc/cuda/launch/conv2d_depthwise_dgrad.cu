@@ -12,9 +12,9 @@ cudaError_t conv2d_dgrad_depthwise(const CudaConvArgs& args) {
     using T = typename decltype(tag)::type;
     return dispatch_depthwise_kernel(args.plan.depthwise, [&](auto number) {
       constexpr DepthwiseConfig kConfig = kDepthwiseConfigs[decltype(number)::value];
-      if constexpr (kConfig.stride == 2) {
+      if constexpr (kConfig.stride == 2 && !kConfig.vectors) {
         return launch(conv2d_dgrad_depthwise<T, kConfig.filter, kDepthwiseStripStride2Dgrad,
-                                             depthwise_max_threads(kConfig.filter)>,
+                                             depthwise_max_threads(kConfig)>,
                       grid, depthwise_threads(tile), depthwise_shared_bytes(params, args),
                       args.stream, params);
       } else {

@@ -25,7 +25,7 @@ cudaError_t conv2d_wgrad_depthwise(const CudaConvArgs& args) {
     return dispatch_depthwise_kernel(args.plan.depthwise, [&](auto number) {
       constexpr DepthwiseConfig kConfig = kDepthwiseConfigs[decltype(number)::value];
       return launch(conv2d_wgrad_depthwise<T, kConfig.filter, kConfig.stride, kDepthwiseStrip,
-                                           depthwise_max_threads(kConfig.filter)>,
+                                           depthwise_max_threads(kConfig)>,
                     grid, depthwise_threads(tile), shared, args.stream, params);
     });
   });

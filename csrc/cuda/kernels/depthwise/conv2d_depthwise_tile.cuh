@@ -111,7 +111,9 @@ struct DepthwiseWork {
   int channel = 0, strip = 0;  // of the thread, within the block
   bool active = false;         // whether the thread computes
 
-  __device__ __forceinline__ DepthwiseWork(const DepthwiseParams& params, uint32_t block) {
+  // A thread owns `vector` adjacent channels.
+  __device__ __forceinline__ DepthwiseWork(const DepthwiseParams& params, uint32_t block,
+                                           int vector = 1) {
     // Neighbouring blocks share lines of memory: of pixels where channels are adjacent.
     uint32_t channel_block = 0, col_tile = 0, row_tile = 0, rest = block;
     if (params.channels_inner) rest = params.channel_blocks.divmod(rest, channel_block);
@@ -127,7 +129,7 @@ struct DepthwiseWork {
 
     uint32_t inner;
     const uint32_t outer = params.threads_inner.divmod(threadIdx.x, inner);
-    channel = static_cast<int>(params.channels_inner ? inner : outer);
+    channel = static_cast<int>(params.channels_inner ? inner : outer) * vector;
     strip = static_cast<int>(params.channels_inner ? outer : inner);
     active = channel < params.channels && strip < params.strips && c0 + channel < params.C;
   }

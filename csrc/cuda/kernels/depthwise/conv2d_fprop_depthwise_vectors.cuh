@@ -1,0 +1,202 @@
+// Depthwise fprop of channels_last tensors with a square filter known at compile time; dgrad of
+// stride 1 as well, which is fprop over dy with the filter turned by 180 degrees.
+//
+//   block   = one image, `channels` channels, a tile of output; its filters in shared memory
+//   thread  = kVector adjacent channels, a strip of kStrip adjacent output columns, all rows of the
+//             tile. Each row of the window comes straight from memory: L1 holds what neighbouring
+//             strips share.
+//
+//        x row i ->  kWindow vectors in registers; as soon as one is unpacked, its place takes that
+//                    of row i + 1. All kRows output rows that are open add their products:
+//                    sums[a][q] += x[q*stride+s] * w[r][s], r = i - (p+a)*stride;
+//                    sums[0] is then complete, the others move up.
+//
+// Padding is zeros that are multiplied like any element. Products are added up in the order of the
+// kernel for any layout (conv2d_fprop_depthwise.cuh).
+//
+// Bound: bytes, x once and y once. Limits: stride 1 or 2, dilation 1, K = C, whole vectors.
+#pragma once
+
+#include "cuda/device/epilogue.cuh"
+#include "cuda/device/shared_memory.cuh"
+#include "cuda/kernels/depthwise/conv2d_depthwise_vector.cuh"
+
+namespace fastconv::cuda {
+
+// Blocks of 128 threads that must fit onto a multiprocessor at once: 128 registers, or 168 where
+// two bytes an element make four channels a thread and more than 3x3 of stride 1 is kept open.
+template <typename T, int kFilter, int kStride>
+constexpr int kDepthwiseVectorMinBlocks = sizeof(T) == 4 || (kFilter == 3 && kStride == 1) ? 4 : 3;
+
+// The filters of a thread's channels: few in registers, more in shared memory.
+template <int kFilter, int kVector>
+class FilterVectors {
+ public:
+  static constexpr bool kInRegisters = kFilter == 3;
+
+  __device__ __forceinline__ explicit FilterVectors(const float* shared) : shared_(shared) {
+    if constexpr (kInRegisters) {
+#pragma unroll
+      for (int tap = 0; tap < kFilter * kFilter; ++tap) taps_[tap] = read(tap);
+    }
+  }
+  __device__ __forceinline__ Vector<float, kVector> operator()(int r, int s) const {
+    const int tap = r * kFilter + s;
+    if constexpr (kInRegisters) return taps_[tap];
+    return read(tap);
+  }
+
+ private:
+  __device__ __forceinline__ Vector<float, kVector> read(int tap) const {
+    return load_vector<float, kVector>(shared_ + tap * kVector);
+  }
+
+  const float* shared_;
+  Vector<float, kVector> taps_[kInRegisters ? kFilter * kFilter : 1];
+};
+
+// y of one row of a strip, whose first column is at `out`: bias, residual, activation, and the
+// stores of so many columns.
+template <typename T, int kStrip, int kVector>
+__device__ __forceinline__ void store_vectors(float (&z)[kStrip][kVector], const float* bias,
+                                              const T* residual, T* out, int columns,
+                                              const DepthwiseParams& params) {
+  const Epilogue& epilogue = params.epilogue;
+  if (epilogue.bias != nullptr) {
+    const auto bias_of = load_vector<float, kVector>(bias);
+#pragma unroll
+    for (int q = 0; q < kStrip; ++q) {
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) z[q][v] += bias_of.v[v];
+    }
+  }
+  if (epilogue.residual.data != nullptr) {
+    const int step = static_cast<int>(epilogue.residual.strides.w);
+#pragma unroll
+    for (int q = 0; q < kStrip; ++q) {
+      if (q >= columns) continue;
+      float addends[kVector];
+      unpack<T>(*reinterpret_cast<const uint2*>(residual + static_cast<int64_t>(step) * q),
+                addends);
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) z[q][v] += addends[v];
+    }
+  }
+  if (epilogue.activation.kind != ActivationKind::none) {
+    with_activation(epilogue.activation, [&](const auto& activate_sum) {
+    // Most activations are long: code for one column, past which the strip is turned round.
+#pragma unroll 1
+      for (int turn = 0; turn < kStrip; ++turn) {
+        float y[kVector];
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) {
+          y[v] = activate_sum(z[0][v]);
+#pragma unroll
+          for (int q = 0; q + 1 < kStrip; ++q) z[q][v] = z[q + 1][v];
+          z[kStrip - 1][v] = y[v];
+        }
+      }
+    });
+  }
+  const int step = static_cast<int>(params.out.strides.w);
+#pragma unroll
+  for (int q = 0; q < kStrip; ++q) {
+    if (q < columns) {
+      *reinterpret_cast<uint2*>(out + static_cast<int64_t>(step) * q) = pack<T>(z[q]);
+    }
+  }
+}
+
+template <typename T, int kFilter, int kStride, int kStrip, int kThreads>
+__global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter, kStride>)
+    conv2d_fprop_depthwise_vectors(const __grid_constant__ DepthwiseParams params) {
+  constexpr int kVector = kDepthwiseVector<T>;
+  constexpr int kRows = (kFilter + kStride - 1) / kStride;
+  constexpr int kWindow = (kStrip - 1) * kStride + kFilter;
+  // The first row that the loop takes in; those before row 0 meet no output of the tile.
+  constexpr int kFirstRow = (1 - kRows) * kStride + kFilter - kStride;
+  float* const filters = &shared_storage<float>();
+
+  const DepthwiseWork work(params, blockIdx.x, kVector);
+  const int rows = min_of(params.rows, params.out_h - work.first_h);
+  const int c = work.c0 + work.channel, w0 = work.first_w + work.strip * kStrip;
+  const int h_end = min_of(params.source_h, work.source_first_h + (rows - 1) * kStride + kFilter);
+  WindowRow<T, kWindow> row(params.source, work.n, c, work.source_first_h + kFirstRow,
+                            work.source_first_w + work.strip * kStrip * kStride,
+                            work.active ? h_end : 0, params.source_w);
+#pragma unroll
+  for (int j = 0; j < kWindow; ++j) row.load(j);
+  fill_filter_vectors<T, kFilter, kVector>(filters, params, work.c0);
+  float* const biases = filters + kFilter * kFilter * params.channels;
+  fill_biases<T>(biases, params, work.c0);
+  __syncthreads();
+  if (!work.active) return;
+
+  const FilterVectors<kFilter, kVector> filter(filters + work.channel * kFilter * kFilter);
+  const int columns = params.out_w - w0;
+  T* out = params.out.at<T>(work.n, c, work.first_h, w0);
+  const T* residual = params.epilogue.residual.at<const T>(work.n, c, work.first_h, w0);
+  float sums[kRows][kStrip][kVector] = {};
+  // At step p the last rows of x arrive that output row p needs.
+#pragma unroll 1
+  for (int p = 1 - kRows; p < rows; ++p) {
+#pragma unroll
+    for (int t = 0; t < kStride; ++t) {
+      row.advance();
+      const auto multiply = [&](int a, int q, int s, const float(&x)[kVector]) {
+        const int r = kFilter - kStride + t - a * kStride;  // known at compile time
+        if (r < 0 || s < 0 || s >= kFilter) return;
+        const Vector<float, kVector> w = filter(r, s);
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) sums[a][q][v] += x[v] * w.v[v];
+      };
+      if constexpr (FilterVectors<kFilter, kVector>::kInRegisters) {
+#pragma unroll
+        for (int j = 0; j < kWindow; ++j) {
+          float x[kVector];
+          row.get(j, x);
+          row.load(j);
+#pragma unroll
+          for (int a = 0; a < kRows; ++a) {
+#pragma unroll
+            for (int q = 0; q < kStrip; ++q) multiply(a, q, j - q * kStride, x);
+          }
+        }
+      } else {
+        float x[kWindow][kVector];
+#pragma unroll
+        for (int s = 0; s < kFilter; ++s) {
+#pragma unroll
+          for (int j = 0; j < kWindow; ++j) {
+            if (max_of(0, j - (kStrip - 1) * kStride) != s)
+              continue;  // not the first that needs it
+            row.get(j, x[j]);
+            row.load(j);
+          }
+#pragma unroll
+          for (int a = 0; a < kRows; ++a) {
+#pragma unroll
+            for (int q = 0; q < kStrip; ++q) multiply(a, q, s, x[q * kStride + s]);
+          }
+        }
+      }
+    }
+    if (p >= 0) {
+      store_vectors<T>(sums[0], biases + work.channel, residual, out, columns, params);
+      out += params.out.strides.h;
+      residual += params.epilogue.residual.strides.h;
+    }
+#pragma unroll
+    for (int a = 0; a < kRows; ++a) {
+#pragma unroll
+      for (int q = 0; q < kStrip; ++q) {
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) {
+          sums[a][q][v] = a + 1 < kRows ? sums[a + 1 < kRows ? a + 1 : 0][q][v] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace fastconv::cuda
