@@ -71,12 +71,14 @@ int best_channels(int64_t C, int64_t low, int64_t high, int64_t unit) {
   return static_cast<int>(best);
 }
 
-// Whether a call's threads can own vectors of channels.
+// Whether the threads of a kernel for vectors can own those of a call.
 bool vectors_fit(const CudaConvCall& call, DepthwiseConfig config) {
   const ConvProblem& problem = call.problem;
-  if (call.op == ConvOp::wgrad || (call.op == ConvOp::dgrad && config.stride != 1)) return false;
-  return depthwise_has_vectors(call.x, problem, problem.H, problem.W, call.dtype, call.aligned) &&
-         depthwise_has_vectors(call.y, problem, problem.P(), problem.Q(), call.dtype, call.aligned);
+  const int vector = depthwise_vector(call.op, config.filter, element_size(call.dtype));
+  const auto fits = [&](const Strides& strides, int64_t H, int64_t W) {
+    return depthwise_has_vectors(strides, problem, H, W, call.dtype, vector, call.aligned);
+  };
+  return fits(call.x, problem.H, problem.W) && fits(call.y, problem.P(), problem.Q());
 }
 
 // The tile of a kernel whose threads own vectors. It needs no shared memory for x or y.
@@ -84,7 +86,7 @@ DepthwiseTile tile_of_vectors(const ConvProblem& problem, DType dtype, Extent ex
                               DepthwiseConfig config) {
   DepthwiseTile tile;
   tile.channels_inner = true;
-  tile.vector = static_cast<int>(kDepthwiseVectorBytes / element_size(dtype));
+  tile.vector = depthwise_vector(op, config.filter, element_size(dtype));
   const int64_t max_threads = depthwise_max_threads(config);
   const int64_t vectors = problem.C / tile.vector;
   tile.strip = kDepthwiseStripOfVectors;
@@ -96,10 +98,12 @@ DepthwiseTile tile_of_vectors(const ConvProblem& problem, DType dtype, Extent ex
   tile.channels = static_cast<int>(div_up(vectors, tile.channel_blocks)) * tile.vector;
   tile.channel_blocks = div_up(problem.C, tile.channels);
   const int64_t blocks_of_rows = problem.N * tile.channel_blocks * tile.col_tiles;
+  // Blocks of wgrad take several tiles of rows.
   const int64_t row_tiles =
       std::max(div_up(extent.rows, kMaxRows), div_up(kEnoughBlocks, blocks_of_rows));
   tile.rows = static_cast<int>(
       std::max(div_up(extent.rows, row_tiles), std::min<int64_t>(extent.rows, kMinRows)));
+  if (op == ConvOp::dgrad && config.stride == 2) tile.rows += tile.rows % 2;
   tile.row_tiles = div_up(extent.rows, tile.rows);
   tile.source_rows = static_cast<int>(window(tile.rows, op, config));
   tile.source_cols = static_cast<int>(window(tile.tile_cols(), op, config));
@@ -130,12 +134,12 @@ int depthwise_copy_bytes(const Strides& strides, bool channels_inner, int64_t N,
 }
 
 bool depthwise_has_vectors(const Strides& strides, const ConvProblem& problem, int64_t H, int64_t W,
-                           DType dtype, bool aligned) {
+                           DType dtype, int vector, bool aligned) {
   const int64_t element = element_size(dtype), farthest = INT32_MAX / kStripWindow / element;
-  return aligned && problem.C * element % kDepthwiseVectorBytes == 0 && strides.c == 1 &&
-         strides.w != 1 && strides.w <= farthest &&
+  return aligned && problem.C % vector == 0 && strides.c == 1 && strides.w != 1 &&
+         strides.w <= farthest &&
          rows_are_aligned(strides, {problem.N, problem.C, H, W}, element, &Strides::c,
-                          kDepthwiseVectorBytes);
+                          vector * element);
 }
 
 DepthwiseKernel depthwise_kernel_of_any_layout(DepthwiseConfig config) {

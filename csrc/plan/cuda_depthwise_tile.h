@@ -31,9 +31,11 @@ constexpr DepthwiseConfig config_of(DepthwiseKernel kernel) {
 inline constexpr int kDepthwiseStrip = 7;
 inline constexpr int kDepthwiseStripStride2Dgrad = 8;
 inline constexpr int kDepthwiseStripOfVectors = 4;
-// A vector of adjacent channels: more bytes would need more registers than keep float32's 5x5 and
-// enough warps on a multiprocessor.
-inline constexpr int64_t kDepthwiseVectorBytes = 8;
+// Adjacent channels of a thread of the kernels for vectors: 8 bytes of them, which leave enough
+// registers for enough warps; in wgrad of 5x5, which holds 25 sums of each, two.
+constexpr int depthwise_vector(ConvOp op, int filter, int64_t element_bytes) {
+  return op == ConvOp::wgrad && filter == 5 ? 2 : static_cast<int>(8 / element_bytes);
+}
 inline constexpr int depthwise_max_threads(DepthwiseConfig config) {
   return config.filter == 7 || config.vectors ? 128 : 256;
 }
@@ -61,10 +63,10 @@ DepthwiseKernel depthwise_kernel(const CudaConvCall& call);
 // where there is none.
 DepthwiseKernel depthwise_kernel_of_any_layout(DepthwiseConfig config);
 
-// Whether threads can own vectors of channels of a tensor, whose columns must lie so close that 32
-// bits hold the distances within a strip. `aligned`: its address is a multiple of a vector.
+// Whether threads can own vectors of so many channels of a tensor, whose columns must lie so close
+// that 32 bits hold the distances within a strip. `aligned`: its address is a multiple of a vector.
 bool depthwise_has_vectors(const Strides& strides, const ConvProblem& problem, int64_t H, int64_t W,
-                           DType dtype, bool aligned);
+                           DType dtype, int vector, bool aligned);
 
 // The tile of a kernel other than any_geometry. `source` are the strides of x (of dy for dgrad).
 DepthwiseTile depthwise_tile(ConvOp op, const ConvProblem& problem, DType dtype,

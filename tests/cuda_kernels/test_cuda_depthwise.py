@@ -200,8 +200,8 @@ def test_outputs_are_written_whole_and_nothing_else(R, channels_last, monkeypatc
 
 @LAYOUTS
 def test_nan_and_inf_stay_where_their_windows_are(channels_last):
-    for R, stride in ((3, 1), (3, 2), (4, 1)):
-        problem = depthwise("nan", 9, 9, 11, R, stride, pad=1)
+    for (R, stride), C in product(((3, 1), (3, 2), (4, 1)), (9, 12)):
+        problem = depthwise("nan", C, 9, 11, R, stride, pad=1)
         x, w = normals(problem.x_size, torch.float32, channels_last), torch.ones(problem.w_size)
         x[0, 3, 4, 5], x[0, 7, 0, 0], x[0, 8, 8, 10] = float("nan"), float("inf"), float("-inf")
         y = F.conv2d(x, w, None, *problem.geometry)
@@ -267,8 +267,8 @@ def kernel_of(op, problem, dtype, channels_last):
     R, stride, element = problem.R, problem.stride[0], element_size(dtype)
     if dtype == core.DType.float64 or (R, stride) not in ANY_LAYOUT:
         return 0, False
-    fprop = op == ConvOp.fprop or (op == ConvOp.dgrad and stride == 1)
-    if channels_last and fprop and problem.C * element % 8 == 0 and (R, stride) in VECTORS:
+    vector = 2 if op == ConvOp.wgrad and R == 5 else 8 // element
+    if channels_last and (R, stride) in VECTORS and problem.C % vector == 0:
         return VECTORS[R, stride], True
     copied = problem.C if channels_last else gathered_width(op, problem.W, stride)
     return ANY_LAYOUT[R, stride], copied * element % 16 == 0

@@ -28,6 +28,12 @@ DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& 
 // Shared memory that tiles laid out by depthwise_params take.
 size_t depthwise_shared_bytes(const DepthwiseParams& params, const CudaConvArgs& args);
 
+// Shared memory of the kernels for vectors that write y or dx: filters, and a bias for each
+// channel.
+inline size_t depthwise_vectors_shared_bytes(const DepthwiseTile& tile, int filter) {
+  return sizeof(float) * static_cast<size_t>((filter * filter + 1) * tile.channels);
+}
+
 // How rows x cols positions of a tensor of size C x H x W lie in shared memory, filled by copies as
 // wide as strides and address allow. Along columns a tile that may begin at any_column has room for
 // the columns before its first one that the first copy brings along.

@@ -13,8 +13,10 @@ DepthwiseKernel kernel_for_residual(const CudaConvArgs& args) {
   const TensorView& residual = args.epilogue.residual;
   if (!config.vectors || residual.data == nullptr) return args.plan.depthwise;
   const ConvProblem& problem = args.problem;
+  const int64_t element = element_size(args.dtype);
+  const int vector = depthwise_vector(ConvOp::fprop, config.filter, element);
   return depthwise_has_vectors(residual.strides, problem, problem.P(), problem.Q(), args.dtype,
-                               is_aligned(residual.data, kDepthwiseVectorBytes))
+                               vector, is_aligned(residual.data, vector * element))
              ? args.plan.depthwise
              : depthwise_kernel_of_any_layout(config);
 }
@@ -36,13 +38,12 @@ cudaError_t conv2d_fprop_depthwise(const CudaConvArgs& args) {
     return dispatch_depthwise_kernel(kernel, [&](auto number) {
       constexpr DepthwiseConfig kConfig = kDepthwiseConfigs[decltype(number)::value];
       if constexpr (kConfig.vectors) {
-        // Filters, and biases.
-        const size_t shared = sizeof(float) * (kConfig.filter * kConfig.filter + 1) *
-                              static_cast<size_t>(tile.channels);
-        return launch(conv2d_fprop_depthwise_vectors<T, kConfig.filter, kConfig.stride,
-                                                     kDepthwiseStripOfVectors,
-                                                     depthwise_max_threads(kConfig)>,
-                      grid, depthwise_threads(tile), shared, args.stream, params);
+        return launch(conv2d_fprop_depthwise_vectors<
+                          T, kConfig.filter, kConfig.stride,
+                          depthwise_vector(ConvOp::fprop, kConfig.filter, sizeof(T)),
+                          kDepthwiseStripOfVectors, depthwise_max_threads(kConfig)>,
+                      grid, depthwise_threads(tile),
+                      depthwise_vectors_shared_bytes(tile, kConfig.filter), args.stream, params);
       } else {
         return launch(conv2d_fprop_depthwise<T, kConfig.filter, kConfig.stride, kDepthwiseStrip,
                                              depthwise_max_threads(kConfig)>,

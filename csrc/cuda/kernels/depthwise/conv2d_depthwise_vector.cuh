@@ -10,9 +10,20 @@
 
 namespace fastconv::cuda {
 
-// Adjacent channels of a thread: as many as one access of 8 bytes moves.
-template <typename T>
-constexpr int kDepthwiseVector = 8 / static_cast<int>(sizeof(T));
+// What a vector of 4 or 8 bytes occupies as registers, so that one access moves it whatever it
+// holds.
+template <int kBytes>
+struct PackedBytes;
+template <>
+struct PackedBytes<4> {
+  using type = uint32_t;
+};
+template <>
+struct PackedBytes<8> {
+  using type = uint2;
+};
+template <typename T, int kVector>
+using Packed = typename PackedBytes<static_cast<int>(sizeof(T)) * kVector>::type;
 
 // The elements of one register.
 template <typename T>
@@ -39,19 +50,27 @@ __device__ __forceinline__ uint32_t pack_word(const float* values) {
   return word;
 }
 
-template <typename T>
-__device__ __forceinline__ void unpack(uint2 packed, float (&values)[kDepthwiseVector<T>]) {
-  unpack_word<T>(packed.x, values);
-  unpack_word<T>(packed.y, values + kDepthwiseVector<T> / 2);
+template <typename T, int kVector>
+__device__ __forceinline__ void unpack(const Packed<T, kVector>& packed, float (&values)[kVector]) {
+  if constexpr (sizeof(packed) == 4) {
+    unpack_word<T>(packed, values);
+  } else {
+    unpack_word<T>(packed.x, values);
+    unpack_word<T>(packed.y, values + kVector / 2);
+  }
 }
-template <typename T>
-__device__ __forceinline__ uint2 pack(const float (&values)[kDepthwiseVector<T>]) {
-  return make_uint2(pack_word<T>(values), pack_word<T>(values + kDepthwiseVector<T> / 2));
+template <typename T, int kVector>
+__device__ __forceinline__ Packed<T, kVector> pack(const float (&values)[kVector]) {
+  if constexpr (sizeof(Packed<T, kVector>) == 4) {
+    return pack_word<T>(values);
+  } else {
+    return make_uint2(pack_word<T>(values), pack_word<T>(values + kVector / 2));
+  }
 }
 
 // The vectors of adjacent columns of one row of a tensor, as they lie in memory: so a row can be on
 // its way while the one before it is multiplied.
-template <typename T, int kColumns>
+template <typename T, int kVector, int kColumns>
 class WindowRow {
  public:
   // The rows from `h` on of columns w0, w0 + 1, ... of channels c. Zeros stand for columns outside
@@ -71,14 +90,15 @@ class WindowRow {
   }
 
   __device__ __forceinline__ void load(int j) {
-    columns_[j] = uint2{};
+    columns_[j] = Packed<T, kVector>{};
     if (mask_ >> j & 1) {
-      columns_[j] = *reinterpret_cast<const uint2*>(row_ + static_cast<int64_t>(column_step_) * j);
+      columns_[j] = *reinterpret_cast<const Packed<T, kVector>*>(
+          row_ + static_cast<int64_t>(column_step_) * j);
     }
   }
 
-  __device__ __forceinline__ void get(int j, float (&values)[kDepthwiseVector<T>]) const {
-    unpack<T>(columns_[j], values);
+  __device__ __forceinline__ void get(int j, float (&values)[kVector]) const {
+    unpack<T, kVector>(columns_[j], values);
   }
 
   // From now on load() reads the next row.
@@ -93,13 +113,18 @@ class WindowRow {
     mask_ = static_cast<unsigned>(h_) < static_cast<unsigned>(h_end_) ? inside_ : 0;
   }
 
-  uint2 columns_[kColumns];
+  Packed<T, kVector> columns_[kColumns];
   const T* row_;
   int64_t row_step_;
   int column_step_;
   int h_, h_end_;
   uint32_t inside_ = 0, mask_ = 0;  // a bit for each column that is in the tensor
 };
+
+// Blocks of 128 threads that must fit onto a multiprocessor at once: 128 registers, or 168 where
+// two bytes an element make four channels a thread and more than 3x3 of stride 1 is kept open.
+template <typename T, int kFilter, int kStride>
+constexpr int kDepthwiseVectorMinBlocks = sizeof(T) == 4 || (kFilter == 3 && kStride == 1) ? 4 : 3;
 
 // The block's filters as [vector][tap][channel of the vector], in the type they are multiplied in.
 // The number of taps is odd, so that lanes along vectors meet no bank twice.
@@ -115,6 +140,33 @@ __device__ __forceinline__ void fill_filter_vectors(float* shared, const Depthwi
         to_accumulator(*params.filter.at<T>(c0 + channel, 0, from / kFilter, from % kFilter));
   }
 }
+
+// The filters of a thread's channels: few in registers, more in shared memory.
+template <int kFilter, int kVector>
+class FilterVectors {
+ public:
+  static constexpr bool kInRegisters = kFilter == 3;
+
+  __device__ __forceinline__ explicit FilterVectors(const float* shared) : shared_(shared) {
+    if constexpr (kInRegisters) {
+#pragma unroll
+      for (int tap = 0; tap < kFilter * kFilter; ++tap) taps_[tap] = read(tap);
+    }
+  }
+  __device__ __forceinline__ Vector<float, kVector> operator()(int r, int s) const {
+    const int tap = r * kFilter + s;
+    if constexpr (kInRegisters) return taps_[tap];
+    return read(tap);
+  }
+
+ private:
+  __device__ __forceinline__ Vector<float, kVector> read(int tap) const {
+    return load_vector<float, kVector>(shared_ + tap * kVector);
+  }
+
+  const float* shared_;
+  Vector<float, kVector> taps_[kInRegisters ? kFilter * kFilter : 1];
+};
 
 // The bias of each of the block's channels.
 template <typename T>

@@ -23,38 +23,6 @@
 
 namespace fastconv::cuda {
 
-// Blocks of 128 threads that must fit onto a multiprocessor at once: 128 registers, or 168 where
-// two bytes an element make four channels a thread and more than 3x3 of stride 1 is kept open.
-template <typename T, int kFilter, int kStride>
-constexpr int kDepthwiseVectorMinBlocks = sizeof(T) == 4 || (kFilter == 3 && kStride == 1) ? 4 : 3;
-
-// The filters of a thread's channels: few in registers, more in shared memory.
-template <int kFilter, int kVector>
-class FilterVectors {
- public:
-  static constexpr bool kInRegisters = kFilter == 3;
-
-  __device__ __forceinline__ explicit FilterVectors(const float* shared) : shared_(shared) {
-    if constexpr (kInRegisters) {
-#pragma unroll
-      for (int tap = 0; tap < kFilter * kFilter; ++tap) taps_[tap] = read(tap);
-    }
-  }
-  __device__ __forceinline__ Vector<float, kVector> operator()(int r, int s) const {
-    const int tap = r * kFilter + s;
-    if constexpr (kInRegisters) return taps_[tap];
-    return read(tap);
-  }
-
- private:
-  __device__ __forceinline__ Vector<float, kVector> read(int tap) const {
-    return load_vector<float, kVector>(shared_ + tap * kVector);
-  }
-
-  const float* shared_;
-  Vector<float, kVector> taps_[kInRegisters ? kFilter * kFilter : 1];
-};
-
 // y of one row of a strip, whose first column is at `out`: bias, residual, activation, and the
 // stores of so many columns.
 template <typename T, int kStrip, int kVector>
@@ -76,8 +44,9 @@ __device__ __forceinline__ void store_vectors(float (&z)[kStrip][kVector], const
     for (int q = 0; q < kStrip; ++q) {
       if (q >= columns) continue;
       float addends[kVector];
-      unpack<T>(*reinterpret_cast<const uint2*>(residual + static_cast<int64_t>(step) * q),
-                addends);
+      unpack<T, kVector>(
+          *reinterpret_cast<const Packed<T, kVector>*>(residual + static_cast<int64_t>(step) * q),
+          addends);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) z[q][v] += addends[v];
     }
@@ -102,15 +71,15 @@ __device__ __forceinline__ void store_vectors(float (&z)[kStrip][kVector], const
 #pragma unroll
   for (int q = 0; q < kStrip; ++q) {
     if (q < columns) {
-      *reinterpret_cast<uint2*>(out + static_cast<int64_t>(step) * q) = pack<T>(z[q]);
+      *reinterpret_cast<Packed<T, kVector>*>(out + static_cast<int64_t>(step) * q) =
+          pack<T, kVector>(z[q]);
     }
   }
 }
 
-template <typename T, int kFilter, int kStride, int kStrip, int kThreads>
+template <typename T, int kFilter, int kStride, int kVector, int kStrip, int kThreads>
 __global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter, kStride>)
     conv2d_fprop_depthwise_vectors(const __grid_constant__ DepthwiseParams params) {
-  constexpr int kVector = kDepthwiseVector<T>;
   constexpr int kRows = (kFilter + kStride - 1) / kStride;
   constexpr int kWindow = (kStrip - 1) * kStride + kFilter;
   // The first row that the loop takes in; those before row 0 meet no output of the tile.
@@ -121,9 +90,9 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter
   const int rows = min_of(params.rows, params.out_h - work.first_h);
   const int c = work.c0 + work.channel, w0 = work.first_w + work.strip * kStrip;
   const int h_end = min_of(params.source_h, work.source_first_h + (rows - 1) * kStride + kFilter);
-  WindowRow<T, kWindow> row(params.source, work.n, c, work.source_first_h + kFirstRow,
-                            work.source_first_w + work.strip * kStrip * kStride,
-                            work.active ? h_end : 0, params.source_w);
+  WindowRow<T, kVector, kWindow> row(params.source, work.n, c, work.source_first_h + kFirstRow,
+                                     work.source_first_w + work.strip * kStrip * kStride,
+                                     work.active ? h_end : 0, params.source_w);
 #pragma unroll
   for (int j = 0; j < kWindow; ++j) row.load(j);
   fill_filter_vectors<T, kFilter, kVector>(filters, params, work.c0);
