@@ -241,6 +241,20 @@ FAULTS = [
         seed=3,
     ),
     Fault(
+        "depthwise: the walk over a tile does not reach the next row",
+        "kernels/depthwise/conv2d_depthwise_tile.cuh",
+        "inner -= inner_count, ++middle;",
+        "inner -= inner_count;",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: the walk over a tile loses what its second axis carries",
+        "kernels/depthwise/conv2d_depthwise_tile.cuh",
+        "offset += static_cast<uint64_t>(walk.middle_carry), at += walk.shared_middle_carry;",
+        "",
+        TEMPLATES,
+    ),
+    Fault(
         "depthwise: missing barrier in wgrad",
         "kernels/depthwise/conv2d_wgrad_depthwise.cuh",
         "    __syncthreads();\n    if (!work.active) continue;",
