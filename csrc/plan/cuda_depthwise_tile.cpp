@@ -23,7 +23,7 @@ constexpr int kMaxStripsAlongChannels = 8;
 constexpr int kMaxStripsAlongColumns = 16;
 // Strips of vectors that share a block: neighbours read some of the same columns of x.
 constexpr int64_t kStripsOfVectors = 8;
-constexpr int64_t kStripWindow = 16;  // no strip of vectors reads so many columns
+constexpr int64_t kStripWindow = 32;  // no strip of vectors reads so many columns
 
 // Height and width of the output as the kernel sees them. dgrad of stride 2 begins where h + pad is
 // even, which is at h = -1 with an odd padding.
@@ -73,6 +73,7 @@ int best_channels(int64_t C, int64_t low, int64_t high, int64_t unit) {
 
 // Whether the threads of a kernel for vectors can own those of a call.
 bool vectors_fit(const CudaConvCall& call, DepthwiseConfig config) {
+  if (!depthwise_has_kernel(call.op, config)) return false;
   const ConvProblem& problem = call.problem;
   const int vector = depthwise_vector(call.op, config.filter, element_size(call.dtype));
   const auto fits = [&](const Strides& strides, int64_t H, int64_t W) {
@@ -81,7 +82,7 @@ bool vectors_fit(const CudaConvCall& call, DepthwiseConfig config) {
   return fits(call.x, problem.H, problem.W) && fits(call.y, problem.P(), problem.Q());
 }
 
-// The tile of a kernel whose threads own vectors. It needs no shared memory for x or y.
+// The tile of a kernel whose threads own vectors. It needs shared memory for filters alone.
 DepthwiseTile tile_of_vectors(const ConvProblem& problem, DType dtype, Extent extent, ConvOp op,
                               DepthwiseConfig config) {
   DepthwiseTile tile;
@@ -89,12 +90,15 @@ DepthwiseTile tile_of_vectors(const ConvProblem& problem, DType dtype, Extent ex
   tile.vector = depthwise_vector(op, config.filter, element_size(dtype));
   const int64_t max_threads = depthwise_max_threads(config);
   const int64_t vectors = problem.C / tile.vector;
-  tile.strip = kDepthwiseStripOfVectors;
+  tile.strip = depthwise_strip_of_vectors(config.filter);
   // Blocks as wide as many threads make them, their columns and channels divided evenly.
   const int64_t strips = div_up(extent.cols, tile.strip);
   tile.col_tiles = div_up(strips, std::max(kStripsOfVectors, max_threads / vectors));
   tile.strips = static_cast<int>(div_up(strips, tile.col_tiles));
-  tile.channel_blocks = div_up(vectors, max_threads / tile.strips);
+  // A float for each tap, and for the bias.
+  const int64_t vector_bytes = (config.filter * config.filter + 1) * 4 * tile.vector;
+  tile.channel_blocks =
+      div_up(vectors, std::min(max_threads / tile.strips, kSharedBudget / vector_bytes));
   tile.channels = static_cast<int>(div_up(vectors, tile.channel_blocks)) * tile.vector;
   tile.channel_blocks = div_up(problem.C, tile.channels);
   const int64_t blocks_of_rows = problem.N * tile.channel_blocks * tile.col_tiles;

@@ -20,8 +20,8 @@ struct DepthwiseConfig {
   bool vectors = false;
 };
 inline constexpr DepthwiseConfig kDepthwiseConfigs[] = {
-    {0, 0}, {3, 1},       {3, 2},       {5, 1},       {5, 2},      {7, 1},
-    {7, 2}, {3, 1, true}, {3, 2, true}, {5, 1, true}, {5, 2, true}};
+    {0, 0},       {3, 1},       {3, 2},       {5, 1},       {5, 2},       {7, 1},      {7, 2},
+    {3, 1, true}, {3, 2, true}, {5, 1, true}, {5, 2, true}, {7, 1, true}, {7, 2, true}};
 inline constexpr int kDepthwiseKernelCount = static_cast<int>(std::size(kDepthwiseConfigs));
 constexpr DepthwiseConfig config_of(DepthwiseKernel kernel) {
   return kDepthwiseConfigs[static_cast<int>(kernel)];
@@ -30,11 +30,18 @@ constexpr DepthwiseConfig config_of(DepthwiseKernel kernel) {
 // Adjacent output columns that one thread computes. dgrad of stride 2 wants pairs of columns.
 inline constexpr int kDepthwiseStrip = 7;
 inline constexpr int kDepthwiseStripStride2Dgrad = 8;
-inline constexpr int kDepthwiseStripOfVectors = 4;
+inline constexpr int depthwise_strip_of_vectors(int filter) { return filter == 7 ? 7 : 4; }
 // Adjacent channels of a thread of the kernels for vectors: 8 bytes of them, which leave enough
-// registers for enough warps; in wgrad of 5x5, which holds 25 sums of each, two.
+// registers for enough warps; two where a thread keeps more open, which is 7x7 and wgrad of 5x5.
 constexpr int depthwise_vector(ConvOp op, int filter, int64_t element_bytes) {
-  return op == ConvOp::wgrad && filter == 5 ? 2 : static_cast<int>(8 / element_bytes);
+  const bool two = filter == 7 || (op == ConvOp::wgrad && filter == 5);
+  return two ? 2 : static_cast<int>(8 / element_bytes);
+}
+// Whether a pass has the kernel of a configuration. wgrad of 7x7 would need more registers for
+// vectors than there are.
+constexpr bool depthwise_has_kernel(ConvOp op, DepthwiseConfig config) {
+  const bool fprop = op == ConvOp::fprop || (op == ConvOp::dgrad && config.stride == 1);
+  return fprop || !config.vectors || config.filter < 7;
 }
 inline constexpr int depthwise_max_threads(DepthwiseConfig config) {
   return config.filter == 7 || config.vectors ? 128 : 256;

@@ -64,7 +64,9 @@ enum class DepthwiseKernel {
   filter3_stride1_vectors,
   filter3_stride2_vectors,
   filter5_stride1_vectors,
-  filter5_stride2_vectors
+  filter5_stride2_vectors,
+  filter7_stride1_vectors,
+  filter7_stride2_vectors
 };
 
 struct CudaConvPlan {

@@ -259,7 +259,7 @@ def test_wgrad_slices(channels_last):
 
 # Kernels by number: those for any layout, then those whose threads own vectors of channels.
 ANY_LAYOUT = {(R, stride): 1 + i for i, (R, stride) in enumerate(product((3, 5, 7), (1, 2)))}
-VECTORS = {(R, stride): 7 + i for i, (R, stride) in enumerate(product((3, 5), (1, 2)))}
+VECTORS = {(R, stride): 7 + i for i, (R, stride) in enumerate(product((3, 5, 7), (1, 2)))}
 
 
 def kernel_of(op, problem, dtype, channels_last):
@@ -267,8 +267,9 @@ def kernel_of(op, problem, dtype, channels_last):
     R, stride, element = problem.R, problem.stride[0], element_size(dtype)
     if dtype == core.DType.float64 or (R, stride) not in ANY_LAYOUT:
         return 0, False
-    vector = 2 if op == ConvOp.wgrad and R == 5 else 8 // element
-    if channels_last and (R, stride) in VECTORS and problem.C % vector == 0:
+    vector = 2 if R == 7 or (op == ConvOp.wgrad and R == 5) else 8 // element
+    too_many_sums = R == 7 and (op == ConvOp.wgrad or (op == ConvOp.dgrad and stride == 2))
+    if channels_last and problem.C % vector == 0 and not too_many_sums:
         return VECTORS[R, stride], True
     copied = problem.C if channels_last else gathered_width(op, problem.W, stride)
     return ANY_LAYOUT[R, stride], copied * element % 16 == 0
@@ -288,22 +289,34 @@ def test_every_template_is_planned_and_its_block_fits():
     assert seen == {0, *ANY_LAYOUT.values(), *VECTORS.values()}
 
 
-def test_vectors_need_addresses_and_strides_that_allow_them():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_vectors_need_addresses_and_strides_that_allow_them(stride):
     """Without them the kernel for any layout runs, and gives the same bits."""
-    problem = depthwise("vectors", 8, 9, 10, 3, N=2)
-    assert plan(ConvOp.fprop, problem, core.DType.bfloat16, True).kernel == VECTORS[3, 1]
-    assert plan(ConvOp.fprop, problem, core.DType.bfloat16, True, aligned=False).kernel == 1
+    problem = depthwise("vectors", 8, 9, 10, 3, stride, N=2)
+    bf16 = core.DType.bfloat16
+    assert plan(ConvOp.fprop, problem, bf16, True).kernel == VECTORS[3, stride]
+    assert plan(ConvOp.fprop, problem, bf16, True, aligned=False).kernel == ANY_LAYOUT[3, stride]
     x = normals(problem.x_size, torch.bfloat16, channels_last=True)
-    w = normals(problem.w_size, torch.bfloat16)
-    bias, residual = normals((8,), torch.bfloat16), normals(problem.x_size, torch.bfloat16, True)
-    room = torch.zeros(2, 9, 10, 9, dtype=torch.bfloat16).permute(0, 3, 1, 2)
-    odd_strides = room[:, :8].copy_(x)
-    fprop = BACKENDS["cuda:depthwise"].conv2d_fprop
-    results = []
-    for source, added in ((x, residual), (odd_strides, residual), (x, residual.contiguous())):
-        tensors = map(on_device, (source, w, bias, added))
-        results.append(fprop(*tensors, problem.geometry, "relu").cpu())
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    w, bias = normals(problem.w_size, torch.bfloat16), normals((8,), torch.bfloat16)
+    dy = torch.randn_like(F.conv2d(x, w, None, *problem.geometry))
+    kernels = BACKENDS["cuda:depthwise"]
+
+    def apart(tensor):
+        """The same values in nine channels, of which the last is not theirs."""
+        N, C, H, W = tensor.shape
+        return tensor.new_zeros(N, H, W, C + 1).permute(0, 3, 1, 2)[:, :C].copy_(tensor)
+
+    def fprop(x, residual):
+        tensors = map(on_device, (x, w, bias, residual))
+        return kernels.conv2d_fprop(*tensors, problem.geometry, "relu").cpu()
+
+    def dgrad(dy):
+        args = on_device(dy), on_device(w), x.shape, True, problem.geometry
+        return kernels.conv2d_dgrad(*args).cpu()
+
+    assert torch.equal(fprop(x, dy), fprop(apart(x), dy))
+    assert torch.equal(fprop(x, dy), fprop(x, dy.contiguous()))
+    assert torch.equal(dgrad(dy), dgrad(apart(dy)))
 
 
 def test_blocks_have_no_more_threads_than_their_kernel():

@@ -56,7 +56,7 @@ KERNELS = [
     Family(r"conv2d_fprop_stem\b", 16),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<\w+, \(?(int\))?7", 12, vectorised="."),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<", 16, vectorised="."),
-    Family(r"conv2d_(fprop|dgrad)_depthwise_vectors<float", 16),
+    Family(r"conv2d_(fprop|dgrad)_depthwise_vectors<float, \(?(int\))?[35]", 16),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise_vectors<", 12),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise_generic\b", 16),
     Family(r"pool2d_\w+", 32, vectorised=_VECTORS),

@@ -38,12 +38,13 @@ cudaError_t conv2d_fprop_depthwise(const CudaConvArgs& args) {
     return dispatch_depthwise_kernel(kernel, [&](auto number) {
       constexpr DepthwiseConfig kConfig = kDepthwiseConfigs[decltype(number)::value];
       if constexpr (kConfig.vectors) {
-        return launch(conv2d_fprop_depthwise_vectors<
-                          T, kConfig.filter, kConfig.stride,
-                          depthwise_vector(ConvOp::fprop, kConfig.filter, sizeof(T)),
-                          kDepthwiseStripOfVectors, depthwise_max_threads(kConfig)>,
-                      grid, depthwise_threads(tile),
-                      depthwise_vectors_shared_bytes(tile, kConfig.filter), args.stream, params);
+        return launch(
+            conv2d_fprop_depthwise_vectors<
+                T, kConfig.filter, kConfig.stride,
+                depthwise_vector(ConvOp::fprop, kConfig.filter, sizeof(T)),
+                depthwise_strip_of_vectors(kConfig.filter), depthwise_max_threads(kConfig)>,
+            grid, depthwise_threads(tile), depthwise_vectors_shared_bytes(tile, kConfig.filter),
+            args.stream, params);
       } else {
         return launch(conv2d_fprop_depthwise<T, kConfig.filter, kConfig.stride, kDepthwiseStrip,
                                              depthwise_max_threads(kConfig)>,

@@ -24,12 +24,15 @@ cudaError_t conv2d_wgrad_depthwise(const CudaConvArgs& args) {
     using T = typename decltype(tag)::type;
     return dispatch_depthwise_kernel(args.plan.depthwise, [&](auto number) {
       constexpr DepthwiseConfig kConfig = kDepthwiseConfigs[decltype(number)::value];
-      if constexpr (kConfig.vectors) {
-        return launch(conv2d_wgrad_depthwise_vectors<
-                          T, kConfig.filter, kConfig.stride,
-                          depthwise_vector(ConvOp::wgrad, kConfig.filter, sizeof(T)),
-                          kDepthwiseStripOfVectors, depthwise_max_threads(kConfig)>,
-                      grid, depthwise_threads(tile), sums_bytes, args.stream, params);
+      if constexpr (!depthwise_has_kernel(ConvOp::wgrad, kConfig)) {
+        return cudaErrorInvalidValue;
+      } else if constexpr (kConfig.vectors) {
+        return launch(
+            conv2d_wgrad_depthwise_vectors<
+                T, kConfig.filter, kConfig.stride,
+                depthwise_vector(ConvOp::wgrad, kConfig.filter, sizeof(T)),
+                depthwise_strip_of_vectors(kConfig.filter), depthwise_max_threads(kConfig)>,
+            grid, depthwise_threads(tile), sums_bytes, args.stream, params);
       } else {
         return launch(conv2d_wgrad_depthwise<T, kConfig.filter, kConfig.stride, kDepthwiseStrip,
                                              depthwise_max_threads(kConfig)>,

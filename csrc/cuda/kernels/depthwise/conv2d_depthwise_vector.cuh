@@ -124,7 +124,8 @@ class WindowRow {
 // Blocks of 128 threads that must fit onto a multiprocessor at once: 128 registers, or 168 where
 // two bytes an element make four channels a thread and more than 3x3 of stride 1 is kept open.
 template <typename T, int kFilter, int kStride>
-constexpr int kDepthwiseVectorMinBlocks = sizeof(T) == 4 || (kFilter == 3 && kStride == 1) ? 4 : 3;
+constexpr int kDepthwiseVectorMinBlocks =
+    (sizeof(T) == 4 && kFilter < 7) || (kFilter == 3 && kStride == 1) ? 4 : 3;
 
 // The block's filters as [vector][tap][channel of the vector], in the type they are multiplied in.
 // The number of taps is odd, so that lanes along vectors meet no bank twice.
