@@ -31,10 +31,10 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter
   const int row_begin = work.first_h < 0 ? -work.first_h : 0;
   const int row_end = min_of(params.rows, params.out_h - work.first_h);
   const int steps = (row_end + 1 + kReach) / 2;
-  const int h_end = work.active ? min_of(params.source_h, work.source_first_h + steps) : 0;
+  const int h_end = min_of(params.source_h, work.source_first_h + steps);
   WindowRow<T, kVector, kWindow> row(params.source, work.n, c, work.source_first_h,
                                      work.source_first_w + work.strip * (kStrip / 2), h_end,
-                                     params.source_w);
+                                     work.active ? params.source_w : 0);
 #pragma unroll
   for (int j = 0; j < kWindow; ++j) row.load(j);
   fill_filter_vectors<T, kFilter, kVector>(filters, params, work.c0);

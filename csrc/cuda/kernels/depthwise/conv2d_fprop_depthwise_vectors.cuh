@@ -91,8 +91,8 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter
   const int c = work.c0 + work.channel, w0 = work.first_w + work.strip * kStrip;
   const int h_end = min_of(params.source_h, work.source_first_h + (rows - 1) * kStride + kFilter);
   WindowRow<T, kVector, kWindow> row(params.source, work.n, c, work.source_first_h + kFirstRow,
-                                     work.source_first_w + work.strip * kStrip * kStride,
-                                     work.active ? h_end : 0, params.source_w);
+                                     work.source_first_w + work.strip * kStrip * kStride, h_end,
+                                     work.active ? params.source_w : 0);
 #pragma unroll
   for (int j = 0; j < kWindow; ++j) row.load(j);
   fill_filter_vectors<T, kFilter, kVector>(filters, params, work.c0);
