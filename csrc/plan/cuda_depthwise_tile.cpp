@@ -23,6 +23,11 @@ constexpr int kMaxStripsAlongChannels = 8;
 constexpr int kMaxStripsAlongColumns = 16;
 // Strips of vectors that share a block: neighbours read some of the same columns of x.
 constexpr int64_t kStripsOfVectors = 8;
+// Multiprocessors of a large GPU, the blocks of vectors that one holds, and the rows that such a
+// block could compute in the time in which it fetches filters and its first row.
+constexpr int64_t kMultiprocessors = 132;
+constexpr int64_t kVectorBlocks = 3;
+constexpr int64_t kStartRows = 3;
 constexpr int64_t kStripWindow = 32;  // no strip of vectors reads so many columns
 
 // Height and width of the output as the kernel sees them. dgrad of stride 2 begins where h + pad is
@@ -82,6 +87,28 @@ bool vectors_fit(const CudaConvCall& call, DepthwiseConfig config) {
   return fits(call.x, problem.H, problem.W) && fits(call.y, problem.P(), problem.Q());
 }
 
+// How many tiles of rows the kernels for vectors want, where `blocks` share each: few, because a
+// tile reads and multiplies rows that others do as well, but enough that no multiprocessor idles.
+int64_t row_tiles_of_vectors(ConvOp op, DepthwiseConfig config, int64_t rows, int64_t blocks) {
+  const int64_t fewest = div_up(rows, kMaxRows);
+  const int64_t most = std::clamp(rows / kMinRows, fewest, fewest + kMaxRows);
+  if (op == ConvOp::wgrad) {  // whose blocks take several tiles, one after the other
+    const int64_t at_once = kMultiprocessors * kVectorBlocks / blocks;
+    return std::clamp(std::min(at_once, rows / (2 * config.filter)), fewest, most);
+  }
+  const bool pairs = op == ConvOp::dgrad && config.stride == 2;
+  const int64_t shared_rows =
+      pairs ? config.filter - 1 : (config.filter + config.stride - 1) / config.stride - 1;
+  int64_t best = fewest, best_steps = INT64_MAX;
+  for (int64_t tiles = fewest; tiles <= most; ++tiles) {
+    // A multiprocessor that has few blocks works no faster on each.
+    const int64_t turns = std::max(div_up(blocks * tiles, kMultiprocessors), kVectorBlocks);
+    const int64_t steps = turns * (div_up(rows, tiles) + shared_rows + kStartRows);
+    if (steps < best_steps) best = tiles, best_steps = steps;
+  }
+  return best;
+}
+
 // The tile of a kernel whose threads own vectors. It needs shared memory for filters alone.
 DepthwiseTile tile_of_vectors(const ConvProblem& problem, DType dtype, Extent extent, ConvOp op,
                               DepthwiseConfig config) {
@@ -101,12 +128,9 @@ DepthwiseTile tile_of_vectors(const ConvProblem& problem, DType dtype, Extent ex
       div_up(vectors, std::min(max_threads / tile.strips, kSharedBudget / vector_bytes));
   tile.channels = static_cast<int>(div_up(vectors, tile.channel_blocks)) * tile.vector;
   tile.channel_blocks = div_up(problem.C, tile.channels);
-  const int64_t blocks_of_rows = problem.N * tile.channel_blocks * tile.col_tiles;
-  // Blocks of wgrad take several tiles of rows.
-  const int64_t row_tiles =
-      std::max(div_up(extent.rows, kMaxRows), div_up(kEnoughBlocks, blocks_of_rows));
-  tile.rows = static_cast<int>(
-      std::max(div_up(extent.rows, row_tiles), std::min<int64_t>(extent.rows, kMinRows)));
+  const int64_t row_tiles = row_tiles_of_vectors(op, config, extent.rows,
+                                                 problem.N * tile.channel_blocks * tile.col_tiles);
+  tile.rows = static_cast<int>(div_up(extent.rows, row_tiles));
   if (op == ConvOp::dgrad && config.stride == 2) tile.rows += tile.rows % 2;
   tile.row_tiles = div_up(extent.rows, tile.rows);
   tile.source_rows = static_cast<int>(window(tile.rows, op, config));

@@ -91,6 +91,7 @@ ODD = [
     depthwise("odd channels", 70, 3, 9, 5),
     depthwise("three channels", 3, 6, 9, 7, stride=2),
     depthwise("two tiles of channels and columns", 72, 2, 70, 3),
+    depthwise("vectors beyond a block", 300, 6, 9, 3, stride=2),
     depthwise("rows of 56 begin inside vectors", 2, 5, 56, 5),
     depthwise("two tiles of columns along rows", 2, 3, 130, 3),
     depthwise("two tiles of columns along rows, strided", 2, 7, 258, 3, stride=2),
