@@ -103,7 +103,8 @@ int64_t row_tiles_of_vectors(ConvOp op, DepthwiseConfig config, int64_t rows, in
   for (int64_t tiles = fewest; tiles <= most; ++tiles) {
     // A multiprocessor that has few blocks works no faster on each.
     const int64_t turns = std::max(div_up(blocks * tiles, kMultiprocessors), kVectorBlocks);
-    const int64_t steps = turns * (div_up(rows, tiles) + shared_rows + kStartRows);
+    const int64_t steps =
+        turns * (div_up(rows, tiles) + div_up(shared_rows * (tiles - 1), tiles) + kStartRows);
     if (steps < best_steps) best = tiles, best_steps = steps;
   }
   return best;

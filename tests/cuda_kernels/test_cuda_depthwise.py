@@ -290,16 +290,20 @@ def test_every_template_is_planned_and_its_block_fits():
     assert seen == {0, *ANY_LAYOUT.values(), *VECTORS.values()}
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_vectors_need_addresses_and_strides_that_allow_them(stride):
-    """Without them the kernel for any layout runs, and gives the same bits."""
-    problem = depthwise("vectors", 8, 9, 10, 3, stride, N=2)
+@pytest.mark.parametrize("infinite", [False, True], ids=["finite", "infinite"])
+@pytest.mark.parametrize(("R", "stride"), VECTORS)
+def test_vectors_need_addresses_and_strides_that_allow_them(R, stride, infinite):
+    """Without them the kernel for any layout runs, and gives the same bits, also where an infinite
+    filter meets padding."""
+    problem = depthwise("vectors", 8, 11, 10, R, stride, N=2)
     bf16 = core.DType.bfloat16
-    assert plan(ConvOp.fprop, problem, bf16, True).kernel == VECTORS[3, stride]
-    assert plan(ConvOp.fprop, problem, bf16, True, aligned=False).kernel == ANY_LAYOUT[3, stride]
+    assert plan(ConvOp.fprop, problem, bf16, True).kernel == VECTORS[R, stride]
+    assert plan(ConvOp.fprop, problem, bf16, True, aligned=False).kernel == ANY_LAYOUT[R, stride]
     x = normals(problem.x_size, torch.bfloat16, channels_last=True)
     w, bias = normals(problem.w_size, torch.bfloat16), normals((8,), torch.bfloat16)
-    dy = torch.randn_like(F.conv2d(x, w, None, *problem.geometry))
+    if infinite:
+        w[3, 0, 0, 0], w[6, 0, -1, 0] = float("inf"), float("nan")
+    dy = normals(F.conv2d(x, w, None, *problem.geometry).shape, torch.bfloat16, channels_last=True)
     kernels = BACKENDS["cuda:depthwise"]
 
     def apart(tensor):
@@ -315,9 +319,13 @@ def test_vectors_need_addresses_and_strides_that_allow_them(stride):
         args = on_device(dy), on_device(w), x.shape, True, problem.geometry
         return kernels.conv2d_dgrad(*args).cpu()
 
-    assert torch.equal(fprop(x, dy), fprop(apart(x), dy))
-    assert torch.equal(fprop(x, dy), fprop(x, dy.contiguous()))
-    assert torch.equal(dgrad(dy), dgrad(apart(dy)))
+    for vectors, any_layout in (
+        (fprop(x, dy), fprop(apart(x), dy)),
+        (fprop(x, dy), fprop(x, dy.contiguous())),
+        (dgrad(dy), dgrad(apart(dy))),
+    ):
+        torch.testing.assert_close(vectors, any_layout, rtol=0, atol=0, equal_nan=True)
+        assert bool(vectors.isnan().any()) == infinite
 
 
 def test_blocks_have_no_more_threads_than_their_kernel():

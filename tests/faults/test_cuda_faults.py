@@ -191,6 +191,20 @@ FAULTS = [
         TEMPLATES,
     ),
     Fault(
+        "depthwise: rows of padding are skipped under an infinite filter",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "if (kSkipsPadding && !finite) {",
+        "if (false) {",
+        "cuda_kernels/test_cuda_depthwise.py -k vectors_need",
+    ),
+    Fault(
+        "depthwise: the step after the last row of x is left out",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "min_of(rows, below)",
+        "min_of(rows, below - 1)",
+        TEMPLATES,
+    ),
+    Fault(
         "depthwise: vectors past the end are stored",
         "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
         "if (q < columns) {",
@@ -199,7 +213,7 @@ FAULTS = [
     ),
     Fault(
         "depthwise: missing barrier before filters of vectors are read",
-        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "kernels/depthwise/conv2d_dgrad_depthwise_vectors.cuh",
         "  __syncthreads();\n",
         "",
         TEMPLATES,

@@ -128,18 +128,23 @@ constexpr int kDepthwiseVectorMinBlocks =
     (sizeof(T) == 4 && kFilter < 7) || (kFilter == 3 && kStride == 1) ? 4 : 3;
 
 // The block's filters as [vector][tap][channel of the vector], in the type they are multiplied in.
-// The number of taps is odd, so that lanes along vectors meet no bank twice.
+// The number of taps is odd, so that lanes along vectors meet no bank twice. Whether all filters
+// that the thread has filled in are finite.
 template <typename T, int kFilter, int kVector>
-__device__ __forceinline__ void fill_filter_vectors(float* shared, const DepthwiseParams& params,
+__device__ __forceinline__ bool fill_filter_vectors(float* shared, const DepthwiseParams& params,
                                                     int c0) {
   constexpr int kTaps = kFilter * kFilter;
   const int count = min_of(params.channels, params.C - c0) * kTaps;
+  bool finite = true;
   for (int i = threadIdx.x; i < count; i += blockDim.x) {
     const int channel = i / kTaps, tap = i % kTaps;
     const int from = params.flip_filter ? kTaps - 1 - tap : tap;
-    shared[(channel / kVector * kTaps + tap) * kVector + channel % kVector] =
+    const float value =
         to_accumulator(*params.filter.at<T>(c0 + channel, 0, from / kFilter, from % kFilter));
+    shared[(channel / kVector * kTaps + tap) * kVector + channel % kVector] = value;
+    finite = finite & (fabsf(value) < HUGE_VALF);
   }
+  return finite;
 }
 
 // The filters of a thread's channels: few in registers, more in shared memory.

@@ -11,8 +11,9 @@
 //                    sums[a][q] += x[q*stride+s] * w[r][s], r = i - (p+a)*stride;
 //                    sums[0] is then complete, the others move up.
 //
-// Padding is zeros that are multiplied like any element. Products are added up in the order of the
-// kernel for any layout (conv2d_fprop_depthwise.cuh).
+// Padding is zeros that are multiplied like any element, but for whole rows of it where all of the
+// block's filters are finite and large. Products are added up in the order of the kernel for any
+// layout (conv2d_fprop_depthwise.cuh).
 //
 // Bound: bytes, x once and y once. Limits: stride 1 or 2, dilation 1, K = C, whole vectors.
 #pragma once
@@ -82,6 +83,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter
     conv2d_fprop_depthwise_vectors(const __grid_constant__ DepthwiseParams params) {
   constexpr int kRows = (kFilter + kStride - 1) / kStride;
   constexpr int kWindow = (kStrip - 1) * kStride + kFilter;
+  constexpr bool kSkipsPadding = kFilter > 3;  // where that saves more than it costs
   // The first row that the loop takes in; those before row 0 meet no output of the tile.
   constexpr int kFirstRow = (1 - kRows) * kStride + kFilter - kStride;
   float* const filters = &shared_storage<float>();
@@ -90,25 +92,58 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter
   const int rows = min_of(params.rows, params.out_h - work.first_h);
   const int c = work.c0 + work.channel, w0 = work.first_w + work.strip * kStrip;
   const int h_end = min_of(params.source_h, work.source_first_h + (rows - 1) * kStride + kFilter);
-  WindowRow<T, kVector, kWindow> row(params.source, work.n, c, work.source_first_h + kFirstRow,
-                                     work.source_first_w + work.strip * kStrip * kStride, h_end,
-                                     work.active ? params.source_w : 0);
+  const auto window_from = [&](int step) {
+    WindowRow<T, kVector, kWindow> row(params.source, work.n, c,
+                                       work.source_first_h + kFirstRow + step * kStride,
+                                       work.source_first_w + work.strip * kStrip * kStride, h_end,
+                                       work.active ? params.source_w : 0);
 #pragma unroll
-  for (int j = 0; j < kWindow; ++j) row.load(j);
-  fill_filter_vectors<T, kFilter, kVector>(filters, params, work.c0);
+    for (int j = 0; j < kWindow; ++j) row.load(j);
+    return row;
+  };
+  // Steps before row 0 that take in padding alone.
+  const int above = -(work.source_first_h + kFirstRow) / kStride;
+  int step = kSkipsPadding ? min_of(max_of(above, 0), kRows - 1) : 0;
+  auto row = window_from(step);
   float* const biases = filters + kFilter * kFilter * params.channels;
   fill_biases<T>(biases, params, work.c0);
-  __syncthreads();
+  const bool finite =
+      __syncthreads_and(fill_filter_vectors<T, kFilter, kVector>(filters, params, work.c0));
   if (!work.active) return;
+  if (kSkipsPadding && !finite) {
+    step = 0;
+    row = window_from(step);
+  }
 
   const FilterVectors<kFilter, kVector> filter(filters + work.channel * kFilter * kFilter);
   const int columns = params.out_w - w0;
   T* out = params.out.at<T>(work.n, c, work.first_h, w0);
   const T* residual = params.epilogue.residual.at<const T>(work.n, c, work.first_h, w0);
   float sums[kRows][kStrip][kVector] = {};
+  // Steps from which on rows of x are padding alone.
+  const int below = div_up(params.source_h - work.source_first_h - kFilter + kStride, kStride);
+  const int p_end = kSkipsPadding && finite ? max_of(min_of(rows, below), 1 - kRows) : rows;
+  const auto finish_row = [&](int p) {
+    if (p >= 0) {
+      store_vectors<T>(sums[0], biases + work.channel, residual, out, columns, params);
+      out += params.out.strides.h;
+      residual += params.epilogue.residual.strides.h;
+    }
+#pragma unroll
+    for (int a = 0; a < kRows; ++a) {
+#pragma unroll
+      for (int q = 0; q < kStrip; ++q) {
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) {
+          sums[a][q][v] = a + 1 < kRows ? sums[a + 1 < kRows ? a + 1 : 0][q][v] : 0.0f;
+        }
+      }
+    }
+  };
   // At step p the last rows of x arrive that output row p needs.
+  int p = 1 - kRows + step;
 #pragma unroll 1
-  for (int p = 1 - kRows; p < rows; ++p) {
+  for (; p < p_end; ++p) {
 #pragma unroll
     for (int t = 0; t < kStride; ++t) {
       row.advance();
@@ -150,21 +185,11 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter
         }
       }
     }
-    if (p >= 0) {
-      store_vectors<T>(sums[0], biases + work.channel, residual, out, columns, params);
-      out += params.out.strides.h;
-      residual += params.epilogue.residual.strides.h;
-    }
-#pragma unroll
-    for (int a = 0; a < kRows; ++a) {
-#pragma unroll
-      for (int q = 0; q < kStrip; ++q) {
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          sums[a][q][v] = a + 1 < kRows ? sums[a + 1 < kRows ? a + 1 : 0][q][v] : 0.0f;
-        }
-      }
-    }
+    finish_row(p);
+  }
+  if constexpr (kSkipsPadding) {
+#pragma unroll 1
+    for (; p < rows; ++p) finish_row(p);
   }
 }
 
