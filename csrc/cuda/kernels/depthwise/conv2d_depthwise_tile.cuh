@@ -191,15 +191,19 @@ __device__ __forceinline__ void fill_filters(T* shared, const DepthwiseParams& p
   }
 }
 
+// The bias of a channel; without one -0, to which adding changes nothing.
+template <typename T>
+__device__ __forceinline__ float bias_of(const Epilogue& epilogue, int c) {
+  return epilogue.bias == nullptr ? -0.0f : to_accumulator(static_cast<const T*>(epilogue.bias)[c]);
+}
+
 // bias, residual and activation of a strip. Branches stand outside of the loops over columns.
 template <typename T, int kStrip>
-__device__ __forceinline__ void apply_epilogue(float (&z)[kStrip], const Epilogue& epilogue,
-                                               int64_t n, int c, int h, int w0, int width) {
-  if (epilogue.bias != nullptr) {
-    const float bias = to_accumulator(static_cast<const T*>(epilogue.bias)[c]);
+__device__ __forceinline__ void apply_epilogue(float (&z)[kStrip], float bias,
+                                               const Epilogue& epilogue, int64_t n, int c, int h,
+                                               int w0, int width) {
 #pragma unroll
-    for (int e = 0; e < kStrip; ++e) z[e] += bias;
-  }
+  for (int e = 0; e < kStrip; ++e) z[e] += bias;
   if (epilogue.residual.data != nullptr) {
     const T* const residual = epilogue.residual.at<T>(n, c, h, w0);
 #pragma unroll
@@ -235,7 +239,8 @@ __device__ __forceinline__ void store_strip(const float (&z)[kStrip], T* staged,
                       row * params.out_tile.pitch_h + w0 - max_of(work.first_w, 0);
 #pragma unroll
     for (int e = 0; e < kStrip; ++e) {
-      if (inside(e)) shared[e] = from_accumulator<T>(z[e]);
+      // The tile has room for whole strips; dgrad of stride 2 may begin one column before it.
+      if (e > 0 || w0 >= 0) shared[e] = from_accumulator<T>(z[e]);
     }
   } else {
     T* const out = params.out.at<T>(work.n, work.c0 + work.channel, work.first_h + row, w0);
