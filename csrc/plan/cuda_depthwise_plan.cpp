@@ -9,9 +9,8 @@ namespace fastconv {
 namespace {
 
 // wgrad gets enough slices to fill the device, few enough that adding them up costs little: as many
-// blocks on each multiprocessor as kWaves, or of the kernels for vectors as fit onto it at once.
+// blocks on each multiprocessor as kWaves, of the kernels for vectors as it holds at once.
 constexpr int64_t kWaves = 4;
-constexpr int64_t kWavesOfVectors = 3;
 constexpr int64_t kMaxSplits = 256;
 constexpr int64_t kTensorsToSlices = 8;  // bytes of x and dy for each byte of the workspace
 
@@ -83,7 +82,7 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
   if (call.op == ConvOp::wgrad) {
     plan.splits = choose_splits(problem.N * tile.row_tiles, tile.channel_blocks * tile.col_tiles,
                                 tile.col_tiles * sums_bytes, traffic, call.device.sm_count,
-                                config.vectors ? kWavesOfVectors : kWaves);
+                                config.vectors ? kDepthwiseVectorBlocks : kWaves);
     plan.workspace_bytes = plan.splits * tile.col_tiles * sums_bytes;
   }
   return plan;

@@ -23,12 +23,12 @@ constexpr int kMaxStripsAlongChannels = 8;
 constexpr int kMaxStripsAlongColumns = 16;
 // Strips of vectors that share a block: neighbours read some of the same columns of x.
 constexpr int64_t kStripsOfVectors = 8;
-// Multiprocessors of a large GPU, the blocks of vectors that one holds, and the rows that such a
-// block could compute in the time in which it fetches filters and its first row.
+// Multiprocessors of a large GPU, and the rows that a block of vectors could compute in the time in
+// which it fetches filters and its first row.
 constexpr int64_t kMultiprocessors = 132;
-constexpr int64_t kVectorBlocks = 3;
 constexpr int64_t kStartRows = 3;
-constexpr int64_t kStripWindow = 32;  // no strip of vectors reads so many columns
+// No strip of vectors reads so many columns.
+constexpr int64_t kStripWindow = 32;
 
 // Height and width of the output as the kernel sees them. dgrad of stride 2 begins where h + pad is
 // even, which is at h = -1 with an odd padding.
@@ -93,7 +93,7 @@ int64_t row_tiles_of_vectors(ConvOp op, DepthwiseConfig config, int64_t rows, in
   const int64_t fewest = div_up(rows, kMaxRows);
   const int64_t most = std::clamp(rows / kMinRows, fewest, fewest + kMaxRows);
   if (op == ConvOp::wgrad) {  // whose blocks take several tiles, one after the other
-    const int64_t at_once = kMultiprocessors * kVectorBlocks / blocks;
+    const int64_t at_once = kMultiprocessors * kDepthwiseVectorBlocks / blocks;
     return std::clamp(std::min(at_once, rows / (2 * config.filter)), fewest, most);
   }
   const bool pairs = op == ConvOp::dgrad && config.stride == 2;
@@ -102,7 +102,8 @@ int64_t row_tiles_of_vectors(ConvOp op, DepthwiseConfig config, int64_t rows, in
   int64_t best = fewest, best_steps = INT64_MAX;
   for (int64_t tiles = fewest; tiles <= most; ++tiles) {
     // A multiprocessor that has few blocks works no faster on each.
-    const int64_t turns = std::max(div_up(blocks * tiles, kMultiprocessors), kVectorBlocks);
+    const int64_t turns =
+        std::max(div_up(blocks * tiles, kMultiprocessors), kDepthwiseVectorBlocks);
     const int64_t steps =
         turns * (div_up(rows, tiles) + div_up(shared_rows * (tiles - 1), tiles) + kStartRows);
     if (steps < best_steps) best = tiles, best_steps = steps;

@@ -31,6 +31,8 @@ constexpr DepthwiseConfig config_of(DepthwiseKernel kernel) {
 inline constexpr int kDepthwiseStrip = 7;
 inline constexpr int kDepthwiseStripStride2Dgrad = 8;
 inline constexpr int depthwise_strip_of_vectors(int filter) { return filter == 7 ? 7 : 4; }
+// Blocks of the kernels for vectors that a multiprocessor holds at once.
+inline constexpr int64_t kDepthwiseVectorBlocks = 3;
 // Adjacent channels of a thread of the kernels for vectors: 8 bytes of them, which leave enough
 // registers for enough warps; two where a thread keeps more open, which is 7x7 and wgrad of 5x5.
 constexpr int depthwise_vector(ConvOp op, int filter, int64_t element_bytes) {

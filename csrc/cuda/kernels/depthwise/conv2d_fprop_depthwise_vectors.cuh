@@ -11,9 +11,9 @@
 //                    sums[a][q] += x[q*stride+s] * w[r][s], r = i - (p+a)*stride;
 //                    sums[0] is then complete, the others move up.
 //
-// Padding is zeros that are multiplied like any element, but for whole rows of it where all of the
-// block's filters are finite and large. Products are added up in the order of the kernel for any
-// layout (conv2d_fprop_depthwise.cuh).
+// Padding is zeros that are multiplied like any element. Whole rows of it are skipped from 5x5 on,
+// where all of the block's filters are finite. Products are added up in the order of the kernel for
+// any layout (conv2d_fprop_depthwise.cuh).
 //
 // Bound: bytes, x once and y once. Limits: stride 1 or 2, dilation 1, K = C, whole vectors.
 #pragma once
@@ -53,8 +53,8 @@ __device__ __forceinline__ void store_vectors(float (&z)[kStrip][kVector], const
     }
   }
   if (epilogue.activation.kind != ActivationKind::none) {
-    with_activation(epilogue.activation, [&](const auto& activate_sum) {
     // Most activations are long: code for one column, past which the strip is turned round.
+    with_activation(epilogue.activation, [&](const auto& activate_sum) {
 #pragma unroll 1
       for (int turn = 0; turn < kStrip; ++turn) {
         float y[kVector];
@@ -172,8 +172,8 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseVectorMinBlocks<T, kFilter
         for (int s = 0; s < kFilter; ++s) {
 #pragma unroll
           for (int j = 0; j < kWindow; ++j) {
-            if (max_of(0, j - (kStrip - 1) * kStride) != s)
-              continue;  // not the first that needs it
+            const int first_needed = max_of(0, j - (kStrip - 1) * kStride);
+            if (s != first_needed) continue;
             row.get(j, x[j]);
             row.load(j);
           }
