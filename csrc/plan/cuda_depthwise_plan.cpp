@@ -8,8 +8,8 @@
 namespace fastconv {
 namespace {
 
-// wgrad gets enough slices to fill the device several times over (kWaves), few enough that adding
-// them up costs little.
+// wgrad gets enough slices to fill the device, few enough that adding them up costs little: as many
+// blocks on each multiprocessor as kWaves, of the kernels for vectors as it holds at once.
 constexpr int64_t kWaves = 4;
 constexpr int64_t kMaxSplits = 256;
 constexpr int64_t kTensorsToSlices = 8;  // bytes of x and dy for each byte of the workspace
@@ -18,9 +18,9 @@ constexpr int64_t kTensorsToSlices = 8;  // bytes of x and dy for each byte of t
 // images. One slice needs blocks_of_one blocks and bytes_of_one bytes of workspace; all of them may
 // take `traffic` bytes, and more only where the device would be left half empty.
 int choose_splits(int64_t items, int64_t blocks_of_one, int64_t bytes_of_one, int64_t traffic,
-                  int sm_count) {
+                  int sm_count, int64_t waves = kWaves) {
   const int64_t multiprocessors = std::max(sm_count, 1);
-  const int64_t wanted = div_up(kWaves * multiprocessors, blocks_of_one);
+  const int64_t wanted = div_up(waves * multiprocessors, blocks_of_one);
   const int64_t affordable =
       std::max(traffic / bytes_of_one, div_up(multiprocessors, blocks_of_one));
   const int64_t most =
@@ -51,7 +51,7 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
   const ConvProblem& problem = call.problem;
   const Strides& source = call.op == ConvOp::dgrad ? call.y : call.x;
   CudaConvPlan plan;
-  plan.depthwise = depthwise_kernel(problem, call.dtype);
+  plan.depthwise = depthwise_kernel(call);
   const DepthwiseConfig config = config_of(plan.depthwise);
   const char* const lanes = depthwise_channels_inner(problem, source) ? ", lanes along channels"
                                                                       : ", lanes along columns";
@@ -69,17 +69,20 @@ CudaConvPlan plan_depthwise(const CudaConvCall& call) {
   const DepthwiseTile tile = depthwise_tile(call.op, problem, call.dtype, source, plan.depthwise);
   const bool dgrad = call.op == ConvOp::dgrad;
   plan.vectorised =
+      config.vectors ||
       depthwise_copy_bytes(source, tile.channels_inner, problem.N, problem.C,
                            dgrad ? problem.P() : problem.H, dgrad ? problem.Q() : problem.W,
                            call.dtype, call.aligned) == kAccessBytes;
   const std::string size = std::to_string(config.filter) + "x" + std::to_string(config.filter) +
                            " stride " + std::to_string(config.stride);
-  plan.tile_name = size + lanes + ", block of " + std::to_string(tile.channels) + " channels x " +
-                   std::to_string(tile.rows) + " rows x " + std::to_string(tile.tile_cols()) +
-                   " columns";
+  const char* const vectors = config.vectors ? " in vectors" : "";
+  plan.tile_name = size + lanes + vectors + ", block of " + std::to_string(tile.channels) +
+                   " channels x " + std::to_string(tile.rows) + " rows x " +
+                   std::to_string(tile.tile_cols()) + " columns";
   if (call.op == ConvOp::wgrad) {
     plan.splits = choose_splits(problem.N * tile.row_tiles, tile.channel_blocks * tile.col_tiles,
-                                tile.col_tiles * sums_bytes, traffic, call.device.sm_count);
+                                tile.col_tiles * sums_bytes, traffic, call.device.sm_count,
+                                config.vectors ? kDepthwiseVectorBlocks : kWaves);
     plan.workspace_bytes = plan.splits * tile.col_tiles * sums_bytes;
   }
   return plan;

@@ -59,6 +59,7 @@ enum class GemmKernel {
   grouped8,
   grouped16
 };
+// A thread of the kernels called vectors computes several adjacent channels.
 enum class DepthwiseKernel {
   any_geometry,
   filter3_stride1,
@@ -66,7 +67,13 @@ enum class DepthwiseKernel {
   filter5_stride1,
   filter5_stride2,
   filter7_stride1,
-  filter7_stride2
+  filter7_stride2,
+  filter3_stride1_vectors,
+  filter3_stride2_vectors,
+  filter5_stride1_vectors,
+  filter5_stride2_vectors,
+  filter7_stride1_vectors,
+  filter7_stride2_vectors
 };
 
 struct CudaConvPlan {

@@ -7,6 +7,7 @@ get is filled with NaN before, so that elements which nobody writes are seen.
 """
 
 import functools
+import itertools
 import math
 import zlib
 from dataclasses import dataclass
@@ -260,11 +261,11 @@ class Epilogue(Problem):
         return {"y": y, "dz": dz, "db": db, "db alone": backend.bias_grad(dy)}
 
 
-def _depthwise(filter_size, step):
+def _depthwise(filter_size, step, width):
     size, pad = (filter_size, filter_size), (filter_size // 2, filter_size // 2)
-    name = f"depthwise {filter_size}x{filter_size} stride {step}"
+    name = f"depthwise {filter_size}x{filter_size} stride {step}, {width} columns"
     return Convolution(
-        name, (2, 8, 7, 9), (8, 1, *size), stride=(step, step), padding=pad, groups=8
+        name, (2, 8, 7, width), (8, 1, *size), stride=(step, step), padding=pad, groups=8
     )
 
 
@@ -292,7 +293,8 @@ CONVOLUTIONS = (
     Convolution("stem", (1, 3, 12, 26), (16, 3, 7, 7), stride=(2, 2), padding=(3, 3)),
     Convolution("stem, many filters", (1, 3, 10, 14), (40, 3, 7, 7), (2, 2), (3, 3)),
     Convolution("stem, few filters", (1, 2, 5, 16), (4, 2, 3, 3)),
-    *(_depthwise(filter_size, step) for filter_size in (3, 5, 7) for step in (1, 2)),
+    # Rows of 16 columns begin at whole vectors.
+    *(_depthwise(*sizes) for sizes in itertools.product((3, 5, 7), (1, 2), (9, 16))),
     Convolution("depthwise, two filters a channel", (1, 3, 6, 5), (6, 1, 4, 3), groups=3),
 )
 POOLINGS = (

@@ -1,6 +1,8 @@
 """The depthwise CUDA kernels on shapes of their own, emulated: every template in both layouts and
 all dtypes and passes, odd planes and channel counts, and that every template can be reached."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,12 +79,12 @@ def assert_right(problem, dtype, channels_last, make=integers):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("R", [3, 5, 7])
 def test_templates(R, stride, dtype, channels_last):
-    for H, W, kind in PLANES:
+    """With channels that fill vectors, and with others."""
+    for (H, W, kind), C in product(PLANES, (5, 8)):
         pad = {"none": 0, "half": R // 2, "more": R // 2 + 2}[kind]
-        if kind == "none" and min(H, W) < R:
-            continue
-        problem = depthwise(f"{kind} padded", 8 if W == 9 else 5, H, W, R, stride, pad)
-        assert_right(problem, dtype, channels_last)
+        if kind != "none" or min(H, W) >= R:
+            problem = depthwise(f"{kind} padded", C, H, W, R, stride, pad)
+            assert_right(problem, dtype, channels_last)
 
 
 ODD = [
@@ -90,6 +92,7 @@ ODD = [
     depthwise("odd channels", 70, 3, 9, 5),
     depthwise("three channels", 3, 6, 9, 7, stride=2),
     depthwise("two tiles of channels and columns", 72, 2, 70, 3),
+    depthwise("vectors beyond a block", 300, 6, 9, 3, stride=2),
     depthwise("rows of 56 begin inside vectors", 2, 5, 56, 5),
     depthwise("two tiles of columns along rows", 2, 3, 130, 3),
     depthwise("two tiles of columns along rows, strided", 2, 7, 258, 3, stride=2),
@@ -199,8 +202,8 @@ def test_outputs_are_written_whole_and_nothing_else(R, channels_last, monkeypatc
 
 @LAYOUTS
 def test_nan_and_inf_stay_where_their_windows_are(channels_last):
-    for R, stride in ((3, 1), (3, 2), (4, 1)):
-        problem = depthwise("nan", 9, 9, 11, R, stride, pad=1)
+    for (R, stride), C in product(((3, 1), (3, 2), (4, 1)), (9, 12)):
+        problem = depthwise("nan", C, 9, 11, R, stride, pad=1)
         x, w = normals(problem.x_size, torch.float32, channels_last), torch.ones(problem.w_size)
         x[0, 3, 4, 5], x[0, 7, 0, 0], x[0, 8, 8, 10] = float("nan"), float("inf"), float("-inf")
         y = F.conv2d(x, w, None, *problem.geometry)
@@ -211,7 +214,7 @@ def test_nan_and_inf_stay_where_their_windows_are(channels_last):
             assert torch.equal(a.isnan(), e.isnan()) and torch.equal(a.isinf(), e.isinf()), name
 
 
-def plan(op, problem, dtype, channels_last, sm_count=132):
+def plan(op, problem, dtype, channels_last, aligned=True, sm_count=132):
     conv = core.ConvProblem(**problem_sizes(problem))
     return core.plan_conv2d_cuda(
         core.CudaAlgorithm.depthwise,
@@ -221,7 +224,7 @@ def plan(op, problem, dtype, channels_last, sm_count=132):
             dtype,
             False,
             *dense_strides(conv, channels_last),
-            True,
+            aligned,
             sm_count,
             227 << 10,
             50 << 20,
@@ -255,28 +258,74 @@ def test_wgrad_slices(channels_last):
         assert_right(problem, torch.float32, channels_last)
 
 
+# Kernels by number: those for any layout, then those whose threads own vectors of channels.
+ANY_LAYOUT = {(R, stride): 1 + i for i, (R, stride) in enumerate(product((3, 5, 7), (1, 2)))}
+VECTORS = {(R, stride): 7 + i for i, (R, stride) in enumerate(product((3, 5, 7), (1, 2)))}
+
+
+def kernel_of(op, problem, dtype, channels_last):
+    """(number, whether its accesses are wide) of the kernel that should run a layer."""
+    R, stride, element = problem.R, problem.stride[0], element_size(dtype)
+    if dtype == core.DType.float64 or (R, stride) not in ANY_LAYOUT:
+        return 0, False
+    vector = 2 if R == 7 or (op == ConvOp.wgrad and R == 5) else 8 // element
+    too_many_sums = R == 7 and (op == ConvOp.wgrad or (op == ConvOp.dgrad and stride == 2))
+    if channels_last and problem.C % vector == 0 and not too_many_sums:
+        return VECTORS[R, stride], True
+    copied = problem.C if channels_last else gathered_width(op, problem.W, stride)
+    return ANY_LAYOUT[R, stride], copied * element % 16 == 0
+
+
 def test_every_template_is_planned_and_its_block_fits():
     """The plan reaches each configuration, from layers as networks have them."""
     seen = set()
-    for R in (3, 5, 7, 9):
-        for stride in (1, 2):
-            for dtype in core.DType.__members__.values():
-                for size, C in ((7, 960), (14, 672), (56, 144), (112, 96), (513, 3)):
-                    problem = depthwise("layer", C, size, size, R, stride, N=32)
-                    for op in ConvOp.__members__.values():
-                        for channels_last in (False, True):
-                            p = plan(op, problem, dtype, channels_last)
-                            seen.add((p.kernel, R, stride))
-                            assert p.vectorised == (
-                                p.kernel > 0
-                                and (C if channels_last else gathered_width(op, size, stride))
-                                % (16 // element_size(dtype))
-                                == 0
-                            ), p.tile_name
-    expected = [(R, stride) for R in (3, 5, 7) for stride in (1, 2)]
-    assert seen == {(i + 1, *config) for i, config in enumerate(expected)} | {
-        (0, R, stride) for R in (3, 5, 7, 9) for stride in (1, 2)
-    }
+    for R, stride, dtype in product((3, 5, 7, 9), (1, 2), core.DType.__members__.values()):
+        for size, C in ((7, 960), (14, 672), (56, 144), (112, 96), (112, 4), (513, 3)):
+            problem = depthwise("layer", C, size, size, R, stride, N=32)
+            for op, channels_last in product(ConvOp.__members__.values(), (False, True)):
+                p = plan(op, problem, dtype, channels_last)
+                seen.add(p.kernel)
+                expected = kernel_of(op, problem, dtype, channels_last)
+                assert (p.kernel, p.vectorised) == expected, p.tile_name
+    assert seen == {0, *ANY_LAYOUT.values(), *VECTORS.values()}
+
+
+@pytest.mark.parametrize("infinite", [False, True], ids=["finite", "infinite"])
+@pytest.mark.parametrize(("R", "stride"), VECTORS)
+def test_vectors_need_addresses_and_strides_that_allow_them(R, stride, infinite):
+    """Without them the kernel for any layout runs, and gives the same bits, also where an infinite
+    filter meets padding."""
+    problem = depthwise("vectors", 8, 11, 10, R, stride, N=2)
+    bf16 = core.DType.bfloat16
+    assert plan(ConvOp.fprop, problem, bf16, True).kernel == VECTORS[R, stride]
+    assert plan(ConvOp.fprop, problem, bf16, True, aligned=False).kernel == ANY_LAYOUT[R, stride]
+    x = normals(problem.x_size, torch.bfloat16, channels_last=True)
+    w, bias = normals(problem.w_size, torch.bfloat16), normals((8,), torch.bfloat16)
+    if infinite:
+        w[3, 0, 0, 0], w[6, 0, -1, 0] = float("inf"), float("nan")
+    dy = normals(F.conv2d(x, w, None, *problem.geometry).shape, torch.bfloat16, channels_last=True)
+    kernels = BACKENDS["cuda:depthwise"]
+
+    def apart(tensor):
+        """The same values in nine channels, of which the last is not theirs."""
+        N, C, H, W = tensor.shape
+        return tensor.new_zeros(N, H, W, C + 1).permute(0, 3, 1, 2)[:, :C].copy_(tensor)
+
+    def fprop(x, residual):
+        tensors = map(on_device, (x, w, bias, residual))
+        return kernels.conv2d_fprop(*tensors, problem.geometry, "relu").cpu()
+
+    def dgrad(dy):
+        args = on_device(dy), on_device(w), x.shape, True, problem.geometry
+        return kernels.conv2d_dgrad(*args).cpu()
+
+    for vectors, any_layout in (
+        (fprop(x, dy), fprop(apart(x), dy)),
+        (fprop(x, dy), fprop(x, dy.contiguous())),
+        (dgrad(dy), dgrad(apart(dy))),
+    ):
+        torch.testing.assert_close(vectors, any_layout, rtol=0, atol=0, equal_nan=True)
+        assert bool(vectors.isnan().any()) == infinite
 
 
 def test_blocks_have_no_more_threads_than_their_kernel():

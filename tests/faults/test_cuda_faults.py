@@ -44,6 +44,8 @@ ELEMENT_GATHER = "kernels/gemm/implicit_gemm_element_gather.cuh"
 GEMM_PARAMS = "kernels/gemm/implicit_gemm_params.cuh"
 GEMM_STORE = "kernels/gemm/implicit_gemm_output.cuh"
 WGRAD_GATHER = "kernels/gemm/wgrad_vector_gather.cuh"
+VECTORS = "kernels/depthwise/conv2d_depthwise_vector.cuh"
+TEMPLATES = "cuda_kernels/test_cuda_depthwise.py -k templates"
 FAULTS = [
     Fault(
         "dropped slice of a split gemm_k",
@@ -153,10 +155,116 @@ FAULTS = [
         "cuda_kernels/test_cuda_depthwise.py",
     ),
     Fault(
+        "depthwise: the filter of vectors is not turned for dgrad",
+        VECTORS,
+        "params.flip_filter ? kTaps - 1 - tap : tap",
+        "tap",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: columns of vectors off by one",
+        VECTORS,
+        "static_cast<unsigned>(w0 + j) < static_cast<unsigned>(width)",
+        "static_cast<unsigned>(w0 + j) <= static_cast<unsigned>(width)",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: rows of vectors off by one",
+        VECTORS,
+        "static_cast<unsigned>(h_) < static_cast<unsigned>(h_end_)",
+        "static_cast<unsigned>(h_) <= static_cast<unsigned>(h_end_)",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: the next row is loaded before it is reached",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "      row.advance();\n",
+        "",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: rows of padding are skipped under an infinite filter",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "if (kSkipsPadding && !finite) {",
+        "if (false) {",
+        "cuda_kernels/test_cuda_depthwise.py -k vectors_need",
+    ),
+    Fault(
+        "depthwise: the step after the last row of x is left out",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "min_of(rows, below)",
+        "min_of(rows, below - 1)",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: vectors past the end are stored",
+        "kernels/depthwise/conv2d_fprop_depthwise_vectors.cuh",
+        "if (q < columns) {",
+        "{",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: missing barrier before filters of vectors are read",
+        "kernels/depthwise/conv2d_dgrad_depthwise_vectors.cuh",
+        "  __syncthreads();\n",
+        "",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: the column before the first is stored by dgrad",
+        "kernels/depthwise/conv2d_dgrad_depthwise_vectors.cuh",
+        "static_cast<unsigned>(w0 + e) < static_cast<unsigned>(params.out_w)",
+        "w0 + e < params.out_w",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: the last row of an odd number is left out by dgrad",
+        "kernels/depthwise/conv2d_dgrad_depthwise_vectors.cuh",
+        "(row_end + 1 + kReach) / 2",
+        "(row_end + kReach) / 2",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: wgrad multiplies what lies past the last column",
+        "kernels/depthwise/conv2d_wgrad_depthwise_vectors.cuh",
+        "if (columns >= kStrip) {",
+        "if (true) {",
+        "cuda_kernels/test_cuda_depthwise.py -k nan_and_inf",
+    ),
+    Fault(
+        "depthwise: rows of dy that are not the tile's are multiplied",
+        "kernels/depthwise/conv2d_wgrad_depthwise_vectors.cuh",
+        "|| p + a < 0 || p + a >= rows",
+        "",
+        "cuda_kernels/test_cuda_depthwise.py -k nan_and_inf",
+    ),
+    Fault(
+        "depthwise: strips of wgrad are added before all are there",
+        "kernels/depthwise/conv2d_depthwise_wgrad_work.cuh",
+        "    __syncthreads();\n    for (int i",
+        "    for (int i",
+        TEMPLATES,
+        seed=3,
+    ),
+    Fault(
+        "depthwise: the walk over a tile does not reach the next row",
+        "kernels/depthwise/conv2d_depthwise_tile.cuh",
+        "inner -= inner_count, ++middle;",
+        "inner -= inner_count;",
+        TEMPLATES,
+    ),
+    Fault(
+        "depthwise: the walk over a tile loses what its second axis carries",
+        "kernels/depthwise/conv2d_depthwise_tile.cuh",
+        "offset += static_cast<uint64_t>(walk.middle_carry), at += walk.shared_middle_carry;",
+        "",
+        TEMPLATES,
+    ),
+    Fault(
         "depthwise: missing barrier in wgrad",
         "kernels/depthwise/conv2d_wgrad_depthwise.cuh",
-        "    __syncthreads();\n    if (!active) continue;",
-        "    if (!active) continue;",
+        "    __syncthreads();\n    if (!work.active) continue;",
+        "    if (!work.active) continue;",
         "cuda_kernels/test_cuda_depthwise.py -k templates",
     ),
     Fault(

@@ -8,7 +8,8 @@ prints a table of all kernels and exits with 1 where a gate fails:
 - no spills: no stack frame, no local memory, no LDL or STL;
 - __launch_bounds__, and few enough registers for the warps that the kernel needs on an SM;
 - HMMA in every tensor-core kernel;
-- 16-byte global loads (LDG.E.128 or LDGSTS.E.128) in every kernel that calls itself vectorised;
+- 16-byte global loads (LDG.E.128 or LDGSTS.E.128), or 8-byte ones, in every kernel that calls
+  itself vectorised;
 - a line in KERNELS for every kernel;
 - no loop that takes more clocks for its work than bench/results/static_sm*.csv say, which --csv
   bench/results writes anew (speed_gate.py).
@@ -33,7 +34,8 @@ class Family:
     names: str  # a regular expression
     min_warps: int  # on an SM, as far as registers go
     tensor_cores: bool = False
-    vectorised: str | None = None  # a regular expression: which instances have 16-byte loads
+    vectorised: str | None = None  # a regular expression: which instances have such loads:
+    access: int = 128  # bits
 
 
 # Template arguments of vectorised instances: a type, and how many of it are 16 bytes.
@@ -47,6 +49,14 @@ KERNELS = [
     Family(r"conv2d_fprop_stem\b", 16),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<\w+, \(?(int\))?7", 12, vectorised="."),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<", 16, vectorised="."),
+    Family(r"conv2d_(fprop|dgrad)_depthwise_vectors<float, [35]", 16, vectorised=".", access=64),
+    # 7x7, and wgrad of 5x5, have vectors of two channels.
+    Family(
+        r"conv2d_\w+_depthwise_vectors<",
+        12,
+        vectorised=r"<float|, 3,|(fprop|dgrad).*, 5,",
+        access=64,
+    ),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise_generic\b", 16),
     Family(r"pool2d_\w+", 32, vectorised=_VECTORS),
     Family(r"epilogue_\w+|conv2d_(im2col|col2im)\b", 32, vectorised=_VECTORS),
@@ -75,8 +85,8 @@ def judge(kernel):
     if family.tensor_cores and not counts["HMMA"]:
         wrong.append("no HMMA")
     if family.vectorised and re.search(family.vectorised, kernel.short_name):
-        if not counts["LDG.128"] + counts["LDGSTS.128"]:
-            wrong.append("vectorised, but has no 16-byte global load")
+        if not counts[f"LDG.{family.access}"] + counts[f"LDGSTS.{family.access}"]:
+            wrong.append(f"vectorised, but has no {family.access // 8}-byte global load")
     return wrong
 
 

@@ -32,6 +32,37 @@ TileOrigin tile_origin(ConvOp op, const ConvAxis& axis) {
           static_cast<int>(gather.source_first - before * gather.source_step)};
 }
 
+TileWalk tile_walk(const SharedTile& tile, const Strides& strides, int threads) {
+  TileWalk walk;
+  const int inner_units = static_cast<int>(tile.inner.divisor());
+  const int middle_units = static_cast<int>(tile.middle.divisor());
+  const int inner = threads % inner_units, rest = threads / inner_units;
+  walk.inner = inner * tile.unit;
+  walk.middle = rest % middle_units;
+  walk.outer = rest / middle_units;
+  // From one unit to the next along each axis, and what that makes of a step and of carries.
+  const auto moves = [&](auto along_inner, auto along_middle, auto along_outer, auto& step,
+                         auto& inner_carry, auto& middle_carry) {
+    step = along_inner * inner + along_middle * walk.middle + along_outer * walk.outer;
+    inner_carry = along_middle - along_inner * inner_units;
+    middle_carry = along_outer - along_middle * middle_units;
+  };
+  const bool channels_inner = tile.channels_inner;
+  moves((channels_inner ? tile.pitch_c : tile.pitch_w) * tile.unit,
+        channels_inner ? tile.pitch_w : tile.pitch_h, channels_inner ? tile.pitch_h : tile.pitch_c,
+        walk.shared_step, walk.shared_inner_carry, walk.shared_middle_carry);
+  // Unsigned, because the stride of an axis with one position may be anything.
+  uint64_t step, inner_carry, middle_carry;
+  const auto stride = [](int64_t elements) { return static_cast<uint64_t>(elements); };
+  moves(stride(channels_inner ? strides.c : strides.w) * static_cast<uint64_t>(tile.unit),
+        stride(channels_inner ? strides.w : strides.h),
+        stride(channels_inner ? strides.h : strides.c), step, inner_carry, middle_carry);
+  walk.step = static_cast<int64_t>(step);
+  walk.inner_carry = static_cast<int64_t>(inner_carry);
+  walk.middle_carry = static_cast<int64_t>(middle_carry);
+  return walk;
+}
+
 }  // namespace
 
 SharedTile shared_tile(const CudaConvArgs& args, const TensorView& tensor,
@@ -92,8 +123,8 @@ DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& 
   params.strips = tile.strips;
   params.rows = tile.rows;
   params.tile_cols = tile.tile_cols();
-  params.threads_inner =
-      FastDivmod(static_cast<uint32_t>(tile.channels_inner ? tile.channels : tile.strips));
+  params.threads_inner = FastDivmod(
+      static_cast<uint32_t>(tile.channels_inner ? tile.channels / tile.vector : tile.strips));
   params.channels_inner = tile.channels_inner;
   const TileOrigin h = tile_origin(args.op, h_axis(problem)),
                    w = tile_origin(args.op, w_axis(problem));
@@ -103,6 +134,7 @@ DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& 
   params.tile_source_step_h = dgrad ? params.rows / stride : params.rows * stride;
   params.tile_source_step_w = dgrad ? params.tile_cols / stride : params.tile_cols * stride;
   params.flip_filter = dgrad && stride == 1;
+  if (tile.vector > 1) return params;  // which needs no tiles in shared memory
 
   const int element = static_cast<int>(element_size(args.dtype));
   params.source_tile = shared_tile(args, source, tile, problem.C, params.source_h, params.source_w,
@@ -125,6 +157,8 @@ DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& 
     out.unit = 1;
     out.unit_bytes = element;
   }
+  params.source_tile.walk = tile_walk(params.source_tile, source.strides, tile.threads());
+  params.out_tile.walk = tile_walk(params.out_tile, result.strides, tile.threads());
   // Threads along columns hold adjacent columns: without staging their stores would be scattered.
   params.stage_out = !wgrad && !tile.channels_inner;
   return params;

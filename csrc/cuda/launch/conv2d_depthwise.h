@@ -28,6 +28,12 @@ DepthwiseParams depthwise_params(const CudaConvArgs& args, const DepthwiseTile& 
 // Shared memory that tiles laid out by depthwise_params take.
 size_t depthwise_shared_bytes(const DepthwiseParams& params, const CudaConvArgs& args);
 
+// Shared memory of the kernels for vectors that write y or dx: filters, and a bias for each
+// channel.
+inline size_t depthwise_vectors_shared_bytes(const DepthwiseTile& tile, int filter) {
+  return sizeof(float) * static_cast<size_t>((filter * filter + 1) * tile.channels);
+}
+
 // How rows x cols positions of a tensor of size C x H x W lie in shared memory, filled by copies as
 // wide as strides and address allow. Along columns a tile that may begin at any_column has room for
 // the columns before its first one that the first copy brings along.
@@ -36,7 +42,7 @@ SharedTile shared_tile(const CudaConvArgs& args, const TensorView& tensor,
                        int cols, bool any_column);
 
 inline unsigned depthwise_threads(const DepthwiseTile& tile) {
-  return div_up<unsigned>(static_cast<unsigned>(tile.channels * tile.strips), 32) * 32;
+  return static_cast<unsigned>(tile.threads());
 }
 
 // Sets `grid` to so many blocks; false where there are none or too many.

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cuda/kernels/depthwise/conv2d_wgrad_depthwise.cuh"
+#include "cuda/kernels/depthwise/conv2d_wgrad_depthwise_vectors.cuh"
 #include "cuda/launch/conv2d_depthwise.h"
 
 namespace fastconv::cuda {
@@ -19,14 +20,26 @@ cudaError_t conv2d_wgrad_depthwise(const CudaConvArgs& args) {
   if (!grid_of(partials * tile.channel_blocks, grid)) return cudaErrorNotSupported;
   const size_t sums_bytes = sizeof(float) * static_cast<size_t>(args.problem.R) *
                             static_cast<size_t>(tile.channels * tile.strips);
-  const size_t shared = std::max(depthwise_shared_bytes(params.tiles, args), sums_bytes);
   const cudaError_t status = dispatch_depthwise_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     return dispatch_depthwise_kernel(args.plan.depthwise, [&](auto number) {
       constexpr DepthwiseConfig kConfig = kDepthwiseConfigs[decltype(number)::value];
-      return launch(conv2d_wgrad_depthwise<T, kConfig.filter, kConfig.stride, kDepthwiseStrip,
-                                           depthwise_max_threads(kConfig.filter)>,
-                    grid, depthwise_threads(tile), shared, args.stream, params);
+      if constexpr (!depthwise_has_kernel(ConvOp::wgrad, kConfig)) {
+        return cudaErrorInvalidValue;
+      } else if constexpr (kConfig.vectors) {
+        return launch(
+            conv2d_wgrad_depthwise_vectors<
+                T, kConfig.filter, kConfig.stride,
+                depthwise_vector(ConvOp::wgrad, kConfig.filter, sizeof(T)),
+                depthwise_strip_of_vectors(kConfig.filter), depthwise_max_threads(kConfig)>,
+            grid, depthwise_threads(tile), sums_bytes, args.stream, params);
+      } else {
+        return launch(conv2d_wgrad_depthwise<T, kConfig.filter, kConfig.stride, kDepthwiseStrip,
+                                             depthwise_max_threads(kConfig)>,
+                      grid, depthwise_threads(tile),
+                      std::max(depthwise_shared_bytes(params.tiles, args), sums_bytes), args.stream,
+                      params);
+      }
     });
   });
   return status == cudaSuccess ? depthwise_reduce(args, static_cast<int>(partials)) : status;

@@ -23,6 +23,15 @@ namespace fastconv::cuda {
 template <int kFilter>
 constexpr int kDepthwiseMinBlocks = kFilter == 5 ? 2 : 3;
 
+// How far a thread's units lie apart, which are as many as the block has threads: the digits of
+// that number along the axes of a tile, and what moves from each unit to the next in the tensor
+// (step) and in shared memory (shared_step). The carries are added where an axis passes its end.
+struct TileWalk {
+  int inner = 0, middle = 0, outer = 0;  // positions
+  int64_t step = 0, inner_carry = 0, middle_carry = 0;
+  int shared_step = 0, shared_inner_carry = 0, shared_middle_carry = 0;
+};
+
 // How a tile lies in shared memory, and the copies (units) that fill it.
 struct SharedTile {
   FastDivmod inner, middle;                   // units along the two axes that are counted first
@@ -31,20 +40,55 @@ struct SharedTile {
   int pitch_c = 0, pitch_h = 0, pitch_w = 0;  // elements from a channel, row, column to the next
   int offset = 0;                             // in bytes, from the begin of shared memory
   bool channels_inner = false;
+  TileWalk walk;
 };
 
-struct TilePosition {
-  int c = 0, h = 0, w = 0;  // within the tile
-};
+// Calls visit(offset, at, valid) for each of a thread's units of the tile whose first element is
+// (n, c0, h0, w0): where it is in the tensor and in the tile, in elements, and whether it lies in
+// the tensor's first C x H x W positions.
+template <typename Visitor>
+__device__ __forceinline__ void for_each_unit(const SharedTile& tile, const TensorView& tensor,
+                                              int64_t n, int c0, int h0, int w0, int C, int H,
+                                              int W, const Visitor& visit) {
+  const bool channels_inner = tile.channels_inner;
+  const int inner_first = channels_inner ? c0 : w0, inner_size = channels_inner ? C : W;
+  const int middle_first = channels_inner ? w0 : h0, middle_size = channels_inner ? W : H;
+  const int outer_first = channels_inner ? h0 : c0, outer_size = channels_inner ? H : C;
+  const int inner_count = static_cast<int>(tile.inner.divisor()) * tile.unit;
+  const int middle_count = static_cast<int>(tile.middle.divisor());
 
-__device__ __forceinline__ TilePosition tile_position(const SharedTile& tile, uint32_t unit) {
-  uint32_t inner, middle;
-  const uint32_t rest = tile.inner.divmod(unit, inner);
-  const uint32_t outer = tile.middle.divmod(rest, middle);
-  const int along = static_cast<int>(inner) * tile.unit;
-  return tile.channels_inner
-             ? TilePosition{along, static_cast<int>(outer), static_cast<int>(middle)}
-             : TilePosition{static_cast<int>(outer), static_cast<int>(middle), along};
+  uint32_t inner_digit, middle_digit;
+  const uint32_t rest = tile.inner.divmod(threadIdx.x, inner_digit);
+  const int outer_digit = static_cast<int>(tile.middle.divmod(rest, middle_digit));
+  int inner = inner_first + static_cast<int>(inner_digit) * tile.unit;
+  int middle = middle_first + static_cast<int>(middle_digit);
+  int outer = outer_first + outer_digit;
+  const int c = channels_inner ? inner : outer, h = channels_inner ? outer : middle;
+  const int w = channels_inner ? middle : inner;
+  int at = (c - c0) * tile.pitch_c + (h - h0) * tile.pitch_h + (w - w0) * tile.pitch_w;
+  // Unsigned, because the stride of an axis with one position may be anything.
+  const auto product = [](int64_t position, int64_t stride) {
+    return static_cast<uint64_t>(position) * static_cast<uint64_t>(stride);
+  };
+  uint64_t offset = product(n, tensor.strides.n) + product(c, tensor.strides.c) +
+                    product(h, tensor.strides.h) + product(w, tensor.strides.w);
+  const TileWalk& walk = tile.walk;
+  for (uint32_t unit = threadIdx.x; unit < tile.units; unit += blockDim.x) {
+    visit(offset, at,
+          static_cast<unsigned>(inner) < static_cast<unsigned>(inner_size) &&
+              static_cast<unsigned>(middle) < static_cast<unsigned>(middle_size) &&
+              static_cast<unsigned>(outer) < static_cast<unsigned>(outer_size));
+    inner += walk.inner, middle += walk.middle, outer += walk.outer;
+    offset += static_cast<uint64_t>(walk.step), at += walk.shared_step;
+    if (inner - inner_first >= inner_count) {
+      inner -= inner_count, ++middle;
+      offset += static_cast<uint64_t>(walk.inner_carry), at += walk.shared_inner_carry;
+    }
+    if (middle - middle_first >= middle_count) {
+      middle -= middle_count, ++outer;
+      offset += static_cast<uint64_t>(walk.middle_carry), at += walk.shared_middle_carry;
+    }
+  }
 }
 
 // The first column of a tile that must hold column w: where copies take several columns they begin
@@ -59,19 +103,18 @@ template <typename T>
 __device__ __forceinline__ void fill_tile(T* shared, const SharedTile& tile,
                                           const TensorView& tensor, int64_t n, int c0, int h0,
                                           int w0, int C, int H, int W) {
-  for (uint32_t unit = threadIdx.x; unit < tile.units; unit += blockDim.x) {
-    const TilePosition at = tile_position(tile, unit);
-    const int c = c0 + at.c, h = h0 + at.h, w = w0 + at.w;
-    const bool valid = c < C && h >= 0 && h < H && w >= 0 && w < W;
-    const T* const from = valid ? tensor.at<T>(n, c, h, w) : static_cast<const T*>(tensor.data);
-    T* const to = shared + at.c * tile.pitch_c + at.h * tile.pitch_h + at.w * tile.pitch_w;
-    if (tile.unit_bytes == 16) {
-      cp_async_16(to, from, valid);
-    } else if (tile.unit_bytes == 4) {
-      cp_async_4(to, from, valid);
-    } else {
-      *to = valid ? *from : from_accumulator<T>(0);
-    }
+  const T* const data = static_cast<const T*>(tensor.data);
+  const auto fill = [&](const auto& copy) {
+    for_each_unit(tile, tensor, n, c0, h0, w0, C, H, W, [&](uint64_t offset, int at, bool valid) {
+      copy(shared + at, valid ? data + offset : data, valid);
+    });
+  };
+  if (tile.unit_bytes == 16) {
+    fill([](T* to, const T* from, bool valid) { cp_async_16(to, from, valid); });
+  } else if (tile.unit_bytes == 4) {
+    fill([](T* to, const T* from, bool valid) { cp_async_4(to, from, valid); });
+  } else {
+    fill([](T* to, const T* from, bool valid) { *to = valid ? *from : from_accumulator<T>(0); });
   }
 }
 
@@ -111,7 +154,9 @@ struct DepthwiseWork {
   int channel = 0, strip = 0;  // of the thread, within the block
   bool active = false;         // whether the thread computes
 
-  __device__ __forceinline__ DepthwiseWork(const DepthwiseParams& params, uint32_t block) {
+  // A thread owns `vector` adjacent channels.
+  __device__ __forceinline__ DepthwiseWork(const DepthwiseParams& params, uint32_t block,
+                                           int vector = 1) {
     // Neighbouring blocks share lines of memory: of pixels where channels are adjacent.
     uint32_t channel_block = 0, col_tile = 0, row_tile = 0, rest = block;
     if (params.channels_inner) rest = params.channel_blocks.divmod(rest, channel_block);
@@ -127,7 +172,7 @@ struct DepthwiseWork {
 
     uint32_t inner;
     const uint32_t outer = params.threads_inner.divmod(threadIdx.x, inner);
-    channel = static_cast<int>(params.channels_inner ? inner : outer);
+    channel = static_cast<int>(params.channels_inner ? inner : outer) * vector;
     strip = static_cast<int>(params.channels_inner ? outer : inner);
     active = channel < params.channels && strip < params.strips && c0 + channel < params.C;
   }
@@ -146,15 +191,19 @@ __device__ __forceinline__ void fill_filters(T* shared, const DepthwiseParams& p
   }
 }
 
+// The bias of a channel; without one -0, to which adding changes nothing.
+template <typename T>
+__device__ __forceinline__ float bias_of(const Epilogue& epilogue, int c) {
+  return epilogue.bias == nullptr ? -0.0f : to_accumulator(static_cast<const T*>(epilogue.bias)[c]);
+}
+
 // bias, residual and activation of a strip. Branches stand outside of the loops over columns.
 template <typename T, int kStrip>
-__device__ __forceinline__ void apply_epilogue(float (&z)[kStrip], const Epilogue& epilogue,
-                                               int64_t n, int c, int h, int w0, int width) {
-  if (epilogue.bias != nullptr) {
-    const float bias = to_accumulator(static_cast<const T*>(epilogue.bias)[c]);
+__device__ __forceinline__ void apply_epilogue(float (&z)[kStrip], float bias,
+                                               const Epilogue& epilogue, int64_t n, int c, int h,
+                                               int w0, int width) {
 #pragma unroll
-    for (int e = 0; e < kStrip; ++e) z[e] += bias;
-  }
+  for (int e = 0; e < kStrip; ++e) z[e] += bias;
   if (epilogue.residual.data != nullptr) {
     const T* const residual = epilogue.residual.at<T>(n, c, h, w0);
 #pragma unroll
@@ -190,7 +239,8 @@ __device__ __forceinline__ void store_strip(const float (&z)[kStrip], T* staged,
                       row * params.out_tile.pitch_h + w0 - max_of(work.first_w, 0);
 #pragma unroll
     for (int e = 0; e < kStrip; ++e) {
-      if (inside(e)) shared[e] = from_accumulator<T>(z[e]);
+      // The tile has room for whole strips; dgrad of stride 2 may begin one column before it.
+      if (e > 0 || w0 >= 0) shared[e] = from_accumulator<T>(z[e]);
     }
   } else {
     T* const out = params.out.at<T>(work.n, work.c0 + work.channel, work.first_h + row, w0);
@@ -206,22 +256,21 @@ template <typename T>
 __device__ __forceinline__ void drain_tile(const T* staged, const DepthwiseParams& params,
                                            const DepthwiseWork& work) {
   const SharedTile& tile = params.out_tile;
-  const int w0 = max_of(work.first_w, 0);
   const int w_end = min_of(work.first_w + params.tile_cols, params.out_w);
-  for (uint32_t unit = threadIdx.x; unit < tile.units; unit += blockDim.x) {
-    const TilePosition at = tile_position(tile, unit);
-    const int c = work.c0 + at.c, h = work.first_h + at.h, w = w0 + at.w;
-    if (c >= params.C || h < 0 || h >= params.out_h || w >= w_end) continue;
-    const T* const from = staged + at.c * tile.pitch_c + at.h * tile.pitch_h + at.w;
-    T* const to = params.out.at<T>(work.n, c, h, w);
-    if (tile.unit_bytes == 16) {
-      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-    } else if (tile.unit_bytes == 4) {
-      *reinterpret_cast<uint32_t*>(to) = *reinterpret_cast<const uint32_t*>(from);
-    } else {
-      *to = *from;
-    }
-  }
+  T* const data = static_cast<T*>(params.out.data);
+  for_each_unit(tile, params.out, work.n, work.c0, work.first_h, max_of(work.first_w, 0), params.C,
+                params.out_h, w_end, [&](uint64_t offset, int at, bool valid) {
+                  if (!valid) return;
+                  const T* const from = staged + at;
+                  T* const to = data + offset;
+                  if (tile.unit_bytes == 16) {
+                    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+                  } else if (tile.unit_bytes == 4) {
+                    *reinterpret_cast<uint32_t*>(to) = *reinterpret_cast<const uint32_t*>(from);
+                  } else {
+                    *to = *from;
+                  }
+                });
 }
 
 }  // namespace fastconv::cuda

@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
         (work.strip * kStrip * kStride + work.source_first_w - column0) * pitch_w;
     const int rows = min_of(params.rows, params.out_h - work.first_h);
 
+    const float bias = bias_of<T>(params.epilogue, work.c0 + work.channel);
     float sums[kRows][kStrip] = {};
     // At step p the last rows of x arrive that output row p needs.
 #pragma unroll 1
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseMinBlocks<kFilter>)
         }
       }
       if (p >= 0) {
-        apply_epilogue<T>(sums[0], params.epilogue, work.n, work.c0 + work.channel,
+        apply_epilogue<T>(sums[0], bias, params.epilogue, work.n, work.c0 + work.channel,
                           work.first_h + p, work.first_w + work.strip * kStrip, params.out_w);
         store_strip<T>(sums[0], staged, params, work, p);
       }

@@ -15,17 +15,9 @@
 // Limits: stride 1 or 2, dilation 1, K = C.
 #pragma once
 
-#include "cuda/device/shared_memory.cuh"
-#include "cuda/kernels/depthwise/conv2d_depthwise_tile.cuh"
+#include "cuda/kernels/depthwise/conv2d_depthwise_wgrad_work.cuh"
 
 namespace fastconv::cuda {
-
-struct DepthwiseWgradParams {
-  DepthwiseParams tiles;  // source is x, out is dy
-  float* sums = nullptr;  // [slice][col_tile][k][tap]
-  int64_t items = 0;      // row tiles of all images
-  int64_t slice_items = 0;
-};
 
 // 3x3 needs no more than 64 registers here.
 template <int kFilter>
@@ -36,40 +28,26 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
     conv2d_wgrad_depthwise(const __grid_constant__ DepthwiseWgradParams params) {
   constexpr int kRows = (kFilter + kStride - 1) / kStride;
   constexpr int kWindow = (kStrip - 1) * kStride + kFilter;
-  constexpr int kTaps = kFilter * kFilter;
   const DepthwiseParams& tiles = params.tiles;
   unsigned char* const memory = &shared_storage<unsigned char>();
   T* const x_tile = reinterpret_cast<T*>(memory + tiles.source_tile.offset);
   T* const dy_tile = reinterpret_cast<T*>(memory + tiles.out_tile.offset);
 
-  // blockIdx.x = (slice * col_tiles + col_tile) * channel_blocks + channel_block
-  uint32_t channel_block, col_tile;
-  const uint32_t partial = tiles.channel_blocks.divmod(blockIdx.x, channel_block);
-  const uint32_t slice = tiles.col_tiles.divmod(partial, col_tile);
-  const int c0 = static_cast<int>(channel_block) * tiles.channels;
-  const int x_w0 = tiles.source_first_w + static_cast<int>(col_tile) * tiles.tile_source_step_w;
-  const int dy_w0 = static_cast<int>(col_tile) * tiles.tile_cols;
-  const int x_column0 = aligned_column(tiles.source_tile, x_w0);
-  const int dy_column0 = aligned_column(tiles.out_tile, dy_w0);
-
-  uint32_t inner;
-  const uint32_t outer = tiles.threads_inner.divmod(threadIdx.x, inner);
-  const int channel = static_cast<int>(tiles.channels_inner ? inner : outer);
-  const int strip = static_cast<int>(tiles.channels_inner ? outer : inner);
-  const bool active = channel < tiles.channels && strip < tiles.strips && c0 + channel < tiles.C;
+  const DepthwiseWgradWork work(params, blockIdx.x);
+  const int c0 = work.c0;
+  const int x_column0 = aligned_column(tiles.source_tile, work.x_w0);
+  const int dy_column0 = aligned_column(tiles.out_tile, work.dy_w0);
   const int x_pitch = tiles.source_tile.pitch_w, dy_pitch = tiles.out_tile.pitch_w;
-  const T* const x_strip = x_tile + channel * tiles.source_tile.pitch_c +
-                           (strip * kStrip * kStride + x_w0 - x_column0) * x_pitch;
-  const T* const dy_strip =
-      dy_tile + channel * tiles.out_tile.pitch_c + (strip * kStrip + dy_w0 - dy_column0) * dy_pitch;
+  const T* const x_strip = x_tile + work.channel * tiles.source_tile.pitch_c +
+                           (work.strip * kStrip * kStride + work.x_w0 - x_column0) * x_pitch;
+  const T* const dy_strip = dy_tile + work.channel * tiles.out_tile.pitch_c +
+                            (work.strip * kStrip + work.dy_w0 - dy_column0) * dy_pitch;
 
-  const int columns = tiles.out_w - dy_w0 - strip * kStrip;  // of dy, for this thread
+  const int columns = tiles.out_w - work.dy_w0 - work.strip * kStrip;  // of dy, for this thread
 
-  float sums[kFilter][kFilter] = {};
-  const int64_t begin = slice * params.slice_items;
-  const int64_t end = min_of(begin + params.slice_items, params.items);
+  float sums[kFilter][kFilter][1] = {};
 #pragma unroll 1
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = work.begin; item < work.end; ++item) {
     const int64_t n = item / tiles.row_tiles.divisor();
     const int row_tile = static_cast<int>(item - n * tiles.row_tiles.divisor());
     const int x_h0 = tiles.source_first_h + row_tile * tiles.tile_source_step_h;
@@ -82,7 +60,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
-    if (!active) continue;
+    if (!work.active) continue;
 
     const int rows = min_of(tiles.rows, tiles.out_h - p0);
     // dy[a] is row p + a; the products of rows outside of the tile are left out.
@@ -116,7 +94,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
             if (q >= columns) continue;
 #pragma unroll
             for (int s = 0; s < kFilter; ++s) {
-              sums[r < 0 ? 0 : r][s] += x[q * kStride + s] * dy[a][q];
+              sums[r < 0 ? 0 : r][s][0] += x[q * kStride + s] * dy[a][q];
             }
           }
         }
@@ -129,28 +107,7 @@ __global__ void __launch_bounds__(kThreads, kDepthwiseWgradMinBlocks<kFilter>)
     }
   }
 
-  // One filter row at a time: [s][strip][channel] or [s][channel][strip], as threads are numbered.
-  float* const shared = reinterpret_cast<float*>(memory);
-  const int count = tiles.channels * tiles.strips;
-  float* const out = params.sums + (static_cast<int64_t>(partial) * tiles.C + c0) * kTaps;
-#pragma unroll
-  for (int r = 0; r < kFilter; ++r) {
-    __syncthreads();
-    if (active) {
-#pragma unroll
-      for (int s = 0; s < kFilter; ++s) shared[s * count + threadIdx.x] = sums[r][s];
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < tiles.channels * kFilter; i += blockDim.x) {
-      const int c = i / kFilter, s = i % kFilter;
-      if (c0 + c >= tiles.C) break;
-      const int first = tiles.channels_inner ? c : c * tiles.strips;
-      const int step = tiles.channels_inner ? tiles.channels : 1;
-      float sum = shared[s * count + first];
-      for (int j = 1; j < tiles.strips; ++j) sum += shared[s * count + first + j * step];
-      out[c * kTaps + r * kFilter + s] = sum;
-    }
-  }
+  add_strips(sums, params, work);
 }
 
 }  // namespace fastconv::cuda
