@@ -64,6 +64,7 @@ inline void bind_plan(py::module_& m) {
       .def_readonly("math", &CudaConvPlan::math)
       .def_readonly("vectorised", &CudaConvPlan::vectorised)
       .def_readonly("packed_w", &CudaConvPlan::packed_w)
+      .def_readonly("packed_source", &CudaConvPlan::packed_source)
       .def_readonly("splits", &CudaConvPlan::splits)
       .def_readonly("tile_name", &CudaConvPlan::tile_name)
       .def_readonly("reason", &CudaConvPlan::reason)

@@ -1,13 +1,15 @@
 // The tensor-core implicit GEMM: which tile, how it loads, how often gemm_k is split.
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
+#include "plan/cuda_pixel_tile_plan.h"
 #include "plan/cuda_plan.h"
 #include "plan/implicit_gemm_clocks.h"
 #include "plan/implicit_gemm_geometry.h"
-#include "plan/pixel_tile_geometry.h"
 
 namespace fastconv {
 namespace {
@@ -19,22 +21,6 @@ constexpr double kMaxSpan = 1 << 30;
 // Terms of a sum, so that the offsets within 128 packed filters have 32 bits.
 constexpr int64_t kMaxTerms = int64_t{1} << 23;
 constexpr int64_t kMaxSplits = 256;
-// Partial sums may take this much memory.
-constexpr int64_t kMaxPartialBytes = int64_t{256} << 20;
-
-CudaMath math_of(const CudaConvCall& call) {
-  switch (call.dtype) {
-    case DType::float16:
-      return CudaMath::fp16;
-    case DType::bfloat16:
-      return CudaMath::bf16;
-    case DType::float32:
-      return call.allow_tf32 ? CudaMath::tf32 : CudaMath::tf32x3;
-    case DType::float64:
-      break;
-  }
-  throw std::invalid_argument("the implicit GEMM knows no float64");
-}
 
 // Whether channels lie side by side, and every pixel of every group begins a 16-byte vector.
 bool vectorisable(const Strides& strides, const TensorSize& size, int64_t channels_per_group,
@@ -137,9 +123,9 @@ std::vector<PhaseShape> phases_of(const CudaConvCall& call) {
   return phases;
 }
 
-// Chooses tile and splits together, by modelled time. Partial sums of one slice take slice_bytes;
-// wgrad's kernel writes them without a split, too.
-void choose_tile_and_splits(const CudaConvCall& call, int64_t slice_bytes, CudaConvPlan& plan) {
+// Chooses tile and splits together, by modelled time, which it returns in clocks. Partial sums of
+// one slice take slice_bytes; wgrad's kernel writes them without a split, too.
+double choose_tile_and_splits(const CudaConvCall& call, int64_t slice_bytes, CudaConvPlan& plan) {
   const int64_t slab = kGemmSlabBytes / element_size(call.dtype);
   const int64_t affordable =
       std::clamp<int64_t>(kMaxPartialBytes / std::max<int64_t>(slice_bytes, 1), 1, kMaxSplits);
@@ -180,9 +166,40 @@ void choose_tile_and_splits(const CudaConvCall& call, int64_t slice_bytes, CudaC
     }
   }
   plan.tile_name = name_of(plan.gemm);
+  return best;
 }
 
 bool masks_have_bits(const ConvProblem& problem) { return problem.R + problem.S <= kMaxMaskedTaps; }
+
+TensorSize x_size(const ConvProblem& problem) {
+  return {problem.N, problem.C, problem.H, problem.W};
+}
+TensorSize y_size(const ConvProblem& problem) {
+  return {problem.N, problem.K, problem.P(), problem.Q()};
+}
+
+// Whether channels fill vectors, so that tensors that do not lie in them can be copied to where
+// they do.
+bool fills_vectors(int64_t channels_per_group, DType dtype) {
+  return channels_per_group % (kAccessBytes / element_size(dtype)) == 0;
+}
+
+// Makes the plan for tensors as they lie. Where they have no vectors, another one for copies of
+// `sources` to channels_last, if they would have some there, and takes the faster one.
+CudaConvPlan plan_with_sources(const CudaConvCall& call, CudaConvPlan plan, bool could_be_packed,
+                               std::initializer_list<TensorSize> sources, int64_t slice_bytes) {
+  const double clocks = choose_tile_and_splits(call, slice_bytes, plan);
+  if (plan.vectorised || !could_be_packed || !masks_have_bits(call.problem)) return plan;
+  CudaConvPlan packed = plan;
+  packed.vectorised = packed.packed_source = true;
+  int64_t bytes = 0;
+  for (const TensorSize& size : sources) {
+    bytes += packed_source_bytes(size, element_size(call.dtype));
+  }
+  packed.workspace_bytes += bytes;
+  return choose_tile_and_splits(call, slice_bytes, packed) + copy_clocks(bytes) < clocks ? packed
+                                                                                         : plan;
+}
 
 CudaConvPlan plan_wgrad(const CudaConvCall& call) {
   const ConvProblem& problem = call.problem;
@@ -190,99 +207,12 @@ CudaConvPlan plan_wgrad(const CudaConvCall& call) {
   plan.math = math_of(call);
   plan.vectorised = call.aligned && x_vectorisable(call) && y_vectorisable(call) &&
                     masks_have_bits(problem) && pixels_equally_spaced(call.y, problem);
+  const bool could_be_packed = fills_vectors(problem.channels_per_group(), call.dtype) &&
+                               fills_vectors(problem.filters_per_group(), call.dtype);
   const int64_t slice_bytes = problem.w_elements() * static_cast<int64_t>(sizeof(float));
-  choose_tile_and_splits(call, slice_bytes, plan);
-  plan.workspace_bytes = workspace_part(plan.splits * slice_bytes);
-  return plan;
-}
-
-// Blocks, for one multiprocessor, of the kernels whose blocks take rectangles of pixels, as far as
-// registers go.
-constexpr int64_t kPixelTileBlocksPerSm = 3;
-
-// Divides the rectangles of N x P x Q pixels among blocks that all run at once, so that each loads
-// its filters once. As many blocks again for each of `columns` sets of filters.
-int pixel_tile_blocks(const CudaDevice& device, int64_t N, int64_t P, int64_t Q, int64_t columns,
-                      int64_t shared_bytes) {
-  const int64_t tiles =
-      checked_product("tiles", N, div_up(P, kPixelTileRows), div_up(Q, kPixelTileColumns));
-  const int64_t resident =
-      std::clamp<int64_t>(device.shared_memory / shared_bytes, 1, kPixelTileBlocksPerSm);
-  return static_cast<int>(
-      std::clamp<int64_t>(resident * device.sm_count / columns, 1, std::max<int64_t>(tiles, 1)));
-}
-
-std::string pixel_tile_name(const std::string& what, int64_t columns) {
-  return what + ", " + std::to_string(kPixelTileRows) + "x" + std::to_string(kPixelTileColumns) +
-         " pixels x " + std::to_string(columns);
-}
-
-GemmKernel stem_kernel(const ConvProblem& problem) {
-  return problem.K <= stem_filters(GemmKernel::stem_few_filters) ? GemmKernel::stem_few_filters
-                                                                 : GemmKernel::stem;
-}
-
-bool has_stem(const CudaConvCall& call) {
-  const ConvProblem& problem = call.problem;
-  return call.op == ConvOp::fprop && element_size(call.dtype) == 2 && problem.groups == 1 &&
-         problem.C <= kStemChannels &&
-         StemGeometry(problem, stem_kernel(problem)).shared_bytes <= call.device.shared_memory;
-}
-
-CudaConvPlan plan_stem(const CudaConvCall& call) {
-  const ConvProblem& problem = call.problem;
-  CudaConvPlan plan;
-  plan.math = math_of(call);
-  plan.gemm = stem_kernel(problem);
-  const int filters = stem_filters(plan.gemm);
-  plan.blocks =
-      pixel_tile_blocks(call.device, problem.N, problem.P(), problem.Q(),
-                        div_up(problem.K, filters), StemGeometry(problem, plan.gemm).shared_bytes);
-  plan.tile_name = pixel_tile_name("stem", filters);
-  return plan;
-}
-
-bool has_grouped(const CudaConvCall& call) {
-  const ConvProblem& problem = call.problem;
-  const int64_t group = problem.channels_per_group();
-  const bool dgrad = call.op == ConvOp::dgrad;
-  const Strides& source = dgrad ? call.y : call.x;
-  const TensorSize size = dgrad ? TensorSize{problem.N, problem.K, problem.P(), problem.Q()}
-                                : TensorSize{problem.N, problem.C, problem.H, problem.W};
-  const int64_t vector = kAccessBytes / 2;
-  const bool dy_aligned = rows_are_aligned(call.y, {problem.N, problem.K, problem.P(), problem.Q()},
-                                           2, &Strides::c, kAccessBytes);
-  return element_size(call.dtype) == 2 && problem.groups > 1 &&
-         group == problem.filters_per_group() && (group == 4 || group == 8 || group == 16) &&
-         (!dgrad || (problem.stride_h == 1 && problem.stride_w == 1)) && call.aligned &&
-         problem.C % vector == 0 && source.c == 1 &&
-         rows_are_aligned(source, size, 2, &Strides::c, kAccessBytes) &&
-         (call.op != ConvOp::wgrad || (call.y.c == 1 && dy_aligned)) &&
-         GroupedGeometry(call.op, problem).shared_bytes <= call.device.shared_memory;
-}
-
-CudaConvPlan plan_grouped(const CudaConvCall& call) {
-  const ConvProblem& problem = call.problem;
-  const bool dgrad = call.op == ConvOp::dgrad;
-  const int64_t group = problem.channels_per_group();
-  CudaConvPlan plan;
-  plan.math = math_of(call);
-  plan.vectorised = true;
-  plan.gemm = group == 4   ? GemmKernel::grouped4
-              : group == 8 ? GemmKernel::grouped8
-                           : GemmKernel::grouped16;
-  plan.blocks = pixel_tile_blocks(
-      call.device, problem.N, dgrad ? problem.H : problem.P(), dgrad ? problem.W : problem.Q(),
-      div_up(problem.C, kGroupedChannels), GroupedGeometry(call.op, problem).shared_bytes);
-  plan.tile_name = pixel_tile_name("groups of " + std::to_string(group), kGroupedChannels);
-  if (call.op == ConvOp::wgrad) {
-    const int64_t slice_bytes = problem.w_elements() * static_cast<int64_t>(sizeof(float));
-    const int64_t affordable =
-        std::max<int64_t>(kMaxPartialBytes / (slice_bytes * kWgradGroupedSlices), 1);
-    plan.blocks = static_cast<int>(std::min<int64_t>(plan.blocks, affordable));
-    plan.splits = plan.blocks * kWgradGroupedSlices;
-    plan.workspace_bytes = workspace_part(plan.splits * slice_bytes);
-  }
+  plan = plan_with_sources(call, plan, could_be_packed, {x_size(problem), y_size(problem)},
+                           slice_bytes);
+  plan.workspace_bytes += workspace_part(plan.splits * slice_bytes);
   return plan;
 }
 
@@ -298,7 +228,10 @@ CudaConvPlan plan_fprop_or_dgrad(const CudaConvCall& call) {
   plan.packed_w = dgrad || !is_krsc(call, vector);
   const int64_t slice_bytes = checked_product("partial sums", shape.gemm_m, shape.gemm_n,
                                               problem.groups, int64_t{sizeof(float)});
-  choose_tile_and_splits(call, slice_bytes, plan);
+  const bool could_be_packed =
+      fills_vectors(dgrad ? problem.filters_per_group() : problem.channels_per_group(), call.dtype);
+  plan = plan_with_sources(call, plan, could_be_packed, {dgrad ? y_size(problem) : x_size(problem)},
+                           slice_bytes);
   if (plan.packed_w) {
     plan.workspace_bytes += workspace_part(packed_elements(call.op, problem, size) * size);
   }
@@ -307,6 +240,20 @@ CudaConvPlan plan_fprop_or_dgrad(const CudaConvCall& call) {
 }
 
 }  // namespace
+
+CudaMath math_of(const CudaConvCall& call) {
+  switch (call.dtype) {
+    case DType::float16:
+      return CudaMath::fp16;
+    case DType::bfloat16:
+      return CudaMath::bf16;
+    case DType::float32:
+      return call.allow_tf32 ? CudaMath::tf32 : CudaMath::tf32x3;
+    case DType::float64:
+      break;
+  }
+  throw std::invalid_argument("the implicit GEMM knows no float64");
+}
 
 std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
   const ConvProblem& problem = call.problem;
@@ -345,8 +292,7 @@ std::string implicit_gemm_unsupported_reason(const CudaConvCall& call) {
 }
 
 CudaConvPlan plan_implicit_gemm(const CudaConvCall& call) {
-  if (has_stem(call)) return plan_stem(call);
-  if (has_grouped(call)) return plan_grouped(call);
+  if (const std::optional<CudaConvPlan> plan = plan_pixel_tiles(call)) return *plan;
   return call.op == ConvOp::wgrad ? plan_wgrad(call) : plan_fprop_or_dgrad(call);
 }
 

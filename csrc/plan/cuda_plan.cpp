@@ -46,12 +46,14 @@ CudaPlanNumbers numbers_of(const CudaConvPlan& plan) {
     }
     throw unknown(plan.algorithm);
   };
-  return {static_cast<int>(plan.algorithm), kernel(),    int{plan.vectorised}, int{plan.packed_w},
-          static_cast<int>(plan.math),      plan.splits, plan.blocks};
+  return {
+      static_cast<int>(plan.algorithm), kernel(),    int{plan.vectorised}, int{plan.packed_w},
+      static_cast<int>(plan.math),      plan.splits, plan.blocks,          int{plan.packed_source}};
 }
 
 CudaConvPlan plan_of(const CudaPlanNumbers& numbers) {
-  const auto [algorithm, kernel, vectorised, packed_w, math, splits, blocks] = numbers;
+  const auto [algorithm, kernel, vectorised, packed_w, math, splits, blocks, packed_source] =
+      numbers;
   CudaConvPlan plan;
   plan.algorithm = static_cast<CudaAlgorithm>(algorithm);
   switch (plan.algorithm) {
@@ -72,6 +74,7 @@ CudaConvPlan plan_of(const CudaPlanNumbers& numbers) {
   plan.math = static_cast<CudaMath>(math);
   plan.splits = splits;
   plan.blocks = blocks;
+  plan.packed_source = packed_source != 0;
   return plan;
 }
 

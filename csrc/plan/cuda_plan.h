@@ -82,8 +82,9 @@ struct CudaConvPlan {
   DirectKernel direct = DirectKernel::wide;
   GemmKernel gemm = GemmKernel::tile128x128;
   DepthwiseKernel depthwise = DepthwiseKernel::any_geometry;
-  bool vectorised = false;  // 16-byte accesses along channels (or along rows)
-  bool packed_w = false;    // w is copied into the workspace in the order the kernel reads it
+  bool vectorised = false;     // 16-byte accesses along channels (or along rows)
+  bool packed_w = false;       // w is copied into the workspace in the order the kernel reads it
+  bool packed_source = false;  // so are x (for dgrad dy, for wgrad both), to channels_last
   CudaMath math = CudaMath::fma;
   int splits = 1;  // slices of gemm_k, summed in a fixed order afterwards
   int blocks = 0;  // that share the tiles, where a block takes several
@@ -93,8 +94,9 @@ struct CudaConvPlan {
 };
 
 // What a launch needs of a plan, as integers, since it passes from one native module to the other:
-//   algorithm, kernel of the algorithm, vectorised, packed_w, math, splits, blocks
-using CudaPlanNumbers = std::array<int, 7>;
+//   algorithm, kernel of the algorithm, vectorised, packed_w, math, splits, blocks,
+//   packed_source
+using CudaPlanNumbers = std::array<int, 8>;
 CudaPlanNumbers numbers_of(const CudaConvPlan& plan);
 CudaConvPlan plan_of(const CudaPlanNumbers& numbers);
 

@@ -24,9 +24,10 @@ constexpr double kElementGatherInstructions = 130, kElementInstructions = 8;
 constexpr double kSlabLatency = 200;
 // To fill a block's pipeline and to store its tile.
 constexpr double kBlockClocks = 2500;
-// To start split_k_reduce after the last block; bytes of partial sums, mostly in L2, that the whole
-// device writes or reads in a clock.
-constexpr double kReduceClocks = 4000, kPartialBytesPerClock = 3000;
+// To start another kernel after the last block; bytes of partial sums, mostly in L2, that the whole
+// device writes or reads in a clock, and bytes of memory.
+constexpr double kLaunchClocks = 4000, kPartialBytesPerClock = 3000;
+constexpr double kMemoryBytesPerClock = 1700;
 
 // Of the busiest unit of a multiprocessor, for one slab of a tile, of which lanes load
 // single_elements one by one.
@@ -75,8 +76,14 @@ inline double gemm_clocks(const GemmTile& tile, double clocks_of_slab, const Gem
   return std::max(busy, static_cast<double>(rounds) * alone);
 }
 
+// To start a kernel that copies tensors of so many bytes, and what memory takes to read and write
+// them.
+inline double copy_clocks(int64_t bytes) {
+  return kLaunchClocks + 2.0 * static_cast<double>(bytes) / kMemoryBytesPerClock;
+}
+
 inline double reduce_clocks(int64_t slice_bytes, int64_t splits) {
-  return kReduceClocks + 2.0 * static_cast<double>(slice_bytes) * static_cast<double>(splits) /
+  return kLaunchClocks + 2.0 * static_cast<double>(slice_bytes) * static_cast<double>(splits) /
                              kPartialBytesPerClock;
 }
 

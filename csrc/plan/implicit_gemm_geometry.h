@@ -82,6 +82,18 @@ constexpr int warps_per_sm(const GemmTile& tile) {
 // Taps that the masks of the vectorised main loops have bits for: those of both axes together.
 constexpr int64_t kMaxMaskedTaps = 31;
 
+// Workspace parts begin at multiples of this.
+constexpr int64_t kWorkspaceAlignment = 256;
+constexpr int64_t workspace_part(int64_t bytes) { return round_up(bytes, kWorkspaceAlignment); }
+
+// Bytes, in the workspace, of a tensor that is copied to channels_last, and its strides there.
+constexpr int64_t packed_source_bytes(const TensorSize& size, int64_t element_size) {
+  return workspace_part(size.n * size.c * size.h * size.w * element_size);
+}
+constexpr Strides packed_source_strides(const TensorSize& size) {
+  return {size.h * size.w * size.c, 1, size.w * size.c, size.c};
+}
+
 // The stride from pixel to pixel of y, in the order (n, p, q), if there is one for all of them.
 inline int64_t pixel_stride(const Strides& y, const ConvProblem& problem) {
   return problem.Q() > 1 ? y.w : problem.P() > 1 ? y.h : y.n;
@@ -96,10 +108,6 @@ inline bool pixels_equally_spaced(const Strides& y, const ConvProblem& problem) 
 constexpr int64_t packed_row(int64_t gemm_k, int64_t element_size) {
   return round_up(gemm_k, kAccessBytes / element_size);
 }
-
-// Workspace parts begin at multiples of this.
-constexpr int64_t kWorkspaceAlignment = 256;
-constexpr int64_t workspace_part(int64_t bytes) { return round_up(bytes, kWorkspaceAlignment); }
 
 // Elements of the packed filters of all phases and groups.
 inline int64_t packed_elements(ConvOp op, const ConvProblem& problem, int64_t element_size) {

@@ -50,7 +50,8 @@ def run(op, problem, x, w, y, tile=None, vectorised=None, splits=None, epilogue=
     """A direct pass by the plan, with parts of it replaced. Returns (tile, vectorised, splits)."""
     native = native_problem(problem)
     algorithm, *chosen = plan(op, native, x, w, y).numbers
-    replaced = [tile, vectorised, None, None, splits, None]  # packed_w, math and blocks stay
+    # packed_w, math, blocks and packed_source stay
+    replaced = [tile, vectorised, None, None, splits, None, None]
     numbers = [c if r is None else int(r) for c, r in zip(chosen, replaced)]
     memory = workspace(numbers[4] * w.numel() * 8, x)
     bias, residual, activation = epilogue

@@ -62,7 +62,7 @@ def planned(monkeypatch):
 
     usual = CudaBackend._make_plan
 
-    def fix(math, vectorised, wgrad, tile, splits):
+    def fix(math, vectorised, wgrad, tile, splits, packed_source=0):
         def plan(self, op, *args):
             if (op == ConvOp.wgrad) != wgrad:
                 return usual(self, op, *args)
@@ -74,7 +74,8 @@ def planned(monkeypatch):
                 int(made.packed_w),
                 int(getattr(core.CudaMath, math)),
                 splits,
-                0,
+                0,  # blocks
+                packed_source,
             )
             return SimpleNamespace(
                 algorithm=made.algorithm, numbers=numbers, workspace_bytes=32 << 20
@@ -197,8 +198,28 @@ def test_the_plan_reaches_every_kernel_and_no_other():
     assert reached == set(KERNELS) | stems | grouped
 
 
-def exact_passes(problem, x, w, dy):
-    got = passes("cuda:implicit_gemm", problem, x, w, dy, True)
+@pytest.mark.parametrize("math", ["fp16", "tf32x3"])
+def test_sources_that_are_copied_to_channels_last(math, planned):
+    """Tiles of the copy with tails along pixels and channels; images in turn."""
+    problem = Conv("copied", N=3, C=72, H=9, W=11, K=80, pad=(1, 1))
+    x, w, dy = drawn(integers, problem, DTYPE_OF[math], False, 1, device=DEVICE)
+    for wgrad in (False, True):
+        planned(math, True, wgrad, SQUARE, 2, packed_source=1)
+        exact_passes(problem, x, w, dy, False)
+
+
+def test_the_plan_copies_large_sources_that_have_no_vectors():
+    for op in ConvOp.__members__.values():
+        for C, packed in ((64, True), (60, False)):
+            sizes = ConvProblem(N=32, C=C, H=56, W=56, K=C, R=3, S=3, pad_h=1, pad_w=1)
+            strides = dense_strides(sizes, False)
+            backend = BACKENDS["cuda:implicit_gemm"]
+            plan = backend._make_plan(op, sizes, torch.float16, False, *strides, True, None)
+            assert plan.packed_source == plan.vectorised == packed
+
+
+def exact_passes(problem, x, w, dy, channels_last=True):
+    got = passes("cuda:implicit_gemm", problem, x, w, dy, channels_last)
     expected = conv_passes(problem, x.double(), w.double(), dy.double())
     for name, a, e in zip(("y", "dx", "dw"), got, expected):
         assert_exact(a, e, name)

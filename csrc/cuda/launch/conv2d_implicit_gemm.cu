@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/kernels/gemm/implicit_gemm_pack_filters.cuh"
+#include "cuda/kernels/gemm/pack_source.cuh"
 #include "cuda/kernels/gemm/split_k_reduce.cuh"
 #include "cuda/launch/gemm_store.h"
 #include "cuda/launch/instances/implicit_gemm_instances.h"
@@ -31,6 +32,8 @@ namespace {
 // The kernels that pack filters and add up slices take several elements a thread beyond so many
 // blocks, which fill any device.
 constexpr int64_t kMaxHelperBlocks = 4096;
+// Blocks of a grid along its last axis.
+constexpr int64_t kMaxPackedImages = 65535;
 
 template <typename Visitor>
 cudaError_t dispatch_math(CudaMath math, const Visitor& visit) {
@@ -75,6 +78,28 @@ cudaError_t reduce(const CudaConvArgs& args, SplitKReduceParams& sum, const Tens
   });
 }
 
+// Copies a tensor to `place` in channels_last, if the plan says so, and goes on behind it.
+cudaError_t pack_source_if_planned(const CudaConvArgs& args, const TensorSize& size,
+                                   TensorView& tensor, unsigned char*& place) {
+  if (!args.plan.packed_source) return cudaSuccess;
+  PackSourceParams params;
+  params.from = tensor;
+  params.to = place;
+  params.N = size.n;
+  params.C = static_cast<int>(size.c), params.pixels = static_cast<int>(size.h * size.w);
+  params.width = divmod(size.w);
+  tensor = {place, packed_source_strides(size)};
+  place += packed_source_bytes(size, element_size(args.dtype));
+  const dim3 grid(static_cast<unsigned>(div_up(params.pixels, kPackPixels)),
+                  static_cast<unsigned>(div_up(params.C, kPackChannels)),
+                  static_cast<unsigned>(std::min<int64_t>(size.n, kMaxPackedImages)));
+  return element_size(args.dtype) == 4
+             ? launch(pack_source<uint32_t>, grid, kPackSourceThreads,
+                      sizeof(PackSourceTile<uint32_t>), args.stream, params)
+             : launch(pack_source<uint16_t>, grid, kPackSourceThreads,
+                      sizeof(PackSourceTile<uint16_t>), args.stream, params);
+}
+
 // ---- fprop and dgrad -------------------------------------------------------------------------
 
 // The phases by falling number of taps: blocks start in order, and a long one that starts last
@@ -90,20 +115,27 @@ std::vector<std::pair<GatherAxis, GatherAxis>> longest_first(const GemmAxes& axe
   return phases;
 }
 
-// One call, whose parameters the constructor fills in and whose kernels run() starts.
+// One call, whose kernels run() starts.
 class GatherGemm {
  public:
   explicit GatherGemm(const CudaConvArgs& args)
       : args_(args),
         problem_(args.problem),
         dgrad_(args.op == ConvOp::dgrad),
-        axes_(args.op, problem_) {
+        place_(static_cast<unsigned char*>(args.workspace)),
+        axes_(args.op, problem_) {}
+
+  cudaError_t run() {
+    source_ = dgrad_ ? args_.y : args_.x;
+    const TensorSize size = dgrad_ ? TensorSize{problem_.N, problem_.K, problem_.P(), problem_.Q()}
+                                   : TensorSize{problem_.N, problem_.C, problem_.H, problem_.W};
+    if (const cudaError_t status = pack_source_if_planned(args_, size, source_, place_);
+        status != cudaSuccess) {
+      return status;
+    }
     gather();
     phases();
     workspace();
-  }
-
-  cudaError_t run() {
     if (args_.plan.packed_w) {
       if (const cudaError_t status = pack(); status != cudaSuccess) return status;
     }
@@ -124,7 +156,7 @@ class GatherGemm {
 
  private:
   void gather() {
-    params_.source = dgrad_ ? args_.y : args_.x;
+    params_.source = source_;
     params_.output.out = dgrad_ ? args_.x : args_.y;
     params_.source_h = static_cast<int>(dgrad_ ? problem_.P() : problem_.H);
     params_.source_w = static_cast<int>(dgrad_ ? problem_.Q() : problem_.W);
@@ -216,14 +248,13 @@ class GatherGemm {
   }
 
   void workspace() {
-    unsigned char* place = static_cast<unsigned char*>(args_.workspace);
     params_.filters = args_.w.data;
     if (args_.plan.packed_w) {
-      params_.filters = place;
-      pack_.packed = place;
-      place += workspace_part(packed_bytes_);
+      params_.filters = place_;
+      pack_.packed = place_;
+      place_ += workspace_part(packed_bytes_);
     }
-    if (args_.plan.splits > 1) params_.output.partial = reinterpret_cast<float*>(place);
+    if (args_.plan.splits > 1) params_.output.partial = reinterpret_cast<float*>(place_);
   }
 
   cudaError_t pack() {
@@ -243,7 +274,9 @@ class GatherGemm {
   const CudaConvArgs& args_;
   const ConvProblem& problem_;
   const bool dgrad_;
+  unsigned char* place_;  // of what comes next in the workspace
   const GemmAxes axes_;
+  TensorView source_;
   ImplicitGemmParams params_;
   PackFiltersParams pack_;
   int64_t channels_ = 0, longest_row_ = 0, packed_bytes_ = 0;
@@ -252,17 +285,18 @@ class GatherGemm {
 
 // ---- wgrad -----------------------------------------------------------------------------------
 
-// Sums of slices in the workspace.
-cudaError_t multiply_wgrad(const CudaConvArgs& args) {
+// Writes the sums of slices to `partial`.
+cudaError_t multiply_wgrad(const CudaConvArgs& args, const TensorView& x, const TensorView& dy,
+                           float* partial) {
   const ConvProblem& problem = args.problem;
   const GemmShape shape = problem.gemm_shape(ConvOp::wgrad);
   const GemmTile tile = tile_of(args.plan.gemm);
   WgradGemmParams params;
-  params.x = args.x;
-  params.dy = args.y;
-  params.partial = static_cast<float*>(args.workspace);
+  params.x = x;
+  params.dy = dy;
+  params.partial = partial;
   params.slice_elements = problem.w_elements();
-  params.dy_pixel = pixel_stride(args.y.strides, problem);
+  params.dy_pixel = pixel_stride(dy.strides, problem);
   const GatherAxis h = fprop_axis(h_axis(problem)), w = fprop_axis(w_axis(problem));
   params.source_h = static_cast<int>(h.source_size);
   params.source_w = static_cast<int>(w.source_size);
@@ -292,11 +326,20 @@ cudaError_t multiply_wgrad(const CudaConvArgs& args) {
 
 cudaError_t run_wgrad(const CudaConvArgs& args) {
   const ConvProblem& problem = args.problem;
-  const cudaError_t status =
-      is_grouped_kernel(args.plan.gemm) ? conv2d_grouped_gemm(args) : multiply_wgrad(args);
+  unsigned char* place = static_cast<unsigned char*>(args.workspace);
+  TensorView x = args.x, dy = args.y;
+  cudaError_t status =
+      pack_source_if_planned(args, {problem.N, problem.C, problem.H, problem.W}, x, place);
+  if (status != cudaSuccess) return status;
+  status =
+      pack_source_if_planned(args, {problem.N, problem.K, problem.P(), problem.Q()}, dy, place);
+  if (status != cudaSuccess) return status;
+  float* const partial = reinterpret_cast<float*>(place);
+  status = is_grouped_kernel(args.plan.gemm) ? conv2d_grouped_gemm(args)
+                                             : multiply_wgrad(args, x, dy, partial);
   if (status != cudaSuccess) return status;
   SplitKReduceParams sum;
-  sum.partial = static_cast<const float*>(args.workspace);
+  sum.partial = partial;
   sum.count = problem.w_elements();
   sum.splits = args.plan.splits;
   sum.out = args.w;

@@ -260,8 +260,9 @@ class CudaBackend(Conv2dBackend, CudaPool2d, Backend):
 
 
 def _kernel_of(op, dtype, plan):
-    _, kernel, vectorised, packed_w, math, splits, *_ = plan.numbers
-    detail = (core.CudaMath(math).name, kernel, vectorised, packed_w, splits > 1)
+    _, kernel, vectorised, packed_w, math, splits, _, packed_source = plan.numbers
+    packed = packed_w + 2 * packed_source
+    detail = (core.CudaMath(math).name, kernel, vectorised, packed, splits > 1)
     return Kernel(op.name, plan.algorithm.name, dtype, detail)
 
 
@@ -272,6 +273,8 @@ def _describe(plan):
         parts.append("16-byte accesses")
     if plan.packed_w:
         parts.append("w packed")
+    if plan.packed_source:
+        parts.append("copied to channels_last")
     if plan.splits > 1:
         parts.append(f"gemm_k in {plan.splits} slices")
     if plan.workspace_bytes:
