@@ -48,6 +48,8 @@ def predict_conv2d(op, problem, dtype, channels_last, machine, allow_tf32=False)
     if plan.packed_w and on_tensor_cores:
         w_bytes = problem.K * problem.C // problem.groups * problem.R * problem.S * dtype.itemsize
         steps.append(copy_prediction(2 * w_bytes, machine))
+    if plan.packed_source:
+        steps += [copy_prediction(2 * size, machine) for size in _sources(op, problem, dtype)]
     slices = plan.splits * (_PARTIAL_BYTES * _results(op, problem))
     if plan.splits > 1 or (op == ConvOp.wgrad and plan.workspace_bytes):
         steps.append(copy_prediction(slices, machine))
@@ -59,6 +61,13 @@ def _results(op, problem):
     if op == ConvOp.wgrad:
         return K * (C // problem.groups) * R * S
     return prod(problem.out_size()) if op == ConvOp.fprop else N * C * H * W
+
+
+def _sources(op, problem, dtype):
+    """Bytes of what a pass reads beside w."""
+    N, C, H, W, *_ = problem.sizes
+    x, y = N * C * H * W * dtype.itemsize, prod(problem.out_size()) * dtype.itemsize
+    return {ConvOp.fprop: [x], ConvOp.dgrad: [y], ConvOp.wgrad: [x, y]}[op]
 
 
 def _tile(plan):
@@ -244,18 +253,23 @@ def _depthwise(op, problem, plan, dtype, memory_bytes, arch):
     if match is None:
         return _depthwise_generic(op, problem, plan, dtype, memory_bytes, arch)
     filter_, stride, channels, rows, columns = map(int, match.groups())
+    vectors = "in vectors" in plan.tile_name
     N, C, H, W, *_ = problem.sizes
     gathers = op == ConvOp.dgrad and stride == 2
     kind = "wgrad" if op == ConvOp.wgrad else "dgrad" if gathers else "fprop"
     words = (TYPE_NAMES[dtype], str(filter_), *(() if gathers else (str(stride),)))
-    kernel = kernel_speed(arch, f"conv2d_{kind}_depthwise", *words)
+    name = f"conv2d_{kind}_depthwise" + ("_vectors" if vectors else "")
+    kernel = kernel_speed(arch, name, *words)
     height, width = (H, W) if op == ConvOp.dgrad else problem.out_size()[2:]
     tiles = N * _tiles(C, channels) * _tiles(height, rows) * _tiles(width, columns)
-    # A block has a thread for each strip of columns of each channel.
-    strip = int(kernel.arguments[2 if gathers else 3])
-    threads = _tiles(channels * columns // strip, WARP) * WARP
+    # A block has a thread for each strip of columns of each channel, or vector of channels.
+    owned = int(kernel.arguments[-3]) if vectors else 1
+    strip = int(kernel.arguments[-2])
+    threads = _tiles(channels // owned * columns // strip, WARP) * WARP
     taps = filter_**2 / (stride**2 if gathers else 1)
-    turns = rows * strip * taps / (kernel.loop_flop / 2 / kernel.threads)
+    turns = rows * strip * owned * taps / (kernel.loop_flop / 2 / kernel.threads)
+    if vectors:  # a thread takes in the first rows of its window before its first results
+        turns += 1 if gathers else _tiles(filter_, stride) - 1
     step = 1 / stride if gathers else stride
     pixel = channels * dtype.itemsize
     source = pixel * (rows * step + filter_ - 1) * (columns * step + filter_ - 1)
@@ -271,9 +285,9 @@ def _depthwise(op, problem, plan, dtype, memory_bytes, arch):
         each * turns,
         memory_bytes,
         threads=threads,
-        load_turns=each * moved / kernel.load_bytes * kernel.threads / threads,
-        other_bytes=tiles * (source + result),
-        shared_memory=int(moved),
+        load_turns=0 if vectors else each * moved / kernel.load_bytes * kernel.threads / threads,
+        other_bytes=0 if vectors else tiles * (source + result),
+        shared_memory=0 if vectors else int(moved),
     )
 
 

@@ -60,7 +60,7 @@ KERNELS = [
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise_generic\b", 16),
     Family(r"pool2d_\w+", 32, vectorised=_VECTORS),
     Family(r"epilogue_\w+|conv2d_(im2col|col2im)\b", 32, vectorised=_VECTORS),
-    Family(r"implicit_gemm_pack_filters|\w*reduce", 32),
+    Family(r"implicit_gemm_pack_filters|pack_source|\w*reduce", 32),
 ]
 
 
