@@ -46,6 +46,7 @@ KERNELS = [
     Family(r"conv2d_(wgrad_)?implicit_gemm\b", 8, tensor_cores=True, vectorised=r"VectorGather"),
     Family(r"conv2d_(fprop_stem|grouped|wgrad_grouped)_gemm\b", 12, tensor_cores=True),
     Family(r"conv2d_(gather|wgrad)_direct\b", 16, vectorised=r"DirectTile<[^>]*>, true"),
+    Family(r"conv2d_fprop_stem<double", 8),
     Family(r"conv2d_fprop_stem\b", 16),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<\w+, \(?(int\))?7", 12, vectorised="."),
     Family(r"conv2d_(fprop|dgrad|wgrad)_depthwise<", 16, vectorised="."),

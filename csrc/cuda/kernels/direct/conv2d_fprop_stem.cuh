@@ -23,6 +23,9 @@
 namespace fastconv::cuda {
 
 constexpr int kStemThreads = 256;
+// Blocks on a multiprocessor at a time; double's sums need the registers of two.
+template <typename T>
+constexpr int kStemMinBlocks = sizeof(T) == 8 ? 1 : 2;
 
 struct StemParams {
   ConvProblem problem;
@@ -189,7 +192,7 @@ __device__ __forceinline__ void store_stem(const StemParams& params, int64_t n, 
 }
 
 template <typename T, int kChannels, int kRows, int kFilters>
-__global__ void __launch_bounds__(kStemThreads, 2)
+__global__ void __launch_bounds__(kStemThreads, kStemMinBlocks<T>)
     conv2d_fprop_stem(const __grid_constant__ StemParams params) {
   using A = accumulator_t<T>;
   A* const halo = &shared_storage<A>();
