@@ -125,6 +125,10 @@ class GatherGemm {
  private:
   void gather() {
     params_.source = dgrad_ ? args_.y : args_.x;
+    params_.source.strides = without_single_positions(
+        params_.source.strides, dgrad_
+                                    ? TensorSize{problem_.N, problem_.K, problem_.P(), problem_.Q()}
+                                    : TensorSize{problem_.N, problem_.C, problem_.H, problem_.W});
     params_.output.out = dgrad_ ? args_.x : args_.y;
     params_.source_h = static_cast<int>(dgrad_ ? problem_.P() : problem_.H);
     params_.source_w = static_cast<int>(dgrad_ ? problem_.Q() : problem_.W);
@@ -258,10 +262,14 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
   const GemmTile tile = tile_of(args.plan.gemm);
   WgradGemmParams params;
   params.x = args.x;
+  params.x.strides =
+      without_single_positions(args.x.strides, {problem.N, problem.C, problem.H, problem.W});
   params.dy = args.y;
+  params.dy.strides =
+      without_single_positions(args.y.strides, {problem.N, problem.K, problem.P(), problem.Q()});
   params.partial = static_cast<float*>(args.workspace);
   params.slice_elements = problem.w_elements();
-  params.dy_pixel = pixel_stride(args.y.strides, problem);
+  params.dy_pixel = pixel_stride(params.dy.strides, problem);
   const GatherAxis h = fprop_axis(h_axis(problem)), w = fprop_axis(w_axis(problem));
   params.source_h = static_cast<int>(h.source_size);
   params.source_w = static_cast<int>(w.source_size);
