@@ -32,7 +32,7 @@ cudaError_t launch_one(unsigned blocks, const WgradGemmParams& params, cudaStrea
 }
 
 // Starts the plan's kernel, which must be one of kKernels: the plan knows which there are
-// (has_wide_warps).
+// (kernels_of).
 template <CudaMath kMath, template <typename> class Gather, GemmKernel... kKernels, typename Params>
 cudaError_t launch_kernel(GemmKernel kernel, unsigned blocks, const Params& params,
                           cudaStream_t stream) {
