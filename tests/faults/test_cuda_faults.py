@@ -44,6 +44,8 @@ ELEMENT_GATHER = "kernels/gemm/implicit_gemm_element_gather.cuh"
 GEMM_PARAMS = "kernels/gemm/implicit_gemm_params.cuh"
 GEMM_STORE = "kernels/gemm/implicit_gemm_output.cuh"
 WGRAD_GATHER = "kernels/gemm/wgrad_vector_gather.cuh"
+STEM_GEMM = "kernels/gemm/conv2d_fprop_stem_gemm.cuh"
+GROUPED_GEMM = "kernels/gemm/conv2d_grouped_gemm.cuh"
 FAULTS = [
     Fault(
         "dropped slice of a split gemm_k",
@@ -136,6 +138,36 @@ FAULTS = [
         "emulator::cp_async(shared, global, 16, valid ? 16 : 0);",
         "if (valid) emulator::cp_async(shared, global, 16, 16);",
         EVERY_GEMM + "fp16-v1",
+    ),
+    Fault(
+        "stem: taps that pad a filter row see a pixel",
+        STEM_GEMM,
+        "a[i][e] = pads ? 0 : a[i][e]",
+        "a[i][e] = a[i][e]",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k stem",
+    ),
+    Fault(
+        "stem: the next tile's pixels overwrite results",
+        STEM_GEMM,
+        "    __syncthreads();  // all have read the results, whose place the next x takes\n",
+        "",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k stem",
+        seed=5,
+    ),
+    Fault(
+        "groups of 4: every column takes the first group's pixels",
+        GROUPED_GEMM,
+        "if (t >= 2) tile.acc",
+        "if (t >= 4) tile.acc",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k groups",
+    ),
+    Fault(
+        "groups: results are stored before all are there",
+        GROUPED_GEMM,
+        "    __syncthreads();  // all have read x, too, whose place the next tile takes\n",
+        "",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k groups",
+        seed=5,
     ),
     Fault(
         "direct: missing barrier before the slab is read",
