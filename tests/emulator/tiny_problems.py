@@ -101,9 +101,10 @@ CONVS = [
     Conv("depthwise_multiplier", (1, 3, 6, 5), (6, 1, 4, 3), groups=3),
     Conv("epilogue", (1, 4, 6, 5), (6, 4, 3, 3), activation="silu"),
 ]
-CONVS_IN_TURN = [
+GEMM_CONVS = [  # of the implicit GEMM alone
     ConvInTurn("stem_in_turn", (2, 3, 17, 20), (8, 3, 3, 3)),
     ConvInTurn("grouped_in_turn", (2, 16, 17, 20), (16, 4, 3, 3), groups=4),
+    Conv("1x1_dilated", (1, 8, 4, 5), (8, 8, 1, 1), padding=0, dilation=2**27),
 ]
 POOLS = [
     Pool("max", "max_pool2d", (3, 2, 1)),
@@ -123,7 +124,7 @@ def cases():
     algorithms = [f"cuda:{name}" for name in _native.core.CudaAlgorithm.__members__]
     for kind, problems, backends in (
         ("conv", CONVS, algorithms),
-        ("conv", CONVS_IN_TURN, ["cuda:implicit_gemm"]),
+        ("conv", GEMM_CONVS, ["cuda:implicit_gemm"]),
         ("pool", POOLS, ["cuda"]),
     ):
         for problem in problems:

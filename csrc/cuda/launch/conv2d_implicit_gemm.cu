@@ -306,7 +306,11 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
 
 }  // namespace
 
-cudaError_t conv2d_implicit_gemm(const CudaConvArgs& args) {
+cudaError_t conv2d_implicit_gemm(const CudaConvArgs& call) {
+  CudaConvArgs args = call;
+  // Dilation says nothing of a single tap, but kernels compute where the next ones would lie.
+  if (args.problem.R == 1) args.problem.dilation_h = 1;
+  if (args.problem.S == 1) args.problem.dilation_w = 1;
   if (args.op == ConvOp::wgrad) return run_wgrad(args);
   if (args.plan.gemm == GemmKernel::stem || args.plan.gemm == GemmKernel::stem_few_filters) {
     return conv2d_fprop_stem_gemm(args);
