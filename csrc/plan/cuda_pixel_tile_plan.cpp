@@ -17,6 +17,10 @@ namespace {
 // registers go.
 constexpr int64_t kPixelTileBlocksPerSm = 3;
 
+bool can_launch(const CudaDevice& device, int64_t columns, int64_t shared_bytes) {
+  return columns <= kMaxChannelBlocks && shared_bytes <= device.shared_memory;
+}
+
 // Divides the rectangles of N x P x Q pixels among blocks that all run at once, so that each loads
 // its filters once. As many blocks again for each of `columns` sets of filters.
 int pixel_tile_blocks(const CudaDevice& device, int64_t N, int64_t P, int64_t Q, int64_t columns,
@@ -25,8 +29,8 @@ int pixel_tile_blocks(const CudaDevice& device, int64_t N, int64_t P, int64_t Q,
       checked_product("tiles", N, div_up(P, kPixelTileRows), div_up(Q, kPixelTileColumns));
   const int64_t resident =
       std::clamp<int64_t>(device.shared_memory / shared_bytes, 1, kPixelTileBlocksPerSm);
-  return static_cast<int>(
-      std::clamp<int64_t>(resident * device.sm_count / columns, 1, std::max<int64_t>(tiles, 1)));
+  return static_cast<int>(std::clamp<int64_t>(
+      resident * device.sm_count / std::max<int64_t>(columns, 1), 1, std::max<int64_t>(tiles, 1)));
 }
 
 std::string pixel_tile_name(const std::string& what, int64_t columns) {
@@ -41,9 +45,11 @@ GemmKernel stem_kernel(const ConvProblem& problem) {
 
 bool has_stem(const CudaConvCall& call) {
   const ConvProblem& problem = call.problem;
+  const GemmKernel kernel = stem_kernel(problem);
   return call.op == ConvOp::fprop && element_size(call.dtype) == 2 && problem.groups == 1 &&
          problem.C <= kStemChannels &&
-         StemGeometry(problem, stem_kernel(problem)).shared_bytes <= call.device.shared_memory;
+         can_launch(call.device, div_up(problem.K, stem_filters(kernel)),
+                    StemGeometry(problem, kernel).shared_bytes);
 }
 
 CudaConvPlan plan_stem(const CudaConvCall& call) {
@@ -75,7 +81,8 @@ bool has_grouped(const CudaConvCall& call) {
          problem.C % vector == 0 && source.c == 1 &&
          rows_are_aligned(source, size, 2, &Strides::c, kAccessBytes) &&
          (call.op != ConvOp::wgrad || (call.y.c == 1 && dy_aligned)) &&
-         GroupedGeometry(call.op, problem).shared_bytes <= call.device.shared_memory;
+         can_launch(call.device, div_up(problem.C, kGroupedChannels),
+                    GroupedGeometry(call.op, problem).shared_bytes);
 }
 
 CudaConvPlan plan_grouped(const CudaConvCall& call) {

@@ -48,11 +48,16 @@ inline double slab_clocks(const GemmTile& tile, CudaMath math, double single_ele
                    slab_bytes / kL2BytesPerClock, instructions / kSubPartitions});
 }
 
-// Blocks of a tile that share a multiprocessor.
+// Blocks of a tile that share a multiprocessor. Its shared memory is what one block can get and
+// what CUDA keeps for that block.
 inline int64_t resident_blocks(const GemmTile& tile, const CudaDevice& device) {
+  constexpr int64_t kReservedBytes = 1 << 10;  // kept for each block
+  constexpr int64_t kTableBytes = 4 << 10;  // of rows or pixels, beside the ring of slabs; at most
   const int64_t by_registers = warps_per_sm(tile) / (tile.warps_m * tile.warps_n);
-  const int64_t bytes = static_cast<int64_t>(tile.m + tile.n) * kGemmSlabBytes * kGemmStages;
-  return std::max<int64_t>(std::min(by_registers, device.shared_memory / bytes), 1);
+  const int64_t bytes = static_cast<int64_t>(tile.m + tile.n) * kGemmSlabBytes * kGemmStages +
+                        kTableBytes + kReservedBytes;
+  const int64_t by_memory = (device.shared_memory + kReservedBytes) / bytes;
+  return std::max<int64_t>(std::min(by_registers, by_memory), 1);
 }
 
 // What there is to do with one tile, without splits.

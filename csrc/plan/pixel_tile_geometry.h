@@ -15,6 +15,15 @@ namespace fastconv {
 // Output pixels of a block.
 constexpr int kPixelTileRows = 8, kPixelTileColumns = 16;
 
+// Blocks side by side along channels: a grid takes no more along its second axis.
+constexpr int64_t kMaxChannelBlocks = 65535;
+
+// Positions of x along an axis that so many output positions read. Beyond what any shared memory
+// has room for, the answer is a bound whose products fit 64 bits, whatever the stride.
+constexpr int64_t pixel_tile_extent(int64_t outputs, int64_t stride, int64_t reach) {
+  return std::min((outputs - 1) * stride + reach + 1, int64_t{1} << 20);
+}
+
 // Bytes of a block's results in shared memory: float32 with room beside them, and their places.
 constexpr int64_t staged_pixel_tile_bytes(int64_t columns) {
   const int64_t pixels = kPixelTileRows * kPixelTileColumns;
@@ -42,9 +51,10 @@ struct StemGeometry {
     row_steps = div_up(problem.S, kStemStepTaps);
     const int64_t taps = problem.R * row_steps * kStemStepTaps;
     filter_pitch = round_up(taps - kPitchRest, kPitchUnit) + kPitchRest;
-    x_rows = (kPixelTileRows - 1) * problem.stride_h + (problem.R - 1) * problem.dilation_h + 1;
-    x_columns = (kPixelTileColumns - 1) * problem.stride_w +
-                (row_steps * kStemStepTaps - 1) * problem.dilation_w + 1;
+    x_rows =
+        pixel_tile_extent(kPixelTileRows, problem.stride_h, (problem.R - 1) * problem.dilation_h);
+    x_columns = pixel_tile_extent(kPixelTileColumns, problem.stride_w,
+                                  (row_steps * kStemStepTaps - 1) * problem.dilation_w);
     x_offset = stem_filters(kernel) * filter_pitch * kTapBytes;
     shared_bytes = x_offset + std::max(x_rows * x_columns * kTapBytes,
                                        staged_pixel_tile_bytes(stem_filters(kernel)));
@@ -83,8 +93,8 @@ struct GroupedGeometry {
     pad_h = dgrad ? reach_h - problem.pad_h : problem.pad_h;
     pad_w = dgrad ? reach_w - problem.pad_w : problem.pad_w;
     steps = div_up(problem.R * problem.S * problem.channels_per_group(), kGroupedStepTerms);
-    x_rows = (kPixelTileRows - 1) * problem.stride_h + reach_h + 1;
-    x_columns = (kPixelTileColumns - 1) * problem.stride_w + reach_w + 1;
+    x_rows = pixel_tile_extent(kPixelTileRows, problem.stride_h, reach_h);
+    x_columns = pixel_tile_extent(kPixelTileColumns, problem.stride_w, reach_w);
     x_bytes = x_rows * x_columns * kPixelBytes;
     if (op == ConvOp::wgrad) {
       shared_bytes = x_bytes + kPixelTileRows * kPixelTileColumns * kPixelBytes;

@@ -35,6 +35,15 @@ inline bool rows_are_aligned(const Strides& strides, const TensorSize& size, int
          fits(&Strides::w, size.w);
 }
 
+// The same places, with strides of 0 along axes of a single position (but for channels). A kernel
+// that forms the addresses of positions beside it, without reading there, forms aligned ones then.
+inline Strides without_single_positions(Strides strides, const TensorSize& size) {
+  if (size.n == 1) strides.n = 0;
+  if (size.h == 1) strides.h = 0;
+  if (size.w == 1) strides.w = 0;
+  return strides;
+}
+
 struct TensorView {
   void* data = nullptr;
   Strides strides;

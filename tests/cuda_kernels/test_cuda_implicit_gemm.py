@@ -26,6 +26,7 @@ DTYPE_OF["tf32x3"] = torch.float32
 # GemmKernel of csrc/plan/cuda_plan.h.
 LARGE, WIDE, SQUARE, NARROW, SMALL_WARPS, TALL, FEW_FILTERS, STEM, STEM_FEW_FILTERS = range(9)
 GROUPED = {4: 9, 8: 10, 16: 11}
+BLOCKS = 6  # of CudaPlanNumbers
 
 
 def tiles(math, vectorised, wgrad):
@@ -114,16 +115,36 @@ def test_every_kernel(kernel, planned, exhaustive):
 STEMS = [
     Conv("resnet", N=2, C=3, H=21, W=37, K=72, R=7, S=7, stride=(2, 2), pad=(3, 3)),
     Conv("mobilenet", N=3, C=3, H=9, W=18, K=32, stride=(1, 1), pad=(1, 1)),
-    Conv("dilated", N=1, C=1, H=20, W=40, R=2, S=5, stride=(1, 3), pad=(1, 4), dilation=(3, 2)),
+    Conv("dilated", N=2, C=1, H=20, W=40, R=2, S=5, stride=(1, 3), pad=(1, 4), dilation=(3, 2)),
     Conv("alexnet", N=1, C=4, H=40, W=75, K=40, R=11, S=11, stride=(4, 4), pad=(2, 2)),
 ]
 
 
+@pytest.fixture
+def small_device(monkeypatch):
+    """Plans are those of one multiprocessor, whose blocks must take several tiles each."""
+    backend = BACKENDS["cuda:implicit_gemm"].planned_for(1)
+    monkeypatch.setitem(BACKENDS, "cuda:implicit_gemm", backend)
+
+
+def fprop_plan(problem, dtype):
+    """The plan of fprop, and how many tiles of 8 x 16 pixels its output has."""
+    core_problem = conv_problem(problem.x_size, problem.w_size, problem.geometry)
+    strides = dense_strides(core_problem, True)
+    backend = BACKENDS["cuda:implicit_gemm"]
+    plan = backend._make_plan(ConvOp.fprop, core_problem, dtype, False, *strides, True, None)
+    N, _, P, Q = core_problem.out_size()
+    return plan, N * -(-P // 8) * -(-Q // 16)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("problem", STEMS, ids=str)
-def test_stem(problem, dtype):
+def test_stem(problem, dtype, small_device):
     """Several tiles of pixels for each block, tails everywhere; and nothing of a pixel beside a
     window gets into its sum, which an infinite one would show."""
+    plan, tiles = fprop_plan(problem, dtype)
+    assert plan.kernel == (STEM_FEW_FILTERS if problem.K <= 32 else STEM)
+    assert plan.numbers[BLOCKS] < tiles
     for channels_last in (False, True):
         x, w, _ = drawn(integers, problem, dtype, channels_last, 2, device=DEVICE)
         backend = BACKENDS["cuda:implicit_gemm"]
@@ -138,7 +159,7 @@ def test_stem(problem, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("group", GROUPED)
-def test_groups_of_few_channels(group, dtype):
+def test_groups_of_few_channels(group, dtype, small_device):
     """Two blocks of channels, the second not full; several tiles of pixels, tails of them. An
     infinite element stays within its group and its windows."""
     C = 32 + (16 if group == 16 else 8)
@@ -157,10 +178,30 @@ def test_groups_of_few_channels(group, dtype):
                 op, native, dtype, False, *strides, True, None
             )
             assert plan.kernel == GROUPED[group]
+        plan, tiles = fprop_plan(problem, dtype)
+        assert plan.numbers[BLOCKS] < tiles
         x[0, 1::5, ::3, ::4] = float("inf")
         w = w.abs() + 1
         y = BACKENDS["cuda:implicit_gemm"].conv2d_fprop(x, w, None, None, problem.geometry, "none")
         assert_exact(y, F.conv2d(x.double(), w.double(), None, *problem.geometry), str(problem))
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Conv("no filters", C=3, K=0),
+        # More blocks along channels than a grid takes.
+        Conv("many filters", N=1, C=3, H=1, W=1, K=2**22, R=1, S=1),
+        Conv("many groups", N=1, C=2**21, H=1, W=1, K=2**21, R=1, S=1, groups=2**18),
+        # Bytes of x in a tile that would be few if 64 bits overflowed.
+        Conv("stem", C=3, R=1, S=1, stride=(153391689, 286331152), dilation=(1, 5)),
+        Conv("groups", C=32, K=32, R=1, S=1, stride=(153391689, 286331153), groups=4),
+    ],
+    ids=str,
+)
+def test_pixel_tiles_that_no_launch_takes(problem):
+    plan, _ = fprop_plan(problem, torch.float16)
+    assert problem.K == 0 or plan.kernel < STEM
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "unaligned"])
@@ -262,6 +303,15 @@ def test_offsets_of_taps_in_the_padding_fit_32_bits_too():
         N=1, C=8, H=1, W=2**20, K=8, R=2, S=1, stride_h=2048, pad_h=2048, dilation_h=2048
     )
     assert "spans" in BACKENDS["cuda:implicit_gemm"]._unsupported_reason(problem, torch.float16)
+
+
+def test_addresses_beside_one_pixel_are_aligned():
+    """They are not read, but PTX wants even those of 16 bytes to be multiples of 16."""
+    problem = Conv("one pixel", N=1, C=16, H=1, W=1, K=8, pad=(1, 1))
+    x, w, dy = drawn(integers, problem, torch.float16, False, 2, device=DEVICE)
+    assert x.stride()[2:] == dy.stride()[2:] == (1, 1)
+    x, dy = (t.as_strided(t.shape, (1, *t.stride()[1:])) for t in (x, dy))
+    exact_passes(problem, x, w, dy)
 
 
 def test_one_pixel_is_vectorised_in_either_layout():

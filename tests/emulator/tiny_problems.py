@@ -2,15 +2,18 @@
 sanitize.py starts this with the emulated module and a sanitizer in the process; on a GPU it runs
 under compute-sanitizer (bench/accept)."""
 
+import contextlib
 import random
 import sys
 import time
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 
 import fastconv
 from fastconv import _native
+from fastconv.backends import BACKENDS
 from fastconv.backends.cuda.launch import DEVICE
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -46,9 +49,24 @@ class Conv:
         x, w, b = (leaf(size).requires_grad_() for size in (self.x, self.w, self.w[:1]))
         b.requires_grad_(self.activation is not None)  # the epilogue's kernels are a case apart
         geometry = (self.stride, self.padding, self.dilation, self.groups)
-        y = fastconv.conv2d(x, w, b, *geometry, activation=self.activation, backend=backend)
-        y.backward(leaf(y.shape))
+        with self.planned(backend):
+            y = fastconv.conv2d(x, w, b, *geometry, activation=self.activation, backend=backend)
+            y.backward(leaf(y.shape))
         return {"y": y, "dx": x.grad, "dw": w.grad} | ({"db": b.grad} if b.requires_grad else {})
+
+    def planned(self, backend):
+        """The context of the call."""
+        return contextlib.nullcontext()
+
+
+class ConvInTurn(Conv):
+    """Planned for one multiprocessor: blocks that share the tiles take several in turn."""
+
+    def planned(self, backend):
+        planned = BACKENDS[backend]
+        if backend != "reference":
+            planned = planned.planned_for(1)
+        return mock.patch.dict(BACKENDS, {backend: planned})
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,11 @@ CONVS = [
     Conv("depthwise_multiplier", (1, 3, 6, 5), (6, 1, 4, 3), groups=3),
     Conv("epilogue", (1, 4, 6, 5), (6, 4, 3, 3), activation="silu"),
 ]
+GEMM_CONVS = [  # of the implicit GEMM alone
+    ConvInTurn("stem_in_turn", (2, 3, 17, 20), (8, 3, 3, 3)),
+    ConvInTurn("grouped_in_turn", (2, 16, 17, 20), (16, 4, 3, 3), groups=4),
+    Conv("1x1_dilated", (1, 8, 4, 5), (8, 8, 1, 1), padding=0, dilation=2**27),
+]
 POOLS = [
     Pool("max", "max_pool2d", (3, 2, 1)),
     Pool("max_odd", "max_pool2d", (3, 2, 1), channels=5),
@@ -99,7 +122,11 @@ POOLS = [
 def cases():
     """(name, problem, backend, dtype, channels_last)"""
     algorithms = [f"cuda:{name}" for name in _native.core.CudaAlgorithm.__members__]
-    for kind, problems, backends in (("conv", CONVS, algorithms), ("pool", POOLS, ["cuda"])):
+    for kind, problems, backends in (
+        ("conv", CONVS, algorithms),
+        ("conv", GEMM_CONVS, ["cuda:implicit_gemm"]),
+        ("pool", POOLS, ["cuda"]),
+    ):
         for problem in problems:
             for backend in backends:
                 for dtype in DTYPES:

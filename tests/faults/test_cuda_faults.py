@@ -46,6 +46,8 @@ GEMM_STORE = "kernels/gemm/implicit_gemm_output.cuh"
 WGRAD_GATHER = "kernels/gemm/wgrad_vector_gather.cuh"
 VECTORS = "kernels/depthwise/conv2d_depthwise_vector.cuh"
 TEMPLATES = "cuda_kernels/test_cuda_depthwise.py -k templates"
+STEM_GEMM = "kernels/gemm/conv2d_fprop_stem_gemm.cuh"
+GROUPED_GEMM = "kernels/gemm/conv2d_grouped_gemm.cuh"
 FAULTS = [
     Fault(
         "dropped slice of a split gemm_k",
@@ -138,6 +140,36 @@ FAULTS = [
         "emulator::cp_async(shared, global, 16, valid ? 16 : 0);",
         "if (valid) emulator::cp_async(shared, global, 16, 16);",
         EVERY_GEMM + "fp16-v1",
+    ),
+    Fault(
+        "stem: taps that pad a filter row see a pixel",
+        STEM_GEMM,
+        "a[i][e] = pads ? 0 : a[i][e]",
+        "a[i][e] = a[i][e]",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k stem",
+    ),
+    Fault(
+        "stem: the next tile's pixels overwrite results",
+        STEM_GEMM,
+        "    __syncthreads();  // all have read the results, whose place the next x takes\n",
+        "",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k stem",
+        seed=5,
+    ),
+    Fault(
+        "groups of 4: every column takes the first group's pixels",
+        GROUPED_GEMM,
+        "if (t >= 2) tile.acc",
+        "if (t >= 4) tile.acc",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k groups",
+    ),
+    Fault(
+        "groups: results are stored before all are there",
+        GROUPED_GEMM,
+        "    __syncthreads();  // all have read x, too, whose place the next tile takes\n",
+        "",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k groups",
+        seed=5,
     ),
     Fault(
         "direct: missing barrier before the slab is read",

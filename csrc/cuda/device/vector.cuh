@@ -1,4 +1,5 @@
-// Several adjacent elements moved by one load or store: up to 16 bytes, aligned to their size.
+// Several adjacent elements moved by one load or store of up to 16 bytes, aligned to their size, or
+// by several of 16 bytes.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@ template <typename T>
 constexpr int kVectorSize = kAccessBytes / static_cast<int>(sizeof(T));
 
 template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount) Vector {
+struct alignas(min_of<int>(sizeof(T) * kCount, kAccessBytes)) Vector {
   T v[kCount];
 };
 

@@ -133,6 +133,7 @@ class GatherGemm {
         status != cudaSuccess) {
       return status;
     }
+    source_.strides = without_single_positions(source_.strides, size);
     gather();
     phases();
     workspace();
@@ -327,13 +328,15 @@ cudaError_t multiply_wgrad(const CudaConvArgs& args, const TensorView& x, const 
 cudaError_t run_wgrad(const CudaConvArgs& args) {
   const ConvProblem& problem = args.problem;
   unsigned char* place = static_cast<unsigned char*>(args.workspace);
+  const TensorSize x_size = {problem.N, problem.C, problem.H, problem.W};
+  const TensorSize dy_size = {problem.N, problem.K, problem.P(), problem.Q()};
   TensorView x = args.x, dy = args.y;
-  cudaError_t status =
-      pack_source_if_planned(args, {problem.N, problem.C, problem.H, problem.W}, x, place);
+  cudaError_t status = pack_source_if_planned(args, x_size, x, place);
   if (status != cudaSuccess) return status;
-  status =
-      pack_source_if_planned(args, {problem.N, problem.K, problem.P(), problem.Q()}, dy, place);
+  status = pack_source_if_planned(args, dy_size, dy, place);
   if (status != cudaSuccess) return status;
+  x.strides = without_single_positions(x.strides, x_size);
+  dy.strides = without_single_positions(dy.strides, dy_size);
   float* const partial = reinterpret_cast<float*>(place);
   status = is_grouped_kernel(args.plan.gemm) ? conv2d_grouped_gemm(args)
                                              : multiply_wgrad(args, x, dy, partial);
@@ -348,7 +351,11 @@ cudaError_t run_wgrad(const CudaConvArgs& args) {
 
 }  // namespace
 
-cudaError_t conv2d_implicit_gemm(const CudaConvArgs& args) {
+cudaError_t conv2d_implicit_gemm(const CudaConvArgs& call) {
+  CudaConvArgs args = call;
+  // Dilation says nothing of a single tap, but kernels compute where the next ones would lie.
+  if (args.problem.R == 1) args.problem.dilation_h = 1;
+  if (args.problem.S == 1) args.problem.dilation_w = 1;
   if (args.op == ConvOp::wgrad) return run_wgrad(args);
   if (args.plan.gemm == GemmKernel::stem || args.plan.gemm == GemmKernel::stem_few_filters) {
     return conv2d_fprop_stem_gemm(args);

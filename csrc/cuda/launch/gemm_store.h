@@ -1,5 +1,5 @@
-// How the kernels that multiply on the tensor cores store a tile, and the launcher of the one that
-// is not an implicit GEMM's.
+// How the kernels that multiply on the tensor cores store a tile, and the launchers of those among
+// them whose blocks take rectangles of pixels.
 #pragma once
 
 #include "cuda/kernels/gemm/implicit_gemm_output.cuh"

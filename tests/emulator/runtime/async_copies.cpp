@@ -82,9 +82,8 @@ void cp_async(void* shared, const void* global, int bytes, int valid_bytes) {
     fault("cp.async: %p is not in shared memory", shared);
   }
   if (misaligned(shared, bytes)) fault("cp.async: misaligned shared address %p", shared);
-  if (valid_bytes > 0 && misaligned(global, bytes)) {
-    fault("cp.async: misaligned global address %p", global);
-  }
+  // PTX wants it aligned where nothing is read, too.
+  if (misaligned(global, bytes)) fault("cp.async: misaligned global address %p", global);
   multiprocessor.current().copies.issue(multiprocessor.lazy_copies(), shared, global, bytes,
                                         valid_bytes);
 }

@@ -1,9 +1,9 @@
 // fprop of one to four channels on the tensor cores, in 16 bits (sm_80 and later): the first layer
 // of a network, whose pixels are too short for the vectors of the implicit GEMM.
 //
-//   block  = kPixelTileRows x kPixelTileColumns output pixels of an image and kTileN filters, one
-//   tile of
-//            pixels after the other with the filters in shared memory
+//   block  = kPixelTileRows x kPixelTileColumns output pixels of an image and kTileN filters; it
+//   takes
+//            one tile of pixels after the other and keeps the filters in shared memory
 //   warp   = two rows of pixels, all filters
 //   gemm_k = (r, s, channel), the channels padded to four, the taps of a filter row to whole steps
 //
@@ -19,7 +19,7 @@
 //
 // A tap that only pads a filter row would multiply a neighbouring pixel by zero, which is NaN for
 // an infinite one: its part of A is zero instead. Bound: bytes of y for up to 64 filters, else mma.
-// Limits: one group, C <= 4; x and filters of a tile fit into shared memory; an image within 2^31
+// Limits: one group, C <= 4; x and filters of a tile fit into shared memory; an image within 2^30
 // elements.
 #pragma once
 

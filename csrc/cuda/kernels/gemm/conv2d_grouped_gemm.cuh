@@ -2,9 +2,9 @@
 // cores, in 16 bits and channels_last (sm_80 and later): ResNeXt's layers. A group fills a small
 // part of the implicit GEMM's tiles.
 //
-//   block  = kPixelTileRows x kPixelTileColumns output pixels of an image, kGroupedChannels
-//   channels;
-//            one tile of pixels after the other with the filters in shared memory
+//   block  = kPixelTileRows x kPixelTileColumns output pixels of an image and kGroupedChannels
+//            channels; it takes one tile of pixels after the other and keeps the filters in shared
+//            memory
 //   warp   = two rows of pixels, all groups of the block
 //   gemm_k = (tap, channel of the group): a step of mma is 16 / kGroup taps
 //
@@ -21,7 +21,7 @@
 // A tap that only fills the last step would multiply some pixel by zero, which is NaN for an
 // infinite one: its part of A is zero instead. Bound: bytes of x and y; for groups of 16, mma.
 // Limits: C % 8 = 0, x in 16-byte vectors; x and filters of a tile fit into shared memory; an image
-// within 2^31 elements.
+// within 2^30 elements.
 #pragma once
 
 #include "cuda/kernels/gemm/grouped_source.cuh"

@@ -1,9 +1,10 @@
 // The main loop of wgrad's implicit GEMM where channels come in vectors: cp.async brings 16 bytes
 // of channels of one pixel, of dy and of x, into a ring of kGemmStages slabs.
 //
-// A thread has one chunk of filters and one chunk of a tap's channels, of every kRowStep-th
-// pixel of a slab. Pixels of dy lie a stride apart. Those of x are decoded for kGemmStages slabs at
-// a time, by all threads, into a table of two halves: one is read while the other is written.
+// A thread has one chunk of filters, of every kRowStepDy-th pixel of a slab, and one chunk of a
+// tap's channels, of every kRowStepX-th. Pixels of dy lie a stride apart. Those of x are decoded
+// for kGemmStages slabs at a time, by all threads, into a table of two halves: one is read while
+// the other is written.
 #pragma once
 
 #include "cuda/device/cp_async.cuh"

@@ -18,21 +18,29 @@ cudaError_t launch_wgrad_implicit_gemm(const CudaConvPlan& plan, unsigned blocks
 
 // ---- definitions, for the files that instantiate ---------------------------------------------
 
+// Every device of sm_80 and later gives a block this much, so that the plan need not ask whether a
+// tile fits.
+constexpr size_t kSharedMemoryOfAnyDevice = 99 << 10;
+
 // Starts the kernel of one tile and one way to gather; Params tells fprop and dgrad from wgrad.
 template <typename Config, typename Gather>
 cudaError_t launch_one(unsigned blocks, const ImplicitGemmParams& params, cudaStream_t stream) {
+  using Storage = ImplicitGemmStorage<Config, Gather>;
+  static_assert(sizeof(Storage) <= kSharedMemoryOfAnyDevice);
   return launch(conv2d_implicit_gemm<Config, Gather>, dim3(blocks, params.splits), Config::kThreads,
-                sizeof(ImplicitGemmStorage<Config, Gather>), stream, params);
+                sizeof(Storage), stream, params);
 }
 
 template <typename Config, typename Gather>
 cudaError_t launch_one(unsigned blocks, const WgradGemmParams& params, cudaStream_t stream) {
+  using Storage = typename Gather::Storage;
+  static_assert(sizeof(Storage) <= kSharedMemoryOfAnyDevice);
   return launch(conv2d_wgrad_implicit_gemm<Config, Gather>, dim3(blocks, params.splits),
-                Config::kThreads, sizeof(typename Gather::Storage), stream, params);
+                Config::kThreads, sizeof(Storage), stream, params);
 }
 
 // Starts the plan's kernel, which must be one of kKernels: the plan knows which there are
-// (has_wide_warps).
+// (kernels_of).
 template <CudaMath kMath, template <typename> class Gather, GemmKernel... kKernels, typename Params>
 cudaError_t launch_kernel(GemmKernel kernel, unsigned blocks, const Params& params,
                           cudaStream_t stream) {
