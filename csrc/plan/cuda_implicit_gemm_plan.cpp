@@ -189,7 +189,14 @@ bool fills_vectors(int64_t channels_per_group, DType dtype) {
 CudaConvPlan plan_with_sources(const CudaConvCall& call, CudaConvPlan plan, bool could_be_packed,
                                std::initializer_list<TensorSize> sources, int64_t slice_bytes) {
   const double clocks = choose_tile_and_splits(call, slice_bytes, plan);
-  if (plan.vectorised || !could_be_packed || !masks_have_bits(call.problem)) return plan;
+  // An expanded tensor's copy may span more than the kernel's offsets can.
+  CudaConvCall dense = call;
+  dense.x = packed_source_strides(x_size(call.problem));
+  dense.y = packed_source_strides(y_size(call.problem));
+  if (plan.vectorised || !could_be_packed || !masks_have_bits(call.problem) ||
+      source_span(dense) >= kMaxSpan) {
+    return plan;
+  }
   CudaConvPlan packed = plan;
   packed.vectorised = packed.packed_source = true;
   int64_t bytes = 0;

@@ -259,6 +259,16 @@ def test_the_plan_copies_large_sources_that_have_no_vectors():
             assert plan.packed_source == plan.vectorised == packed
 
 
+def test_the_plan_copies_no_expanded_source_whose_copy_is_out_of_reach():
+    for size, packed in ((2048, True), (8192, False)):
+        sizes = ConvProblem(N=1, C=64, H=size, W=size, K=64, R=3, S=3, pad_h=1, pad_w=1)
+        _, w, y = dense_strides(sizes, False)
+        plan = BACKENDS["cuda:implicit_gemm"]._make_plan(
+            ConvOp.fprop, sizes, torch.float16, False, (0, 0, 0, 0), w, y, True, None
+        )
+        assert plan.packed_source == packed
+
+
 def exact_passes(problem, x, w, dy, channels_last=True):
     got = passes("cuda:implicit_gemm", problem, x, w, dy, channels_last)
     expected = conv_passes(problem, x.double(), w.double(), dy.double())
