@@ -21,6 +21,8 @@ constexpr double kMaxSpan = 1 << 30;
 // Terms of a sum, so that the offsets within 128 packed filters have 32 bits.
 constexpr int64_t kMaxTerms = int64_t{1} << 23;
 constexpr int64_t kMaxSplits = 256;
+// A grid has at most 65535 blocks, of 64 channels each, along its second axis.
+constexpr int64_t kMaxPackedChannels = int64_t{65535} * 64;
 
 // Whether channels lie side by side, and every pixel of every group begins a 16-byte vector.
 bool vectorisable(const Strides& strides, const TensorSize& size, int64_t channels_per_group,
@@ -194,7 +196,7 @@ CudaConvPlan plan_with_sources(const CudaConvCall& call, CudaConvPlan plan, bool
   dense.x = packed_source_strides(x_size(call.problem));
   dense.y = packed_source_strides(y_size(call.problem));
   if (plan.vectorised || !could_be_packed || !masks_have_bits(call.problem) ||
-      source_span(dense) >= kMaxSpan) {
+      source_span(dense) >= kMaxSpan || call.problem.C + call.problem.K > kMaxPackedChannels) {
     return plan;
   }
   CudaConvPlan packed = plan;

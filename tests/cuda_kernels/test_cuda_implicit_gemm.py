@@ -204,6 +204,17 @@ def test_pixel_tiles_that_no_launch_takes(problem):
     assert problem.K == 0 or plan.kernel < STEM
 
 
+@pytest.mark.parametrize("group", GROUPED)
+def test_wgrad_of_groups_counts_no_pixels_past_the_last_column(group):
+    """A tile's last column is past y's: there tap 0 would meet the infinite elements of x."""
+    problem = Conv("15 columns", N=1, C=4 * group, H=3, W=19, K=4 * group, R=1, S=5, groups=4)
+    x, w, dy = drawn(integers, problem, torch.float16, True, 2, device=DEVICE)
+    x[..., 15:] = float("inf")
+    dy = dy.abs() + 1
+    dw = passes("cuda:implicit_gemm", problem, x, w, dy, True)[2]
+    assert dw[..., 0].isfinite().all() and dw[..., 1:].isinf().all()
+
+
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "unaligned"])
 def test_stores(layout):
     """Residual and bias in each way to store; NHWC that does not begin at 16 bytes included."""

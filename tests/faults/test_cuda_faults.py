@@ -107,6 +107,21 @@ FAULTS = [
         WRITTEN + "'cuda and implicit_gemm'",
     ),
     Fault(
+        "wgrad of groups counts pixels past the last column",
+        "kernels/gemm/conv2d_wgrad_grouped_gemm.cuh",
+        "both[2 * j + 1] & far",
+        "both[2 * j + 1]",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k past_the_last_column",
+    ),
+    Fault(
+        "a copy to channels_last is read before it is whole",
+        "kernels/gemm/pack_source.cuh",
+        "__syncthreads();",
+        "",
+        "cuda_kernels/test_cuda_implicit_gemm.py -k copied_to_channels_last",
+        seed=3,
+    ),
+    Fault(
         "taps tabulated too late",
         ELEMENT_GATHER,
         "tabulate(next + 1);",

@@ -32,8 +32,6 @@ namespace {
 // The kernels that pack filters and add up slices take several elements a thread beyond so many
 // blocks, which fill any device.
 constexpr int64_t kMaxHelperBlocks = 4096;
-// Blocks of a grid along its last axis.
-constexpr int64_t kMaxPackedImages = 65535;
 
 template <typename Visitor>
 cudaError_t dispatch_math(CudaMath math, const Visitor& visit) {
@@ -85,14 +83,14 @@ cudaError_t pack_source_if_planned(const CudaConvArgs& args, const TensorSize& s
   PackSourceParams params;
   params.from = tensor;
   params.to = place;
-  params.N = size.n;
   params.C = static_cast<int>(size.c), params.pixels = static_cast<int>(size.h * size.w);
   params.width = divmod(size.w);
   tensor = {place, packed_source_strides(size)};
   place += packed_source_bytes(size, element_size(args.dtype));
-  const dim3 grid(static_cast<unsigned>(div_up(params.pixels, kPackPixels)),
-                  static_cast<unsigned>(div_up(params.C, kPackChannels)),
-                  static_cast<unsigned>(std::min<int64_t>(size.n, kMaxPackedImages)));
+  const int64_t tiles = div_up(params.pixels, kPackPixels);
+  params.tiles = divmod(tiles);
+  const dim3 grid(static_cast<unsigned>(size.n * tiles),
+                  static_cast<unsigned>(div_up(params.C, kPackChannels)));
   return element_size(args.dtype) == 4
              ? launch(pack_source<uint32_t>, grid, kPackSourceThreads,
                       sizeof(PackSourceTile<uint32_t>), args.stream, params)

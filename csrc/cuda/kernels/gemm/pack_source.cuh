@@ -19,9 +19,8 @@ constexpr int kPackSourceThreads = 256, kPackPixels = 64, kPackChannels = 64;
 struct PackSourceParams {
   TensorView from;
   void* to = nullptr;
-  int64_t N = 0;
-  int C = 0, pixels = 0;  // of an image
-  FastDivmod width;
+  int C = 0, pixels = 0;    // of an image
+  FastDivmod width, tiles;  // W; tiles of an image's pixels
 };
 
 // Word is an unsigned integer as wide as the elements.
@@ -38,31 +37,29 @@ __global__ void __launch_bounds__(kPackSourceThreads)
   using Tile = PackSourceTile<Word>;
   auto& tile = shared_storage<Tile>();
   const int thread = static_cast<int>(threadIdx.x);
-  const int first_pixel = static_cast<int>(blockIdx.x) * kPackPixels;
+  uint32_t along_pixels, w;
+  const int64_t n = params.tiles.divmod(blockIdx.x, along_pixels);
+  const int first_pixel = static_cast<int>(along_pixels) * kPackPixels;
   const int first_channel = static_cast<int>(blockIdx.y) * kPackChannels;
   const int read_pixel = first_pixel + thread % kPackPixels;
-  uint32_t w;
   const int64_t h = params.width.divmod(min_of(read_pixel, params.pixels - 1), w);
-  for (int64_t n = blockIdx.z; n < params.N; n += gridDim.z) {
-    const Word* const from = params.from.at<const Word>(n, 0, h, w);
+  const Word* const from = params.from.at<const Word>(n, 0, h, w);
 #pragma unroll 4
-    for (int c = thread / kPackPixels; c < kPackChannels; c += kPackSourceThreads / kPackPixels) {
-      if (read_pixel < params.pixels && first_channel + c < params.C) {
-        tile.elements[thread % kPackPixels * Tile::kPitch + c] =
-            from[(first_channel + c) * params.from.strides.c];
-      }
+  for (int c = thread / kPackPixels; c < kPackChannels; c += kPackSourceThreads / kPackPixels) {
+    if (read_pixel < params.pixels && first_channel + c < params.C) {
+      tile.elements[thread % kPackPixels * Tile::kPitch + c] =
+          from[(first_channel + c) * params.from.strides.c];
     }
-    __syncthreads();
-    const int channel = first_channel + thread % kPackChannels;
-    Word* const to = static_cast<Word*>(params.to) + n * params.pixels * params.C + channel;
+  }
+  __syncthreads();
+  const int channel = first_channel + thread % kPackChannels;
+  Word* const to = static_cast<Word*>(params.to) + n * params.pixels * params.C + channel;
 #pragma unroll 4
-    for (int i = thread / kPackChannels; i < kPackPixels; i += kPackSourceThreads / kPackChannels) {
-      if (first_pixel + i < params.pixels && channel < params.C) {
-        to[static_cast<int64_t>(first_pixel + i) * params.C] =
-            tile.elements[i * Tile::kPitch + thread % kPackChannels];
-      }
+  for (int i = thread / kPackChannels; i < kPackPixels; i += kPackSourceThreads / kPackChannels) {
+    if (first_pixel + i < params.pixels && channel < params.C) {
+      to[static_cast<int64_t>(first_pixel + i) * params.C] =
+          tile.elements[i * Tile::kPitch + thread % kPackChannels];
     }
-    __syncthreads();  // all have read the tile, whose place the next image takes
   }
 }
 
