@@ -144,7 +144,7 @@ def test_threads_share_the_backend(backend):
 @pytest.mark.parametrize(
     "backend, words",
     [
-        pytest.param("cuda", ("tile 128x32", "16-byte accesses"), marks=CUDA.marks),
+        pytest.param("cuda", ("tile 64x64", "16-byte accesses"), marks=CUDA.marks),
         pytest.param("triton", ("tile 128x32x64", "4 warps"), marks=TRITON.marks),
     ],
 )

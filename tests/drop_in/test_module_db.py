@@ -1,6 +1,7 @@
 """PyTorch's own constructor arguments and inputs of every module that fastconv.convert swaps: what
 torch tests of its modules, of fastconv's."""
 
+import contextlib
 import copy
 import io
 
@@ -60,12 +61,20 @@ def test_results_and_derivatives_are_torchs(kind, training, strict):
         torchs = built(kind, sample, **factory(kind)).train(training)
         assert repr(ours) == f"fastconv.{torchs!r}"
         torchs.load_state_dict(ours.state_dict())
-        got, expected = (derivatives(layer, sample) for layer in (ours, torchs))
+        with by_ours(kind):
+            got = derivatives(ours, sample)
+        expected = derivatives(torchs, sample)
         torch.testing.assert_close(got[:2], expected[:2], check_stride=True)
         torch.testing.assert_close(got[2], expected[2])
         if sample.reference_fn is not None:
-            y = sample.reference_fn(ours, *sample.forward_input.args)
+            with by_ours(kind):
+                y = sample.reference_fn(ours, *sample.forward_input.args)
             torch.testing.assert_close(got[0], y)
+
+
+def by_ours(kind):
+    """By itself conv3d leaves calls as small as these to torch."""
+    return fastconv.backend("cpu") if kind is torch.nn.Conv3d else contextlib.nullcontext()
 
 
 def factory(kind):
