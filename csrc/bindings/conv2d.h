@@ -64,7 +64,7 @@ inline void bind_conv2d(py::module_& m) {
       .def(py::init<CpuAlgorithm, std::string>(), "algorithm"_a, "reason"_a)
       .def_readonly("algorithm", &CpuConvPlan::algorithm)
       .def_readonly("reason", &CpuConvPlan::reason);
-  m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a);
+  m.def("plan_conv2d_cpu", &plan_conv2d_cpu, "op"_a, "problem"_a, "channels_adjacent"_a);
   m.def(
       "unsupported_reason",
       [](CpuAlgorithm algorithm, ConvOp op, const ConvProblem& problem) {

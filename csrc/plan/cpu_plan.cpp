@@ -40,9 +40,9 @@ int64_t group_depth(ConvOp op, const ConvProblem& problem) {
   return op == ConvOp::dgrad ? problem.filters_per_group() : problem.channels_per_group();
 }
 
-// A depthwise fprop or dgrad of long rows, as conv1d has them.
-bool is_long_rows(ConvOp op, const ConvProblem& problem) {
-  return problem.H == 1 && problem.R == 1 && problem.S <= kMaxRowTaps &&
+// A depthwise fprop or dgrad of long rows, as conv1d has them, that lie in memory as rows.
+bool is_long_rows(ConvOp op, const ConvProblem& problem, bool channels_adjacent) {
+  return !channels_adjacent && problem.H == 1 && problem.R == 1 && problem.S <= kMaxRowTaps &&
          problem.Q() >= kMinRowPositions &&
          (op == ConvOp::fprop || (op == ConvOp::dgrad && problem.stride_w == 1));
 }
@@ -81,13 +81,14 @@ std::string unsupported_reason(CpuAlgorithm algorithm, ConvOp op, const ConvProb
                               std::to_string(static_cast<int>(algorithm)));
 }
 
-CpuConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem) {
+CpuConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem, bool channels_adjacent) {
   const int64_t outputs = product_rows(op, problem), sources = group_depth(op, problem);
   if (op == ConvOp::dgrad &&
       (problem.stride_h > kMaxProductDgradStride || problem.stride_w > kMaxProductDgradStride)) {
     return {CpuAlgorithm::direct, "one product for each of stride_h*stride_w phases is too many"};
   }
-  if (problem.groups > 1 && outputs == 1 && sources == 1 && !is_long_rows(op, problem)) {
+  if (problem.groups > 1 && outputs == 1 && sources == 1 &&
+      !is_long_rows(op, problem, channels_adjacent)) {
     return {CpuAlgorithm::depthwise, "one channel per group: lanes along channels"};
   }
   const int64_t most = op == ConvOp::wgrad ? kMaxWgradPlanes : kMaxPlanes;

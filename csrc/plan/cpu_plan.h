@@ -17,6 +17,6 @@ struct CpuConvPlan {
 std::string unsupported_reason(CpuAlgorithm algorithm, ConvOp op, const ConvProblem& problem);
 
 // The algorithm for the CPU.
-CpuConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem);
+CpuConvPlan plan_conv2d_cpu(ConvOp op, const ConvProblem& problem, bool channels_adjacent);
 
 }  // namespace fastconv

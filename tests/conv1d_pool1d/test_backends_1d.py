@@ -202,19 +202,20 @@ def test_messages_name_the_function_along_one_axis():
 def test_plans_on_the_cpu_fill_vectors():
     """Long rows along pixels, where the others' vectors would be mostly empty or transposed."""
 
-    def plans(x_size, w_size, **arguments):
+    def plans(x_size, w_size, channels_last=False, **arguments):
         x, w = torch.empty(x_size, device="meta"), torch.empty(w_size, device="meta")
         decision = fastconv.explain(fastconv.conv1d, x, w, **arguments)[0]
-        _, found = BACKENDS["cpu"].explain("conv1d", decision.call, x.dtype, False)
+        _, found = BACKENDS["cpu"].explain("conv1d", decision.call, x.dtype, channels_last)
         return [plan.algorithm for plan in found.values()]
 
-    def depthwise(W, S, stride):
-        return plans((1, 64, W), (64, 1, S), groups=64, stride=stride)
+    def depthwise(W, S, stride, channels_last=False):
+        return plans((1, 64, W), (64, 1, S), channels_last, groups=64, stride=stride)
 
     assert plans((1, 1, 8000), (32, 1, 7)) == ["planes"] * 3
     assert depthwise(200, 4, 1) == ["planes", "planes", "depthwise"]
     assert depthwise(400, 4, 2) == ["planes", "depthwise", "depthwise"]
     assert depthwise(100, 4, 1) == depthwise(200, 9, 1) == ["depthwise"] * 3
+    assert depthwise(200, 4, 1, channels_last=True) == ["depthwise"] * 3
 
 
 def test_tensors_without_strides_go_to_aten(monkeypatch):

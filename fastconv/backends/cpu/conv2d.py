@@ -23,9 +23,10 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
         self.algorithm = algorithm
         self._plan = functools.lru_cache(maxsize=4096)(self._make_plan)
 
-    def _make_plan(self, op, problem):
+    def _make_plan(self, op, problem, channels_adjacent):
+        """channels_adjacent: whether the channels of the tensor that the pass gathers are."""
         if self.algorithm is None:
-            return core.plan_conv2d_cpu(op, problem)
+            return core.plan_conv2d_cpu(op, problem, channels_adjacent)
         return core.CpuConvPlan(self.algorithm, f"asked for as {self.name!r}")
 
     def _device_reason(self, device, index):
@@ -45,7 +46,9 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
         if not is_convolution(operator):
             return self.explain_pool2d(operator, call)
         problem = conv_problem(*call)
-        plans = {name: self._plan(op, problem) for name, op in ConvOp.__members__.items()}
+        plans = {
+            name: self._plan(op, problem, channels_last) for name, op in ConvOp.__members__.items()
+        }
         return problem, {
             name: PassPlan(p.algorithm.name, p.reason, _tile(p.algorithm, dtype))
             for name, p in plans.items()
@@ -55,7 +58,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
         bias, residual, activation = epilogue
         core.conv2d(
             op,
-            self._plan(op, problem).algorithm,
+            self._plan(op, problem, _channels_adjacent(op, x, y)).algorithm,
             problem,
             DTYPES[x.dtype],
             *location(x),
@@ -83,7 +86,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             return None
         call = core.prepare_conv2d(
             op,
-            self._plan(op, problem).algorithm,
+            self._plan(op, problem, _channels_adjacent(op, x, y)).algorithm,
             problem,
             DTYPES[x.dtype],
             x.stride(),
@@ -106,6 +109,7 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
     def _prepare_conv_backward(self, transposed, problem, dy, x, w, saved, dx, dw, db, activation):
         dz = None if saved is None else empty(dy.shape, dy, suggests_channels_last(saved))
         dx_op = ConvOp.fprop if transposed else ConvOp.dgrad
+        adjacent = _are_adjacent(dy if dz is None else dz)
         call = core.prepare_conv2d_backward(
             transposed,
             self.algorithm == core.CpuAlgorithm.reference,
@@ -114,9 +118,9 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             native(activation),
             *map(optional_strides, (dy, x, w, saved, dz)),
             db is not None,
-            None if dx is None else self._plan(dx_op, problem).algorithm,
+            None if dx is None else self._plan(dx_op, problem, adjacent).algorithm,
             optional_strides(dx),
-            None if dw is None else self._plan(ConvOp.wgrad, problem).algorithm,
+            None if dw is None else self._plan(ConvOp.wgrad, problem, adjacent).algorithm,
             optional_strides(dw),
         )
         return call, dz
@@ -144,6 +148,15 @@ class CpuBackend(Conv2dBackend, CpuPool2d, Backend):
             *location(y),
             torch.get_num_threads(),
         )
+
+
+def _channels_adjacent(op, x, y):
+    """Whether a pass gathers a tensor whose channels lie side by side."""
+    return _are_adjacent(y if op == ConvOp.dgrad else x)
+
+
+def _are_adjacent(tensor):
+    return tensor.stride(1) == 1 < tensor.shape[1]
 
 
 def _tile(algorithm, dtype):
