@@ -41,4 +41,7 @@ class FastDivmod {
   uint32_t shift_ = 0;
 };
 
+// Of a divisor that a plan has bounded: [1, 2^31).
+inline FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); }
+
 }  // namespace fastconv::cuda

@@ -55,8 +55,6 @@ dim3 helper_grid(int64_t count, int threads, unsigned y = 1) {
   return dim3(static_cast<unsigned>(std::min(blocks, kMaxHelperBlocks)), y);
 }
 
-FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); }
-
 // channels, width and height are the sizes of the result's inner axes, whose order is (n, h, w, c).
 cudaError_t reduce(const CudaConvArgs& args, SplitKReduceParams& sum, const TensorSize& size) {
   sum.channels = Divider(size.c, sum.count);

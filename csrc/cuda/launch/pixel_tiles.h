@@ -8,8 +8,6 @@
 
 namespace fastconv::cuda {
 
-inline FastDivmod divmod(int64_t divisor) { return FastDivmod(static_cast<uint32_t>(divisor)); }
-
 // Of N images of P x Q output pixels.
 inline PixelTiles pixel_tiles(int64_t N, int64_t P, int64_t Q) {
   const int64_t along_h = div_up(P, kPixelTileRows), along_w = div_up(Q, kPixelTileColumns);

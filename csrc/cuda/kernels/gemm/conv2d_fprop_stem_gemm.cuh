@@ -102,14 +102,6 @@ __device__ __forceinline__ void load_stem_pixels(const StemGemmParams& params,
   }
 }
 
-// Both halves of a lane's four values of k.
-template <typename T>
-__device__ __forceinline__ void read_stem_tap(const StemTap<T>* tap, uint32_t& low,
-                                              uint32_t& high) {
-  const auto words = *reinterpret_cast<const Vector<uint32_t, 2>*>(tap);
-  low = words.v[0], high = words.v[1];
-}
-
 template <typename Config>
 __device__ __forceinline__ void multiply_stem_tile(
     const StemGemmParams& params, const StemTap<typename Config::element_t>* x,
@@ -132,14 +124,14 @@ __device__ __forceinline__ void multiply_stem_tile(
 #pragma unroll
       for (int i = 0; i < Tile::kRows; ++i) {
         const auto* const at = a_taps + i * row_pixels;
-        read_stem_tap(at, a[i][0], a[i][2]);
-        read_stem_tap(at + kMmaM / 2 * params.stride_w, a[i][1], a[i][3]);
+        read_four(at, a[i][0], a[i][2]);
+        read_four(at + kMmaM / 2 * params.stride_w, a[i][1], a[i][3]);
 #pragma unroll
         for (int e = 0; e < 4; ++e) a[i][e] = pads ? 0 : a[i][e];
       }
 #pragma unroll
       for (int j = 0; j < Tile::kColumns; ++j) {
-        read_stem_tap(b_taps + j * kMmaN * params.filter_pitch, b[j][0], b[j][1]);
+        read_four(b_taps + j * kMmaN * params.filter_pitch, b[j][0], b[j][1]);
       }
       Tile::multiply_all(tile.acc, a, b);
       a_taps += kStemStepTaps * params.dilation_w;

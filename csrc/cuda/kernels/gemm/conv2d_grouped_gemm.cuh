@@ -63,12 +63,6 @@ __device__ __forceinline__ void load_grouped_filters(const GroupedGemmParams& pa
   }
 }
 
-// Two registers of a fragment: four adjacent elements.
-__device__ __forceinline__ void read_four(const void* elements, uint32_t& low, uint32_t& high) {
-  const auto words = *static_cast<const Vector<uint32_t, 2>*>(elements);
-  low = words.v[0], high = words.v[1];
-}
-
 template <typename Config, int kGroup>
 __device__ __forceinline__ void multiply_grouped_tile(const GroupedGemmParams& params,
                                                       const typename Config::element_t* x,

@@ -39,6 +39,12 @@ struct PixelTile {
   }
 };
 
+// Two registers of a fragment: four adjacent elements.
+__device__ __forceinline__ void read_four(const void* elements, uint32_t& low, uint32_t& high) {
+  const auto words = *static_cast<const Vector<uint32_t, 2>*>(elements);
+  low = words.v[0], high = words.v[1];
+}
+
 // Puts the sums, and the places of their pixels, where all threads can read them; a barrier must
 // follow.
 template <typename Config>
