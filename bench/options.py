@@ -64,7 +64,7 @@ def _positives(text):
     return list(dict.fromkeys(positive(part) for part in text.split(",")))
 
 
-def _seconds(text):
+def seconds(text):
     try:
         value = float(text)
     except ValueError:
@@ -184,7 +184,7 @@ def add_bench_options(parser):
     )
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=seconds,
         metavar="S",
         help="measuring time for each side of a line (default: 0.4, with --quick 0.1; models 4, "
         "with --quick 0.3; calls 0.2, with --quick 0.1)",

@@ -1,25 +1,16 @@
 """`fastconv selftest`: every algorithm on small problems of integers, exactly, each in a process
 that may hang or crash."""
 
-import argparse
 import os
 import sys
 import time
 from pathlib import Path
 
+from ..bench.options import seconds
+
 FAMILIES = ("cpu", "cuda", "triton")
 SECONDS = 60.0
 INCOMPLETE = 3  # exit status: all was right, but the time ended before the lines did
-
-
-def _seconds(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
-    return value
 
 
 def add_options(parser):
@@ -36,13 +27,13 @@ def add_options(parser):
     )
     parser.add_argument(
         "--time-limit",
-        type=_seconds,
+        type=seconds,
         default=SECONDS,
         metavar="S",
         help=f"seconds after which a problem is said to hang (default: {SECONDS:g})",
     )
     parser.add_argument(
-        "--seconds", type=_seconds, metavar="S", help="begin no line later than after so many"
+        "--seconds", type=seconds, metavar="S", help="begin no line later than after so many"
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there, too")
 
