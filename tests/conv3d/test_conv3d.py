@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from devices import CUDA, TRITON, device_of
+from sample_derivatives import derivatives
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jvp, vmap
@@ -207,20 +208,6 @@ def opinfo():
     pytest.importorskip("expecttest")
     methods = pytest.importorskip("torch.testing._internal.common_methods_invocations")
     return next(op for op in methods.op_db if op.name == "nn.functional.conv3d")
-
-
-def derivatives(function, sample):
-    """(value, gradients of a random functional of it, gradients of one of those)."""
-    tensors = [t for t in (sample.input, *sample.args) if isinstance(t, torch.Tensor)]
-    y = function(sample.input, *sample.args, **sample.kwargs)
-    torch.manual_seed(0)
-    dy = torch.randn_like(y).requires_grad_()
-    first = torch.autograd.grad(y, tensors, dy, create_graph=True)
-    directions = [torch.randn_like(t) for t in first]
-    second = torch.autograd.grad(
-        first, [*tensors, dy], directions, allow_unused=True, materialize_grads=True
-    )
-    return (y, *first), second
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

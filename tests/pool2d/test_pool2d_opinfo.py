@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from devices import CUDA, TRITON, device_of
+from sample_derivatives import derivatives
 
 import fastconv
 
@@ -13,17 +14,6 @@ NAMES = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d
 OPINFOS = {
     name: next(op for op in methods.op_db if op.name == f"nn.functional.{name}") for name in NAMES
 }
-
-
-def derivatives(function, sample):
-    """Values, the gradient of a random functional of them, and the gradient of one of that."""
-    results = function(sample.input, *sample.args, **sample.kwargs)
-    results = results if isinstance(results, tuple) else (results,)
-    torch.manual_seed(0)
-    dy = torch.randn_like(results[0]).requires_grad_()
-    (dx,) = torch.autograd.grad(results[0], sample.input, dy, create_graph=True)
-    (d_dy,) = torch.autograd.grad(dx, dy, torch.randn_like(dx))
-    return *results, dx, d_dy
 
 
 @pytest.mark.parametrize("name", NAMES)
